@@ -1,0 +1,40 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/cmd/ctr/app"
+	"github.com/spf13/cobra"
+	"github.com/urfave/cli/v2"
+)
+
+// newCtrCommand returns containerd's ctr, pointed at mote's containerd and Kubernetes' namespace.
+func newCtrCommand(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use:                "ctr",
+		Short:              "Look into containerd with ctr",
+		GroupID:            groupUse,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runCtr(cmd, e, args)
+		},
+	}
+}
+
+func runCtr(cmd *cobra.Command, e *env, args []string) error {
+	ctr := app.New()
+	for _, f := range ctr.Flags {
+		s, ok := f.(*cli.StringFlag)
+		if !ok {
+			continue
+		}
+		switch s.Name {
+		case "address":
+			s.Value = filepath.Join(defaultRunDir, "containerd", "containerd.sock")
+		case "namespace":
+			s.Value = "k8s.io"
+		}
+	}
+	ctr.Reader, ctr.Writer, ctr.ErrWriter = e.stdin, e.stdout, e.stderr
+	return ctr.RunContext(cmd.Context(), append([]string{"ctr"}, args...))
+}
