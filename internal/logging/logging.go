@@ -1,0 +1,158 @@
+// Package logging makes one log of all that runs in the process: mote's own log/slog records, klog's
+// (Kubernetes) and logrus' (containerd). Every record has a component key.
+//
+// Upstream parts log their routine at "info"; a quiet idle wants only mote's own changes of state
+// there. So upstream's info records are debug records here, and its errors stay errors.
+//
+// Setup is called once, by main, before anything starts; the loggers are safe for concurrent use.
+package logging
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/klog/v2"
+)
+
+// Levels and Formats are the values that Setup takes, for help texts and completion.
+func Levels() []string  { return []string{"debug", "info", "warn", "error"} }
+func Formats() []string { return []string{"text", "json"} }
+
+// Setup writes records of at least level to w in format ("text" or "json"), makes that slog's
+// default and sends klog and logrus there.
+func Setup(w io.Writer, level, format string) error {
+	var min slog.Level
+	if err := min.UnmarshalText([]byte(level)); err != nil {
+		return fmt.Errorf("log level %q is unknown; use one of %s", level, strings.Join(Levels(), ", "))
+	}
+	opts := &slog.HandlerOptions{Level: min}
+	var handler slog.Handler
+	switch format {
+	case "text":
+		handler = slog.NewTextHandler(w, opts)
+	case "json":
+		handler = slog.NewJSONHandler(w, opts)
+	default:
+		return fmt.Errorf("log format %q is unknown; use one of %s", format, strings.Join(Formats(), ", "))
+	}
+	slog.SetDefault(slog.New(handler))
+	routeKlog(handler)
+	routeLogrus(handler)
+	return nil
+}
+
+func routeKlog(handler slog.Handler) {
+	klog.SetSlogLogger(slog.New(upstream{handler}))
+}
+
+func routeLogrus(handler slog.Handler) {
+	logrus.SetOutput(io.Discard)
+	logrus.SetFormatter(nothing{})
+	logrus.SetLevel(logrus.WarnLevel)
+	if handler.Enabled(context.Background(), slog.LevelDebug) {
+		logrus.SetLevel(logrus.InfoLevel)
+	}
+	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
+	logrus.AddHook(hook{handler})
+}
+
+// upstream is klog's handler: info becomes debug, and the component is told from the caller.
+type upstream struct{ slog.Handler }
+
+func demoted(level slog.Level) slog.Level {
+	if level < slog.LevelWarn {
+		return min(level, slog.LevelDebug)
+	}
+	return level
+}
+
+// Enabled implements slog.Handler.
+func (u upstream) Enabled(ctx context.Context, level slog.Level) bool {
+	return u.Handler.Enabled(ctx, demoted(level))
+}
+
+// Handle implements slog.Handler.
+func (u upstream) Handle(ctx context.Context, r slog.Record) error {
+	out := slog.NewRecord(r.Time, demoted(r.Level), strings.TrimSpace(r.Message), r.PC)
+	out.AddAttrs(slog.String("component", componentOf(r.PC)))
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key != "logger" { // contextual loggers' names repeat the component
+			out.AddAttrs(a)
+		}
+		return true
+	})
+	return u.Handler.Handle(ctx, out)
+}
+
+// WithAttrs implements slog.Handler.
+func (u upstream) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return upstream{u.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (u upstream) WithGroup(name string) slog.Handler { return upstream{u.Handler.WithGroup(name)} }
+
+// componentOf names the component whose code the program counter lies in. Code that several
+// components share (client-go, component-base) is "kubernetes".
+func componentOf(pc uintptr) string {
+	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
+	for _, c := range [...]struct{ code, component string }{
+		{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
+		{"k8s.io/kubernetes/pkg/volume", "kubelet"},
+		{"k8s.io/kubernetes/cmd/kubelet", "kubelet"},
+		{"k8s.io/kubernetes/pkg/proxy", "kube-proxy"},
+		{"k8s.io/kubernetes/cmd/kube-proxy", "kube-proxy"},
+		{"k8s.io/kubernetes/pkg/scheduler", "kube-scheduler"},
+		{"k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"},
+		{"k8s.io/kubernetes/pkg/controller/", "kube-controller-manager"},
+		{"k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager"},
+		{"k8s.io/apiserver/", "kube-apiserver"},
+		{"k8s.io/kube-aggregator/", "kube-apiserver"},
+		{"k8s.io/apiextensions-apiserver/", "kube-apiserver"},
+		{"k8s.io/kubernetes/pkg/", "kube-apiserver"},
+		{"k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"},
+	} {
+		if strings.HasPrefix(frame.Function, c.code) {
+			return c.component
+		}
+	}
+	return "kubernetes"
+}
+
+// hook sends logrus' entries to slog.
+type hook struct{ handler slog.Handler }
+
+// Levels implements logrus.Hook.
+func (hook) Levels() []logrus.Level { return logrus.AllLevels }
+
+// Fire implements logrus.Hook.
+func (h hook) Fire(e *logrus.Entry) error {
+	level := slog.LevelDebug
+	switch e.Level {
+	case logrus.WarnLevel:
+		level = slog.LevelWarn
+	case logrus.ErrorLevel, logrus.FatalLevel, logrus.PanicLevel:
+		level = slog.LevelError
+	}
+	ctx := context.Background()
+	if !h.handler.Enabled(ctx, level) {
+		return nil
+	}
+	r := slog.NewRecord(e.Time, level, e.Message, 0)
+	r.AddAttrs(slog.String("component", "containerd"))
+	for k, v := range e.Data {
+		r.AddAttrs(slog.Any(k, v))
+	}
+	return h.handler.Handle(ctx, r)
+}
+
+// nothing formats nothing: the hook has written the entry already.
+type nothing struct{}
+
+// Format implements logrus.Formatter.
+func (nothing) Format(*logrus.Entry) ([]byte, error) { return nil, nil }

@@ -1,0 +1,60 @@
+package logging
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/require"
+	"k8s.io/klog/v2"
+)
+
+func lines(t *testing.T, b *bytes.Buffer) []map[string]any {
+	t.Helper()
+	var out []map[string]any
+	d := json.NewDecoder(b)
+	for d.More() {
+		var m map[string]any
+		require.NoError(t, d.Decode(&m))
+		out = append(out, m)
+	}
+	return out
+}
+
+func TestSetupRoutesEveryLogger(t *testing.T) {
+	var b bytes.Buffer
+	require.NoError(t, Setup(&b, "info", "json"))
+	slog.Info("own", "component", "mote")
+	klog.InfoS("routine of an upstream part")
+	klog.ErrorS(errors.New("boom"), "upstream error", "pod", "p")
+	logrus.Info("routine of containerd")
+	logrus.WithField("id", "x").Warn("containerd warning")
+
+	got := lines(t, &b)
+	require.Len(t, got, 3)
+	require.Equal(t, "own", got[0]["msg"])
+	require.Equal(t, "upstream error", got[1]["msg"])
+	require.Equal(t, "kubernetes", got[1]["component"])
+	require.Equal(t, "boom", got[1]["err"])
+	require.Equal(t, "containerd warning", got[2]["msg"])
+	require.Equal(t, "containerd", got[2]["component"])
+	require.Equal(t, "x", got[2]["id"])
+}
+
+func TestSetupAtDebugShowsUpstreamsRoutine(t *testing.T) {
+	var b bytes.Buffer
+	require.NoError(t, Setup(&b, "debug", "json"))
+	klog.InfoS("routine")
+	logrus.Info("routine")
+	got := lines(t, &b)
+	require.Len(t, got, 2)
+	require.Equal(t, "DEBUG", got[0]["level"])
+}
+
+func TestSetupRefusesUnknownValues(t *testing.T) {
+	require.EqualError(t, Setup(nil, "loud", "text"), `log level "loud" is unknown; use one of debug, info, warn, error`)
+	require.EqualError(t, Setup(nil, "info", "xml"), `log format "xml" is unknown; use one of text, json`)
+}
