@@ -1,0 +1,204 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// DefaultConfig is the configuration file that is read when --config names no other.
+const DefaultConfig = "/etc/mote/config.yaml"
+
+// Env is the environment variable of the setting name.
+func Env(name string) string {
+	return "MOTE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// Loader gathers the settings of one command.
+type Loader struct {
+	config string
+	flags  map[string]*flag
+}
+
+// Register adds the flags that verb takes to fs: --config, and the table's rows for verb.
+func Register(fs *pflag.FlagSet, verb string) *Loader {
+	l := &Loader{flags: make(map[string]*flag)}
+	fs.StringVar(&l.config, "config", "", "configuration `file`; see also "+DefaultConfig+".d")
+	fs.Lookup("config").Annotations = map[string][]string{annotation: {sectionFiles}}
+	fs.Lookup("config").DefValue = DefaultConfig
+	for _, s := range Table() {
+		if !s.takenBy(verb) {
+			continue
+		}
+		// A flag is checked when it is parsed, on Settings of its own, and applied in Load.
+		f := &flag{value: s.value(&Settings{})}
+		l.flags[s.Name] = f
+		help := s.Help
+		if f.value.list {
+			help += "; may be repeated"
+		}
+		if len(f.value.choices) > 0 {
+			help += " (" + strings.Join(f.value.choices, ", ") + ")"
+		}
+		pf := fs.VarPF(f, s.Name, "", help)
+		pf.DefValue = s.Default
+		if s.DefaultHelp != "" {
+			pf.DefValue = s.DefaultHelp
+		}
+		pf.Annotations = map[string][]string{annotation: {s.Section}}
+	}
+	return l
+}
+
+// annotation marks a flag with its section of the table.
+const annotation = "mote-section"
+
+// Section is the section of the table that a flag belongs to, "" for a verb's own flags.
+func Section(f *pflag.Flag) string {
+	if s := f.Annotations[annotation]; len(s) > 0 {
+		return s[0]
+	}
+	return ""
+}
+
+// Sections lists the table's sections in order.
+func Sections() []string {
+	var out []string
+	for _, s := range Table() {
+		if !slices.Contains(out, s.Section) {
+			out = append(out, s.Section)
+		}
+	}
+	return out
+}
+
+// Choices are the values that the setting name is limited to, nil when it is not.
+func Choices(name string) []string {
+	for _, s := range Table() {
+		if s.Name == name {
+			return s.value(&Settings{}).choices
+		}
+	}
+	return nil
+}
+
+func (s *Setting) takenBy(verb string) bool {
+	if len(s.Verbs) == 0 {
+		return verb == "server"
+	}
+	return slices.Contains(s.Verbs, verb)
+}
+
+// flag is a setting on the command line: checked, and kept as text.
+type flag struct {
+	value value
+	texts []string
+}
+
+func (f *flag) String() string { return strings.Join(f.texts, " ") }
+func (f *flag) Type() string   { return f.value.kind }
+
+func (f *flag) Set(text string) error {
+	if err := f.value.set(text); err != nil {
+		return err
+	}
+	if !f.value.list {
+		f.texts = nil // the last one counts, as everywhere
+	}
+	f.texts = append(f.texts, text)
+	return nil
+}
+
+// Load reads the files and the environment, puts the flags over them, and returns the whole.
+func (l *Loader) Load(getenv func(string) string) (*Settings, error) {
+	s := &Settings{}
+	rows := Table()
+	for _, row := range rows {
+		if row.Default == "" {
+			continue
+		}
+		if err := row.value(s).set(row.Default); err != nil {
+			return nil, fmt.Errorf("default of %s: %w", row.Name, err)
+		}
+	}
+	if err := l.loadFiles(s, getenv); err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		if err := loadEnv(row, s, getenv(Env(row.Name))); err != nil {
+			return nil, err
+		}
+		f := l.flags[row.Name]
+		if f == nil || len(f.texts) == 0 {
+			continue
+		}
+		if err := replace(row.value(s), f.texts); err != nil {
+			return nil, fmt.Errorf("--%s: %w", row.Name, err)
+		}
+	}
+	if err := s.complete(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// loadEnv applies one variable. A list's items are separated by white space, because commas are
+// part of many arguments.
+func loadEnv(row Setting, s *Settings, text string) error {
+	if text == "" {
+		return nil
+	}
+	v, texts := row.value(s), []string{text}
+	if v.list {
+		texts = strings.Fields(text)
+	}
+	if err := replace(v, texts); err != nil {
+		return fmt.Errorf("%s: %w", Env(row.Name), err)
+	}
+	return nil
+}
+
+func replace(v value, texts []string) error {
+	v.clear()
+	for _, t := range texts {
+		if err := v.set(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadFiles applies the configuration file and those beside it. Only the default file may be absent.
+func (l *Loader) loadFiles(s *Settings, getenv func(string) string) error {
+	path := l.config
+	if path == "" {
+		path = getenv(Env("config"))
+	}
+	optional := path == ""
+	if optional {
+		path = DefaultConfig
+	}
+	err := loadFile(path, s)
+	if err != nil && !(optional && errors.Is(err, fs.ErrNotExist)) {
+		return err
+	}
+	entries, err := os.ReadDir(path + ".d")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	for _, e := range entries { // sorted by name
+		if filepath.Ext(e.Name()) != ".yaml" || e.IsDir() {
+			continue
+		}
+		if err := loadFile(filepath.Join(path+".d", e.Name()), s); err != nil {
+			return err
+		}
+	}
+	return nil
+}

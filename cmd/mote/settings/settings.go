@@ -1,0 +1,103 @@
+// Package settings holds everything that can be configured in mote, in one table.
+//
+// The table makes the flags, the MOTE_* environment variables, the keys of the configuration files,
+// the help, the completion and docs/reference/settings.md. Nothing else in mote reads the
+// environment or a configuration file for a setting.
+//
+// A value comes from, first found: flag, environment, file, default. Files are the one named by
+// --config and then the *.yaml beside it in the directory of the same name plus ".d", sorted by
+// name; a later file replaces what an earlier one said. A list is replaced as a whole, by a later
+// file as by a flag; the key "name+" in a file appends to what the files before it said.
+//
+// To enter: Register flags on a command, then Load once when it runs. A Settings is complete and
+// validated when Load returns it, and is never changed afterwards.
+package settings
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Settings is what mote was told. The table documents each field.
+type Settings struct {
+	DataDir, RunDir, KubeletDir, ImageDir string
+	WriteKubeconfig                       string
+
+	HTTPSListenAddress netip.Addr
+	HTTPSListenPort    int
+	TLSSANs            []string
+
+	NodeName               string
+	NodeIP                 netip.Addr // the bridge's when not valid
+	NodeLabels, NodeTaints []string
+
+	ClusterCIDR, ServiceCIDR netip.Prefix
+	ClusterDNS               netip.Addr
+	ClusterDomain            string
+	CNI, Proxy               string
+
+	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
+	KubeletArgs, ProxyArgs                              []string
+
+	LogLevel, LogFormat string
+}
+
+// Kubeconfig is the path of the administrator's kubeconfig.
+func (s *Settings) Kubeconfig() string { return filepath.Join(s.DataDir, "kubeconfig") }
+
+// StatusSocket is the path of the socket on which a running mote tells its state.
+func (s *Settings) StatusSocket() string { return filepath.Join(s.RunDir, "mote.sock") }
+
+// ContainerdSocket is the path of containerd's socket, which serves the CRI too.
+func (s *Settings) ContainerdSocket() string {
+	return filepath.Join(s.RunDir, "containerd", "containerd.sock")
+}
+
+// PodCIDR is this node's part of the pods' network: the first 256 addresses of it.
+func (s *Settings) PodCIDR() netip.Prefix { return netip.PrefixFrom(s.ClusterCIDR.Addr(), podBits) }
+
+// BridgeAddress is the first pod address, which the bridge keeps.
+func (s *Settings) BridgeAddress() netip.Addr { return s.PodCIDR().Addr().Next() }
+
+// podBits is the prefix length of one node's pod network, Kubernetes' default: 254 addresses are
+// enough for the kubelet's default of 110 pods.
+const podBits = 24
+
+// dnsOffset is where in the Services' network the DNS address lies by default: the tenth address,
+// as everywhere else in the Kubernetes world.
+const dnsOffset = 10
+
+// complete derives what was not set from what was, and checks what one value cannot tell alone.
+func (s *Settings) complete() error {
+	if s.ImageDir == "" {
+		s.ImageDir = filepath.Join(s.DataDir, "images")
+	}
+	if s.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("read the host's name: %w; set --node-name", err)
+		}
+		// Kubernetes names are lower case; a host's name need not be.
+		if s.NodeName, err = nodeName(strings.ToLower(host)); err != nil {
+			return fmt.Errorf("the host's name: %w; set --node-name", err)
+		}
+	}
+	if !s.ClusterDNS.IsValid() {
+		s.ClusterDNS = s.ServiceCIDR.Addr()
+		for range dnsOffset {
+			s.ClusterDNS = s.ClusterDNS.Next()
+		}
+	}
+	switch {
+	case !s.ServiceCIDR.Contains(s.ClusterDNS):
+		return fmt.Errorf("cluster-dns %s is not in service-cidr %s", s.ClusterDNS, s.ServiceCIDR)
+	case s.ClusterCIDR.Overlaps(s.ServiceCIDR):
+		return fmt.Errorf("cluster-cidr %s and service-cidr %s overlap", s.ClusterCIDR, s.ServiceCIDR)
+	case s.ClusterCIDR.Bits() > podBits:
+		return fmt.Errorf("cluster-cidr %s is too small: at least a /%d is needed", s.ClusterCIDR, podBits)
+	}
+	return nil
+}

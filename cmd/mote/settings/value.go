@@ -1,0 +1,187 @@
+package settings
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// value is one setting's field, settable from text.
+type value struct {
+	kind    string // what the text is, in one word, for help
+	list    bool
+	choices []string
+	set     func(string) error // a list appends
+	clear   func()
+}
+
+func scalar[T any](p *T, kind string, parse func(string) (T, error)) value {
+	return value{
+		kind: kind,
+		set: func(text string) error {
+			v, err := parse(text)
+			if err == nil {
+				*p = v
+			}
+			return err
+		},
+		clear: func() { *p = *new(T) },
+	}
+}
+
+func list(p *[]string, kind string, parse func(string) (string, error)) value {
+	return value{
+		kind: kind,
+		list: true,
+		set: func(text string) error {
+			v, err := parse(text)
+			if err == nil {
+				*p = append(*p, v)
+			}
+			return err
+		},
+		clear: func() { *p = nil },
+	}
+}
+
+func choice(p *string, choices ...string) value {
+	v := scalar(p, "choice", func(text string) (string, error) {
+		if !slices.Contains(choices, text) {
+			return "", fmt.Errorf("%q is not one of %s", text, strings.Join(choices, ", "))
+		}
+		return text, nil
+	})
+	v.choices = choices
+	return v
+}
+
+func absolutePath(text string) (string, error) {
+	if !filepath.IsAbs(text) {
+		return "", fmt.Errorf("%q is not an absolute path", text)
+	}
+	return filepath.Clean(text), nil
+}
+
+func port(text string) (int, error) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is not a port (1 to 65535)", text)
+	}
+	return int(n), nil
+}
+
+func address(text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		return a, fmt.Errorf("%q is not an IP address", text)
+	}
+	return a, nil
+}
+
+func network(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%q is not a network such as 10.42.0.0/16", text)
+	case !p.Addr().Is4():
+		return p, fmt.Errorf("%q is not an IPv4 network", text)
+	case p != p.Masked():
+		return p, fmt.Errorf("%q has address bits beyond its length; %s would not", text, p.Masked())
+	}
+	return p, nil
+}
+
+func hostOrAddress(text string) (string, error) {
+	if _, err := netip.ParseAddr(text); err == nil {
+		return text, nil
+	}
+	if _, err := domain(strings.TrimPrefix(text, "*.")); err != nil {
+		return "", fmt.Errorf("%q is neither a DNS name nor an IP address", text)
+	}
+	return text, nil
+}
+
+func domain(text string) (string, error) {
+	// RFC 1123 names in lower case, as Kubernetes wants them.
+	ok := regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`).MatchString(text)
+	if !ok || len(text) > 253 {
+		return "", fmt.Errorf("%q is not a DNS name in lower case", text)
+	}
+	return text, nil
+}
+
+func nodeName(text string) (string, error) {
+	if _, err := domain(text); err != nil {
+		return "", fmt.Errorf("%q cannot name a node: only a-z, 0-9, - and . are allowed", text)
+	}
+	return text, nil
+}
+
+func nodeLabel(text string) (string, error) {
+	name, _, ok := strings.Cut(text, "=")
+	if !ok || name == "" || strings.Contains(text, ",") {
+		return "", fmt.Errorf("%q is not a label, name=value (one for each --node-label)", text)
+	}
+	return text, nil
+}
+
+func nodeTaint(text string) (string, error) {
+	name, effect, ok := cutLast(text, ":")
+	if !ok || name == "" || !slices.Contains([]string{"NoSchedule", "PreferNoSchedule", "NoExecute"}, effect) {
+		return "", fmt.Errorf("%q is not a taint, name=value:effect (NoSchedule, PreferNoSchedule or NoExecute)", text)
+	}
+	return text, nil
+}
+
+func cutLast(text, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(text, sep); i >= 0 {
+		return text[:i], text[i+len(sep):], true
+	}
+	return text, "", false
+}
+
+// argument takes --name=value too: that is how people copy it from upstream's documentation.
+func argument(text string) (string, error) {
+	arg := strings.TrimPrefix(text, "--")
+	name, _, ok := strings.Cut(arg, "=")
+	if !ok || name == "" || strings.ContainsAny(name, " \t") {
+		return "", fmt.Errorf("%q is not an argument, name=value", text)
+	}
+	return arg, nil
+}
+
+// nearest returns the known word that is closest to word, or "" when none is close enough to be
+// what was meant.
+func nearest(word string, known []string) string {
+	best, bestDistance := "", len(word)/3+1
+	for _, k := range known {
+		if d := distance(word, k); d <= bestDistance && (best == "" || d < bestDistance) {
+			best, bestDistance = k, d
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance: how many letters must be added, taken or changed.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
