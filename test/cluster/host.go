@@ -1,0 +1,226 @@
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	_ "embed"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed host.sh
+var hostScript []byte
+
+const (
+	// hostTimeout is for making a host's namespaces and mounts, some 100 ms on an idle machine.
+	hostTimeout = 30 * time.Second
+	// commandTimeout bounds one command in a host, kubectl's own waits included.
+	commandTimeout = 3 * time.Minute
+)
+
+// HostConfig says how a private host differs from the ordinary one.
+type HostConfig struct {
+	// Name is the host's name, and so the node's. Default "e2e".
+	Name string
+	// NoCgroups leaves /sys/fs/cgroup an empty folder.
+	NoCgroups bool
+}
+
+// Host is a private host. It ends with its test.
+type Host struct {
+	// Dir is a folder that test and host see under the same path.
+	Dir    string
+	pid    int
+	groups []string
+}
+
+// NewHost makes a private host.
+func NewHost(t testing.TB, cfg HostConfig) *Host {
+	t.Helper()
+	if cfg.Name == "" {
+		cfg.Name = "e2e"
+	}
+	h := &Host{Dir: t.TempDir()}
+	var err error
+	if h.groups, err = makeGroups(); err != nil {
+		t.Fatalf("make cgroups of host %s: %v", cfg.Name, err)
+	}
+	t.Cleanup(func() {
+		if err := removeGroups(h.groups); err != nil {
+			t.Errorf("remove cgroups of host %s: %v", cfg.Name, err)
+		}
+	})
+	h.start(t, cfg)
+	if cfg.NoCgroups {
+		h.Run(t, "umount", "-R", "/sys/fs/cgroup")
+	}
+	return h
+}
+
+func (h *Host) start(t testing.TB, cfg HostConfig) {
+	t.Helper()
+	script := filepath.Join(h.Dir, "host.sh")
+	if err := os.WriteFile(script, hostScript, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	init := exec.Command("sh", script, "join", h.Dir, self)
+	init.Env = append(os.Environ(),
+		"MOTE_TEST_CGROUPS="+strings.Join(h.groups, " "),
+		"MOTE_TEST_BINARY="+Binary(),
+		"MOTE_TEST_HOSTNAME="+cfg.Name)
+	init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID |
+		unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC}
+	var stderr bytes.Buffer
+	init.Stderr = &stderr
+	hold, err := init.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := init.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := init.Start(); err != nil {
+		t.Fatalf("start host %s: %v", cfg.Name, err)
+	}
+	h.pid = init.Process.Pid
+	t.Cleanup(func() {
+		_ = hold.Close()
+		_ = init.Process.Kill()
+		_ = init.Wait()
+	})
+	giveUp := time.AfterFunc(hostTimeout, func() { _ = init.Process.Kill() })
+	defer giveUp.Stop()
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+		_ = init.Wait()
+		t.Fatalf("host %s did not come up: %q, %v: %s", cfg.Name, line, err, stderr.String())
+	}
+}
+
+// Path is where the test finds the host's file path.
+func (h *Host) Path(path string) string {
+	return filepath.Join("/proc", strconv.Itoa(h.pid), "root", path)
+}
+
+// Start starts cmd in the host. The process that the test holds is the command itself, so signals and
+// its PID (as the machine sees it) are true.
+func (h *Host) Start(cmd *exec.Cmd) error {
+	// The shell moves itself into the host's groups: entering the namespaces alone does not.
+	join := `for g in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/host/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do
+	[ -w "$g" ] && echo $$ 2>/dev/null >"$g"; done; exec "$@"`
+	cmd.Args = append([]string{"sh", "-c", join, "sh"}, cmd.Args...)
+	cmd.Path, cmd.Err = "/bin/sh", nil
+	if cmd.Dir == "" {
+		cmd.Dir = "/"
+	}
+	return h.within(unix.CLONE_NEWNS|unix.CLONE_NEWPID|unix.CLONE_NEWNET|unix.CLONE_NEWUTS|
+		unix.CLONE_NEWIPC|unix.CLONE_NEWCGROUP, cmd.Start)
+}
+
+// within calls f on a thread that is in the host's namespaces of the given kinds. The thread is
+// never unlocked, so the runtime ends it with the goroutine and nobody else runs on it.
+func (h *Host) within(kinds int, f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		result <- func() error {
+			if kinds&unix.CLONE_NEWNS == 0 {
+				return h.enter(kinds, f)
+			}
+			// Threads share their root and working directory, which bars them from setns.
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("unshare root directory: %w", err)
+			}
+			return h.enter(kinds, f)
+		}()
+	}()
+	return <-result
+}
+
+func (h *Host) enter(kinds int, f func() error) error {
+	fd, err := unix.PidfdOpen(h.pid, 0)
+	if err != nil {
+		return fmt.Errorf("find the host's first process: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, kinds); err != nil {
+		return fmt.Errorf("enter the host's namespaces: %w", err)
+	}
+	return f()
+}
+
+// Dial connects from inside the host's network. The address must be an IP, not a name.
+func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = h.within(unix.CLONE_NEWNET, func() error {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// Result is what a command that ended left.
+type Result struct {
+	Code           int
+	Stdout, Stderr string
+}
+
+// Try runs a command in the host with an optional stdin and reports how it ended. Only a command
+// that cannot be run at all, or does not end in time, fails the test.
+func (h *Host) Try(t testing.TB, stdin io.Reader, args ...string) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+	cmd.Env = h.Environ()
+	// A grandchild that keeps the pipes open must not hold up the test.
+	cmd.WaitDelay = 5 * time.Second
+	if err := h.Start(cmd); err != nil {
+		t.Fatalf("start %s: %v", strings.Join(args, " "), err)
+	}
+	err := cmd.Wait()
+	if ctx.Err() != nil {
+		t.Fatalf("%s did not end in %v: %s", strings.Join(args, " "), commandTimeout, stderr.String())
+	}
+	if cmd.ProcessState == nil {
+		t.Fatalf("run %s: %v", strings.Join(args, " "), err)
+	}
+	return Result{Code: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
+}
+
+// Run runs a command in the host and returns its stdout; a command that fails fails the test.
+func (h *Host) Run(t testing.TB, args ...string) string {
+	t.Helper()
+	r := h.Try(t, nil, args...)
+	if r.Code != 0 {
+		t.Fatalf("%s: exit code %d\n%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
+// Environ is the environment of a command in the host: a root login's, and nothing of the test's.
+func (h *Host) Environ() []string {
+	return []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root", "LANG=C.UTF-8", "TERM=dumb",
+	}
+}

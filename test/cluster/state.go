@@ -1,0 +1,53 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// stateScript prints one line for each thing that a program can leave behind on a host. Files are
+// those of the overlay's changes and of the folders that are file systems of their own.
+const stateScript = `
+find /.changes /run /tmp /var/lib/mote /var/lib/kubelet /var/log ! -type s -printf 'file %p %M %s %l\n' 2>/dev/null |
+	grep -v -e "^file /\.changes/root/\.kube" -e "^file /[a-z/]* d"
+find /run /tmp /var/lib/mote /var/lib/kubelet /.changes -type s -printf 'socket %p\n' 2>/dev/null
+awk '{ print "mount", $5, $(NF-2), $(NF-1) }' /proc/self/mountinfo
+ip -o link | awk '{ print "link", $2 }'
+ip route | sed 's/^/route /'
+ip -o addr | awk '{ print "address", $2, $4 }'
+nft list ruleset | sed 's/^/nft /; s/counter packets.*//'
+find /sys/fs/cgroup -mindepth 2 -type d -printf 'cgroup %p\n' 2>/dev/null
+ip netns list | sed 's/^/netns /'
+sysctl -a 2>/dev/null | grep -e '^net.ipv4.ip_forward ' -e bridge-nf -e '^net.ipv4.conf.all.route_localnet' -e '^vm.overcommit' -e '^kernel.panic' | sed 's/^/sysctl /'
+for p in /proc/[0-9]*; do
+	[ "$p" = /proc/$$ ] || { c=$(cat $p/cmdline 2>/dev/null | tr '\0' ' ') && [ -n "$c" ] && echo "process $c"; }
+done | grep -v -e '^process /.reaper' -e '^process cat ' -e '^process tr '
+true
+`
+
+// State lists what is on the host: files that differ from the machine's, mounts, links,
+// addresses, routes, packet rules, cgroups and processes, one a line, sorted.
+func (h *Host) State(t testing.TB) []string {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(h.Run(t, "sh", "-c", stateScript)), "\n")
+	slices.Sort(lines)
+	return slices.Compact(lines)
+}
+
+// Diff says what of after is new (+) and what of before is gone (-), one a line.
+func Diff(before, after []string) string {
+	var b strings.Builder
+	for _, line := range after {
+		if _, found := slices.BinarySearch(before, line); !found {
+			fmt.Fprintln(&b, "+", line)
+		}
+	}
+	for _, line := range before {
+		if _, found := slices.BinarySearch(after, line); !found {
+			fmt.Fprintln(&b, "-", line)
+		}
+	}
+	return b.String()
+}

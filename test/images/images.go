@@ -1,0 +1,167 @@
+// Package images makes the container images that the tests run, as archives, without a registry:
+// Debian's static busybox and small Go programs of this repository. An Image is described, then
+// saved in the layout that `docker save` or an OCI tool would write; the same input gives the
+// same bytes. Nothing here is safe to change concurrently.
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Image is one single-layer linux image of the machine's own architecture.
+type Image struct {
+	Name  string // a reference with a tag, e.g. localhost/test/web:1
+	Files []File
+	Cmd   []string
+	Env   []string
+}
+
+// File is one entry of the layer. Folders need no entry of their own.
+type File struct {
+	Path string // without a leading slash
+	Mode int64
+	Data []byte
+	Link string // the target; Data is ignored then
+}
+
+// Save writes an OCI archive to path, compressed as its suffix says: .tar, .tar.gz or .tar.zst.
+func (im Image) Save(path string) error {
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	w := io.WriteCloser(nopCloser{out})
+	switch {
+	case strings.HasSuffix(path, ".gz"):
+		w = gzip.NewWriter(out)
+	case strings.HasSuffix(path, ".zst"):
+		if w, err = zstd.NewWriter(out); err != nil {
+			return fmt.Errorf("compress %s: %w", path, err)
+		}
+	}
+	if err := im.WriteOCI(w); err != nil {
+		return fmt.Errorf("write image %s to %s: %w", im.Name, path, err)
+	}
+	if err := w.Close(); err != nil {
+		return fmt.Errorf("write image %s to %s: %w", im.Name, path, err)
+	}
+	return out.Close()
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+// WriteOCI writes an OCI image layout as a tar stream.
+func (im Image) WriteOCI(w io.Writer) error {
+	layer, config, err := im.blobs()
+	if err != nil {
+		return err
+	}
+	manifest := mustJSON(map[string]any{
+		"schemaVersion": 2,
+		"mediaType":     "application/vnd.oci.image.manifest.v1+json",
+		"config":        descriptor("application/vnd.oci.image.config.v1+json", config),
+		"layers":        []any{descriptor("application/vnd.oci.image.layer.v1.tar", layer)},
+	})
+	entry := descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
+	entry["platform"] = map[string]string{"os": "linux", "architecture": runtime.GOARCH}
+	entry["annotations"] = map[string]string{
+		"io.containerd.image.name":          im.Name,
+		"org.opencontainers.image.ref.name": im.Name[strings.LastIndex(im.Name, ":")+1:],
+	}
+	index := mustJSON(map[string]any{
+		"schemaVersion": 2,
+		"mediaType":     "application/vnd.oci.image.index.v1+json",
+		"manifests":     []any{entry},
+	})
+	return writeTar(w, []File{
+		{Path: "oci-layout", Mode: 0o644, Data: []byte(`{"imageLayoutVersion":"1.0.0"}`)},
+		{Path: "index.json", Mode: 0o644, Data: index},
+		{Path: "blobs/sha256/" + digest(manifest), Mode: 0o644, Data: manifest},
+		{Path: "blobs/sha256/" + digest(config), Mode: 0o644, Data: config},
+		{Path: "blobs/sha256/" + digest(layer), Mode: 0o644, Data: layer},
+	})
+}
+
+// WriteDocker writes what `docker save` of old wrote: manifest.json, config and layer.
+func (im Image) WriteDocker(w io.Writer) error {
+	layer, config, err := im.blobs()
+	if err != nil {
+		return err
+	}
+	configName := digest(config) + ".json"
+	layerName := digest(layer) + "/layer.tar"
+	manifest := mustJSON([]map[string]any{{
+		"Config": configName, "RepoTags": []string{im.Name}, "Layers": []string{layerName},
+	}})
+	return writeTar(w, []File{
+		{Path: configName, Mode: 0o644, Data: config},
+		{Path: layerName, Mode: 0o644, Data: layer},
+		{Path: "manifest.json", Mode: 0o644, Data: manifest},
+	})
+}
+
+func (im Image) blobs() (layer, config []byte, err error) {
+	var buf bytes.Buffer
+	if err := writeTar(&buf, im.Files); err != nil {
+		return nil, nil, err
+	}
+	layer = buf.Bytes()
+	config = mustJSON(map[string]any{
+		"os": "linux", "architecture": runtime.GOARCH,
+		"config": map[string]any{"Cmd": im.Cmd, "Env": im.Env},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer)}},
+	})
+	return layer, config, nil
+}
+
+func writeTar(w io.Writer, files []File) error {
+	tw := tar.NewWriter(w)
+	for _, f := range files {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: f.Mode, Size: int64(len(f.Data))}
+		if f.Link != "" {
+			h = &tar.Header{Typeflag: tar.TypeSymlink, Name: f.Path, Mode: 0o777, Linkname: f.Link}
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if f.Link != "" {
+			continue
+		}
+		if _, err := tw.Write(f.Data); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}
+
+func descriptor(mediaType string, blob []byte) map[string]any {
+	return map[string]any{"mediaType": mediaType, "digest": "sha256:" + digest(blob), "size": len(blob)}
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// mustJSON encodes maps of strings and numbers, which cannot be refused.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}

@@ -1,0 +1,72 @@
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+func small() Image {
+	return Image{
+		Name: "localhost/test/small:1",
+		Cmd:  []string{"/hello"},
+		Files: []File{
+			{Path: "hello", Mode: 0o755, Data: []byte("#!/bin/sh\n")},
+			{Path: "hi", Link: "hello"},
+		},
+	}
+}
+
+func TestArchivesHoldTheirBlobs(t *testing.T) {
+	for name, write := range map[string]func(Image, io.Writer) error{
+		"oci": Image.WriteOCI, "docker": Image.WriteDocker,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var first, second bytes.Buffer
+			if err := write(small(), &first); err != nil {
+				t.Fatal(err)
+			}
+			if err := write(small(), &second); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(first.Bytes(), second.Bytes()) {
+				t.Error("the same image gave two different archives")
+			}
+			entries := names(t, &first)
+			want := map[string]string{"oci": "index.json", "docker": "manifest.json"}[name]
+			if !slices.Contains(entries, want) {
+				t.Errorf("archive holds %v, want %s in it", entries, want)
+			}
+		})
+	}
+}
+
+func TestSaveRefusesToOverwrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "image.tar.zst")
+	if err := small().Save(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := small().Save(path); err == nil {
+		t.Error("second Save to the same path succeeded")
+	}
+}
+
+func names(t *testing.T, r io.Reader) []string {
+	t.Helper()
+	var out []string
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, h.Name)
+	}
+}

@@ -1,0 +1,73 @@
+package images
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// BusyboxPath is where Debian's busybox-static puts its program.
+const BusyboxPath = "/bin/busybox"
+
+// Names of the images that the tests use. The tag is not "latest", so that the kubelet never
+// tries to pull them.
+const (
+	BusyboxName = "localhost/test/busybox:1"
+	WebName     = "localhost/test/web:1"
+	CSIName     = "localhost/test/csi:1"
+)
+
+// Busybox is Debian's static busybox with a link for each of its tools.
+func Busybox() (Image, error) {
+	program, err := os.ReadFile(BusyboxPath)
+	if err != nil {
+		return Image{}, fmt.Errorf("%w; install Debian's busybox-static", err)
+	}
+	applets, err := exec.Command(BusyboxPath, "--list").Output()
+	if err != nil {
+		return Image{}, fmt.Errorf("list the tools of %s: %w", BusyboxPath, err)
+	}
+	im := Image{Name: BusyboxName, Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/bin"}}
+	im.Files = append(im.Files,
+		File{Path: "bin/busybox", Mode: 0o755, Data: program},
+		File{Path: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/:/bin/sh\n")},
+		File{Path: "tmp/.keep", Mode: 0o644},
+	)
+	for _, name := range strings.Fields(string(applets)) {
+		if name != "busybox" {
+			im.Files = append(im.Files, File{Path: "bin/" + name, Link: "busybox"})
+		}
+	}
+	return im, nil
+}
+
+// Program is an image that holds nothing but a Go program of this repository, built statically
+// from the package folder pkg, e.g. ./test/images/web from the repository's root.
+func Program(name, root, pkg string) (Image, error) {
+	dir, err := os.MkdirTemp("", "mote-test-image-")
+	if err != nil {
+		return Image{}, err
+	}
+	defer os.RemoveAll(dir)
+	out := filepath.Join(dir, "program")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", out, pkg)
+	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	var stderr bytes.Buffer
+	build.Stderr = &stderr
+	if err := build.Run(); err != nil {
+		return Image{}, fmt.Errorf("build %s: %w: %s", pkg, err, stderr.String())
+	}
+	program, err := os.ReadFile(out)
+	if err != nil {
+		return Image{}, err
+	}
+	return Image{
+		Name:  name,
+		Cmd:   []string{"/program"},
+		Files: []File{{Path: "program", Mode: 0o755, Data: program}},
+	}, nil
+}
