@@ -1,8 +1,6 @@
 package main
 
 import (
-	"path/filepath"
-
 	"github.com/containerd/containerd/v2/cmd/ctr/app"
 	"github.com/spf13/cobra"
 	"github.com/urfave/cli/v2"
@@ -22,6 +20,10 @@ func newCtrCommand(e *env) *cobra.Command {
 }
 
 func runCtr(cmd *cobra.Command, e *env, args []string) error {
+	settings, err := ambientSettings(e)
+	if err != nil {
+		return err
+	}
 	ctr := app.New()
 	for _, f := range ctr.Flags {
 		s, ok := f.(*cli.StringFlag)
@@ -30,7 +32,7 @@ func runCtr(cmd *cobra.Command, e *env, args []string) error {
 		}
 		switch s.Name {
 		case "address":
-			s.Value = filepath.Join(defaultRunDir, "containerd", "containerd.sock")
+			s.Value = settings.ContainerdSocket()
 		case "namespace":
 			s.Value = "k8s.io"
 		}

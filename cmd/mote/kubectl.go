@@ -1,8 +1,9 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -37,13 +38,19 @@ func defaultKubeconfig(e *env) error {
 	if e.getenv("KUBECONFIG") != "" {
 		return nil
 	}
-	path := filepath.Join(defaultDataDir, "kubeconfig")
-	f, err := os.Open(path)
+	s, err := ambientSettings(e)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // neither the settings nor the cluster are this user's
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(s.Kubeconfig())
 	if err != nil {
 		return nil // not this user's or not here: kubectl's own defaults apply
 	}
 	f.Close()
-	return os.Setenv("KUBECONFIG", path)
+	return os.Setenv("KUBECONFIG", s.Kubeconfig())
 }
 
 func runKubectl(e *env, args []string) error {

@@ -65,7 +65,7 @@ func exitCode(err error, stderr io.Writer) int {
 	exit := &exitError{code: 1, err: err}
 	errors.As(err, &exit)
 	if exit.err != nil {
-		fmt.Fprintf(stderr, "mote: %v\n", err)
+		fmt.Fprintf(stderr, "mote: %s\n", oneLine(err))
 	}
 	return exit.code
 }

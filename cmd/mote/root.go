@@ -1,7 +1,15 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
 // Groups of verbs in "mote --help", in their order.
@@ -11,23 +19,27 @@ const (
 	groupManage = "manage"
 )
 
-// defaultDataDir and defaultRunDir are where a machine's one cluster lives.
-const (
-	defaultDataDir = "/var/lib/mote"
-	defaultRunDir  = "/run/mote"
-)
-
 // newRootCommand returns the command "mote" with every verb.
 func newRootCommand(e *env) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "mote",
-		Short:         "A whole Kubernetes in one file",
-		SilenceErrors: true, // main prints the one line
-		SilenceUsage:  true,
+		Use:               "mote",
+		Short:             "A whole Kubernetes in one file",
+		Args:              cobra.ArbitraryArgs, // so that RunE can refuse them in one line
+		SilenceErrors:     true,                // main prints that line
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownVerb(cmd, args[0])
+			}
+			return cmd.Help()
+		},
 	}
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { writeHelp(cmd.OutOrStdout(), cmd) })
+	root.SetFlagErrorFunc(flagError)
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run a cluster:"},
 		&cobra.Group{ID: groupUse, Title: "Use it:"},
@@ -36,6 +48,135 @@ func newRootCommand(e *env) *cobra.Command {
 	root.AddCommand(
 		newKubectlCommand(e),
 		newCtrCommand(e),
+		newStatusCommand(e),
+		newVersionCommand(e),
+		newCompletionCommand(e),
 	)
+	root.SetHelpCommandGroupID(groupManage)
 	return root
+}
+
+// withSettings registers the settings that the verb takes, with completion, and returns a function
+// that loads them once the flags are parsed.
+func withSettings(cmd *cobra.Command, e *env) func() (*settings.Settings, error) {
+	loader := settings.Register(cmd.Flags(), cmd.Name())
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if settings.Section(f) == "" || f.Value.Type() == "path" || f.Value.Type() == "string" {
+			return // a verb's own flag; or the shell completes files
+		}
+		complete := cobra.FixedCompletions(settings.Choices(f.Name), cobra.ShellCompDirectiveNoFileComp)
+		// It errs only for a flag that is not there or has one already; neither can be here.
+		if err := cmd.RegisterFlagCompletionFunc(f.Name, complete); err != nil {
+			panic(err)
+		}
+	})
+	return func() (*settings.Settings, error) { return loader.Load(e.getenv) }
+}
+
+// ambientSettings loads the settings of a verb whose flags are all somebody else's: from the
+// environment and the files.
+func ambientSettings(e *env) (*settings.Settings, error) {
+	return settings.Register(pflag.NewFlagSet("", pflag.ContinueOnError), "").Load(e.getenv)
+}
+
+// noArgs refuses arguments in one line.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, but got %q; see \"%s --help\"", verb(cmd), args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+// verb is how an error calls cmd: its path without the program's name, which main prints.
+func verb(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+}
+
+func unknownVerb(cmd *cobra.Command, word string) error {
+	var known []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			known = append(known, c.Name())
+		}
+	}
+	if near := settings.Nearest(word, known); near != "" {
+		return fmt.Errorf("unknown command %q; did you mean \"%s %s\"?", word, cmd.CommandPath(), near)
+	}
+	return fmt.Errorf("unknown command %q; \"%s --help\" lists what there is", word, cmd.CommandPath())
+}
+
+// flagError rewords pflag's errors: which flag of which verb, and what to do.
+func flagError(cmd *cobra.Command, err error) error {
+	if errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	see := fmt.Sprintf("see \"%s --help\"", cmd.CommandPath())
+	var unknown *pflag.NotExistError
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
+		var known []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+		name := unknown.GetSpecifiedName()
+		if near := settings.Nearest(name, known); near != "" {
+			return fmt.Errorf("%s has no flag --%s; did you mean --%s?", verb(cmd), name, near)
+		}
+		return fmt.Errorf("%s has no flag --%s; %s", verb(cmd), name, see)
+	case errors.As(err, &invalid):
+		return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, invalid.Unwrap())
+	}
+	return fmt.Errorf("%s: %w; %s", verb(cmd), err, see)
+}
+
+// writeHelp writes what a verb does, its flags by section, and the verbs below it by group.
+func writeHelp(w io.Writer, cmd *cobra.Command) {
+	about := cmd.Long
+	if about == "" {
+		about = cmd.Short
+	}
+	fmt.Fprintf(w, "%s\n\nUsage:\n  %s\n", strings.TrimSpace(about), usageLine(cmd))
+	if cmd.Example != "" {
+		fmt.Fprintf(w, "\nExamples:\n%s\n", strings.TrimRight(cmd.Example, "\n"))
+	}
+	for _, g := range cmd.Groups() {
+		writeVerbs(w, cmd, g.ID, g.Title)
+	}
+	writeVerbs(w, cmd, "", "Commands:")
+	for _, section := range append([]string{""}, settings.Sections()...) {
+		fs := pflag.NewFlagSet(section, pflag.ContinueOnError)
+		fs.SortFlags = section == ""
+		cmd.Flags().SortFlags = false
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if settings.Section(f) == section {
+				fs.AddFlag(f)
+			}
+		})
+		if !fs.HasAvailableFlags() {
+			continue
+		}
+		if section == "" {
+			section = "Flags"
+		}
+		fmt.Fprintf(w, "\n%s:\n%s", section, fs.FlagUsages())
+	}
+}
+
+func usageLine(cmd *cobra.Command) string {
+	if cmd.HasAvailableSubCommands() {
+		return cmd.CommandPath() + " COMMAND"
+	}
+	return cmd.UseLine()
+}
+
+func writeVerbs(w io.Writer, cmd *cobra.Command, group, title string) {
+	for _, c := range cmd.Commands() {
+		if c.GroupID != group || !c.IsAvailableCommand() {
+			continue
+		}
+		if title != "" {
+			fmt.Fprintf(w, "\n%s\n", title)
+			title = ""
+		}
+		fmt.Fprintf(w, "  %-12s %s\n", c.Name(), c.Short)
+	}
 }

@@ -56,7 +56,7 @@ func loadFile(path string, s *Settings) error {
 }
 
 func unknownKey(path string, key *yaml.Node, names []string) error {
-	if near := nearest(strings.ReplaceAll(strings.ToLower(key.Value), "_", "-"), names); near != "" {
+	if near := Nearest(strings.ReplaceAll(strings.ToLower(key.Value), "_", "-"), names); near != "" {
 		return fmt.Errorf("%s:%d: unknown setting %q; did you mean %q?", path, key.Line, key.Value, near)
 	}
 	return fmt.Errorf("%s:%d: unknown setting %q; \"mote server --help\" lists them", path, key.Line, key.Value)

@@ -30,19 +30,19 @@ func Table() []Setting {
 		{
 			Name: "data-dir", Section: sectionFiles, Default: "/var/lib/mote",
 			Help:  "directory for everything that lasts: state, keys, images, containers",
-			Verbs: []string{"server", "status", "check", "stop", "reset", "install"},
+			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall"},
 			value: func(s *Settings) value { return scalar(&s.DataDir, "path", absolutePath) },
 		},
 		{
 			Name: "run-dir", Section: sectionFiles, Default: "/run/mote",
 			Help:  "directory for sockets and what need not outlive a reboot",
-			Verbs: []string{"server", "status", "check", "stop", "reset", "install", "image"},
+			Verbs: []string{"server", "status", "check", "image", "stop", "reset", "uninstall"},
 			value: func(s *Settings) value { return scalar(&s.RunDir, "path", absolutePath) },
 		},
 		{
 			Name: "kubelet-dir", Section: sectionFiles, Default: "/var/lib/kubelet",
 			Help:  "the kubelet's directory: pods' volumes, plugins' sockets",
-			Verbs: []string{"server", "check", "stop", "reset", "install"},
+			Verbs: []string{"server", "check", "stop", "reset", "uninstall"},
 			value: func(s *Settings) value { return scalar(&s.KubeletDir, "path", absolutePath) },
 		},
 		{

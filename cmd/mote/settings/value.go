@@ -154,9 +154,9 @@ func argument(text string) (string, error) {
 	return arg, nil
 }
 
-// nearest returns the known word that is closest to word, or "" when none is close enough to be
+// Nearest returns the known word that is closest to word, or "" when none is close enough to be
 // what was meant.
-func nearest(word string, known []string) string {
+func Nearest(word string, known []string) string {
 	best, bestDistance := "", len(word)/3+1
 	for _, k := range known {
 		if d := distance(word, k); d <= bestDistance && (best == "" || d < bestDistance) {

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// minFree is what the first start needs: the unpacked programs (some 25 MiB), keys, an empty state
+// and some air, in bytes.
+const minFree = 64 << 20
+
+// dataDirLock says whose a data directory is: the running mote holds a flock on the file "lock" in
+// it, which the kernel drops however the process ends. The file holds its pid, for people.
+type dataDirLock struct{ file *os.File }
+
+// lockDataDir makes the directory dir if need be and takes it, or says who has it.
+func lockDataDir(dir string) (*dataDirLock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, diskHint(fmt.Errorf("make data directory: %w", err))
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
+	}
+	l := &dataDirLock{f}
+	if err := l.take(dir); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *dataDirLock) take(dir string) error {
+	if err := unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("data directory %s is in use by mote (pid %s); \"mote stop\" it or choose another with --data-dir", dir, pidIn(l.file.Name()))
+		}
+		return fmt.Errorf("lock data directory %s: %w", dir, err)
+	}
+	if err := l.file.Truncate(0); err != nil {
+		return diskHint(fmt.Errorf("lock data directory: %w", err))
+	}
+	if _, err := l.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return diskHint(fmt.Errorf("lock data directory: %w", err))
+	}
+	return checkSpace(dir)
+}
+
+func (l *dataDirLock) close() error { return l.file.Close() }
+
+// checkSpace refuses a first start that would run out of disk halfway. A later start is let pass:
+// the kubelet may then free space, which nobody else would.
+func checkSpace(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "datastore")); err == nil {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look at the disk of %s: %w", dir, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < minFree {
+		return fmt.Errorf("data directory %s has %d MiB free and mote needs %d MiB to start; free some or choose another with --data-dir", dir, free>>20, minFree>>20)
+	}
+	return nil
+}
+
+// holderOf returns the pid of the mote that runs on data directory dir, 0 when none does.
+func holderOf(dir string) (int, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look at the lock: %w", err)
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err == nil {
+		return 0, nil
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return 0, fmt.Errorf("look at the lock %s: %w", path, err)
+	}
+	pid, err := strconv.Atoi(pidIn(path))
+	if err != nil {
+		return 0, fmt.Errorf("the lock %s is held, but names no pid", path)
+	}
+	return pid, nil
+}
+
+// pidIn reads the pid in a lock file, "unknown" for the moment between locking and writing.
+func pidIn(path string) string {
+	data, err := os.ReadFile(path)
+	if pid := strings.TrimSpace(string(data)); err == nil && pid != "" {
+		return pid
+	}
+	return "unknown"
+}
+
+// diskHint adds what to do to an error of a full, read-only or foreign disk.
+func diskHint(err error) error {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%w; remount it for writing or choose another with --data-dir", err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w; free some space or choose another with --data-dir", err)
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w; choose another with --data-dir", err)
+	}
+	return err
+}

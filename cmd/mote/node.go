@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// nodeState is what the cluster says about this node.
+type nodeState struct {
+	Name   string `json:"name"`
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// nodeWatch looks at this node's object through the apiserver.
+type nodeWatch struct {
+	name  string
+	since time.Time // a heartbeat from before is a former life's
+	nodes v1.NodeInterface
+}
+
+func newNodeWatch(kubeconfig, name string, since time.Time) (*nodeWatch, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	client, err := v1.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make client for %s: %w", kubeconfig, err)
+	}
+	return &nodeWatch{name, since, client.Nodes()}, nil
+}
+
+// state asks once.
+func (w *nodeWatch) state(ctx context.Context) nodeState {
+	node, err := w.nodes.Get(ctx, w.name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nodeState{Name: w.name, Reason: "not registered yet"}
+	case err != nil:
+		return nodeState{Name: w.name, Reason: "the API does not answer"}
+	}
+	return w.judge(node)
+}
+
+func (w *nodeWatch) judge(node *corev1.Node) nodeState {
+	s := nodeState{Name: w.name, Reason: "no Ready condition yet"}
+	for _, c := range node.Status.Conditions {
+		if c.Type != corev1.NodeReady {
+			continue
+		}
+		s.Reason = c.Message
+		// Heartbeats have seconds only.
+		fresh := !c.LastHeartbeatTime.Time.Before(w.since.Truncate(time.Second))
+		if s.Ready = fresh && c.Status == corev1.ConditionTrue; s.Ready {
+			s.Reason = ""
+		} else if !fresh {
+			s.Reason = "no heartbeat yet since mote started"
+		}
+	}
+	return s
+}
+
+// await blocks until the node is Ready or ctx ends.
+func (w *nodeWatch) await(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if ready, err := w.follow(ctx); ready || err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// follow looks at the node until it is ready or the watch ends, as watches do now and then.
+func (w *nodeWatch) follow(ctx context.Context) (ready bool, err error) {
+	events, err := w.nodes.Watch(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, w.name).String(),
+	})
+	if err != nil {
+		return false, fmt.Errorf("watch node %s: %w", w.name, err)
+	}
+	defer events.Stop()
+	for event := range events.ResultChan() {
+		node, ok := event.Object.(*corev1.Node)
+		if !ok {
+			return false, errors.Join(errors.New("watch node"), apierrors.FromObject(event.Object))
+		}
+		if w.judge(node).Ready {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mote-k8s/mote/internal/component"
+)
+
+// newStatusCommand returns the verb that says how the mote of this machine is.
+func newStatusCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "Show how the cluster on this machine is",
+		Long:    "Show each part of the running mote and the node. The exit code is 1 when anything is not ready.",
+		GroupID: groupUse,
+		Args:    noArgs,
+	}
+	output := outputFlag(cmd)
+	load := withSettings(cmd, e)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := load()
+		if err != nil {
+			return err
+		}
+		r, err := askStatus(cmd.Context(), s.StatusSocket())
+		if errors.Is(err, errNotRunning) {
+			if output.json() {
+				return errors.Join(printJSON(e.stdout, map[string]bool{"running": false}), &exitError{code: 1})
+			}
+			return fmt.Errorf("%w (nobody answers on %s); start it with \"mote server\"", err, s.StatusSocket())
+		}
+		if err != nil {
+			return err
+		}
+		if output.json() {
+			err = printJSON(e.stdout, struct {
+				Running bool `json:"running"`
+				report
+			}{true, r})
+		} else {
+			err = printStatus(e.stdout, r, time.Now())
+		}
+		if err != nil {
+			return err
+		}
+		return notReady(r, output.json())
+	}
+	return cmd
+}
+
+func printStatus(w io.Writer, r report, now time.Time) error {
+	fmt.Fprintf(w, "mote %s, pid %d, up %s, data in %s\n\n", r.Version.Mote, r.PID, age(now, r.Started), r.DataDir)
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "PART\tSTATE\tSINCE\tMISSING")
+	for _, c := range r.Components {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", c.Name, c.State, age(now, c.Since), missing(c))
+	}
+	state := "ready"
+	if !r.Node.Ready {
+		state = "not ready"
+	}
+	fmt.Fprintf(t, "node %s\t%s\t\t%s\n", r.Node.Name, state, r.Node.Reason)
+	return t.Flush()
+}
+
+func age(now, since time.Time) time.Duration { return now.Sub(since).Round(time.Second) }
+
+func missing(c component.Status) string {
+	switch {
+	case len(c.WaitingFor) > 0:
+		return "waits for " + strings.Join(c.WaitingFor, ", ")
+	case c.Error != "":
+		return c.Error
+	}
+	return ""
+}
+
+// notReady is the verb's outcome: nil, or which parts are not ready.
+func notReady(r report, quiet bool) error {
+	if r.Ready {
+		return nil
+	}
+	if quiet {
+		return &exitError{code: 1}
+	}
+	var names []string
+	for _, c := range r.Components {
+		if c.State != component.Ready {
+			names = append(names, c.Name)
+		}
+	}
+	if !r.Node.Ready {
+		names = append(names, "node "+r.Node.Name)
+	}
+	return fmt.Errorf("not ready: %s", strings.Join(names, ", "))
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/version"
+)
+
+// statusTimeout bounds one question on the status socket, asked and answered on one machine; most of
+// it is for the node's state, which an apiserver under load may be slow to tell.
+const statusTimeout = 3 * time.Second
+
+// report is what a running mote says on its status socket: one JSON document for each connection.
+type report struct {
+	Version    version.Info       `json:"version"`
+	PID        int                `json:"pid"`
+	Started    time.Time          `json:"started"`
+	DataDir    string             `json:"dataDir"`
+	Ready      bool               `json:"ready"`
+	Node       nodeState          `json:"node"`
+	Components []component.Status `json:"components"`
+}
+
+// statusServer answers on the status socket.
+type statusServer struct {
+	listener net.Listener
+	report   func(ctx context.Context) report
+}
+
+// listenStatus makes the socket, mode 0600, in place of one that a killed mote left.
+// The data directory's lock has shown already that no other mote uses it.
+func listenStatus(path string, tell func(ctx context.Context) report) (*statusServer, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old status socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("make status socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("protect status socket: %w", err), l.Close())
+	}
+	return &statusServer{l, tell}, nil
+}
+
+// serve answers until ctx ends, one connection after the other: askers are few and answers short.
+func (s *statusServer) serve(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() { s.listener.Close() })
+	defer stop()
+	for {
+		conn, err := s.listener.Accept()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			slog.Error("status socket ended", "component", "mote", "error", err)
+			return
+		}
+		s.answer(ctx, conn)
+	}
+}
+
+func (s *statusServer) answer(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return // the asker is gone
+	}
+	if err := json.NewEncoder(conn).Encode(s.report(ctx)); err != nil {
+		slog.Debug("status not delivered", "component", "mote", "error", err)
+	}
+}
+
+// errNotRunning is returned by askStatus when nobody answers on the socket.
+var errNotRunning = errors.New("mote is not running")
+
+// askStatus asks the mote behind the socket path.
+func askStatus(ctx context.Context, path string) (report, error) {
+	var r report
+	var d net.Dialer
+	ctx, cancel := context.WithTimeout(ctx, 2*statusTimeout)
+	defer cancel()
+	conn, err := d.DialContext(ctx, "unix", path)
+	if errors.Is(err, os.ErrPermission) {
+		return r, fmt.Errorf("ask mote: %w; run as root", err)
+	}
+	if err != nil {
+		return r, errNotRunning
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return r, fmt.Errorf("ask mote: %w", err)
+	}
+	if err := json.NewDecoder(conn).Decode(&r); err != nil {
+		return r, fmt.Errorf("read mote's answer: %w", err)
+	}
+	return r, nil
+}
