@@ -1,8 +1,22 @@
-// Package agent is mote's node: containerd, kubelet, kube-proxy, the pod network and images, as
-// components of the calling process.
 package agent
 
-import "net/netip"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+)
+
+// Values of Config.CNI and Config.Proxy.
+const (
+	CNIBridge     = "bridge"
+	CNINone       = "none"
+	ProxyAuto     = "auto"
+	ProxyNFTables = "nftables"
+	ProxyIPTables = "iptables"
+	ProxyNone     = "none"
+)
 
 // Config says what node to run. It is validated once and never changed afterwards.
 type Config struct {
@@ -39,4 +53,75 @@ type Config struct {
 	Proxy string
 	// Extra arguments, each name=value without dashes, for the upstream components.
 	KubeletArgs, ProxyArgs []string
+}
+
+// maxInterfaceName is the longest name that the kernel gives a network interface (IFNAMSIZ less the
+// terminating zero byte).
+const maxInterfaceName = 15
+
+// validate reports every field that cannot work, all at once.
+func (c Config) validate() error {
+	var errs []error
+	for name, dir := range map[string]string{
+		"DataDir": c.DataDir, "RunDir": c.RunDir, "KubeletDir": c.KubeletDir,
+		"PayloadDir": c.PayloadDir, "ImagesDir": c.ImagesDir, "CredentialsDir": c.CredentialsDir,
+	} {
+		if !filepath.IsAbs(dir) {
+			errs = append(errs, fmt.Errorf("agent %s %q is not an absolute path", name, dir))
+		}
+	}
+	if c.NodeName == "" {
+		errs = append(errs, errors.New("agent NodeName is empty"))
+	}
+	if !c.NodeIP.IsValid() {
+		errs = append(errs, errors.New("agent NodeIP is not set"))
+	}
+	if !slices.Contains([]string{CNIBridge, CNINone}, c.CNI) {
+		errs = append(errs, fmt.Errorf("cni %q is unknown; use %s or %s", c.CNI, CNIBridge, CNINone))
+	}
+	if !slices.Contains([]string{ProxyAuto, ProxyNFTables, ProxyIPTables, ProxyNone}, c.Proxy) {
+		errs = append(errs, fmt.Errorf("proxy %q is unknown; use %s, %s, %s or %s",
+			c.Proxy, ProxyAuto, ProxyNFTables, ProxyIPTables, ProxyNone))
+	}
+	if c.CNI == CNIBridge {
+		errs = append(errs, c.validateNetwork())
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateNetwork() error {
+	switch {
+	case c.Bridge == "" || len(c.Bridge) > maxInterfaceName:
+		return fmt.Errorf("bridge name %q must have 1 to %d characters", c.Bridge, maxInterfaceName)
+	case !c.PodCIDR.IsValid() || !c.PodCIDR.Addr().Is4() || c.PodCIDR.Bits() > 30:
+		return fmt.Errorf("pod CIDR %s must be an IPv4 network of at least 4 addresses", c.PodCIDR)
+	case !c.ClusterCIDR.Contains(c.PodCIDR.Addr()) || c.ClusterCIDR.Bits() > c.PodCIDR.Bits():
+		return fmt.Errorf("pod CIDR %s is not inside the cluster CIDR %s", c.PodCIDR, c.ClusterCIDR)
+	}
+	return nil
+}
+
+// gateway is the bridge's address: the first of the node's pod network.
+func (c Config) gateway() netip.Prefix {
+	return netip.PrefixFrom(c.PodCIDR.Masked().Addr().Next(), c.PodCIDR.Bits())
+}
+
+// Files and directories that several parts of the package share.
+func (c Config) agentDir() string        { return filepath.Join(c.DataDir, "agent") }
+func (c Config) containerdRoot() string  { return filepath.Join(c.agentDir(), "containerd") }
+func (c Config) containerdState() string { return filepath.Join(c.RunDir, "containerd") }
+func (c Config) runcRoot() string        { return filepath.Join(c.RunDir, "runc") }
+func (c Config) leaseDir() string        { return filepath.Join(c.RunDir, "cni") }
+func (c Config) conflistDir() string     { return filepath.Join(c.agentDir(), "cni", "net.d") }
+func (c Config) conflist() string        { return filepath.Join(c.conflistDir(), "10-mote.conflist") }
+func (c Config) footprintFile() string   { return filepath.Join(c.agentDir(), "footprint.json") }
+func (c Config) manifestsDir() string    { return filepath.Join(c.agentDir(), "manifests") }
+func (c Config) resolvConf() string      { return filepath.Join(c.agentDir(), "resolv.conf") }
+func (c Config) credential(name string) string {
+	return filepath.Join(c.CredentialsDir, name)
+}
+
+// ContainerdSocket is the unix socket on which containerd answers CRI and its own API.
+func ContainerdSocket(c Config) string {
+	return filepath.Join(c.containerdState(), "containerd.sock")
 }

@@ -1,0 +1,283 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Paths in every cgroup hierarchy, relative to its mount point.
+const (
+	cgroupRoot = "/mote"       // everything of a node; the kubelet makes /mote/kubepods
+	shimCgroup = "/mote/shims" // containerd's shims
+	podCgroup  = "/mote/kubepods"
+	// initCgroup takes the processes that sit in the root of a delegated v2 tree, where they would
+	// forbid giving controllers to children.
+	initCgroup = "/mote-init"
+)
+
+// hierarchy is one mounted cgroup tree.
+type hierarchy struct {
+	dir         string
+	controllers []string
+	unified     bool // cgroup v2
+}
+
+// cgroupTrees parses /proc/self/mountinfo (proc(5)). A tree that is mounted twice is given once.
+func cgroupTrees(mountinfo io.Reader) ([]hierarchy, error) {
+	var trees []hierarchy
+	seen := map[string]bool{}
+	scanner := bufio.NewScanner(mountinfo)
+	for scanner.Scan() {
+		before, after, found := strings.Cut(scanner.Text(), " - ")
+		mount, super := strings.Fields(before), strings.Fields(after)
+		if !found || len(mount) < 5 || len(super) < 3 {
+			continue
+		}
+		device, dir := mount[2], mount[4]
+		if !strings.HasPrefix(super[0], "cgroup") || seen[device] {
+			continue
+		}
+		seen[device] = true
+		tree := hierarchy{dir: dir, unified: super[0] == "cgroup2"}
+		if !tree.unified {
+			tree.controllers = strings.Split(super[2], ",")[1:]
+		}
+		trees = append(trees, tree)
+	}
+	if err := scanner.Err(); err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	return trees, nil
+}
+
+func mountedCgroups() ([]hierarchy, error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	defer file.Close()
+	trees, err := cgroupTrees(file)
+	if err != nil {
+		return nil, err
+	}
+	for i, tree := range trees {
+		if !tree.unified {
+			continue
+		}
+		controllers, err := os.ReadFile(filepath.Join(tree.dir, "cgroup.controllers"))
+		if err != nil {
+			return nil, fmt.Errorf("read cgroup controllers: %w", err)
+		}
+		trees[i].controllers = strings.Fields(string(controllers))
+	}
+	return trees, nil
+}
+
+// missingControllers names the controllers that the kubelet needs and no tree has. (The v1 names of
+// what v2 builds in are not asked for.)
+func missingControllers(trees []hierarchy) []string {
+	var missing []string
+	for _, needed := range []string{"cpu", "cpuset", "memory", "pids"} {
+		if !slices.ContainsFunc(trees, func(h hierarchy) bool { return slices.Contains(h.controllers, needed) }) {
+			missing = append(missing, needed)
+		}
+	}
+	return missing
+}
+
+// prepareCgroups makes our groups in every tree, with every controller handed down.
+func prepareCgroups() error {
+	trees, err := mountedCgroups()
+	if err != nil {
+		return err
+	}
+	if missing := missingControllers(trees); len(missing) > 0 {
+		return fmt.Errorf("cgroup controllers missing: %s; mount cgroups on /sys/fs/cgroup and enable them (kernel parameters, delegation)",
+			strings.Join(missing, ", "))
+	}
+	for _, tree := range trees {
+		if err := tree.prepare(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h hierarchy) prepare() error {
+	if len(h.controllers) == 0 {
+		return nil // the empty v2 tree beside v1 ones
+	}
+	if h.unified {
+		if err := h.evacuate(); err != nil {
+			return err
+		}
+	}
+	for _, group := range []string{"/", cgroupRoot, shimCgroup} {
+		dir := filepath.Join(h.dir, group)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+		switch {
+		case h.unified && group != shimCgroup:
+			if err := handDown(dir, h.controllers); err != nil {
+				return err
+			}
+		case !h.unified && group != "/" && slices.Contains(h.controllers, "cpuset"):
+			if err := inheritCpuset(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// evacuate empties the root of a delegated v2 tree: a group with processes may not hand controllers to
+// children. The real root may, and it is the only group without a cgroup.type.
+func (h hierarchy) evacuate() error {
+	if _, err := os.Stat(filepath.Join(h.dir, "cgroup.type")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	pids, err := groupPIDs(h.dir)
+	if err != nil || len(pids) == 0 {
+		return err
+	}
+	dir := filepath.Join(h.dir, initCgroup)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	for _, pid := range pids {
+		err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("move process %d to cgroup %s: %w", pid, dir, err)
+		}
+	}
+	return nil
+}
+
+// handDown enables controllers for a v2 group's children. One at a time, as a refused one (cpu with
+// realtime processes about) would take the others with it.
+func handDown(dir string, controllers []string) error {
+	for _, controller := range controllers {
+		err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
+		if err != nil {
+			return fmt.Errorf("enable cgroup controller %s below %s: %w", controller, dir, err)
+		}
+	}
+	return nil
+}
+
+// inheritCpuset gives a v1 cpuset group its parent's CPUs and memory nodes: a new one has none, and
+// no process can enter it then.
+func inheritCpuset(dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		own, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return fmt.Errorf("read cpuset: %w", err)
+		}
+		if len(bytes.TrimSpace(own)) > 0 {
+			continue
+		}
+		parent, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+		if err != nil {
+			return fmt.Errorf("read cpuset: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), parent, 0o644); err != nil {
+			return fmt.Errorf("set cpuset: %w", err)
+		}
+	}
+	return nil
+}
+
+// groupPIDs lists the processes directly in the group at dir, none when it does not exist.
+func groupPIDs(dir string) ([]int, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.EOPNOTSUPP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list processes of a cgroup: %w", err)
+	}
+	var pids []int
+	for _, field := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, fmt.Errorf("list processes of cgroup %s: %w", dir, err)
+		}
+		if pid > 0 { // 0: a process of another PID namespace
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// processesIn lists the processes in group and below, in all trees.
+func processesIn(trees []hierarchy, group string) ([]int, error) {
+	found := map[int]bool{}
+	for _, tree := range trees {
+		err := filepath.WalkDir(filepath.Join(tree.dir, group), func(path string, entry fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil || !entry.IsDir() {
+				return err
+			}
+			pids, err := groupPIDs(path)
+			for _, pid := range pids {
+				found[pid] = true
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list processes below cgroup %s: %w", group, err)
+		}
+	}
+	pids := make([]int, 0, len(found))
+	for pid := range found {
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+// removeCgroups removes our groups in every tree, from the leaves up.
+func removeCgroups() error {
+	trees, err := mountedCgroups()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, tree := range trees {
+		errs = append(errs, removeGroup(filepath.Join(tree.dir, cgroupRoot)))
+	}
+	return errors.Join(errs...)
+}
+
+func removeGroup(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	for _, entry := range entries {
+		if entry.IsDir() {
+			if err := removeGroup(filepath.Join(dir, entry.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// State grades a Finding.
+type State string
+
+// A node starts with warnings and does not start, or does not work, with a failure.
+const (
+	StateOK   State = "ok"
+	StateWarn State = "warn"
+	StateFail State = "fail"
+)
+
+// Finding is one thing about the machine that a node needs, and what to do when it is not there.
+type Finding struct {
+	Name    string `json:"name"`
+	State   State  `json:"state"`
+	Message string `json:"message"`
+}
+
+func found(name, message string, err error, otherwise State) Finding {
+	if err != nil {
+		return Finding{name, otherwise, err.Error()}
+	}
+	return Finding{name, StateOK, message}
+}
+
+// Check looks at the machine before a node is started on it. It changes nothing that lasts.
+func Check(c Config) []Finding {
+	if os.Geteuid() != 0 {
+		return []Finding{{"root", StateFail, "mote must run as root; try sudo"}}
+	}
+	findings := []Finding{
+		{"root", StateOK, "running as root"},
+		checkCgroups(),
+		checkOverlay(c),
+		checkInterfaces(),
+		checkRules(c),
+		checkBridgeFilter(),
+		checkPrograms(),
+		found("kubelet-dir", c.KubeletDir+" is free or ours", kubeletDirOwner(c), StateFail),
+		checkOOM(),
+		checkSeccomp(),
+		checkPropagation(),
+	}
+	if c.CNI == CNIBridge {
+		findings = append(findings, found("pod-network", c.ClusterCIDR.String()+" is not used here", podNetworkFree(c), StateFail))
+	}
+	return findings
+}
+
+func checkCgroups() Finding {
+	const name = "cgroups"
+	trees, err := mountedCgroups()
+	if err != nil {
+		return found(name, "", err, StateFail)
+	}
+	if missing := missingControllers(trees); len(missing) > 0 {
+		return Finding{name, StateFail, "controllers missing: " + strings.Join(missing, ", ") +
+			"; mount cgroups on /sys/fs/cgroup and enable them (kernel parameters, delegation)"}
+	}
+	for _, tree := range trees {
+		if tree.unified && len(tree.controllers) > 0 {
+			return Finding{name, StateOK, "cgroup v2 with all controllers"}
+		}
+	}
+	return Finding{name, StateOK, "cgroup v1 with all controllers"}
+}
+
+func checkOverlay(c Config) Finding {
+	// The data directory may not exist yet: its filesystem is that of its nearest parent.
+	dir := c.DataDir
+	for {
+		if info, err := os.Stat(dir); err == nil && info.IsDir() {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	if err := overlayutils.Supported(dir); err != nil {
+		return Finding{"overlayfs", StateWarn, fmt.Sprintf("not on %s: images and containers are copied whole (%v)", dir, err)}
+	}
+	return Finding{"overlayfs", StateOK, "works on " + dir}
+}
+
+// checkInterfaces makes a bridge and a veth pair in a network namespace of its own, which dies with its
+// thread.
+func checkInterfaces() Finding {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		result <- tryInterfaces()
+	}()
+	return found("interfaces", "bridge and veth work", <-result, StateFail)
+}
+
+func tryInterfaces() error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("cannot make a network namespace: %w; the kernel or the container mote runs in forbids it", err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "check0"
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return fmt.Errorf("cannot make a bridge: %w; load the kernel module bridge", err)
+	}
+	attrs.Name = "check1"
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "check2"}); err != nil {
+		return fmt.Errorf("cannot make a veth pair: %w; load the kernel module veth", err)
+	}
+	return nil
+}
+
+func checkRules(c Config) Finding {
+	const name = "packet-rules"
+	mode, err := packetRules(c)
+	if err != nil {
+		return found(name, "", err, StateFail)
+	}
+	return Finding{name, StateOK, "kube-proxy and the pod network use " + mode}
+}
+
+func checkBridgeFilter() Finding {
+	if _, err := os.Stat(sysctlBridgeFilter); err != nil {
+		return Finding{"br-netfilter", StateWarn, "not loaded: Services see the node's address instead of a pod's; run modprobe br_netfilter"}
+	}
+	return Finding{"br-netfilter", StateOK, "loaded"}
+}
+
+func checkPrograms() Finding {
+	var missing []string
+	for _, program := range []string{"mount", "umount"} {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = append(missing, program)
+		}
+	}
+	if len(missing) > 0 {
+		return Finding{"programs", StateFail, "missing: " + strings.Join(missing, ", ") + "; install the package mount (util-linux)"}
+	}
+	return Finding{"programs", StateOK, "mount and umount are there"}
+}
+
+func checkOOM() Finding {
+	const name = "cap-sys-resource"
+	allowed, err := hasCapability(unix.CAP_SYS_RESOURCE)
+	if err != nil {
+		return found(name, "", err, StateWarn)
+	}
+	if !allowed {
+		return Finding{name, StateWarn, "missing: under memory pressure the kernel may end mote before a pod"}
+	}
+	return Finding{name, StateOK, "there"}
+}
+
+func checkSeccomp() Finding {
+	if _, err := os.Stat("/proc/sys/kernel/seccomp/actions_avail"); err != nil {
+		return Finding{"seccomp", StateWarn, "the kernel has none: pods with a seccomp profile do not start"}
+	}
+	return Finding{"seccomp", StateOK, "there"}
+}
+
+// checkPropagation looks whether mounts below / reach pods (CSI drivers, mountPropagation).
+func checkPropagation() Finding {
+	const name = "mount-propagation"
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return found(name, "", fmt.Errorf("read mounts: %w", err), StateWarn)
+	}
+	for line := range strings.Lines(string(data)) {
+		before, _, _ := strings.Cut(line, " - ")
+		if fields := strings.Fields(before); len(fields) > 6 && fields[4] == "/" && strings.HasPrefix(fields[6], "shared:") {
+			return Finding{name, StateOK, "/ is shared"}
+		}
+	}
+	return Finding{name, StateWarn, "/ is not shared: pods that need mountPropagation (CSI drivers) do not start; run mount --make-rshared /"}
+}
+
+// podNetworkFree fails when another interface has an address inside the pods' network.
+func podNetworkFree(c Config) error {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var errs []error
+	for _, iface := range interfaces {
+		addrs, err := iface.Addrs()
+		if err != nil || iface.Name == c.Bridge {
+			continue
+		}
+		for _, addr := range addrs {
+			prefix, err := netip.ParsePrefix(addr.String())
+			if err == nil && prefix.Overlaps(c.ClusterCIDR) {
+				errs = append(errs, fmt.Errorf("%s of interface %s overlaps the pod network %s; set another --cluster-cidr", prefix, iface.Name, c.ClusterCIDR))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

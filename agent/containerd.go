@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	// Every plugin registers itself; disabledPlugins says which of them are not started.
+	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins"
+	"github.com/containerd/containerd/v2/cmd/containerd/server"
+	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containernetworking/cni/libcni"
+)
+
+// containerdConfigVersion is the version of the configuration's layout that containerdConfig writes.
+// A library user's older layout is not migrated.
+const containerdConfigVersion = 4
+
+// runContainerd serves containerd until ctx ends. Its shims and their containers stay.
+func runContainerd(ctx context.Context, c Config, ready func()) error {
+	h, err := detectHost()
+	if err != nil {
+		return err
+	}
+	if err := prepareCgroups(); err != nil {
+		return err
+	}
+	if c.CNI == CNIBridge {
+		// What libcni remembers about pods' networks belongs with the leases, not in /var/lib/cni.
+		libcni.CacheDir = filepath.Join(c.leaseDir(), "cache")
+	}
+	config := containerdConfig(c, h, snapshotter(c))
+	if err := server.CreateTopLevelDirectories(config); err != nil {
+		return fmt.Errorf("make containerd's directories: %w", err)
+	}
+	if err := cleanTempMounts(config.Root); err != nil {
+		return err
+	}
+	srv, err := server.New(ctx, config)
+	if err != nil {
+		return fmt.Errorf("make containerd: %w", err)
+	}
+	defer srv.Stop()
+	if err := srv.Start(ctx); err != nil {
+		return fmt.Errorf("start containerd: %w", err)
+	}
+	srv.Wait()
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+// cleanTempMounts sets where containerd mounts layers for a moment, and removes what a crash left there.
+func cleanTempMounts(root string) error {
+	dir := filepath.Join(root, "tmpmounts")
+	if err := mount.SetTempMountLocation(dir); err != nil {
+		return fmt.Errorf("set the place of temporary mounts: %w", err)
+	}
+	warnings, err := mount.CleanupTempMounts(0)
+	if err != nil {
+		return fmt.Errorf("clean up temporary mounts in %s: %w", dir, err)
+	}
+	for _, warning := range warnings {
+		slog.Warn("cannot clean up a temporary mount", "component", "containerd", "err", warning)
+	}
+	return nil
+}
+
+// snapshotter is overlayfs, or "native" (whole copies) where the data directory's filesystem cannot carry
+// an overlay, such as another overlay. A choice that was made stays, as images belong to it.
+func snapshotter(c Config) string {
+	const overlay, native = "overlayfs", "native"
+	dir := func(name string) string {
+		return filepath.Join(c.containerdRoot(), "io.containerd.snapshotter.v1."+name)
+	}
+	if _, err := os.Stat(filepath.Join(dir(native), "metadata.db")); err == nil {
+		return native
+	}
+	if err := os.MkdirAll(dir(overlay), 0o700); err != nil {
+		return overlay // containerd reports it better
+	}
+	if err := overlayutils.Supported(dir(overlay)); err != nil {
+		slog.Warn("overlayfs does not work on the data directory: images are copied whole", "component", "containerd", "err", err)
+		return native
+	}
+	return overlay
+}
+
+// disabledPlugins are those that a node does not need: other snapshotters, an API for debugging, metrics
+// and monitors nobody reads, and what would listen or write outside our directories.
+func disabledPlugins(snapshotter string) []string {
+	disabled := []string{
+		"io.containerd.snapshotter.v1.blockfile",
+		"io.containerd.snapshotter.v1.erofs",
+		"io.containerd.differ.v1.erofs",
+		"io.containerd.mount-handler.v1.erofs",
+		"io.containerd.internal.v1.restart",        // polls every 10 s for labels that only ctr sets
+		"io.containerd.internal.v1.opt",            // makes /opt/containerd
+		"io.containerd.internal.v1.tracing",        // otel, without an endpoint
+		"io.containerd.tracing.processor.v1.otlp",  //
+		"io.containerd.image-verifier.v1.bindir",   // runs programs of /opt/containerd
+		"io.containerd.monitor.task.v1.cgroups",    // the kubelet measures containers itself
+		"io.containerd.metrics.v1.grpc-otel",       //
+		"io.containerd.metrics.v1.grpc-prometheus", //
+		"io.containerd.server.v1.debug",            //
+		"io.containerd.server.v1.metrics",          //
+		"io.containerd.server.v1.grpc-tcp",         //
+		"io.containerd.nri.v1.nri",                 // listens on /var/run/nri/nri.sock
+	}
+	if snapshotter != "native" {
+		disabled = append(disabled, "io.containerd.snapshotter.v1.native")
+	}
+	return disabled
+}
+
+// containerdConfig is what /etc/containerd/config.toml would hold.
+func containerdConfig(c Config, h host, snapshotter string) *srvconfig.Config {
+	return &srvconfig.Config{
+		Version:         containerdConfigVersion,
+		Root:            c.containerdRoot(),
+		State:           c.containerdState(),
+		DisabledPlugins: disabledPlugins(snapshotter),
+		RequiredPlugins: []string{"io.containerd.grpc.v1.cri"},
+		Plugins: map[string]any{
+			"io.containerd.server.v1.grpc":  map[string]any{"address": ContainerdSocket(c)},
+			"io.containerd.server.v1.ttrpc": map[string]any{"address": ContainerdSocket(c) + ".ttrpc"},
+			"io.containerd.shim.v1.manager": map[string]any{
+				"socket_dir": filepath.Join(c.containerdState(), "s"),
+			},
+			"io.containerd.grpc.v1.cri": map[string]any{
+				// exec, attach and port-forward; only the kubelet connects.
+				"stream_server_address": "127.0.0.1",
+				"stream_server_port":    "0",
+			},
+			"io.containerd.cri.v1.images": map[string]any{
+				"snapshotter":   snapshotter,
+				"pinned_images": map[string]any{"sandbox": PauseImage},
+				"registry":      map[string]any{"config_path": registryConfig},
+			},
+			"io.containerd.transfer.v1.local": map[string]any{
+				"config_path": registryConfig,
+				"unpack_config": []map[string]any{{
+					"platform": "linux", "snapshotter": snapshotter, "differ": "walking",
+				}},
+			},
+			"io.containerd.service.v1.diff-service": map[string]any{"default": []string{"walking"}},
+			"io.containerd.cri.v1.runtime":          runtimeConfig(c, h),
+		},
+	}
+}
+
+// registryConfig holds one directory with a hosts.toml for each registry (mirrors, certificates).
+const registryConfig = "/etc/mote/certs.d"
+
+func runtimeConfig(c Config, h host) map[string]any {
+	confDir, binDir := "/etc/cni/net.d", "/opt/cni/bin"
+	if c.CNI == CNIBridge {
+		confDir, binDir = c.conflistDir(), c.PayloadDir
+	}
+	return map[string]any{
+		"restrict_oom_score_adj": h.restrictOOM,
+		// With our own network everything of a pod is under RunDir; others' CNI daemons look for
+		// network namespaces in /var/run/netns.
+		"netns_mounts_under_state_dir": c.CNI == CNIBridge,
+		"cni": map[string]any{
+			"conf_dir": confDir,
+			"bin_dirs": []string{binDir},
+			// One program less to start for each pod.
+			"use_internal_loopback": true,
+		},
+		"containerd": map[string]any{
+			"default_runtime_name": "runc",
+			"runtimes": map[string]any{"runc": map[string]any{
+				"runtime_type": "io.containerd.runc.v2",
+				"runtime_path": filepath.Join(c.PayloadDir, "containerd-shim-runc-v2"),
+				"sandboxer":    "podsandbox",
+				"options": map[string]any{
+					"BinaryName": filepath.Join(c.PayloadDir, "runc"),
+					"Root":       c.runcRoot(),
+					// Out of mote's own cgroup, so that a service manager that ends mote by
+					// cgroup leaves the shims, and StopContainers finds them.
+					"ShimCgroup":    shimCgroup,
+					"SystemdCgroup": false,
+				},
+			}},
+		},
+	}
+}

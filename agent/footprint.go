@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// footprint is what this node leaves outside its own directories. It is written before the machine is
+// changed, so that Reset after any crash knows at least as much as was done.
+type footprint struct {
+	// Created are the paths that did not exist before; Reset removes them with all that is in them.
+	Created []string `json:"created,omitempty"`
+	// Rules are the kinds of packet rules ever written: "nftables", "iptables", "iptables-forward".
+	Rules []string `json:"rules,omitempty"`
+}
+
+func readFootprint(c Config) (footprint, error) {
+	var f footprint
+	data, err := os.ReadFile(c.footprintFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return f, fmt.Errorf("read the record of what to remove: %w", err)
+	}
+	if err := json.Unmarshal(data, &f); err != nil {
+		return f, fmt.Errorf("read the record of what to remove %s: %w", c.footprintFile(), err)
+	}
+	return f, nil
+}
+
+// recordFootprint adds those of paths that do not exist yet and the kind of rules ("" for none).
+func recordFootprint(c Config, rules string, paths ...string) error {
+	f, err := readFootprint(c)
+	if err != nil {
+		return err
+	}
+	known := len(f.Created) + len(f.Rules)
+	for _, path := range paths {
+		_, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) && !slices.Contains(f.Created, path) {
+			f.Created = append(f.Created, path)
+		}
+	}
+	if rules != "" && rules != ProxyNone && !slices.Contains(f.Rules, rules) {
+		f.Rules = append(f.Rules, rules)
+	}
+	if len(f.Created)+len(f.Rules) == known {
+		return nil
+	}
+	data, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the record of what to remove: %w", err)
+	}
+	return writeFile(c.footprintFile(), append(data, '\n'), 0o600)
+}
+
+// writeFile replaces path atomically and durably and makes its directory (mode 0700).
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("make directory for %s: %w", path, err)
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

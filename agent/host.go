@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/knftables"
+)
+
+// host is what the machine allows, looked up once when a component starts.
+type host struct {
+	// restrictOOM says that CAP_SYS_RESOURCE is missing: nobody may lower an oom_score_adj below
+	// oomScore, this process' own.
+	restrictOOM bool
+	oomScore    int
+	// bridgeFilter says that the kernel shows bridged packets to netfilter (br_netfilter).
+	bridgeFilter bool
+}
+
+func detectHost() (host, error) {
+	h := host{}
+	allowed, err := hasCapability(unix.CAP_SYS_RESOURCE)
+	if err != nil {
+		return h, err
+	}
+	h.restrictOOM = !allowed
+	score, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return h, fmt.Errorf("read own oom_score_adj: %w", err)
+	}
+	if h.oomScore, err = strconv.Atoi(strings.TrimSpace(string(score))); err != nil {
+		return h, fmt.Errorf("read own oom_score_adj: %w", err)
+	}
+	_, err = os.Stat(sysctlBridgeFilter)
+	h.bridgeFilter = err == nil
+	return h, nil
+}
+
+// lowestOOMScore is the oom_score_adj that a daemon that wants score can have.
+func (h host) lowestOOMScore(score int) int {
+	if h.restrictOOM && score < h.oomScore {
+		return h.oomScore
+	}
+	return score
+}
+
+// hasCapability looks at the effective set of this process.
+func hasCapability(capability uint) (bool, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false, fmt.Errorf("read own capabilities: %w", err)
+	}
+	return data[capability/32].Effective&(1<<(capability%32)) != 0, nil
+}
+
+// chooseProxyMode turns Config.Proxy into the mode that this machine can do.
+func chooseProxyMode(wanted string) (string, error) {
+	nftErr := nftablesUsable()
+	iptErr := iptablesUsable()
+	switch wanted {
+	case ProxyNone:
+		return ProxyNone, nil
+	case ProxyNFTables:
+		if nftErr != nil {
+			return "", fmt.Errorf("cannot use proxy mode nftables: %w", nftErr)
+		}
+		return ProxyNFTables, nil
+	case ProxyIPTables:
+		if iptErr != nil {
+			return "", fmt.Errorf("cannot use proxy mode iptables: %w", iptErr)
+		}
+		return ProxyIPTables, nil
+	}
+	if nftErr == nil {
+		return ProxyNFTables, nil
+	}
+	if iptErr == nil {
+		return ProxyIPTables, nil
+	}
+	return "", fmt.Errorf("cannot write packet rules: %w; %w; install the package nftables or iptables", nftErr, iptErr)
+}
+
+// nftablesUsable asks nft whether the kernel would take a table, without making one.
+func nftablesUsable() error {
+	if _, err := exec.LookPath("nft"); err != nil {
+		return fmt.Errorf("the program nft is missing")
+	}
+	if _, err := knftables.New(knftables.IPv4Family, nftTable); err != nil {
+		return fmt.Errorf("nft does not work here: %w", err)
+	}
+	return nil
+}
+
+func iptablesUsable() error {
+	for _, program := range []string{"iptables", "iptables-save", "iptables-restore"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("the program %s is missing", program)
+		}
+	}
+	out, err := exec.Command("iptables", "-w", "-t", "nat", "-S").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("iptables does not work here: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,219 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/kubernetes/cmd/kubelet/app"
+	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
+	"k8s.io/kubernetes/pkg/kubelet/eviction"
+	"k8s.io/utils/ptr"
+)
+
+const (
+	kubeletHealthz = "127.0.0.1:10248"
+	kubeletPort    = 10250
+	// ownerFile in the kubelet's directory holds the data directory of the mote that owns it.
+	ownerFile = ".mote"
+	// probePeriod is how often a starting part is asked whether it serves: short beside the time to a
+	// ready node, and it ends with the first success.
+	probePeriod = 20 * time.Millisecond
+)
+
+// runKubelet runs the kubelet until ctx ends. Upstream leaves some goroutines behind; see README.md.
+func runKubelet(ctx context.Context, c Config, ready func()) error {
+	h, err := detectHost()
+	if err != nil {
+		return err
+	}
+	if err := recordFootprint(c, "", "/var/log/pods", "/var/log/containers"); err != nil {
+		return err
+	}
+	if err := claimKubeletDir(c); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.manifestsDir(), 0o700); err != nil {
+		return fmt.Errorf("make the static pods' directory: %w", err)
+	}
+	stopResolv, err := followResolvConf(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer stopResolv()
+	server, err := newKubeletServer(c, h)
+	if err != nil {
+		return err
+	}
+	for _, address := range []string{
+		net.JoinHostPort(server.HealthzBindAddress, strconv.Itoa(int(server.HealthzPort))),
+		net.JoinHostPort(server.Address, strconv.Itoa(int(server.Port))),
+	} {
+		if err := portFree(address, "the kubelet"); err != nil {
+			return err
+		}
+	}
+	deps, err := app.UnsecuredDependencies(ctx, server, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return fmt.Errorf("make the kubelet: %w", err)
+	}
+	healthz := fmt.Sprintf("http://%s:%d/healthz", server.HealthzBindAddress, server.HealthzPort)
+	probed := make(chan struct{})
+	probeCtx, stopProbe := context.WithCancel(ctx)
+	go func() {
+		defer close(probed)
+		if waitHealthy(probeCtx, healthz) == nil {
+			ready()
+		}
+	}()
+	defer func() { stopProbe(); <-probed }()
+	if err := app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate); err != nil {
+		return fmt.Errorf("run the kubelet: %w", err)
+	}
+	if ctx.Err() == nil {
+		return errors.New("the kubelet ended by itself")
+	}
+	return nil
+}
+
+// portFree fails when somebody listens on address. Upstream only logs that and tries again for ever.
+func portFree(address, who string) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s for %s: %w; stop what listens there", address, who, err)
+	}
+	return listener.Close()
+}
+
+// waitHealthy returns nil as soon as url answers 200.
+func waitHealthy(ctx context.Context, url string) error {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
+	ticker := time.NewTicker(probePeriod)
+	defer ticker.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return fmt.Errorf("probe %s: %w", url, err)
+		}
+		if response, err := client.Do(request); err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+// claimKubeletDir marks the kubelet's directory as ours, or says whose it is.
+func claimKubeletDir(c Config) error {
+	if err := kubeletDirOwner(c); err != nil {
+		return err
+	}
+	if err := recordFootprint(c, "", c.KubeletDir); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(c.KubeletDir, ownerFile), []byte(c.DataDir+"\n"), 0o600)
+}
+
+// kubeletDirOwner is nil when the kubelet's directory is missing, empty or ours.
+func kubeletDirOwner(c Config) error {
+	owner, err := os.ReadFile(filepath.Join(c.KubeletDir, ownerFile))
+	switch {
+	case err == nil && strings.TrimSpace(string(owner)) == c.DataDir:
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s belongs to the mote with data directory %s; set another --kubelet-dir",
+			c.KubeletDir, strings.TrimSpace(string(owner)))
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("read the owner of %s: %w", c.KubeletDir, err)
+	}
+	entries, err := os.ReadDir(c.KubeletDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read %s: %w", c.KubeletDir, err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s belongs to another kubelet (it holds %s); remove that cluster first or set another --kubelet-dir",
+			c.KubeletDir, entries[0].Name())
+	}
+	return nil
+}
+
+// newKubeletServer is the kubelet's whole configuration: upstream's defaults, ours, then the extra arguments.
+func newKubeletServer(c Config, h host) (*options.KubeletServer, error) {
+	config, err := options.NewKubeletConfiguration()
+	if err != nil {
+		return nil, fmt.Errorf("make the kubelet's configuration: %w", err)
+	}
+	configureKubelet(config, c, h)
+	flags := options.NewKubeletFlags()
+	flags.KubeConfig = c.credential("kubelet.kubeconfig")
+	flags.HostnameOverride = c.NodeName
+	flags.NodeIP = c.NodeIP.String()
+	flags.RootDirectory = c.KubeletDir
+	flags.CertDirectory = filepath.Join(c.KubeletDir, "pki")
+	args := append([]string{
+		"node-labels=" + strings.Join(c.NodeLabels, ","),
+		"register-with-taints=" + strings.Join(c.NodeTaints, ","),
+	}, c.KubeletArgs...)
+	if err := applyKubeletArgs(flags, config, args); err != nil {
+		return nil, err
+	}
+	server := &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *config}
+	if err := options.ValidateKubeletFlags(&server.KubeletFlags); err != nil {
+		return nil, fmt.Errorf("kubelet arguments: %w", err)
+	}
+	return server, nil
+}
+
+// configureKubelet sets what differs from upstream's defaults.
+func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h host) {
+	config.Address = c.NodeIP.String()
+	config.Port = kubeletPort
+	healthz := netip.MustParseAddrPort(kubeletHealthz)
+	config.HealthzBindAddress, config.HealthzPort = healthz.Addr().String(), int32(healthz.Port())
+	config.ReadOnlyPort = 0
+	config.Authentication.Anonymous.Enabled = false
+	config.Authentication.Webhook.Enabled = true
+	config.Authentication.X509.ClientCAFile = c.credential("client-ca.crt")
+	config.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
+	config.TLSCertFile = c.credential("kubelet.crt")
+	config.TLSPrivateKeyFile = c.credential("kubelet.key")
+	// mote renews the node's certificates itself (docs/architecture.md, "The seam").
+	config.RotateCertificates = false
+
+	config.ContainerRuntimeEndpoint = "unix://" + ContainerdSocket(c)
+	config.CgroupDriver = "cgroupfs"
+	config.CgroupRoot = cgroupRoot
+	config.FailCgroupV1 = false
+	config.FailSwapOn = false
+	config.OOMScoreAdj = int32(h.lowestOOMScore(int(config.OOMScoreAdj)))
+	// Upstream fills this in when it reads a configuration file, which there is none of.
+	config.EvictionHard = eviction.DefaultEvictionHard
+	config.SerializeImagePulls = false
+	config.MaxParallelImagePulls = ptr.To[int32](3)
+	config.StaticPodPath = c.manifestsDir()
+	config.VolumePluginDir = filepath.Join(c.KubeletDir, "volumeplugins")
+	config.ResolverConfig = c.resolvConf()
+	if c.ClusterDNS.IsValid() {
+		config.ClusterDNS = []string{c.ClusterDNS.String()}
+	}
+	config.ClusterDomain = c.ClusterDomain
+	// The kubelet's iptables chains only say "iptables is used here" to others.
+	config.MakeIPTablesUtilChains = c.Proxy == ProxyIPTables
+}

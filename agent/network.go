@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+)
+
+const (
+	sysctlForward = "/proc/sys/net/ipv4/ip_forward"
+	// sysctlBridgeFilter makes netfilter see packets between two pods of the bridge. Without it the
+	// answer of a pod to another pod's Service request goes straight through the bridge and is never
+	// translated back.
+	sysctlBridgeFilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+	// networkName names the network in the CNI configuration, in host-local's leases and in
+	// libcni's cache.
+	networkName = "mote"
+)
+
+// setUpNetwork makes what must be there before the kubelet binds NodeIP and before a pod starts. It may
+// find any part of it already made.
+func setUpNetwork(ctx context.Context, c Config) error {
+	if c.CNI != CNIBridge {
+		return nil
+	}
+	mode, err := packetRules(c)
+	if err != nil {
+		return err
+	}
+	if err := recordFootprint(c, mode); err != nil {
+		return err
+	}
+	if err := ensureBridge(c); err != nil {
+		return err
+	}
+	if err := os.WriteFile(sysctlForward, []byte("1"), 0o644); err != nil {
+		return fmt.Errorf("switch on forwarding: %w", err)
+	}
+	if err := enableBridgeFilter(); err != nil {
+		return err
+	}
+	if err := dropStaleLeases(c); err != nil {
+		return err
+	}
+	list, err := conflist(c, mode)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(c.conflist(), list, 0o600); err != nil {
+		return err
+	}
+	return writeRules(ctx, c, mode)
+}
+
+// packetRules is the mode for our own rules and the host ports'. It is kube-proxy's, and without
+// kube-proxy whatever works.
+func packetRules(c Config) (string, error) {
+	if c.Proxy == ProxyNone {
+		return chooseProxyMode(ProxyAuto)
+	}
+	return chooseProxyMode(c.Proxy)
+}
+
+// ensureBridge makes the bridge with its address. The address of a bridge without ports can be bound
+// and reached from this machine, as local addresses do not need a carrier.
+func ensureBridge(c Config) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = c.Bridge
+	// A MAC address that was set explicitly stays; otherwise the bridge would take the lowest one of
+	// its ports and change it whenever pods come and go, under the pods' ARP caches.
+	attrs.HardwareAddr = bridgeMAC(c)
+	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make bridge %s: %w", c.Bridge, err)
+	}
+	link, err := netlink.LinkByName(c.Bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", c.Bridge, err)
+	}
+	if link.Type() != "bridge" {
+		return fmt.Errorf("%s is a %s and not a bridge; remove it or set another bridge name", c.Bridge, link.Type())
+	}
+	gateway := c.gateway()
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: gateway.Addr().AsSlice(), Mask: net.CIDRMask(gateway.Bits(), 32)}}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("give %s to bridge %s: %w", gateway, c.Bridge, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set bridge %s up: %w", c.Bridge, err)
+	}
+	return nil
+}
+
+// bridgeMAC is a locally administered address made from the pod network, equal at every start.
+func bridgeMAC(c Config) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(c.Bridge + c.PodCIDR.String() + c.NodeName))
+	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}
+}
+
+// enableBridgeFilter switches br_netfilter on where the kernel has it. Where it has not, kube-proxy
+// masquerades all Service traffic instead (proxy.go).
+func enableBridgeFilter() error {
+	err := os.WriteFile(sysctlBridgeFilter, []byte("1"), 0o644)
+	if errors.Is(err, fs.ErrNotExist) {
+		slog.Warn("br_netfilter is not loaded: Services see the node's address instead of a pod's", "component", "network")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("switch on packet filtering on bridges: %w", err)
+	}
+	return nil
+}
+
+// dropStaleLeases forgets pod addresses given out before the last boot, when all their pods died. The
+// run directory is usually a tmpfs and empty then anyway; this is for those where it is not.
+func dropStaleLeases(c Config) error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read the boot id: %w", err)
+	}
+	marker := filepath.Join(c.leaseDir(), "boot-id")
+	if last, err := os.ReadFile(marker); err == nil && string(last) == string(boot) {
+		return nil
+	}
+	if err := os.RemoveAll(c.leaseDir()); err != nil {
+		return fmt.Errorf("remove old pod address leases: %w", err)
+	}
+	return writeFile(marker, boot, 0o600)
+}
+
+// conflist is the CNI configuration: bridge with host-local addresses, and host ports.
+func conflist(c Config, mode string) ([]byte, error) {
+	list := map[string]any{
+		"cniVersion": "1.0.0",
+		"name":       networkName,
+		"plugins": []any{
+			map[string]any{
+				"type":             "bridge",
+				"bridge":           c.Bridge,
+				"isDefaultGateway": true,
+				"hairpinMode":      true,
+				// Masquerading is one rule of ours for the whole network instead of one for each pod.
+				"ipMasq": false,
+				"ipam": map[string]any{
+					"type":    "host-local",
+					"dataDir": filepath.Join(c.leaseDir(), "leases"),
+					"ranges": [][]any{{map[string]any{
+						"subnet":  c.PodCIDR.Masked().String(),
+						"gateway": c.gateway().Addr().String(),
+					}}},
+				},
+			},
+			map[string]any{
+				"type":         "portmap",
+				"backend":      mode,
+				"snat":         true,
+				"capabilities": map[string]bool{"portMappings": true},
+			},
+		},
+	}
+	data, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode the CNI configuration: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+// removeBridge takes the bridge away. Pods' interfaces on it go with their namespaces.
+func removeBridge(c Config) error {
+	link, err := netlink.LinkByName(c.Bridge)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", c.Bridge, err)
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, port := range links {
+		// The kernel destroys a dead namespace's interfaces in its own time.
+		if port.Attrs().MasterIndex == link.Attrs().Index && strings.HasPrefix(port.Attrs().Name, "veth") {
+			if err := netlink.LinkDel(port); err != nil && !errors.As(err, &missing) && !errors.Is(err, syscall.ENODEV) {
+				return fmt.Errorf("remove interface %s: %w", port.Attrs().Name, err)
+			}
+		}
+	}
+	if err := netlink.LinkDel(link); err != nil {
+		return fmt.Errorf("remove bridge %s: %w", c.Bridge, err)
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/mote-k8s/mote/internal/component"
+)
+
+// part is a component made of one function. The function blocks until ctx ends and calls ready once,
+// when the part serves.
+type part struct {
+	name    string
+	missing string // what Ready says when its ctx ends first
+	run     func(ctx context.Context, ready func()) error
+	serving chan struct{}
+}
+
+var _ component.Component = (*part)(nil)
+
+func newPart(name, missing string, run func(ctx context.Context, ready func()) error) *part {
+	return &part{name: name, missing: missing, run: run, serving: make(chan struct{})}
+}
+
+func (p *part) Name() string { return p.name }
+
+func (p *part) Run(ctx context.Context) error {
+	var once sync.Once
+	return p.run(ctx, func() { once.Do(func() { close(p.serving) }) })
+}
+
+func (p *part) Ready(ctx context.Context) error {
+	select {
+	case <-p.serving:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %s: %w", p.name, p.missing, context.Cause(ctx))
+	}
+}

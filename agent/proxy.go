@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+	watchtools "k8s.io/client-go/tools/watch"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/kubernetes/cmd/kube-proxy/app"
+	"k8s.io/kubernetes/pkg/cluster/ports"
+	"k8s.io/kubernetes/pkg/kubelet/qos"
+)
+
+// runProxy runs kube-proxy until ctx ends. Its rules stay, so that Services of running pods go on.
+// Upstream never returns; its goroutines end with the process.
+func runProxy(ctx context.Context, c Config, ready func()) error {
+	if c.Proxy == ProxyNone {
+		ready()
+		<-ctx.Done()
+		return nil
+	}
+	mode, err := chooseProxyMode(c.Proxy)
+	if err != nil {
+		return err
+	}
+	if err := recordFootprint(c, mode); err != nil {
+		return err
+	}
+	h, err := detectHost()
+	if err != nil {
+		return err
+	}
+	opts, err := newProxyOptions(c, mode, h)
+	if err != nil {
+		return err
+	}
+	if err := waitForNode(ctx, c); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- opts.Run(ctx) }()
+	probed := make(chan struct{})
+	probeCtx, stopProbe := context.WithCancel(ctx)
+	go func() {
+		defer close(probed)
+		if waitHealthy(probeCtx, proxyHealthz(c)) == nil {
+			ready()
+		}
+	}()
+	defer func() { stopProbe(); <-probed }()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		if err == nil {
+			err = errors.New("it ended by itself")
+		}
+		return fmt.Errorf("run kube-proxy: %w", err)
+	}
+}
+
+// proxyHealthz answers 200 once the rules have been written for the first time.
+func proxyHealthz(c Config) string {
+	return fmt.Sprintf("http://%s:%d/healthz", c.NodeIP, ports.ProxyHealthzPort)
+}
+
+// newProxyOptions is kube-proxy's whole configuration. Its options can only be set as flags.
+func newProxyOptions(c Config, mode string, h host) (*app.Options, error) {
+	opts := app.NewOptions()
+	set := pflag.NewFlagSet("kube-proxy", pflag.ContinueOnError)
+	set.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
+	opts.AddFlags(set)
+	args := []string{
+		"kubeconfig=" + c.credential("kube-proxy.kubeconfig"),
+		"hostname-override=" + c.NodeName,
+		"proxy-mode=" + mode,
+		fmt.Sprintf("healthz-bind-address=%s:%d", c.NodeIP, ports.ProxyHealthzPort),
+		fmt.Sprintf("metrics-bind-address=127.0.0.1:%d", ports.ProxyStatusPort),
+		// A port in use is an error at start and not a line in the log every 5 s.
+		"bind-address-hard-fail=true",
+		"cluster-cidr=" + c.ClusterCIDR.String(),
+		// In nftables mode the default is the node's primary address alone, which is the bridge's.
+		"nodeport-addresses=0.0.0.0/0,::/0",
+		// The kernel's own limits: conntrack's maximum cannot be written in a network namespace, and
+		// the timeouts are the machine's business.
+		"conntrack-max-per-core=0",
+		"conntrack-min=0",
+		"conntrack-tcp-timeout-established=0s",
+		"conntrack-tcp-timeout-close-wait=0s",
+		fmt.Sprintf("oom-score-adj=%d", h.lowestOOMScore(qos.KubeProxyOOMScoreAdj)),
+		// Without br_netfilter an answer between two pods of the bridge would not be translated back.
+		fmt.Sprintf("masquerade-all=%t", c.CNI == CNIBridge && !h.bridgeFilter),
+	}
+	for _, arg := range c.ProxyArgs {
+		if name, _, _ := strings.Cut(arg, "="); name == "config" || name == "cleanup" || name == "write-config-to" || name == "init-only" {
+			return nil, fmt.Errorf("kube-proxy argument %s: it would not start the proxy that mote configures", name)
+		}
+	}
+	if err := setFlags("kube-proxy", set, append(args, c.ProxyArgs...)); err != nil {
+		return nil, err
+	}
+	if err := opts.Complete(set); err != nil {
+		return nil, fmt.Errorf("kube-proxy arguments: %w", err)
+	}
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("kube-proxy arguments: %w", err)
+	}
+	return opts, nil
+}
+
+// waitForNode watches until the node has an address. kube-proxy would look once a second.
+func waitForNode(ctx context.Context, c Config) error {
+	config, err := clientcmd.BuildConfigFromFlags("", c.credential("kube-proxy.kubeconfig"))
+	if err != nil {
+		return fmt.Errorf("read kube-proxy's credentials: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make kube-proxy's client: %w", err)
+	}
+	nodes := client.CoreV1().Nodes()
+	one := fields.OneTermEqualSelector("metadata.name", c.NodeName).String()
+	lister := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.FieldSelector = one
+			return nodes.List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector = one
+			return nodes.Watch(ctx, options)
+		},
+	}
+	_, err = watchtools.UntilWithSync(ctx, lister, &corev1.Node{}, nil, func(event watch.Event) (bool, error) {
+		node, ok := event.Object.(*corev1.Node)
+		return ok && len(node.Status.Addresses) > 0, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for node %s: %w", c.NodeName, err)
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// resolvSources are the host's resolver files, best first. systemd-resolved writes its own loopback
+// address into the first and the true servers into the second.
+func resolvSources() []string {
+	return []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
+}
+
+// podResolvConf is the resolver file for pods that use the host's: the first source with a name server
+// that a pod can reach, else the first source's other lines, else a comment. A name server on
+// the host's loopback means nothing inside a pod.
+func podResolvConf(sources ...[]byte) []byte {
+	var fallback []byte
+	for _, source := range sources {
+		content, servers := withoutLoopback(source)
+		if servers > 0 {
+			return content
+		}
+		if fallback == nil && len(source) > 0 {
+			fallback = content
+		}
+	}
+	if fallback == nil {
+		fallback = []byte("# the host has no name server\n")
+	}
+	return fallback
+}
+
+// withoutLoopback drops name servers on loopback and counts the others.
+func withoutLoopback(source []byte) (content []byte, servers int) {
+	for line := range bytes.Lines(source) {
+		fields := strings.Fields(string(line))
+		if len(fields) >= 2 && fields[0] == "nameserver" {
+			addr, err := netip.ParseAddr(fields[1])
+			if err != nil || addr.IsLoopback() || addr.IsUnspecified() {
+				continue
+			}
+			servers++
+		}
+		content = append(content, line...)
+	}
+	return content, servers
+}
+
+func writeResolvConf(c Config) error {
+	var sources [][]byte
+	for _, path := range resolvSources() {
+		source, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("read the host's resolver configuration: %w", err)
+		}
+		sources = append(sources, source)
+	}
+	content := podResolvConf(sources...)
+	if old, err := os.ReadFile(c.resolvConf()); err == nil && bytes.Equal(old, content) {
+		return nil
+	}
+	return writeFile(c.resolvConf(), content, 0o644)
+}
+
+// followResolvConf writes the pods' resolver file and writes it again when the host's change, as they
+// do when a network comes up late. The kubelet reads it for each pod. stop waits for the end.
+func followResolvConf(ctx context.Context, c Config) (stop func(), err error) {
+	if err := writeResolvConf(c); err != nil {
+		return nil, err
+	}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch the host's resolver configuration: %w", err)
+	}
+	for _, path := range resolvSources() {
+		// The directory, because the file is usually replaced; a missing one is never made later
+		// by anything but an installation.
+		if err := watcher.Add(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "file", path, "err", err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case event, open := <-watcher.Events:
+				if !open {
+					return
+				}
+				if filepath.Base(event.Name) != "resolv.conf" {
+					continue
+				}
+				if err := writeResolvConf(c); err != nil {
+					slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "err", err)
+				}
+			}
+		}
+	}()
+	return func() { watcher.Close(); <-done }, nil
+}

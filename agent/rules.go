@@ -1,0 +1,130 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/coreos/go-iptables/iptables"
+	"sigs.k8s.io/knftables"
+)
+
+// Our own packet rules carry our name: one nftables table, or iptables chains, that can be removed
+// whole.
+const (
+	nftTable        = "mote"
+	chainMasquerade = "MOTE-POSTROUTING"
+	chainForward    = "MOTE-FORWARD"
+	ruleComment     = "mote pod network"
+)
+
+// rulesForward in a footprint says that acceptForwarded wrote iptables rules beside the chosen mode.
+const rulesForward = "iptables-forward"
+
+func writeRules(ctx context.Context, c Config, mode string) error {
+	if mode == ProxyNFTables {
+		if err := writeNFTables(ctx, c); err != nil {
+			return err
+		}
+	} else if err := writeIPTables(c); err != nil {
+		return err
+	}
+	return acceptForwarded(c)
+}
+
+func writeNFTables(ctx context.Context, c Config) error {
+	nft, err := knftables.New(knftables.IPv4Family, nftTable)
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	const chain = "postrouting"
+	tx := nft.NewTransaction()
+	tx.Add(&knftables.Table{Comment: knftables.PtrTo(ruleComment)})
+	tx.Add(&knftables.Chain{
+		Name:     chain,
+		Type:     knftables.PtrTo(knftables.NATType),
+		Hook:     knftables.PtrTo(knftables.PostroutingHook),
+		Priority: knftables.PtrTo(knftables.SNATPriority),
+	})
+	tx.Flush(&knftables.Chain{Name: chain})
+	tx.Add(&knftables.Rule{Chain: chain, Comment: knftables.PtrTo(ruleComment), Rule: knftables.Concat(
+		"ip saddr", c.PodCIDR.Masked().String(), "ip daddr != {", c.ClusterCIDR.Masked().String(), ", 224.0.0.0/4 }",
+		"masquerade fully-random",
+	)})
+	if err := nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("write nftables table %s: %w", nftTable, err)
+	}
+	return nil
+}
+
+func writeIPTables(c Config) error {
+	ipt, err := iptables.New()
+	if err != nil {
+		return fmt.Errorf("open iptables: %w", err)
+	}
+	const table = "nat"
+	if err := ipt.ClearChain(table, chainMasquerade); err != nil {
+		return fmt.Errorf("make iptables chain %s: %w", chainMasquerade, err)
+	}
+	for _, destination := range []string{c.ClusterCIDR.Masked().String(), "224.0.0.0/4"} {
+		if err := ipt.Append(table, chainMasquerade, "-d", destination, "-j", "RETURN"); err != nil {
+			return fmt.Errorf("write iptables chain %s: %w", chainMasquerade, err)
+		}
+	}
+	if err := ipt.Append(table, chainMasquerade, "-j", "MASQUERADE", "--random-fully"); err != nil {
+		return fmt.Errorf("write iptables chain %s: %w", chainMasquerade, err)
+	}
+	if err := ipt.AppendUnique(table, "POSTROUTING", jump(chainMasquerade, "-s", c.PodCIDR.Masked().String())...); err != nil {
+		return fmt.Errorf("write iptables chain POSTROUTING: %w", err)
+	}
+	return nil
+}
+
+// acceptForwarded lets pods' packets through where an iptables firewall (Docker, ufw) guards forwarding.
+// A rule of ours in nftables could not: each table on the hook must accept. Where nothing is
+// guarded, nothing is written.
+func acceptForwarded(c Config) error {
+	if _, err := exec.LookPath("iptables"); err != nil {
+		return nil
+	}
+	ipt, err := iptables.New()
+	if err != nil {
+		return fmt.Errorf("open iptables: %w", err)
+	}
+	const table = "filter"
+	rules, err := ipt.List(table, "FORWARD")
+	if err != nil || !guarded(rules) {
+		// Machines with an iptables program but without the kernel part guard nothing with it.
+		return nil
+	}
+	if err := recordFootprint(c, rulesForward); err != nil {
+		return err
+	}
+	if err := ipt.ClearChain(table, chainForward); err != nil {
+		return fmt.Errorf("make iptables chain %s: %w", chainForward, err)
+	}
+	for _, direction := range []string{"-i", "-o"} {
+		if err := ipt.Append(table, chainForward, direction, c.Bridge, "-j", "ACCEPT"); err != nil {
+			return fmt.Errorf("write iptables chain %s: %w", chainForward, err)
+		}
+	}
+	if err := ipt.InsertUnique(table, "FORWARD", 1, jump(chainForward)...); err != nil {
+		return fmt.Errorf("write iptables chain FORWARD: %w", err)
+	}
+	return nil
+}
+
+// guarded says whether the rules of chain FORWARD, as iptables -S prints them, may drop a packet.
+func guarded(rules []string) bool {
+	for _, rule := range rules {
+		if rule != "-P FORWARD ACCEPT" && strings.TrimSpace(rule) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+func jump(chain string, match ...string) []string {
+	return append(match, "-m", "comment", "--comment", ruleComment, "-j", chain)
+}

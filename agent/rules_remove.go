@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/coreos/go-iptables/iptables"
+	"sigs.k8s.io/knftables"
+)
+
+const (
+	kubeProxyTable = "kube-proxy"   // kube-proxy's, in nftables
+	portmapTable   = "cni_hostport" // the CNI plugin portmap's, shared with other users of the plugin
+	portmapChain   = "hostports"
+)
+
+// removeRules takes away what kinds of rules the footprint names: ours, kube-proxy's, and the host ports'
+// when nobody else has one. All other rules stay.
+func removeRules(ctx context.Context, f footprint) error {
+	var errs []error
+	for _, kind := range f.Rules {
+		switch kind {
+		case ProxyNFTables:
+			errs = append(errs, removeNFTables(ctx))
+		case ProxyIPTables:
+			errs = append(errs, removeIPTables("MOTE-", "KUBE-"), removeIdlePortmap())
+		case rulesForward:
+			errs = append(errs, removeIPTables("MOTE-"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeNFTables(ctx context.Context) error {
+	if _, err := exec.LookPath("nft"); err != nil {
+		return fmt.Errorf("cannot remove packet rules: the program nft is missing")
+	}
+	errs := []error{
+		deleteNFTable(ctx, knftables.IPv4Family, nftTable),
+		deleteNFTable(ctx, knftables.IPv4Family, kubeProxyTable),
+		deleteNFTable(ctx, knftables.IPv6Family, kubeProxyTable),
+	}
+	for _, family := range []knftables.Family{knftables.IPv4Family, knftables.IPv6Family} {
+		nft, err := knftables.New(family, portmapTable)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("open nftables: %w", err))
+			continue
+		}
+		rules, err := nft.ListRules(ctx, portmapChain)
+		if err == nil && len(rules) == 0 {
+			errs = append(errs, deleteNFTable(ctx, family, portmapTable))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func deleteNFTable(ctx context.Context, family knftables.Family, table string) error {
+	nft, err := knftables.New(family, table)
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	tx := nft.NewTransaction()
+	// Adding first makes the deletion of a missing table succeed.
+	tx.Add(&knftables.Table{})
+	tx.Delete(&knftables.Table{})
+	if err := nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("remove nftables table %s %s: %w", family, table, err)
+	}
+	return nil
+}
+
+// removeIPTables removes every chain whose name starts with one of prefixes, and every rule that jumps to one.
+func removeIPTables(prefixes ...string) error {
+	var errs []error
+	for _, protocol := range []iptables.Protocol{iptables.ProtocolIPv4, iptables.ProtocolIPv6} {
+		ipt, err := iptables.NewWithProtocol(protocol)
+		if err != nil {
+			if protocol == iptables.ProtocolIPv4 {
+				errs = append(errs, fmt.Errorf("open iptables: %w", err))
+			}
+			continue // no ip6tables: nothing was written with it
+		}
+		for _, table := range []string{"nat", "filter", "mangle"} {
+			if err := removeChains(ipt, table, prefixes); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeChains(ipt *iptables.IPTables, table string, prefixes []string) error {
+	chains, err := ipt.ListChains(table)
+	if err != nil {
+		return nil // a table that the kernel does not have
+	}
+	var ours []string
+	for _, chain := range chains {
+		if hasPrefix(chain, prefixes) {
+			ours = append(ours, chain)
+		}
+	}
+	if len(ours) == 0 {
+		return nil
+	}
+	for _, chain := range chains {
+		if !hasPrefix(chain, prefixes) {
+			if err := removeJumps(ipt, table, chain, prefixes); err != nil {
+				return err
+			}
+		}
+	}
+	// All are emptied first, as they jump to each other.
+	for _, chain := range ours {
+		if err := ipt.ClearChain(table, chain); err != nil {
+			return fmt.Errorf("empty iptables chain %s: %w", chain, err)
+		}
+	}
+	for _, chain := range ours {
+		if err := ipt.DeleteChain(table, chain); err != nil {
+			return fmt.Errorf("remove iptables chain %s: %w", chain, err)
+		}
+	}
+	return nil
+}
+
+// removeJumps deletes by position, from the end, so that positions stay true.
+func removeJumps(ipt *iptables.IPTables, table, chain string, prefixes []string) error {
+	rules, err := ipt.List(table, chain)
+	if err != nil {
+		return fmt.Errorf("list iptables chain %s: %w", chain, err)
+	}
+	// The first line of a built-in chain is its policy, of another its creation; neither counts.
+	for position := len(rules) - 1; position >= 1; position-- {
+		fields := strings.Fields(rules[position])
+		target := slices.Index(fields, "-j") + 1
+		if target == 0 || target >= len(fields) || !hasPrefix(fields[target], prefixes) {
+			continue
+		}
+		if err := ipt.DeleteById(table, chain, position); err != nil {
+			return fmt.Errorf("remove rule %d of iptables chain %s: %w", position, chain, err)
+		}
+	}
+	return nil
+}
+
+// removeIdlePortmap removes the CNI plugin portmap's chains when no host port is left.
+func removeIdlePortmap() error {
+	ipt, err := iptables.New()
+	if err != nil {
+		return fmt.Errorf("open iptables: %w", err)
+	}
+	rules, err := ipt.List("nat", "CNI-HOSTPORT-DNAT")
+	if err != nil || len(rules) > 1 {
+		return nil
+	}
+	return removeIPTables("CNI-HOSTPORT-")
+}
+
+func hasPrefix(name string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}

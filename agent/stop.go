@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// stopGrace is how long containers may take after SIGTERM. It is shorter than a pod's usual
+	// 30 s because the whole machine waits.
+	stopGrace = 10 * time.Second
+	// killTimeout bounds the wait after SIGKILL, which only processes stuck in the kernel outlast.
+	killTimeout = 30 * time.Second
+	// groupPoll is how often a cgroup is looked at while it empties; v1 has no event for it.
+	groupPoll = 20 * time.Millisecond
+)
+
+// StopContainers ends all containers and shims of this node and unmounts what they had mounted. mote must
+// not be running on the same directories. Running it again, or with nothing to stop, is fine.
+func StopContainers(ctx context.Context, c Config) error {
+	trees, err := mountedCgroups()
+	if err != nil {
+		return err
+	}
+	if err := endGroup(ctx, trees, podCgroup, unix.SIGTERM, stopGrace); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+	}
+	for _, group := range []string{podCgroup, shimCgroup} {
+		if err := endGroup(ctx, trees, group, unix.SIGKILL, killTimeout); err != nil {
+			return err
+		}
+	}
+	return errors.Join(unmountBelow(c.RunDir), unmountBelow(c.KubeletDir))
+}
+
+// endGroup sends signal to all processes of group and below and waits until there are none. Processes
+// that appear meanwhile get it too.
+func endGroup(ctx context.Context, trees []hierarchy, group string, signal syscall.Signal, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ticker := time.NewTicker(groupPoll)
+	defer ticker.Stop()
+	sent := map[int]bool{}
+	for {
+		pids, err := processesIn(trees, group)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		for _, pid := range pids {
+			if sent[pid] {
+				continue
+			}
+			sent[pid] = true
+			if err := unix.Kill(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("end process %d: %w", pid, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("processes %v of cgroup %s still run after %s: %w", pids, group, signal, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
+
+// unmountBelow unmounts everything mounted below dir and fails when something remains: the caller is
+// about to delete files there.
+func unmountBelow(dir string) error {
+	mounted, err := mountsBelow(dir)
+	if err != nil || len(mounted) == 0 {
+		return err
+	}
+	// Latest first: what is mounted on top goes before what is under it.
+	for i := len(mounted) - 1; i >= 0; i-- {
+		if err := mount.UnmountAll(mounted[i], unix.UMOUNT_NOFOLLOW); err != nil {
+			// Something still uses it; detached, it goes with its last user.
+			if err := mount.UnmountAll(mounted[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				return fmt.Errorf("unmount %s: %w", mounted[i], err)
+			}
+		}
+	}
+	mounted, err = mountsBelow(dir)
+	if err == nil && len(mounted) > 0 {
+		err = fmt.Errorf("%s is still mounted", mounted[0])
+	}
+	return err
+}
+
+// mountsBelow lists mount points strictly below dir, in the order in which they were mounted. dir itself
+// may be the operator's own mount (a disk for /var/lib/kubelet).
+func mountsBelow(dir string) ([]string, error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	defer file.Close()
+	var found []string
+	scanner := bufio.NewScanner(file)
+	// The kernel writes these four characters in octal (proc(5)).
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	for scanner.Scan() {
+		fields := strings.Fields(scanner.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if point := unescape.Replace(fields[4]); strings.HasPrefix(point, dir+"/") {
+			found = append(found, point)
+		}
+	}
+	if err := scanner.Err(); err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	return found, nil
+}
