@@ -1,0 +1,76 @@
+// Package bolt is mote's default storage engine: a multi-version key-value store in one bbolt file,
+// with the semantics that etcd gives to Kubernetes and without its network face.
+//
+// It owns the file: the revision log, the key index, leases, compaction and watches. It leaves the
+// wire protocol to package datastore. Enter through Open; every method of Store is safe for
+// concurrent use.
+//
+// Invariants:
+//   - Each successful write gets the next revision. Revisions never repeat and never go back, also
+//     not over a crash: the counter is stored by the transaction that uses it.
+//   - A write is acknowledged only after its transaction is on the disk (two fdatasync).
+//   - One goroutine writes. It takes all waiting requests into one transaction, in order; each sees
+//     the effect of those before it.
+//   - A watch gets every event of its range once and in order, or ends with ErrCompacted.
+//
+// The file's format is described in ../README.md and stamped into the file as Format.
+package bolt
+
+import "errors"
+
+// Format is the version of the file's layout that this package writes and reads.
+const Format = 1
+
+// Refusals. They leave the store as it was; all others mean that the request met a broken store.
+var (
+	// ErrExists refuses to create a key that is there.
+	ErrExists = errors.New("key exists")
+	// ErrCompacted refuses a revision whose history has been removed.
+	ErrCompacted = errors.New("revision is compacted")
+	// ErrFutureRevision refuses a revision that has not been given out yet.
+	ErrFutureRevision = errors.New("revision is in the future")
+	// ErrInvalidKey refuses keys that are empty or longer than maxKeySize.
+	ErrInvalidKey = errors.New("key is empty or too long")
+	// ErrNoSpace refuses a write because the disk is full. Later writes may succeed.
+	ErrNoSpace = errors.New("no space left on the datastore's disk")
+	// ErrClosed answers requests that arrive while or after the store closes.
+	ErrClosed = errors.New("datastore is closed")
+)
+
+// maxKeySize is bbolt's limit for keys, in bytes.
+const maxKeySize = 32768
+
+// KV is one version of a key. Its Value must not be changed: watchers share it.
+type KV struct {
+	Key   string
+	Value []byte
+	// Create and Mod are the revisions that made the key and this version of it.
+	Create, Mod int64
+	// Version counts the writes since the key was made, from 1.
+	Version int64
+	// Lease is the key's time to live in seconds, counted from its last write; 0 is for ever.
+	Lease int64
+}
+
+// Event is one change. A deletion has a KV of only Key and Mod.
+type Event struct {
+	Deleted bool
+	KV      *KV
+	// Prev is what the key held before; nil for a creation.
+	Prev *KV
+}
+
+// allKeys as the end of a range means: no end.
+const allKeys = "\x00"
+
+// inRange says whether key lies in [start, end). Without an end only start itself does.
+func inRange(key, start, end string) bool {
+	switch end {
+	case "":
+		return key == start
+	case allKeys:
+		return key >= start
+	default:
+		return key >= start && key < end
+	}
+}

@@ -1,0 +1,147 @@
+package bolt
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+)
+
+// bucket holds the names of the file's three buckets. See ../README.md for what is in them.
+func bucketMeta() []byte { return []byte("meta") }
+func bucketLog() []byte  { return []byte("log") }
+func bucketKeys() []byte { return []byte("keys") }
+
+// Fields of the meta bucket, each a big-endian uint64. The bucket is small enough for bbolt to
+// keep it inside the root page, which every transaction writes anyway: changing it is free.
+const (
+	metaFormat    = "format"
+	metaRevision  = "revision"  // the last that was given out
+	metaCompacted = "compacted" // reads and watches below it are refused
+	metaScrubbed  = "scrubbed"  // the log is cleaned up to here; trails metaCompacted
+)
+
+func getMeta(b *bbolt.Bucket, field string) int64 {
+	v := b.Get([]byte(field))
+	if len(v) != 8 {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(v))
+}
+
+func putMeta(b *bbolt.Bucket, field string, n int64) error {
+	return b.Put([]byte(field), revisionKey(n))
+}
+
+func revisionKey(revision int64) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(revision))
+}
+
+// header describes one version of a key: a row of the key index is its latest version's.
+type header struct {
+	deleted bool
+	mod     int64
+	create  int64
+	version int64
+	lease   int64
+	// expires is when the lease ends, in Unix seconds; 0 without a lease.
+	expires int64
+}
+
+// record is an entry of the log. Decoded, its slices point into bbolt's memory map: they are valid
+// only inside the transaction.
+type record struct {
+	header
+	// prev is the revision of the key's version before this one, a deletion included; 0 if none.
+	prev  int64
+	key   []byte
+	value []byte
+}
+
+const flagDeleted = 1
+
+func appendHeader(b []byte, h header) []byte {
+	var flags byte
+	if h.deleted {
+		flags |= flagDeleted
+	}
+	b = append(b, flags)
+	for _, n := range [...]int64{h.mod, h.create, h.version, h.lease, h.expires} {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	return b
+}
+
+func encodeHeader(h header) []byte {
+	return appendHeader(make([]byte, 0, 24), h)
+}
+
+func encodeRecord(r record) []byte {
+	b := make([]byte, 0, 40+len(r.key)+len(r.value))
+	b = appendHeader(b, r.header)
+	b = binary.AppendUvarint(b, uint64(r.prev))
+	b = binary.AppendUvarint(b, uint64(len(r.key)))
+	b = append(b, r.key...)
+	return append(b, r.value...)
+}
+
+// decoder reads varints until the first damage, which it remembers.
+type decoder struct {
+	rest []byte
+	bad  bool
+}
+
+func (d *decoder) int() int64 {
+	n, size := binary.Uvarint(d.rest)
+	if size <= 0 {
+		d.bad = true
+		return 0
+	}
+	d.rest = d.rest[size:]
+	return int64(n)
+}
+
+func (d *decoder) header() header {
+	if len(d.rest) == 0 {
+		d.bad = true
+		return header{}
+	}
+	h := header{deleted: d.rest[0]&flagDeleted != 0}
+	d.rest = d.rest[1:]
+	h.mod, h.create, h.version, h.lease, h.expires = d.int(), d.int(), d.int(), d.int(), d.int()
+	return h
+}
+
+func decodeHeader(key, row []byte) (header, error) {
+	d := decoder{rest: row}
+	h := d.header()
+	if d.bad {
+		return h, fmt.Errorf("damaged index row of key %q", key)
+	}
+	return h, nil
+}
+
+func decodeRecord(revision int64, b []byte) (record, error) {
+	d := decoder{rest: b}
+	r := record{header: d.header()}
+	r.prev = d.int()
+	size := d.int()
+	if d.bad || size < 0 || size > int64(len(d.rest)) || r.mod != revision {
+		return r, fmt.Errorf("damaged log record of revision %d", revision)
+	}
+	r.key, r.value = d.rest[:size], d.rest[size:]
+	return r, nil
+}
+
+// kv copies the record out of the memory map.
+func (r record) kv(keysOnly bool) *KV {
+	kv := newKV(string(r.key), r.header)
+	if !keysOnly {
+		kv.Value = append([]byte{}, r.value...)
+	}
+	return kv
+}
+
+func newKV(key string, h header) *KV {
+	return &KV{Key: key, Create: h.create, Mod: h.mod, Version: h.version, Lease: h.lease}
+}

@@ -1,0 +1,145 @@
+package bolt
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	// lockTimeout is how long Open waits for another process to let go of the file. A killed
+	// process loses its lock at once; more than this is a process that lives.
+	lockTimeout = time.Second
+	// mapSize is mapped at the start, in bytes of address space, not memory: bbolt remaps when the
+	// file outgrows its map, and that waits for every running read.
+	mapSize = 64 << 20
+	// pageSize is fixed, because every transaction writes some seven pages: on machines with
+	// pages of 16 or 64 KiB bbolt's default would wear out flash for nothing.
+	pageSize = 4096
+	// firstRevision is the revision of an empty store: etcd's. Kubernetes refuses revision 0.
+	firstRevision = 1
+)
+
+func options() *bbolt.Options {
+	return &bbolt.Options{
+		Timeout:         lockTimeout,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: mapSize,
+		PageSize:        pageSize,
+		NoStatistics:    true,
+	}
+}
+
+// openFile opens the bbolt file at path, and makes it when there is none.
+func openFile(path string) (*bbolt.DB, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = createFile(path)
+	}
+	if err != nil {
+		return nil, advise(path, err)
+	}
+	db, err := bbolt.Open(path, 0o600, options())
+	if err != nil {
+		return nil, advise(path, err)
+	}
+	if err := db.View(checkFormat); err != nil {
+		return nil, advise(path, errors.Join(err, db.Close()))
+	}
+	return db, nil
+}
+
+// createFile makes an empty store beside path and moves it there once it is whole and on the disk:
+// whatever interrupts a first start, path is either absent or a store.
+func createFile(path string) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	draft := path + ".new"
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	db, err := bbolt.Open(draft, 0o600, options())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(db.Update(initialise), db.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(draft, path); err != nil {
+		return err
+	}
+	// The names of the file and of its folder must be as durable as what is in the file.
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func initialise(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{bucketMeta(), bucketLog(), bucketKeys()} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	meta := tx.Bucket(bucketMeta())
+	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision))
+}
+
+var (
+	errNotStore    = errors.New("not a mote datastore")
+	errOtherFormat = errors.New("other format")
+)
+
+func checkFormat(tx *bbolt.Tx) error {
+	meta := tx.Bucket(bucketMeta())
+	if meta == nil || tx.Bucket(bucketLog()) == nil || tx.Bucket(bucketKeys()) == nil {
+		return errNotStore
+	}
+	switch format := getMeta(meta, metaFormat); format {
+	case Format:
+		return nil
+	case 0:
+		return errNotStore
+	default:
+		return fmt.Errorf("%w %d", errOtherFormat, format)
+	}
+}
+
+// advise says what to do about a file that cannot be opened.
+func advise(path string, err error) error {
+	advice := func(text string) error {
+		return fmt.Errorf("cannot open datastore %s: %s (%w)", path, text, err)
+	}
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return advice("another process has it open; stop the other mote or use another data directory")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return advice("the disk is full; free some space or use another data directory")
+	case errors.Is(err, syscall.EROFS):
+		return advice("the file system is read-only; mount it writable or use another data directory")
+	case errors.Is(err, fs.ErrPermission):
+		return advice("no permission; run as the owner of the data directory")
+	case errors.Is(err, errOtherFormat):
+		return advice(fmt.Sprintf("written by another version of mote, this one reads format %d; run that version or restore a backup", Format))
+	case errors.Is(err, errNotStore), errors.Is(err, bolterrors.ErrInvalid),
+		errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum),
+		errors.Is(err, syscall.EISDIR):
+		return advice("not a mote datastore, or a damaged one; move it away or restore a backup")
+	default:
+		return fmt.Errorf("cannot open datastore %s: %w", path, err)
+	}
+}

@@ -1,0 +1,32 @@
+package datastore
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+)
+
+// Config says where the datastore lives.
+type Config struct {
+	// Path is the bbolt file. It and its folder (0700) are made when missing.
+	Path string
+	// Socket is the unix socket that etcd v3 is served on, with mode 0600. Its folder is made with
+	// mode 0700 when missing.
+	Socket string
+}
+
+// maxSocketPath is what the kernel has room for in a socket address, in bytes.
+const maxSocketPath = 107
+
+// Validate says what is wrong with the configuration.
+func (c Config) Validate() error {
+	switch {
+	case c.Path == "" || c.Socket == "":
+		return errors.New("datastore: path and socket must be set")
+	case !filepath.IsAbs(c.Path) || !filepath.IsAbs(c.Socket):
+		return fmt.Errorf("datastore: path %q and socket %q must be absolute", c.Path, c.Socket)
+	case len(c.Socket) > maxSocketPath:
+		return fmt.Errorf("datastore: socket path %s is longer than the %d bytes that the kernel allows; use a shorter run directory", c.Socket, maxSocketPath)
+	}
+	return nil
+}

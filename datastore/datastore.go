@@ -1,0 +1,94 @@
+// Package datastore gives the apiserver an etcd v3 endpoint on a private unix socket.
+//
+// It owns the socket and the translation between etcd's protocol (kine's bridge) and the storage
+// engine, which is package bolt: the two meet only in backend.go. Enter through New; the Datastore
+// is a component.Component. Endpoint may be called at any time from any goroutine.
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/internal/component"
+)
+
+// Datastore is the store and its endpoint as one component.
+type Datastore struct {
+	cfg Config
+	// serving is closed once the socket accepts connections.
+	serving chan struct{}
+}
+
+var _ component.Component = (*Datastore)(nil)
+
+// New validates cfg. It touches no file.
+func New(cfg Config) (*Datastore, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Datastore{cfg: cfg, serving: make(chan struct{})}, nil
+}
+
+// Name implements component.Component.
+func (d *Datastore) Name() string { return "datastore" }
+
+// Endpoint is where the store is served, as an etcd client wants it: unix:///run/mote/datastore.sock.
+func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
+
+// Run opens the store and serves it until ctx ends. It may be called once.
+func (d *Datastore) Run(ctx context.Context) (err error) {
+	start := time.Now()
+	store, err := bolt.Open(d.cfg.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	listener, err := listen(ctx, d.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	srv := newServer(store)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(listener) }()
+	defer stop(srv)
+	close(d.serving)
+	slog.Info("datastore opened", "component", d.Name(), "path", d.cfg.Path,
+		"revision", store.Revision(), "took", time.Since(start))
+
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-served:
+		return fmt.Errorf("serve datastore on %s: %w", d.cfg.Socket, err)
+	case <-store.Failed():
+		return store.Failure()
+	}
+}
+
+// Ready implements component.Component: it blocks until a read through the socket is answered.
+func (d *Datastore) Ready(ctx context.Context) error {
+	select {
+	case <-d.serving:
+	case <-ctx.Done():
+		return fmt.Errorf("datastore %s is not open yet: %w", d.cfg.Path, ctx.Err())
+	}
+	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return fmt.Errorf("datastore endpoint %s: %w", d.Endpoint(), err)
+	}
+	defer conn.Close()
+	_, err = etcdserverpb.NewKVClient(conn).Range(ctx,
+		&etcdserverpb.RangeRequest{Key: []byte("/registry/health")}, grpc.WaitForReady(true))
+	if err != nil {
+		return fmt.Errorf("datastore on %s does not answer: %w", d.cfg.Socket, err)
+	}
+	return nil
+}
