@@ -1,0 +1,201 @@
+package datastore_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/bolt"
+)
+
+const crashChildEnv = "MOTE_TEST_DATASTORE"
+
+var (
+	crashRounds = flag.Int("crash.rounds", 15, "kills in TestCrash")
+	crashSeed   = flag.Uint64("crash.seed", 0, "seed of TestCrash; 0 takes one from the clock")
+)
+
+// serveUntilKilled is the victim: this test program, started again.
+func serveUntilKilled(dir string) {
+	d, err := datastore.New(config(dir))
+	if err == nil {
+		err = d.Run(context.Background())
+	}
+	fmt.Fprintln(os.Stderr, err)
+}
+
+// TestCrash proves the promise: a datastore is killed at random moments while writers outside
+// note what was acknowledged; afterwards all of that is there, revisions never went back, and the
+// file is sound.
+func TestCrash(t *testing.T) {
+	seed := *crashSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("replay with: go test ./datastore -run TestCrash -crash.seed=%d -crash.rounds=%d", seed, *crashRounds)
+	c := &crash{T: t, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir()}
+	for i := range crashWriters {
+		c.writers = append(c.writers, &crashWriter{id: i, keys: map[string]*noted{}})
+	}
+	acknowledged := 0
+	for range *crashRounds {
+		acknowledged += c.round()
+	}
+	t.Logf("%d kills, %d acknowledged writes, last revision %d", *crashRounds, acknowledged, c.revision)
+}
+
+const (
+	crashWriters = 8
+	crashKeys    = 6 // of each writer
+)
+
+type crash struct {
+	*testing.T
+	rng      *rand.Rand
+	dir      string
+	writers  []*crashWriter
+	revision int64 // the highest that anybody was told
+}
+
+// round starts the victim, checks it, writes and kills it. It returns how much was acknowledged.
+func (c *crash) round() int {
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), crashChildEnv+"="+c.dir)
+	child.Stderr = os.Stderr
+	require.NoError(c, child.Start())
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{"unix://" + config(c.dir).Socket}, DialTimeout: time.Minute,
+	})
+	require.NoError(c, err)
+	c.verify(client)
+
+	ctx, cancel := context.WithCancel(c.Context())
+	var group sync.WaitGroup
+	for _, w := range c.writers {
+		rng := rand.New(rand.NewPCG(c.rng.Uint64(), 0))
+		group.Go(func() { w.run(ctx, client, rng) })
+	}
+	time.Sleep(time.Duration(c.rng.IntN(200)) * time.Millisecond) // the random moment
+	require.NoError(c, child.Process.Kill())
+	_ = child.Wait()
+	cancel()
+	group.Wait()
+	require.NoError(c, client.Close())
+	c.checkFile()
+	return c.collect()
+}
+
+// verify compares a store that has just started with what was acknowledged before.
+func (c *crash) verify(client *clientv3.Client) {
+	ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
+	defer cancel()
+	resp, err := waitForStart(ctx, client)
+	require.NoError(c, err)
+	require.GreaterOrEqual(c, resp.Header.Revision, c.revision, "revisions went back")
+	there := map[string]state{}
+	for _, kv := range resp.Kvs {
+		there[string(kv.Key)] = state{value: string(kv.Value), mod: kv.ModRevision}
+	}
+	for _, w := range c.writers {
+		for key, n := range w.keys {
+			got := there[key]
+			require.True(c, got.value == n.sure.value || (n.unsure != nil && got.value == n.unsure.value),
+				"%s is %+v, but %+v was acknowledged (in doubt: %+v)", key, got, n.sure, n.unsure)
+			n.sure, n.unsure = got, nil
+		}
+	}
+	c.revision = resp.Header.Revision
+}
+
+// waitForStart lists everything as soon as the victim answers: the client dials anew with growing
+// pauses of its own, which would make every round take a second.
+func waitForStart(ctx context.Context, client *clientv3.Client) (*clientv3.GetResponse, error) {
+	return client.Get(ctx, "/crash/", clientv3.WithPrefix())
+}
+
+// checkFile looks at the file that the kill left.
+func (c *crash) checkFile() {
+	s, err := bolt.Open(config(c.dir).Path)
+	require.NoError(c, err)
+	require.NoError(c, s.Check())
+	require.NoError(c, s.Close())
+}
+
+func (c *crash) collect() int {
+	total := 0
+	for _, w := range c.writers {
+		c.revision = max(c.revision, w.revision)
+		total += w.acknowledged
+		w.acknowledged = 0
+	}
+	return total
+}
+
+// state is what a key holds; no value means that the key is not there.
+type state struct {
+	value string
+	mod   int64
+}
+
+// noted is what a writer knows of a key that nobody else writes.
+type noted struct {
+	sure   state
+	unsure *state // a write that was sent and not answered
+}
+
+type crashWriter struct {
+	id, serial   int
+	keys         map[string]*noted
+	revision     int64
+	acknowledged int
+}
+
+// run writes until the store is gone.
+func (w *crashWriter) run(ctx context.Context, client *clientv3.Client, rng *rand.Rand) {
+	for {
+		key := fmt.Sprintf("/crash/%d/%d", w.id, rng.IntN(crashKeys))
+		n := w.keys[key]
+		if n == nil {
+			n = &noted{}
+			w.keys[key] = n
+		}
+		w.serial++
+		next := state{value: strconv.Itoa(w.serial) + " " + strings.Repeat("x", rng.IntN(4000))}
+		op := clientv3.OpPut(key, next.value)
+		if n.sure.value != "" && rng.IntN(4) == 0 {
+			next.value = ""
+			op = clientv3.OpDelete(key)
+		}
+		n.unsure = &next
+		resp, err := client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", n.sure.mod)).
+			Then(op).Else(clientv3.OpGet(key)).Commit()
+		if err != nil {
+			return
+		}
+		if !resp.Succeeded {
+			panic(fmt.Sprintf("%s: another version than %+v: %v", key, n.sure, resp.Responses))
+		}
+		next.mod = resp.Header.Revision
+		if next.value == "" {
+			next.mod = 0
+		}
+		n.sure, n.unsure = next, nil
+		w.revision = resp.Header.Revision
+		w.acknowledged++
+		if w.id == 0 && w.serial%50 == 0 {
+			_, _ = client.Compact(ctx, w.revision-20)
+		}
+	}
+}

@@ -1,0 +1,417 @@
+// Package storetest is the one suite that every storage engine passes, through an etcd client on a
+// real socket: what the apiserver relies on, asked for as the apiserver asks.
+//
+// Enter through Run. The suite knows nothing of engines, so real etcd can be its reference.
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Open serves the store that is kept in dir, or a new one, and returns its endpoint. close ends it
+// cleanly, so that it can be opened again.
+type Open func(t *testing.T, dir string) (endpoint string, close func())
+
+// timeout is for one test: the slowest waits for a lease of two seconds.
+const timeout = 30 * time.Second
+
+// Run runs the suite, one store for each test.
+func Run(t *testing.T, open Open) {
+	tests := map[string]func(t *testing.T, s *store){
+		"Create":           testCreate,
+		"Update":           testUpdate,
+		"Delete":           testDelete,
+		"ListAtRevision":   testListAtRevision,
+		"Paging":           testPaging,
+		"Count":            testCount,
+		"Watch":            testWatch,
+		"WatchOneKey":      testWatchOneKey,
+		"WatchHistory":     testWatchHistory,
+		"WatchFuture":      testWatchFuture,
+		"WatchProgress":    testWatchProgress,
+		"WatchLongHistory": testWatchLongHistory,
+		"Compaction":       testCompaction,
+		"CompactionKey":    testCompactionKey,
+		"Leases":           testLeases,
+		"Concurrency":      testConcurrency,
+		"Reopen":           testReopen,
+		"Status":           testStatus,
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			s := &store{T: t, ctx: ctx, dir: t.TempDir(), open: open}
+			s.start()
+			defer s.stop()
+			test(t, s)
+		})
+	}
+}
+
+// store is a running store and a client of it. Its methods fail the test on unexpected errors.
+type store struct {
+	*testing.T
+	ctx    context.Context
+	dir    string
+	open   Open
+	close  func()
+	client *clientv3.Client
+}
+
+func (s *store) start() {
+	s.Helper()
+	endpoint, closeStore := s.open(s.T, s.dir)
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: timeout})
+	require.NoError(s, err)
+	s.client, s.close = client, closeStore
+}
+
+func (s *store) stop() {
+	s.Helper()
+	require.NoError(s, s.client.Close())
+	s.close()
+}
+
+func (s *store) txn(guard int64, key string, then, otherwise []clientv3.Op) *clientv3.TxnResponse {
+	s.Helper()
+	resp, err := s.client.Txn(s.ctx).
+		If(clientv3.Compare(clientv3.ModRevision(key), "=", guard)).Then(then...).Else(otherwise...).Commit()
+	require.NoError(s, err)
+	return resp
+}
+
+// create writes a new key as the apiserver does, and returns the revision.
+func (s *store) create(key, value string, opts ...clientv3.OpOption) int64 {
+	s.Helper()
+	resp := s.txn(0, key, []clientv3.Op{clientv3.OpPut(key, value, opts...)}, nil)
+	require.True(s, resp.Succeeded, "create %s", key)
+	return resp.Header.Revision
+}
+
+func (s *store) tryUpdate(key, value string, guard int64) *clientv3.TxnResponse {
+	s.Helper()
+	return s.txn(guard, key, []clientv3.Op{clientv3.OpPut(key, value)}, []clientv3.Op{clientv3.OpGet(key)})
+}
+
+func (s *store) update(key, value string, guard int64) int64 {
+	s.Helper()
+	resp := s.tryUpdate(key, value, guard)
+	require.True(s, resp.Succeeded, "update %s", key)
+	return resp.Header.Revision
+}
+
+func (s *store) tryDelete(key string, guard int64) *clientv3.TxnResponse {
+	s.Helper()
+	return s.txn(guard, key, []clientv3.Op{clientv3.OpDelete(key)}, []clientv3.Op{clientv3.OpGet(key)})
+}
+
+func (s *store) delete(key string, guard int64) int64 {
+	s.Helper()
+	resp := s.tryDelete(key, guard)
+	require.True(s, resp.Succeeded, "delete %s", key)
+	return resp.Header.Revision
+}
+
+func (s *store) get(key string, opts ...clientv3.OpOption) *clientv3.GetResponse {
+	s.Helper()
+	resp, err := s.client.Get(s.ctx, key, opts...)
+	require.NoError(s, err)
+	return resp
+}
+
+// list returns "key=value" of each key below prefix.
+func (s *store) list(prefix string, opts ...clientv3.OpOption) []string {
+	s.Helper()
+	resp := s.get(prefix, append(opts, clientv3.WithPrefix())...)
+	var out []string
+	for _, kv := range resp.Kvs {
+		out = append(out, fmt.Sprintf("%s=%s", path.Base(string(kv.Key)), kv.Value))
+	}
+	return out
+}
+
+// compactTo gives up history as the apiserver does.
+func (s *store) compactTo(revision int64) {
+	s.Helper()
+	_, err := s.client.Compact(s.ctx, revision)
+	require.NoError(s, err)
+}
+
+func testCreate(t *testing.T, s *store) {
+	first := s.create("/a", "1")
+	require.Greater(t, first, int64(1), "Kubernetes needs revisions above 0, etcd's first write has 2")
+	again := s.txn(0, "/a", []clientv3.Op{clientv3.OpPut("/a", "2")}, nil)
+	require.False(t, again.Succeeded)
+	require.Equal(t, first, again.Header.Revision)
+
+	// The apiserver's conditional create asks for the key that is in its way.
+	conflict := s.tryUpdate("/a", "2", 0)
+	require.False(t, conflict.Succeeded)
+	require.Equal(t, "1", string(conflict.Responses[0].GetResponseRange().Kvs[0].Value))
+
+	kv := s.get("/a").Kvs[0]
+	require.Equal(t, "1", string(kv.Value))
+	require.Equal(t, first, kv.CreateRevision)
+	require.Equal(t, first, kv.ModRevision)
+	require.EqualValues(t, 1, kv.Version)
+	require.Empty(t, s.get("/").Kvs)
+	require.Empty(t, s.get("/a/").Kvs)
+}
+
+func testUpdate(t *testing.T, s *store) {
+	first := s.create("/a", "1")
+	second := s.update("/a", "2", first)
+	require.Equal(t, first+1, second)
+
+	stale := s.tryUpdate("/a", "3", first)
+	require.False(t, stale.Succeeded)
+	require.Equal(t, second, stale.Header.Revision)
+	current := stale.Responses[0].GetResponseRange().Kvs[0]
+	require.Equal(t, "2", string(current.Value))
+	require.Equal(t, first, current.CreateRevision)
+	require.Equal(t, second, current.ModRevision)
+	require.EqualValues(t, 2, current.Version)
+
+	missing := s.tryUpdate("/b", "1", first)
+	require.False(t, missing.Succeeded)
+	require.Empty(t, missing.Responses[0].GetResponseRange().Kvs)
+
+	empty := s.update("/a", "", second)
+	require.Equal(t, []string{"a="}, s.list("/a"))
+	require.Equal(t, empty, s.get("/a").Header.Revision)
+}
+
+func testDelete(t *testing.T, s *store) {
+	first := s.create("/a", "1")
+	second := s.update("/a", "2", first)
+	stale := s.tryDelete("/a", first)
+	require.False(t, stale.Succeeded)
+	require.Equal(t, "2", string(stale.Responses[0].GetResponseRange().Kvs[0].Value))
+
+	third := s.delete("/a", second)
+	require.Equal(t, second+1, third)
+	require.Empty(t, s.get("/a").Kvs)
+	gone := s.tryDelete("/a", second)
+	require.False(t, gone.Succeeded)
+	require.Equal(t, third, gone.Header.Revision, "deleting nothing takes no revision")
+	require.Empty(t, gone.Responses[0].GetResponseRange().Kvs)
+
+	fourth := s.create("/a", "4")
+	kv := s.get("/a").Kvs[0]
+	require.Equal(t, fourth, kv.CreateRevision, "a key made anew is a new key")
+	require.EqualValues(t, 1, kv.Version)
+}
+
+func testListAtRevision(t *testing.T, s *store) {
+	start := s.get("/k/").Header.Revision
+	a := s.create("/k/a", "1")
+	b := s.create("/k/b", "1")
+	s.create("/l", "other")
+	a2 := s.update("/k/a", "2", a)
+	del := s.delete("/k/b", b)
+	b2 := s.create("/k/b", "2")
+	want := map[int64][]string{
+		start: nil,
+		a:     {"a=1"},
+		b:     {"a=1", "b=1"},
+		a2:    {"a=2", "b=1"},
+		del:   {"a=2"},
+		b2:    {"a=2", "b=2"},
+		0:     {"a=2", "b=2"},
+	}
+	for revision, pairs := range want {
+		require.Equal(t, pairs, s.list("/k/", clientv3.WithRev(revision)), "revision %d", revision)
+	}
+	resp := s.get("/k/a", clientv3.WithRev(a))
+	require.Equal(t, "1", string(resp.Kvs[0].Value))
+	require.Equal(t, b2, resp.Header.Revision, "the header has the current revision")
+	_, err := s.client.Get(s.ctx, "/k/a", clientv3.WithRev(b2+1))
+	require.ErrorIs(t, err, rpctypes.ErrFutureRev)
+}
+
+func testPaging(t *testing.T, s *store) {
+	const keys, limit = 10, 3
+	for i := range keys {
+		s.create(fmt.Sprintf("/k/%02d", i), "1")
+	}
+	revision := s.get("/k/").Header.Revision
+	var got []string
+	next, end := "/k/", clientv3.GetPrefixRangeEnd("/k/")
+	for more := true; more; {
+		resp := s.get(next, clientv3.WithRange(end), clientv3.WithLimit(limit), clientv3.WithRev(revision))
+		for _, kv := range resp.Kvs {
+			got = append(got, path.Base(string(kv.Key)))
+		}
+		require.EqualValues(t, keys-len(got)+len(resp.Kvs), resp.Count, "keys from the page's start on")
+		more = resp.More
+		next = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+		// Writes between the pages must not show.
+		s.create(fmt.Sprintf("/k/%02d-late", len(got)), "late")
+	}
+	require.Equal(t, []string{"00", "01", "02", "03", "04", "05", "06", "07", "08", "09"}, got)
+}
+
+func testCount(t *testing.T, s *store) {
+	for i := range 5 {
+		s.create(fmt.Sprintf("/k/%d", i), "1")
+	}
+	before := s.get("/k/").Header.Revision
+	s.delete("/k/0", s.get("/k/0").Kvs[0].ModRevision)
+	count := func(opts ...clientv3.OpOption) int64 {
+		resp := s.get("/k/", append(opts, clientv3.WithPrefix(), clientv3.WithCountOnly())...)
+		require.Empty(t, resp.Kvs)
+		return resp.Count
+	}
+	require.EqualValues(t, 4, count())
+	require.EqualValues(t, 5, count(clientv3.WithRev(before)))
+	keys := s.get("/k/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	require.Len(t, keys.Kvs, 4)
+	require.Empty(t, keys.Kvs[0].Value)
+	all := s.get("\x00", clientv3.WithFromKey(), clientv3.WithCountOnly())
+	require.GreaterOrEqual(t, all.Count, int64(4))
+}
+
+func testConcurrency(t *testing.T, s *store) {
+	const writers, writes = 16, 20
+	s.create("/counter", "0")
+	var mu sync.Mutex
+	seen := map[int64]bool{}
+	var group sync.WaitGroup
+	for range writers {
+		group.Go(func() {
+			for done := 0; done < writes; {
+				kv := s.get("/counter").Kvs[0]
+				var n int
+				_, err := fmt.Sscan(string(kv.Value), &n)
+				resp := s.tryUpdate("/counter", fmt.Sprint(n+1), kv.ModRevision)
+				if err != nil || !resp.Succeeded {
+					continue
+				}
+				done++
+				mu.Lock()
+				if seen[resp.Header.Revision] {
+					t.Errorf("revision %d was given out twice", resp.Header.Revision)
+				}
+				seen[resp.Header.Revision] = true
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	require.Equal(t, fmt.Sprint(writers*writes), string(s.get("/counter").Kvs[0].Value))
+	require.Len(t, seen, writers*writes)
+}
+
+func testReopen(t *testing.T, s *store) {
+	a := s.create("/k/a", "1")
+	b := s.create("/k/b", "1")
+	del := s.delete("/k/b", b)
+	s.compactTo(a)
+	for range 2 {
+		s.stop()
+		s.start()
+		require.Equal(t, []string{"a=1"}, s.list("/k/"))
+		require.Equal(t, []string{"a=1", "b=1"}, s.list("/k/", clientv3.WithRev(b)))
+		require.Equal(t, del, s.get("/k/a").Header.Revision)
+		_, err := s.client.Get(s.ctx, "/k/a", clientv3.WithRev(a-1))
+		require.ErrorIs(t, err, rpctypes.ErrCompacted)
+		events := s.watch("/k/", clientv3.WithPrefix(), clientv3.WithRev(b)).take(2)
+		require.Equal(t, []string{"put /k/b=1", "delete /k/b was 1"}, events)
+	}
+	require.Equal(t, del+1, s.update("/k/a", "2", a), "revisions go on where they were")
+}
+
+func testStatus(t *testing.T, s *store) {
+	status, err := s.client.Status(s.ctx, s.client.Endpoints()[0])
+	require.NoError(t, err)
+	require.Positive(t, status.DbSize)
+	var major, minor, patch int
+	_, err = fmt.Sscanf(status.Version, "%d.%d.%d", &major, &minor, &patch)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, major*1_000_000+minor*1000+patch, 3_005_013,
+		"the apiserver asks etcd for progress of watches from 3.5.13 on")
+	_, err = s.client.Get(s.ctx, "/registry/health")
+	require.NoError(t, err, "the apiserver's health check")
+}
+
+func testLeases(t *testing.T, s *store) {
+	lease, err := s.client.Grant(s.ctx, 2)
+	require.NoError(t, err)
+	w := s.watch("/k/", clientv3.WithPrefix())
+	a := s.create("/k/a", "1", clientv3.WithLease(lease.ID))
+	b := s.create("/k/b", "1", clientv3.WithLease(lease.ID))
+	s.create("/k/c", "1")
+	s.update("/k/b", "2", b) // without a lease: it stays
+	require.Equal(t, []string{
+		"put /k/a=1", "put /k/b=1", "put /k/c=1", "put /k/b=2 was 1", "delete /k/a was 1",
+	}, w.take(5))
+	require.Equal(t, []string{"b=2", "c=1"}, s.list("/k/"))
+	require.Greater(t, s.get("/k/a").Header.Revision, a)
+}
+
+func testCompaction(t *testing.T, s *store) {
+	a := s.create("/k/a", "1")
+	a2 := s.update("/k/a", "2", a)
+	b := s.create("/k/b", "1")
+	del := s.delete("/k/b", b)
+	last := s.update("/k/a", "3", a2)
+	s.compactTo(b)
+	require.Equal(t, []string{"a=2", "b=1"}, s.list("/k/", clientv3.WithRev(b)))
+	require.Equal(t, []string{"a=2"}, s.list("/k/", clientv3.WithRev(del)))
+	for _, revision := range []int64{a, a2} {
+		_, err := s.client.Get(s.ctx, "/k/", clientv3.WithPrefix(), clientv3.WithRev(revision))
+		require.ErrorIs(t, err, rpctypes.ErrCompacted)
+		_, err = s.client.Get(s.ctx, "/k/", clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithRev(revision))
+		require.ErrorIs(t, err, rpctypes.ErrCompacted)
+	}
+	_, err := s.client.Compact(s.ctx, a)
+	require.ErrorIs(t, err, rpctypes.ErrCompacted)
+	_, err = s.client.Compact(s.ctx, last+1)
+	require.ErrorIs(t, err, rpctypes.ErrFutureRev)
+
+	// The version before a deletion stays known to watches behind the compaction.
+	require.Equal(t, []string{"delete /k/b was 1", "put /k/a=3 was 2"},
+		s.watch("/k/", clientv3.WithPrefix(), clientv3.WithRev(del)).take(2))
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	refused := <-s.client.Watch(ctx, "/k/", clientv3.WithPrefix(), clientv3.WithRev(a))
+	require.ErrorIs(t, refused.Err(), rpctypes.ErrCompacted)
+	require.Equal(t, b, refused.CompactRevision)
+
+	s.compactTo(last)
+	require.Equal(t, []string{"a=3"}, s.list("/k/"))
+	require.Equal(t, []string{"a=3"}, s.list("/k/", clientv3.WithRev(last)))
+	s.create("/k/b", "2")
+	require.Equal(t, []string{"a=3"}, s.list("/k/", clientv3.WithRev(last)))
+}
+
+// testCompactionKey plays the apiserver's election of who compacts.
+func testCompactionKey(t *testing.T, s *store) {
+	const key = "compact_rev_key"
+	elect := func(version int64, value string) *clientv3.TxnResponse {
+		resp, err := s.client.Txn(s.ctx).If(clientv3.Compare(clientv3.Version(key), "=", version)).
+			Then(clientv3.OpPut(key, value)).Else(clientv3.OpGet(key)).Commit()
+		require.NoError(t, err)
+		return resp
+	}
+	require.True(t, elect(0, "0").Succeeded)
+	w := s.watch(key)
+	lost := elect(0, "7")
+	require.False(t, lost.Succeeded)
+	kv := lost.Responses[0].GetResponseRange().Kvs[0]
+	require.EqualValues(t, 1, kv.Version)
+	require.Equal(t, "0", string(kv.Value))
+	require.True(t, elect(1, "42").Succeeded)
+	require.Equal(t, "42", string(s.get(key).Kvs[0].Value))
+	require.Equal(t, []string{"put compact_rev_key=42 was 0"}, w.take(1))
+}
