@@ -1,0 +1,258 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// hierarchy is one mounted tree of cgroups: one of several on cgroup v1, the only one on v2, both
+// on a hybrid.
+type hierarchy struct {
+	mount   string // where it is mounted
+	v2      bool
+	options string // what mounts it again, v1: "cpu,cpuacct" or "none,name=systemd"
+}
+
+// hierarchies returns the host's hierarchies, each once.
+func hierarchies() ([]hierarchy, error) {
+	mounts, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	controllers, err := v1Controllers()
+	if err != nil {
+		return nil, err
+	}
+	var found []hierarchy
+	seen := make(map[string]bool)
+	for _, m := range mounts {
+		h := hierarchy{mount: m.path, v2: m.fstype == "cgroup2"}
+		switch m.fstype {
+		case "cgroup":
+			h.options = v1Options(m.super, controllers)
+		case "cgroup2":
+		default:
+			continue
+		}
+		if !seen[h.options] {
+			seen[h.options] = true
+			found = append(found, h)
+		}
+	}
+	if len(found) == 0 {
+		return nil, errors.New("no cgroup hierarchy is mounted; mount one on /sys/fs/cgroup")
+	}
+	return found, nil
+}
+
+// v1Controllers returns the kernel's controllers by name (cgroups(7), /proc/cgroups).
+func v1Controllers() (map[string]bool, error) {
+	data, err := os.ReadFile("/proc/cgroups")
+	if err != nil {
+		return nil, fmt.Errorf("list cgroup controllers: %w", err)
+	}
+	names := make(map[string]bool)
+	for line := range strings.Lines(string(data)) {
+		if name, _, ok := strings.Cut(line, "\t"); ok && !strings.HasPrefix(name, "#") {
+			names[name] = true
+		}
+	}
+	return names, nil
+}
+
+// v1Options picks from a super block's options those that say which hierarchy it is.
+func v1Options(super string, controllers map[string]bool) string {
+	var options []string
+	for o := range strings.SplitSeq(super, ",") {
+		if strings.HasPrefix(o, "name=") {
+			options = append(options, "none", o)
+		} else if controllers[o] {
+			options = append(options, o)
+		}
+	}
+	return strings.Join(options, ",")
+}
+
+// v2Controllers are those that the kubelet cannot do without, if the kernel has them.
+var v2Controllers = [...]string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"}
+
+// makeCgroups makes a group called name at the top of every hierarchy and returns their paths.
+func makeCgroups(name string) ([]string, error) {
+	hs, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	var made []string
+	for _, h := range hs {
+		if h.v2 {
+			// Not undone at the end: others may have come to need it, and it changes no group.
+			if err := enableControllers(h.mount); err != nil {
+				return nil, err
+			}
+		}
+		path := filepath.Join(h.mount, name)
+		if err := os.Mkdir(path, 0o755); err != nil {
+			return nil, fmt.Errorf("make a cgroup: %w", err)
+		}
+		if err := inheritCPUSet(path); err != nil {
+			return nil, err
+		}
+		made = append(made, path)
+	}
+	return made, nil
+}
+
+// enableControllers lets groups below dir, of a v2 hierarchy, have the controllers that dir has.
+func enableControllers(dir string) error {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("list cgroup controllers: %w", err)
+	}
+	available := strings.Fields(string(data))
+	for _, c := range v2Controllers {
+		if !slices.Contains(available, c) {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
+			return fmt.Errorf("enable cgroup controller %s: %w", c, err)
+		}
+	}
+	return nil
+}
+
+// inheritCPUSet gives a new v1 cpuset group its parent's processors and memory nodes: it has none
+// of its own, and takes no process before it has.
+func inheritCPUSet(path string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		if _, err := os.Stat(filepath.Join(path, "cgroup.controllers")); err == nil {
+			return nil // v2 groups inherit
+		}
+		data, err := os.ReadFile(filepath.Join(filepath.Dir(path), file))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // not this hierarchy's
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(path, file), data, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("prepare a cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// joinCgroups moves process pid into groups.
+func joinCgroups(groups []string, pid int) error {
+	for _, g := range groups {
+		if err := os.WriteFile(filepath.Join(g, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			return fmt.Errorf("enter a cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeCgroups kills what is in the groups called name, at any depth, and removes them.
+func removeCgroups(ctx context.Context, name string) error {
+	hs, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, h := range hs {
+		// In every hierarchy first: what is frozen in one cannot die, and keeps all of them busy.
+		killCgroup(filepath.Join(h.mount, name))
+	}
+	for _, h := range hs {
+		if err := removeCgroup(ctx, filepath.Join(h.mount, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeCgroup(ctx context.Context, path string) error {
+	for {
+		killCgroup(path)
+		err := tryRemoveCgroup(path)
+		if err == nil {
+			return nil
+		}
+		// Busy is a group whose processes are still dying, or which something had just made a
+		// group in when its parent was looked at.
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("remove a cgroup: %w", err)
+		}
+		if pause(ctx) != nil {
+			return fmt.Errorf("remove a cgroup: %w: processes %v do not end", err, members(path))
+		}
+	}
+}
+
+// killCgroup kills what is in the group at path and below.
+func killCgroup(path string) {
+	_ = filepath.WalkDir(path, func(dir string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil // gone since, or a file
+		}
+		for _, pid := range members(dir) {
+			_ = unix.Kill(pid, unix.SIGKILL) // one that is gone already is fine
+		}
+		// On v1 a frozen process does not die before it is thawed; v2 has no such file.
+		if state, err := os.OpenFile(filepath.Join(dir, "freezer.state"), os.O_WRONLY, 0); err == nil {
+			_, _ = state.WriteString("THAWED")
+			state.Close()
+		}
+		return nil
+	})
+}
+
+// tryRemoveCgroup removes the group at path, deepest first.
+func tryRemoveCgroup(path string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := tryRemoveCgroup(filepath.Join(path, e.Name())); err != nil {
+			return err
+		}
+	}
+	err = unix.Rmdir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "rmdir", Path: path, Err: err}
+	}
+	return nil
+}
+
+// members lists the processes directly in the group at path.
+func members(path string) []int {
+	data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for field := range strings.FieldsSeq(string(data)) {
+		// 0 is a process of another PID namespace; killing it would mean our own group.
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}

@@ -1,0 +1,166 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// commandGrace is how long a command may take to end after it was asked to; the sandbox ends then
+// in any case.
+const commandGrace = 10 * time.Second
+
+// commandNames are the names that the mote file answers to.
+var commandNames = [...]string{"mote", "kubectl", "ctr", "crictl"}
+
+// Command is a program that is run on the host against a sandbox.
+type Command struct {
+	Args           []string // the program and its arguments
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// ErrClusterEnded is returned by Run when the cluster did not outlive the command.
+var ErrClusterEnded = errors.New("the cluster ended while the command ran")
+
+// LookPath says whether Run would find the program name. mote, kubectl, ctr and crictl are always
+// the sandbox's own. Errors wrap exec.ErrNotFound or fs.ErrPermission.
+func LookPath(name string) error {
+	if slices.Contains(commandNames[:], name) {
+		return nil
+	}
+	_, err := exec.LookPath(name)
+	return err
+}
+
+// Run runs c with the caller's directory and environment, to which Env is added, and returns its
+// exit code: 128 and the signal's number when a signal ended it. What arrives on signals is passed
+// on to c, but what a terminal has sent to c as well; after commandGrace c is killed. The program
+// dies with the calling process, and all that it leaves running dies with the sandbox.
+func (s *Sandbox) Run(c Command, signals <-chan os.Signal) (int, error) {
+	cmd := exec.Command(s.program(c.Args[0]), c.Args[1:]...)
+	cmd.Args[0] = c.Args[0]
+	cmd.Env = append(os.Environ(), s.Env()...) // of two entries of one name the last one counts
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// The signal comes when the thread that started the program ends: it must stay until then.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("run %s: %w", c.Args[0], err)
+	}
+	return s.wait(cmd, signals)
+}
+
+// wait waits for a started cmd.
+func (s *Sandbox) wait(cmd *exec.Cmd, signals <-chan os.Signal) (int, error) {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var kill <-chan time.Time
+	var lost error
+	done := s.Done()
+	end := func(sig os.Signal) {
+		s.signal(cmd.Process, sig)
+		if kill == nil {
+			kill = time.After(commandGrace)
+		}
+	}
+	for {
+		select {
+		case err := <-ended:
+			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+				return 0, errors.Join(fmt.Errorf("run %s: %w", cmd.Args[0], err), lost)
+			}
+			return exitCode(cmd.ProcessState), lost
+		case sig := <-signals:
+			if !terminalSent(sig) {
+				end(sig)
+			}
+		case <-done:
+			done, lost = nil, ErrClusterEnded
+			end(unix.SIGTERM)
+		case <-kill:
+			_ = cmd.Process.Kill()
+		}
+	}
+}
+
+// signal sends sig to the command, and what a keyboard may send to all that the command has started,
+// as a terminal does: a shell that waits for a program leaves SIGINT to that.
+func (s *Sandbox) signal(command *os.Process, sig os.Signal) {
+	_ = command.Signal(sig) // one that is gone already is fine
+	number, ok := sig.(unix.Signal)
+	if !ok || number == unix.SIGTERM {
+		return
+	}
+	pids, err := marked(marker + "=" + s.id)
+	if err != nil {
+		return // the command has it
+	}
+	for _, pid := range pids {
+		if pid != command.Pid {
+			_ = unix.Kill(pid, number)
+		}
+	}
+}
+
+func exitCode(state *os.ProcessState) int {
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return state.ExitCode()
+}
+
+// terminalSent says whether sig came from the keyboard, and so went to every process of the
+// terminal's foreground group, the command among them. The command decides what it means, as it
+// would under a shell.
+func terminalSent(sig os.Signal) bool {
+	if sig != unix.SIGINT && sig != unix.SIGQUIT {
+		return false
+	}
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false // there is no terminal
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// program is the path of the program name.
+func (s *Sandbox) program(name string) string {
+	if slices.Contains(commandNames[:], name) {
+		return filepath.Join(s.paths.bin(), name)
+	}
+	return name
+}
+
+// Env returns what a command's environment needs so that the command finds the cluster: client
+// programs by KUBECONFIG and PATH, containerd's by the sandbox's sockets.
+func (s *Sandbox) Env() []string {
+	path := s.paths.bin()
+	if p := os.Getenv("PATH"); p != "" {
+		path = strings.Join([]string{path, p}, string(os.PathListSeparator))
+	}
+	run := s.init.root() + "/run/mote"
+	containerd := run + "/containerd/containerd.sock"
+	return []string{
+		marker + "=" + s.id,
+		"KUBECONFIG=" + s.Kubeconfig(),
+		"KUBECACHEDIR=" + s.paths.cache(), // kubectl's default is in the home directory, and stays
+		"PATH=" + path,
+		"MOTE_RUN_DIR=" + run,
+		"CONTAINERD_ADDRESS=" + containerd,
+		"CONTAINER_RUNTIME_ENDPOINT=unix://" + containerd,
+	}
+}

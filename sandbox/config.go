@@ -1,0 +1,211 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Values of Config.Wait.
+const (
+	WaitAPI  = "api"  // the API answers
+	WaitNode = "node" // the node is Ready
+)
+
+// Config says what sandbox to start.
+type Config struct {
+	// Exe is the mote file. Default: the running program.
+	Exe string
+	// Args are Exe's arguments inside the sandbox. Default: "server".
+	Args []string
+	// Dir keeps the cluster's state on the host, for a later sandbox of the same Dir. Made when
+	// missing. Empty: the state is in memory and ends with the sandbox.
+	Dir string
+	// Hostname is the host's name inside, and so the node's. Default "mote". A Dir remembers its
+	// node by this name.
+	Hostname string
+	// Images are archives (.tar, .tar.gz, .tar.zst) that are loaded at start. With a Dir they are
+	// copied into it.
+	Images []string
+	// Publish lists NodePorts that are reachable from the host.
+	Publish []Publish
+	// Wait says what Start waits for: WaitNode (default) or WaitAPI.
+	Wait string
+	// Log is where the server's output goes. Nil: only the last lines are kept, for Log and StartError.
+	Log io.Writer
+	// Report is told about progress. Nil: nobody is.
+	Report func(Step)
+}
+
+// Publish forwards connections to a TCP address of the host to a NodePort of the cluster.
+type Publish struct {
+	Host     netip.AddrPort
+	NodePort uint16
+}
+
+// ParsePublish reads [ADDRESS:]PORT:NODEPORT; the address is 127.0.0.1 when there is none, so that
+// a cluster that was meant for this machine is not offered to the network.
+func ParsePublish(text string) (Publish, error) {
+	bad := fmt.Errorf("%q is not [ADDRESS:]PORT:NODEPORT, such as 8080:30080 or 0.0.0.0:8080:30080", text)
+	cut := strings.LastIndexByte(text, ':')
+	if cut < 0 {
+		return Publish{}, bad
+	}
+	host, node := text[:cut], text[cut+1:]
+	if !strings.Contains(host, ":") {
+		host = "127.0.0.1:" + host
+	}
+	addr, err := netip.ParseAddrPort(host)
+	if err != nil {
+		return Publish{}, bad
+	}
+	port, err := strconv.ParseUint(node, 10, 16)
+	if err != nil || port == 0 {
+		return Publish{}, bad
+	}
+	return Publish{Host: addr, NodePort: uint16(port)}, nil
+}
+
+// Validate reports what of c cannot work, before anything is started.
+func (c Config) Validate() error {
+	_, err := c.complete()
+	return err
+}
+
+// complete returns c with defaults and absolute paths.
+func (c Config) complete() (Config, error) {
+	if os.Geteuid() != 0 {
+		return c, errors.New("cannot make namespaces: not root; run it with sudo")
+	}
+	if c.Exe == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return c, fmt.Errorf("find the running program: %w", err)
+		}
+		c.Exe = exe
+	}
+	if len(c.Args) == 0 {
+		c.Args = []string{"server"}
+	}
+	if c.Hostname == "" {
+		c.Hostname = "mote"
+	}
+	switch c.Wait {
+	case "":
+		c.Wait = WaitNode
+	case WaitAPI, WaitNode:
+	default:
+		return c, fmt.Errorf("cannot wait for %q; use %s or %s", c.Wait, WaitAPI, WaitNode)
+	}
+	if c.Report == nil {
+		c.Report = func(Step) {}
+	}
+	if err := c.completeImages(); err != nil {
+		return c, err
+	}
+	return c, c.completeDir()
+}
+
+func (c *Config) completeImages() error {
+	images := make([]string, len(c.Images))
+	for i, path := range c.Images {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return fmt.Errorf("image archive %s: %w", path, err)
+		}
+		if !isArchive(abs) {
+			return fmt.Errorf("image archive %s: the name must end in .tar, .tar.gz or .tar.zst", path)
+		}
+		f, err := os.Open(abs)
+		if err != nil {
+			return fmt.Errorf("image archive: %w", err)
+		}
+		info, err := f.Stat()
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("image archive: %w", err)
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("image archive %s: not a file", path)
+		}
+		images[i] = abs
+	}
+	c.Images = images
+	return nil
+}
+
+func isArchive(path string) bool {
+	for _, suffix := range []string{".tar", ".tar.gz", ".tar.zst"} {
+		if strings.HasSuffix(path, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Config) completeDir() error {
+	if c.Dir == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return fmt.Errorf("directory %s: %w", c.Dir, err)
+	}
+	if err := os.MkdirAll(abs, 0o700); err != nil {
+		return fmt.Errorf("cannot keep the cluster's state: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(abs, &fs); err != nil {
+		return fmt.Errorf("cannot keep the cluster's state: statfs %s: %w", abs, err)
+	}
+	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return fmt.Errorf("cannot keep the cluster's state in %s: it is on an overlay file system, which cannot hold containers' files; name a directory on a disk", abs)
+	}
+	c.Dir = abs
+	return nil
+}
+
+// lockDir takes the lock that keeps a second sandbox out of c.Dir. It lies on the directory
+// itself, so that it needs no file, and is held until the last duplicate of the file is closed.
+func (c *Config) lockDir() (*os.File, error) {
+	if c.Dir == "" {
+		return nil, nil
+	}
+	f, err := os.Open(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot keep the cluster's state: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("cannot use %s: another sandbox runs on it; stop that one or name another directory", c.Dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", c.Dir, err)
+	}
+	return f, nil
+}
+
+// listen opens the host's side of every published port.
+func listen(publish []Publish) ([]net.Listener, error) {
+	var listeners []net.Listener
+	for _, p := range publish {
+		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(p.Host))
+		if err != nil {
+			closeAll(listeners)
+			if errors.Is(err, unix.EADDRINUSE) {
+				return nil, fmt.Errorf("cannot publish NodePort %d on %s: the port is in use; choose another", p.NodePort, p.Host)
+			}
+			return nil, fmt.Errorf("cannot publish NodePort %d on %s: %w", p.NodePort, p.Host, err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}

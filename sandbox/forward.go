@@ -1,0 +1,70 @@
+package sandbox
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+)
+
+// forward serves a listener on the host by connections into the sandbox.
+type forward struct {
+	listener net.Listener
+	dial     func(context.Context) (net.Conn, error)
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+}
+
+func startForward(l net.Listener, dial func(context.Context) (net.Conn, error)) *forward {
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &forward{listener: l, dial: dial, cancel: cancel}
+	f.wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			f.wg.Go(func() { f.serve(ctx, conn) })
+		}
+	})
+	return f
+}
+
+func (f *forward) address() string { return f.listener.Addr().String() }
+
+// close ends the listener and every connection.
+func (f *forward) close() {
+	f.listener.Close()
+	f.cancel()
+	f.wg.Wait()
+}
+
+func (f *forward) serve(ctx context.Context, outside net.Conn) {
+	defer outside.Close()
+	inside, err := f.dial(ctx)
+	if err != nil {
+		return // the caller sees its connection closed, as of a port that nobody serves
+	}
+	defer inside.Close()
+	stop := context.AfterFunc(ctx, func() {
+		outside.Close()
+		inside.Close()
+	})
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { pipe(inside, outside) })
+	wg.Go(func() { pipe(outside, inside) })
+	wg.Wait()
+}
+
+// pipe copies until from ends and passes the end on, while the other direction may go on: kubectl
+// exec and many protocols need that. Between TCP sockets the copy stays in the kernel.
+func pipe(to, from net.Conn) {
+	_, err := io.Copy(to, from)
+	if tcp, ok := to.(*net.TCPConn); ok && err == nil {
+		_ = tcp.CloseWrite() // the peer may be gone
+		return
+	}
+	to.Close()
+	from.Close()
+}

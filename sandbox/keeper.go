@@ -1,0 +1,337 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// StateRoot holds a directory for each sandbox of the host, and is there only while one is.
+const StateRoot = "/run/mote-sandbox"
+
+// marker is the environment variable that what runs against a sandbox carries, so that the keeper
+// finds it wherever it went: process groups and sessions can be left, this cannot by accident.
+const marker = "MOTE_SANDBOX"
+
+// removeTimeout bounds the removal of one sandbox. Killed processes are gone in milliseconds; one
+// that hangs in the kernel (a dead network file system) must not hold the caller for ever.
+const removeTimeout = 10 * time.Second
+
+// made is what a keeper tells the supervisor: first what it made, or the error that kept it from
+// that; at the end, once more, the error that kept it from removing it.
+type made struct {
+	Dir     string   `json:"dir,omitempty"`
+	Cgroups []string `json:"cgroups,omitempty"`
+	Error   string   `json:"error,omitempty"`
+}
+
+// Keep is the keeper's whole life, the verb VerbKeeper: it makes what sandbox id needs on the host,
+// says so on reply, waits for the end of lifeline, and removes everything. The supervisor holds the
+// other end of lifeline, so that its end, however it came about, is seen here.
+func Keep(id string, lifeline io.Reader, reply io.Writer) error {
+	// What ends the supervisor must not end its keeper; a reply nobody reads is not an error.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
+	if !regexp.MustCompile(`^[0-9a-f]{8}$`).MatchString(id) {
+		return fmt.Errorf("%q is not the id of a sandbox", id)
+	}
+	out := json.NewEncoder(reply)
+	lock, m, err := makeHost(id)
+	if err != nil {
+		m.Error = err.Error()
+	}
+	if lock != nil {
+		defer lock.Close()
+	}
+	_ = out.Encode(m)
+	_, _ = io.Copy(io.Discard, lifeline)
+	if err := removeHost(id); err != nil {
+		_ = out.Encode(made{Error: err.Error()})
+		return err
+	}
+	return nil
+}
+
+// makeHost makes the sandbox's directory, whose lock says that its keeper is alive, and its cgroups.
+func makeHost(id string) (lock *os.File, m made, err error) {
+	m.Dir = filepath.Join(StateRoot, id)
+	err = withStateRoot(func() error {
+		if err := removeStale(); err != nil {
+			return err
+		}
+		if err := os.Mkdir(m.Dir, 0o700); err != nil {
+			return fmt.Errorf("make the sandbox's directory: %w", err)
+		}
+		var err error
+		lock, err = os.OpenFile(lockPath(id), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return fmt.Errorf("make the sandbox's lock: %w", err)
+		}
+		return flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+	})
+	if err != nil {
+		return lock, m, err
+	}
+	m.Cgroups, err = makeCgroups(cgroupName(id))
+	return lock, m, err
+}
+
+func lockPath(id string) string   { return filepath.Join(StateRoot, id, "lock") }
+func cgroupName(id string) string { return "mote-sandbox-" + id }
+
+// withStateRoot calls do while no other keeper makes, sweeps or removes a directory in StateRoot.
+func withStateRoot(do func() error) error {
+	for {
+		if err := os.MkdirAll(StateRoot, 0o700); err != nil {
+			return fmt.Errorf("make the sandboxes' directory: %w", err)
+		}
+		f, err := os.Open(StateRoot)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // the last sandbox has just removed it
+		}
+		if err != nil {
+			return fmt.Errorf("open the sandboxes' directory: %w", err)
+		}
+		if err := flock(f, unix.LOCK_EX); err != nil {
+			f.Close()
+			return err
+		}
+		if !stillThere(f) {
+			f.Close()
+			continue
+		}
+		err = do()
+		f.Close()
+		return err
+	}
+}
+
+// stillThere says whether StateRoot is the directory that f was opened as.
+func stillThere(f *os.File) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Stat(StateRoot)
+	return err == nil && os.SameFile(opened, now)
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+	}
+}
+
+// removeStale removes what sandboxes left whose keeper was killed. The caller holds StateRoot.
+func removeStale() error {
+	entries, err := os.ReadDir(StateRoot)
+	if err != nil {
+		return fmt.Errorf("look for remains of sandboxes: %w", err)
+	}
+	for _, e := range entries {
+		id := e.Name()
+		lock, err := os.OpenFile(lockPath(id), os.O_RDWR, 0)
+		if err == nil {
+			err = flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				lock.Close()
+				continue // its keeper is alive
+			}
+		}
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			err = removeParts(id)
+		}
+		if lock != nil {
+			lock.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("remove the remains of sandbox %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// removeHost removes everything of sandbox id, and StateRoot after the last one.
+func removeHost(id string) error {
+	if err := removeProcesses(id); err != nil {
+		return err // before the lock on StateRoot is taken: others need not wait for this
+	}
+	return withStateRoot(func() error {
+		err := removeParts(id)
+		_ = os.Remove(StateRoot) // not empty while there are others
+		return err
+	})
+}
+
+// removeParts removes sandbox id; its directory goes last, so that what could not be removed is
+// found again by the next keeper.
+func removeParts(id string) error {
+	if err := removeProcesses(id); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(StateRoot, id)); err != nil {
+		return fmt.Errorf("remove the sandbox's directory: %w", err)
+	}
+	return nil
+}
+
+// removeProcesses kills what carries the marker, and what is in the cgroups, and removes those.
+func removeProcesses(id string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+	defer cancel()
+	if err := killMarked(ctx, marker+"="+id); err != nil {
+		return err
+	}
+	return removeCgroups(ctx, cgroupName(id))
+}
+
+// killMarked kills every process whose environment holds entry until there is none.
+func killMarked(ctx context.Context, entry string) error {
+	for {
+		pids, err := marked(entry)
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			return nil
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL) // one that is gone already is fine
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("cannot end processes %v of the sandbox", pids)
+		}
+	}
+}
+
+// marked lists the processes whose environment, as it was when they were executed, holds entry. A
+// process that is dead but not yet waited for has none.
+func marked(entry string) ([]int, error) {
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var pids []int
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		environ, err := os.ReadFile(filepath.Join("/proc", d.Name(), "environ"))
+		if err != nil {
+			continue // gone since
+		}
+		if bytes.Contains(append([]byte{0}, environ...), []byte("\x00"+entry+"\x00")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// pause waits a moment between two looks at something that has no event to wait for.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(2 * time.Millisecond):
+		return nil
+	}
+}
+
+// keeper is the supervisor's side of its keeper.
+type keeper struct {
+	id       string
+	cmd      *exec.Cmd
+	lifeline *os.File // closing it tells the keeper to remove everything
+	reply    *os.File
+	replies  *json.Decoder
+}
+
+// startKeeper starts a keeper in a session of its own, with lock, if there is one, held as long as
+// it lives. It makes nothing on the host itself: the keeper exists before anything else does.
+func startKeeper(exe, id string, lock *os.File) (*keeper, error) {
+	lifeEnd, lifeline, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start the keeper: %w", err)
+	}
+	defer lifeEnd.Close()
+	reply, replyEnd, err := os.Pipe()
+	if err != nil {
+		lifeline.Close()
+		return nil, fmt.Errorf("start the keeper: %w", err)
+	}
+	defer replyEnd.Close()
+	cmd := exec.Command(exe, VerbKeeper, id)
+	cmd.Env = []string{} // without a marker: a keeper inside another sandbox's command outlives that
+	cmd.Dir = "/"
+	cmd.Stdin, cmd.Stdout = lifeEnd, replyEnd
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if lock != nil {
+		cmd.ExtraFiles = []*os.File{lock}
+	}
+	if err := cmd.Start(); err != nil {
+		lifeline.Close()
+		reply.Close()
+		return nil, fmt.Errorf("start the keeper: %w", err)
+	}
+	return &keeper{id: id, cmd: cmd, lifeline: lifeline, reply: reply, replies: json.NewDecoder(reply)}, nil
+}
+
+// made waits for what the keeper made.
+func (k *keeper) made(ctx context.Context) (made, error) {
+	stop := context.AfterFunc(ctx, func() { k.reply.SetReadDeadline(time.Unix(1, 0)) })
+	var m made
+	err := k.replies.Decode(&m)
+	if !stop() {
+		return m, context.Cause(ctx)
+	}
+	if err != nil {
+		return m, fmt.Errorf("prepare the host: the keeper ended: %w", err)
+	}
+	if m.Error != "" {
+		return m, fmt.Errorf("prepare the host: %s", m.Error)
+	}
+	return m, nil
+}
+
+// close has the keeper remove everything, and does it itself when the keeper is not there any more.
+func (k *keeper) close() error {
+	defer k.reply.Close()
+	k.lifeline.Close()
+	k.reply.SetReadDeadline(time.Time{})
+	var last made
+	for {
+		var m made
+		if err := k.replies.Decode(&m); err != nil {
+			break // the keeper closed its end: it is done
+		}
+		last = m
+	}
+	err := k.cmd.Wait()
+	switch {
+	case err == nil:
+		return nil
+	case k.cmd.ProcessState.Exited() && last.Error != "":
+		return errors.New(last.Error)
+	default:
+		return removeHost(k.id)
+	}
+}

@@ -1,0 +1,108 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostMount is a line of /proc/self/mountinfo (proc(5)).
+type hostMount struct {
+	path   string
+	fstype string
+	super  string // options of the super block
+}
+
+// readMounts returns the calling process's mounts, a parent before what is mounted on it.
+func readMounts() ([]hostMount, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	return parseMounts(string(data)), nil
+}
+
+func parseMounts(mountinfo string) []hostMount {
+	var mounts []hostMount
+	for line := range strings.Lines(mountinfo) {
+		// 36 35 98:0 /root /mount/point rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+		left, right, ok := strings.Cut(line, " - ")
+		fields, tail := strings.Fields(left), strings.Fields(right)
+		if !ok || len(fields) < 6 || len(tail) < 1 {
+			continue
+		}
+		mounts = append(mounts, hostMount{path: unescape(fields[4]), fstype: tail[0], super: tail[len(tail)-1]})
+	}
+	return mounts
+}
+
+// unescape undoes the octal escapes of blanks, tabs, newlines and backslashes in mountinfo.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// mount is mount(2) with an error that names the mount point.
+func mount(source, target, fstype string, flags uintptr, data string) error {
+	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", firstOf(fstype, source), target, err)
+	}
+	return nil
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// bind makes the file or directory at source, with what is mounted below it, visible at target.
+func bind(source, target string) error {
+	return mount(source, target, "", unix.MS_BIND|unix.MS_REC, "")
+}
+
+// bindFile is bind for a file at a target that is not there yet.
+func bindFile(source, target string) error {
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("make a mount point: %w", err)
+	}
+	f.Close()
+	return bind(source, target)
+}
+
+// bindReadOnly shows source alone, without what is mounted below it, and refuses writes.
+func bindReadOnly(source, target string) error {
+	if err := mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	// The flags that a mount came with are kept: a remount may not drop them in all cases.
+	var fs unix.Statfs_t
+	if err := unix.Statfs(target, &fs); err != nil {
+		return fmt.Errorf("statfs %s: %w", target, err)
+	}
+	const kept = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // the same bits in both (statfs(2))
+	return mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|uintptr(fs.Flags)&kept, "")
+}
+
+// mkdir is os.MkdirAll with exactly mode for the last directory, whatever the umask.
+func mkdir(path string, mode os.FileMode) error {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return fmt.Errorf("make a directory: %w", err)
+	}
+	return os.Chmod(path, mode)
+}

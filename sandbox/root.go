@@ -1,0 +1,414 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is a directory inside that is not the host's.
+type place struct {
+	path string
+	mode os.FileMode
+	// keep is its name in Config.Dir; a place without one is in memory.
+	keep string
+	// hide is for places that are only there to cover what the host has.
+	hide bool
+}
+
+// dataDir is where the server inside keeps its state, its default.
+const dataDir = "/var/lib/mote"
+
+// places are where the server and the kubelet write much, or must not see the host's. All other
+// writes end in the overlay.
+var places = [...]place{
+	{path: dataDir, mode: 0o700, keep: "data"},
+	{path: "/var/lib/kubelet", mode: 0o755, keep: "kubelet"},
+	{path: "/var/log", mode: 0o755, keep: "log"},
+	{path: "/run", mode: 0o755},
+	{path: "/tmp", mode: 0o777 | os.ModeSticky},
+	{path: "/var/tmp", mode: 0o777 | os.ModeSticky},
+	{path: "/var/lib/cni", mode: 0o755},
+	{path: "/etc/mote", mode: 0o755, hide: true},
+	{path: "/etc/cni", mode: 0o755, hide: true},
+}
+
+// newRoot replaces the root of the mount namespace by the sandbox's:
+//
+//	stage (tmpfs)
+//	├── layers/N/{upper,work}   what is written over the host's files
+//	├── places/N                a directory for each place in memory
+//	└── root                    overlay of / with everything else on it; becomes /
+func newRoot(sp spec) error {
+	// Nothing that is mounted from here on reaches the host, nor the other way round.
+	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	hs, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	if err := mount("mote-sandbox", sp.Stage, "tmpfs", 0, "mode=0755"); err != nil {
+		return err
+	}
+	r := &rootBuilder{stage: sp.Stage, root: filepath.Join(sp.Stage, "root")}
+	if err := mkdir(r.root, 0o755); err != nil {
+		return err
+	}
+	for _, step := range []func() error{
+		func() error { return r.hostFiles(mounts) },
+		func() error { return r.places(sp.Dir) },
+		r.devices,
+		func() error { return r.kernel(hs) },
+		func() error { return r.images(sp.Images, sp.Dir != "") },
+		func() error { return r.program(sp.Exe) },
+		func() error { return pivot(r.root) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type rootBuilder struct {
+	stage, root string
+	layers      int
+}
+
+// at is where path, inside, is for now.
+func (r *rootBuilder) at(path string) string { return filepath.Join(r.root, path) }
+
+// overlay shows the host's directory at the same path inside; writes go to memory.
+func (r *rootBuilder) overlay(path string) error {
+	layer := filepath.Join(r.stage, "layers", strconv.Itoa(r.layers))
+	r.layers++
+	upper, work := filepath.Join(layer, "upper"), filepath.Join(layer, "work")
+	for _, dir := range []string{upper, work} {
+		if err := mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", escapeOverlay(path), upper, work)
+	err := mount("mote-sandbox", r.at(path), "overlay", 0, options)
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w: the kernel has no overlay file system; load its module with: modprobe overlay", err)
+	}
+	return err
+}
+
+// escapeOverlay protects the characters that separate an overlay's options and layers.
+func escapeOverlay(path string) string {
+	return strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(path)
+}
+
+// hostFiles shows the host's files. An overlay does not show what is mounted below its lower
+// directory, so each file system of the host is shown by itself: as an overlay where a place lies on
+// it, read-only elsewhere.
+func (r *rootBuilder) hostFiles(mounts []hostMount) error {
+	if err := r.overlay("/"); err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.path == "/" || isPseudo(m.fstype) || isCovered(m.path) {
+			continue
+		}
+		if _, err := os.Lstat(r.at(m.path)); err != nil {
+			continue // below a mount that is not shown
+		}
+		if holdsPlace(m.path) {
+			if err := r.overlay(m.path); err != nil {
+				return err
+			}
+			continue
+		}
+		err := bindReadOnly(m.path, r.at(m.path))
+		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+			return err // a user's FUSE mount is closed to root: not shown
+		}
+	}
+	return nil
+}
+
+// isPseudo says that a file system holds no files that somebody stored: the sandbox has its own of
+// each that it needs. Overlays below / are other container engines' containers.
+func isPseudo(fstype string) bool {
+	switch fstype {
+	case "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs",
+		"efivarfs", "fuse.lxcfs", "fuse.portal", "fusectl", "hugetlbfs", "mqueue", "nsfs", "overlay", "proc",
+		"pstore", "ramfs", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs":
+		return true
+	}
+	return false
+}
+
+// isCovered says that path lies where the sandbox has something else.
+func isCovered(path string) bool {
+	for _, top := range []string{"/proc", "/sys", "/dev"} {
+		if within(path, top) {
+			return true
+		}
+	}
+	for _, p := range places {
+		if within(path, p.path) {
+			return true
+		}
+	}
+	return false
+}
+
+func holdsPlace(path string) bool {
+	for _, p := range places {
+		if within(p.path, path) {
+			return true
+		}
+	}
+	return false
+}
+
+// within says whether path is dir or below it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// places mounts an empty directory of the stage, or one of dir, on each place.
+func (r *rootBuilder) places(dir string) error {
+	for i, p := range places {
+		if _, err := os.Stat(r.at(p.path)); err != nil && p.hide {
+			continue // the host has none
+		}
+		source := filepath.Join(r.stage, "places", strconv.Itoa(i))
+		if dir != "" && p.keep != "" {
+			source = filepath.Join(dir, p.keep)
+		}
+		if err := mkdir(source, p.mode); err != nil {
+			return err
+		}
+		if err := mkdir(r.at(p.path), p.mode); err != nil {
+			return err
+		}
+		if err := bind(source, r.at(p.path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// devices shows the host's device nodes; making and removing nodes does not reach the host.
+func (r *rootBuilder) devices() error {
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.path == "/dev" {
+			if err := r.overlay("/dev"); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	for _, m := range []struct{ path, fstype, options string }{
+		{"/dev/pts", "devpts", "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{"/dev/shm", "tmpfs", "mode=1777"},
+		{"/dev/mqueue", "mqueue", ""},
+	} {
+		if err := os.MkdirAll(r.at(m.path), 0o755); err != nil {
+			return fmt.Errorf("make a directory: %w", err)
+		}
+		err := mount(m.fstype, r.at(m.path), m.fstype, unix.MS_NOSUID|unix.MS_NOEXEC, m.options)
+		if err != nil && !(m.fstype == "mqueue" && errors.Is(err, unix.ENODEV)) {
+			return err // few need message queues, and few kernels lack them
+		}
+	}
+	return nil
+}
+
+// kernel mounts the sandbox's own /proc, /sys and cgroups. /sys/kernel/security stays out: without
+// it containerd leaves the host's AppArmor profiles alone.
+func (r *rootBuilder) kernel(hs []hierarchy) error {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	// The second one stays as it is: the kernel lets a container with a user namespace of its own
+	// mount /proc only where one is in sight that nothing covers (mount_too_revealing).
+	for _, path := range []string{"/proc", insideDir + "/proc"} {
+		if err := mkdir(r.at(path), 0o555); err != nil {
+			return err
+		}
+		if err := mount("proc", r.at(path), "proc", flags, ""); err != nil {
+			return err
+		}
+	}
+	if err := mount("sysfs", r.at("/sys"), "sysfs", flags, ""); err != nil {
+		return err
+	}
+	if err := r.sysctls(); err != nil {
+		return err
+	}
+	return r.cgroups(hs, flags)
+}
+
+// sysctls covers the settings of the whole kernel that the kubelet writes at start (pkg/kubelet/cm,
+// setupKernelTunables) with files that hold what it wants to see, so that the host keeps its own.
+func (r *rootBuilder) sysctls() error {
+	for i, s := range []struct{ name, value string }{
+		{"vm/overcommit_memory", "1"},
+		{"vm/panic_on_oom", "0"},
+		{"kernel/panic", "10"},
+		{"kernel/panic_on_oops", "1"},
+		{"kernel/keys/root_maxkeys", "1000000"},
+		{"kernel/keys/root_maxbytes", "25000000"},
+	} {
+		target := r.at(filepath.Join("/proc/sys", s.name))
+		if _, err := os.Stat(target); err != nil {
+			continue // not in this kernel
+		}
+		private := filepath.Join(r.stage, "sysctl-"+strconv.Itoa(i))
+		if err := os.WriteFile(private, []byte(s.value+"\n"), 0o644); err != nil {
+			return fmt.Errorf("write a private sysctl: %w", err)
+		}
+		if err := bind(private, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cgroups mounts the hierarchies where the host has them, with the sandbox's groups as their tops.
+func (r *rootBuilder) cgroups(hs []hierarchy, flags uintptr) error {
+	const top = "/sys/fs/cgroup"
+	if len(hs) == 1 && hs[0].v2 {
+		return mount("cgroup2", r.at(top), "cgroup2", flags, "")
+	}
+	if err := mount("tmpfs", r.at(top), "tmpfs", flags, "mode=0755"); err != nil {
+		return err
+	}
+	for _, h := range hs {
+		if !within(h.mount, top) {
+			continue
+		}
+		if err := mkdir(r.at(h.mount), 0o755); err != nil {
+			return err
+		}
+		fstype := "cgroup"
+		if h.v2 {
+			fstype = "cgroup2"
+		}
+		if err := mount(fstype, r.at(h.mount), fstype, flags, h.options); err != nil {
+			return err
+		}
+	}
+	return copyLinks(top, r.at(top))
+}
+
+// copyLinks makes the symbolic links of one directory in another: /sys/fs/cgroup/cpu leads to
+// cpu,cpuacct on many hosts.
+func copyLinks(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return fmt.Errorf("list cgroup hierarchies: %w", err)
+	}
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		target, err := os.Readlink(filepath.Join(from, e.Name()))
+		if err == nil {
+			err = os.Symlink(target, filepath.Join(to, e.Name()))
+		}
+		if err != nil {
+			return fmt.Errorf("link a cgroup hierarchy: %w", err)
+		}
+	}
+	return nil
+}
+
+// images puts archives where the server loads them from. Copies stay with a kept cluster, which
+// loads them again at its next start; otherwise the host's files are shown.
+func (r *rootBuilder) images(archives []string, keep bool) error {
+	if len(archives) == 0 {
+		return nil
+	}
+	dir := r.at(filepath.Join(dataDir, "images"))
+	if err := mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for i, archive := range archives {
+		// Two archives may have one name in different directories.
+		target := filepath.Join(dir, fmt.Sprintf("%02d-%s", i, filepath.Base(archive)))
+		var err error
+		if keep {
+			err = copyFile(archive, target)
+		} else {
+			err = bindFile(archive, target)
+		}
+		if err != nil {
+			return fmt.Errorf("image archive: %w", err)
+		}
+	}
+	return nil
+}
+
+// copyFile copies through a name that is not an archive's, so that half a copy is never loaded.
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to + ".part")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	return os.Rename(to+".part", to)
+}
+
+// program shows the mote file, under the names that it answers to.
+func (r *rootBuilder) program(exe string) error {
+	target := r.at(exeInside)
+	if err := mkdir(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	if err := bindFile(exe, target); err != nil {
+		return err
+	}
+	for _, name := range commandNames[1:] { // the first one is the file itself
+		if err := os.Symlink(exeInside, filepath.Join(filepath.Dir(target), name)); err != nil {
+			return fmt.Errorf("link a command: %w", err)
+		}
+	}
+	return nil
+}
+
+// pivot makes root the root of the namespace, and lets go of all that was mounted before.
+func pivot(root string) error {
+	if err := unix.Chdir(root); err != nil {
+		return fmt.Errorf("change to the new root: %w", err)
+	}
+	// Both names are one directory: the old root is stacked on the new one (pivot_root(2)).
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("change the root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("let go of the host's root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("change to the new root: %w", err)
+	}
+	// Pods may ask for volumes that propagate mounts; those need a shared root, as hosts have it.
+	return mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
+}

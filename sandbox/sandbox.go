@@ -1,0 +1,323 @@
+// Package sandbox runs throwaway clusters: one mote server in fresh mount, network, PID, UTS, IPC
+// and cgroup namespaces, on a tmpfs that overlays the host's files, with its API forwarded to a
+// loopback port of the host.
+//
+// To enter: fill a Config, Start it, Run commands against the Sandbox, Close it. Start executes the
+// mote file twice more, under two hidden verbs that the program must answer: VerbKeeper calls Keep,
+// VerbInit calls Enter and then executes what it returns. README.md tells the story and draws the
+// processes.
+//
+// Invariants: whatever a sandbox puts on the host is made and removed by its keeper, which outlives
+// a killed supervisor; nothing exists on the host without a directory of its own in StateRoot;
+// nothing inside can write to a file of the host outside Config.Dir.
+//
+// A Sandbox's methods are safe for concurrent use. Several sandboxes may live in one process.
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// VerbKeeper and VerbInit are the hidden verbs under which Start executes Config.Exe.
+const (
+	VerbKeeper = "sandbox-keeper"
+	VerbInit   = "sandbox-init"
+)
+
+// stopTimeout bounds a clean stop of the server of a sandbox with a Dir. The server itself gives
+// each of its parts 10 s; a sandbox without a Dir is killed at once.
+const stopTimeout = 15 * time.Second
+
+// Step is a change in the progress of Start.
+type Step struct {
+	Name string        // e.g. "API server"
+	Done bool          // false when the step begins
+	Err  error         // of a step that is done
+	Took time.Duration // of a step that is done
+}
+
+// Sandbox is a running cluster.
+type Sandbox struct {
+	cfg    Config
+	id     string
+	keeper *keeper
+	init   *initProcess
+	log    *tail
+	api    *kubeAPI
+	paths  hostPaths
+
+	forwards  []*forward
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// StartError is returned by Start when the cluster did not come up.
+type StartError struct {
+	Err error
+	// Log holds the last lines that the server wrote, oldest first.
+	Log []string
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Start brings a cluster up and returns when what cfg.Wait names is there. When ctx ends first, or
+// anything goes wrong, nothing is left of it. ctx does not bound the life of a started Sandbox.
+func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	s := &Sandbox{cfg: cfg, id: newID(), log: newTail(cfg.Log)}
+	if err := s.start(ctx); err != nil {
+		err = &StartError{Err: err, Log: s.log.Lines()}
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// start is the whole way up, each line with what it needs before it.
+func (s *Sandbox) start(ctx context.Context) error {
+	listeners, err := listen(s.cfg.Publish) // first: a taken port is found before anything is made
+	if err != nil {
+		return err
+	}
+	defer closeAll(listeners) // those that no forward took over
+	if err := s.step("namespaces", func() error { return s.isolate(ctx) }); err != nil {
+		return err
+	}
+	s.api = newKubeAPI(s.init.root(), s.init.dial)
+	if err := s.forwardAll(listeners); err != nil {
+		return err
+	}
+	if err := s.step("API server", func() error { return s.until(ctx, s.api.waitReady) }); err != nil {
+		return err
+	}
+	if err := s.paths.write(s.cfg.Exe, s.api.kubeconfig, s.forwards[0].address()); err != nil {
+		return err
+	}
+	if s.cfg.Wait == WaitAPI {
+		return nil
+	}
+	return s.step("node", func() error { return s.until(ctx, s.api.waitNode) })
+}
+
+// isolate starts the keeper and, beside it, the first process of the sandbox, and lets that one
+// go on once the keeper has made what the host must hold.
+func (s *Sandbox) isolate(ctx context.Context) error {
+	dir, err := s.cfg.lockDir()
+	if err != nil {
+		return err
+	}
+	if dir != nil {
+		defer dir.Close() // the keeper's copy holds the lock from here on
+	}
+	if s.keeper, err = startKeeper(s.cfg.Exe, s.id, dir); err != nil {
+		return err
+	}
+	if s.init, err = startInit(s.cfg.Exe, s.log); err != nil {
+		return err
+	}
+	made, err := s.keeper.made(ctx)
+	if err != nil {
+		return err
+	}
+	s.paths = hostPaths{dir: made.Dir}
+	if err := joinCgroups(made.Cgroups, s.init.pid()); err != nil {
+		return err
+	}
+	return s.init.release(ctx, spec{
+		Stage:    made.Dir,
+		Exe:      s.cfg.Exe,
+		Args:     s.cfg.Args,
+		Dir:      s.cfg.Dir,
+		Images:   s.cfg.Images,
+		Hostname: s.cfg.Hostname,
+	})
+}
+
+// forwardAll serves the API on a free loopback port, first, and then what cfg publishes.
+func (s *Sandbox) forwardAll(published []net.Listener) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("forward the API: %w", err)
+	}
+	s.forwards = append(s.forwards, startForward(l, func(ctx context.Context) (net.Conn, error) {
+		return s.init.dial(ctx, s.api.address())
+	}))
+	for i, l := range published {
+		s.forwards = append(s.forwards, startForward(l, func(ctx context.Context) (net.Conn, error) {
+			return s.api.dialNodePort(ctx, s.cfg.Publish[i].NodePort)
+		}))
+		published[i] = nil
+	}
+	return nil
+}
+
+// until calls wait with a context that also ends when the sandbox's first process does.
+func (s *Sandbox) until(ctx context.Context, wait func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-s.init.done:
+			cancel(fmt.Errorf("the cluster ended: %w", s.init.err))
+		case <-stop:
+		}
+	}()
+	err := wait(ctx)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (s *Sandbox) step(name string, do func() error) error {
+	start := time.Now()
+	s.cfg.Report(Step{Name: name})
+	err := do()
+	s.cfg.Report(Step{Name: name, Done: true, Err: err, Took: time.Since(start)})
+	return err
+}
+
+// Done is closed when the cluster ended by itself or by Close.
+func (s *Sandbox) Done() <-chan struct{} { return s.init.done }
+
+// Log returns the last lines that the server wrote, oldest first.
+func (s *Sandbox) Log() []string { return s.log.Lines() }
+
+// Kubeconfig is the path of an administrator's kubeconfig that works on the host until Close.
+func (s *Sandbox) Kubeconfig() string { return s.paths.kubeconfig() }
+
+// Server is the URL of the forwarded API.
+func (s *Sandbox) Server() string { return "https://" + s.forwards[0].address() }
+
+// Close ends the cluster and whatever was started with its environment, and returns when nothing
+// of it is left. An error says what is.
+func (s *Sandbox) Close() error {
+	s.closeOnce.Do(func() { s.closeErr = s.close() })
+	return s.closeErr
+}
+
+func (s *Sandbox) close() error {
+	for _, f := range s.forwards {
+		f.close()
+	}
+	if s.api != nil {
+		s.api.close()
+	}
+	if s.init != nil {
+		if s.cfg.Dir != "" && s.api != nil {
+			s.init.stop(stopTimeout)
+		}
+		s.init.kill()
+	}
+	if s.keeper == nil {
+		return nil
+	}
+	err := s.keeper.close()
+	if s.init != nil {
+		<-s.init.done
+	}
+	return err
+}
+
+func newID() string {
+	b := make([]byte, 4)
+	rand.Read(b) // never fails (crypto/rand)
+	return hex.EncodeToString(b)
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// tail keeps the last lines of what is written to it and copies everything to w.
+type tail struct {
+	w io.Writer
+
+	mu    sync.Mutex // guards what follows
+	lines []string
+	part  []byte
+}
+
+// tailLines is enough for an error and what led to it, and fits on a terminal.
+const tailLines = 30
+
+func newTail(w io.Writer) *tail {
+	if w == nil {
+		w = io.Discard
+	}
+	return &tail{w: w}
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range p {
+		if c != '\n' {
+			t.part = append(t.part, c)
+			continue
+		}
+		t.lines = append(t.lines, string(t.part))
+		t.part = t.part[:0]
+	}
+	if n := len(t.lines) - tailLines; n > 0 {
+		t.lines = append(t.lines[:0], t.lines[n:]...)
+	}
+	return t.w.Write(p)
+}
+
+// Lines returns the kept lines, the unfinished one included.
+func (t *tail) Lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lines := append([]string(nil), t.lines...)
+	if len(t.part) > 0 {
+		lines = append(lines, string(t.part))
+	}
+	return lines
+}
+
+// hostPaths are the files that a sandbox's directory on the host holds for commands.
+type hostPaths struct{ dir string }
+
+func (p hostPaths) kubeconfig() string { return filepath.Join(p.dir, "kubeconfig") }
+func (p hostPaths) cache() string      { return filepath.Join(p.dir, "cache") }
+func (p hostPaths) bin() string        { return filepath.Join(p.dir, "bin") }
+
+// write makes the links to exe under the names that it answers to, and the kubeconfig.
+func (p hostPaths) write(exe string, kubeconfig func(server string) ([]byte, error), address string) error {
+	data, err := kubeconfig("https://" + address)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(p.kubeconfig(), data, 0o600); err != nil {
+		return fmt.Errorf("write the kubeconfig: %w", err)
+	}
+	if err := os.Mkdir(p.bin(), 0o755); err != nil {
+		return fmt.Errorf("make a directory for commands: %w", err)
+	}
+	for _, name := range commandNames {
+		if err := os.Symlink(exe, filepath.Join(p.bin(), name)); err != nil {
+			return fmt.Errorf("link a command: %w", err)
+		}
+	}
+	return nil
+}
