@@ -1,10 +1,15 @@
-// Package server is mote's control plane: its certificates and kubeconfigs, and kube-apiserver,
-// kube-controller-manager and kube-scheduler as components of the calling process.
 package server
 
-import "net/netip"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+)
 
-// Config says what control plane to run. It is validated once and never changed afterwards.
+// Config says what control plane to run. Prepare copies, defaults and validates it once; it is
+// never changed afterwards.
 type Config struct {
 	// DataDir holds the PKI, kubeconfigs and encryption key (<data-dir>/server). Made with mode 0700.
 	DataDir string
@@ -13,6 +18,7 @@ type Config struct {
 	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/datastore.sock.
 	DatastoreEndpoint string
 	// ListenAddress and ListenPort are where kube-apiserver serves HTTPS. Default 0.0.0.0:6443.
+	// With a specific address other than loopback, mote's own parts use that address too.
 	ListenAddress netip.Addr
 	ListenPort    int
 	// AdvertiseAddress is what the kubernetes Service's endpoint holds: the bridge address.
@@ -20,8 +26,85 @@ type Config struct {
 	// TLSSANs are further names and addresses for the apiserver's serving certificate.
 	TLSSANs []string
 	// ClusterCIDR, ServiceCIDR are the pods' and Services' networks; ClusterDNS lies in ServiceCIDR.
+	// Default 10.42.0.0/16 and 10.43.0.0/16. Each node gets a /24 of ClusterCIDR.
 	ClusterCIDR, ServiceCIDR netip.Prefix
-	ClusterDomain            string
-	// Extra arguments, each name=value without dashes, for the upstream components.
+	// ClusterDomain is the DNS suffix of Services and part of the service-account issuer: changing
+	// it invalidates the tokens in running pods. Default cluster.local.
+	ClusterDomain string
+	// Extra arguments, each name=value without dashes, for the upstream components. One that mote
+	// sets too replaces mote's value; a name given several times adds up where upstream's flag does.
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 }
+
+// nodeCIDRBits is the size of each node's share of ClusterCIDR. The agent's bridge uses the first
+// one, 10.42.0.0/24 by default, so the two must agree.
+const nodeCIDRBits = 24
+
+func (c Config) withDefaults() Config {
+	if !c.ListenAddress.IsValid() {
+		c.ListenAddress = netip.IPv4Unspecified()
+	}
+	if c.ListenPort == 0 {
+		c.ListenPort = 6443
+	}
+	if !c.ClusterCIDR.IsValid() {
+		c.ClusterCIDR = netip.MustParsePrefix("10.42.0.0/16")
+	}
+	if !c.ServiceCIDR.IsValid() {
+		c.ServiceCIDR = netip.MustParsePrefix("10.43.0.0/16")
+	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	if !filepath.IsAbs(c.DataDir) {
+		return fmt.Errorf("data directory %q is not an absolute path", c.DataDir)
+	}
+	if !filepath.IsAbs(c.AdminKubeconfig) {
+		return fmt.Errorf("administrator's kubeconfig %q is not an absolute path", c.AdminKubeconfig)
+	}
+	if u, err := url.Parse(c.DatastoreEndpoint); err != nil || u.Scheme == "" {
+		return fmt.Errorf("datastore endpoint %q is not a URL", c.DatastoreEndpoint)
+	}
+	if c.ListenPort < 1 || c.ListenPort > 65535 {
+		return fmt.Errorf("listen port %d is not between 1 and 65535", c.ListenPort)
+	}
+	if !c.AdvertiseAddress.IsValid() || c.AdvertiseAddress.IsLoopback() || c.AdvertiseAddress.IsUnspecified() {
+		return fmt.Errorf("advertise address %q cannot be reached from pods", c.AdvertiseAddress)
+	}
+	if c.ClusterCIDR.Masked() != c.ClusterCIDR || c.ServiceCIDR.Masked() != c.ServiceCIDR {
+		return fmt.Errorf("cluster network %s or service network %s has host bits set", c.ClusterCIDR, c.ServiceCIDR)
+	}
+	if c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
+		return fmt.Errorf("cluster network %s and service network %s overlap", c.ClusterCIDR, c.ServiceCIDR)
+	}
+	if !c.ClusterCIDR.Addr().Is4() || !c.ServiceCIDR.Addr().Is4() {
+		return errors.New("cluster and service networks must be IPv4")
+	}
+	if c.ClusterCIDR.Bits() > nodeCIDRBits {
+		return fmt.Errorf("cluster network %s is smaller than the /%d that each node gets", c.ClusterCIDR, nodeCIDRBits)
+	}
+	if c.ServiceCIDR.Bits() > 28 {
+		return fmt.Errorf("service network %s is smaller than /28", c.ServiceCIDR)
+	}
+	return nil
+}
+
+// url is where mote's own parts and the administrator on this machine reach the apiserver:
+// loopback, unless the apiserver listens elsewhere only.
+func (c Config) url() string {
+	addr := c.ListenAddress
+	switch {
+	case addr == netip.IPv4Unspecified():
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case addr == netip.IPv6Unspecified():
+		addr = netip.IPv6Loopback()
+	}
+	return "https://" + netip.AddrPortFrom(addr, uint16(c.ListenPort)).String()
+}
+
+// apiServiceAddress is the kubernetes Service's address: the first of ServiceCIDR.
+func (c Config) apiServiceAddress() netip.Addr { return c.ServiceCIDR.Addr().Next() }

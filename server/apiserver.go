@@ -1,0 +1,154 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"path/filepath"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apiserver/pkg/server/flagz"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
+	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
+)
+
+type apiServer struct {
+	cfg       Config
+	creds     *credentials
+	options   *options.ServerRunOptions
+	completed options.CompletedOptions
+}
+
+// newAPIServer parses the arguments; nothing that they name need exist yet.
+func newAPIServer(cfg Config, creds *credentials) (*apiServer, error) {
+	s := &apiServer{cfg: cfg, creds: creds, options: options.NewServerRunOptions()}
+	flags := s.options.Flags()
+	s.options.Flagz = flagz.NamedFlagSetsReader{FlagSets: flags}
+	return s, parseArgs(flags, "apiserver-arg", s.args(), cfg.APIServerArgs)
+}
+
+func encryptionConfig(dir string) string { return filepath.Join(dir, "encryption.yaml") }
+
+func (s *apiServer) args() []arg {
+	tls := s.creds.tls
+	return []arg{
+		{"etcd-servers", s.cfg.DatastoreEndpoint},
+		{"encryption-provider-config", encryptionConfig(s.creds.dir)},
+		{"encryption-provider-config-automatic-reload", "true"}, // keys are rotated without a restart
+
+		{"bind-address", s.cfg.ListenAddress.String()},
+		{"secure-port", fmt.Sprint(s.cfg.ListenPort)},
+		{"advertise-address", s.cfg.AdvertiseAddress.String()},
+		{"tls-cert-file", tls("apiserver.crt")},
+		{"tls-private-key-file", tls("apiserver.key")},
+		{"service-cluster-ip-range", s.cfg.ServiceCIDR.String()},
+		// The endpoint of the kubernetes Service is this server, always. Upstream's default asks the
+		// datastore for a lease every ten seconds to find that out, and writes each time.
+		{"endpoint-reconciler-type", "master-count"},
+
+		// Anonymous requests stay on, as upstream: RBAC grants them health and version only.
+		{"client-ca-file", tls("client-ca.crt")},
+		{"authorization-mode", "Node,RBAC"},
+		{"enable-admission-plugins", "NodeRestriction"}, // next to all that are on by default
+		{"allow-privileged", "true"},
+		{"service-account-issuer", "https://kubernetes.default.svc." + s.cfg.ClusterDomain},
+		{"service-account-signing-key-file", tls("service-account.key")},
+		{"service-account-key-file", tls("service-account.key")},
+
+		{"kubelet-certificate-authority", tls("server-ca.crt")},
+		{"kubelet-client-certificate", tls("apiserver-kubelet-client.crt")},
+		{"kubelet-client-key", tls("apiserver-kubelet-client.key")},
+		// Addresses first: nothing guarantees that a node's name resolves.
+		{"kubelet-preferred-address-types", "InternalIP,ExternalIP,InternalDNS,ExternalDNS,Hostname"},
+
+		{"requestheader-client-ca-file", tls("front-proxy-ca.crt")},
+		{"requestheader-allowed-names", frontProxyUser},
+		{"requestheader-username-headers", "X-Remote-User"},
+		{"requestheader-uid-headers", "X-Remote-Uid"},
+		{"requestheader-group-headers", "X-Remote-Group"},
+		{"requestheader-extra-headers-prefix", "X-Remote-Extra-"},
+		{"proxy-client-cert-file", tls("front-proxy-client.crt")},
+		{"proxy-client-key-file", tls("front-proxy-client.key")},
+		// Aggregated servers and webhooks are called at their endpoints, without waiting for
+		// kube-proxy's rules.
+		{"enable-aggregator-routing", "true"},
+	}
+}
+
+// complete finds whatever upstream holds against the arguments' values.
+func (s *apiServer) complete() error {
+	completed, err := s.options.Complete(context.Background())
+	if err != nil {
+		return fmt.Errorf("kube-apiserver's arguments: %w", err)
+	}
+	if errs := completed.Validate(); len(errs) > 0 {
+		return fmt.Errorf("kube-apiserver's arguments: %w", utilerrors.NewAggregate(errs))
+	}
+	s.completed = completed
+	return nil
+}
+
+func (s *apiServer) Name() string { return "kube-apiserver" }
+
+func (s *apiServer) Run(ctx context.Context) error {
+	config, err := app.NewConfig(s.completed)
+	if err != nil {
+		return fmt.Errorf("configure: %w", err)
+	}
+	// bootstrap.go says why these two hooks are ours. The set is shared by the three servers of the
+	// chain; a hook that the arguments disabled is already in it.
+	disabled := config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks
+	hooks := bootstrapHooks()
+	for name := range hooks {
+		if disabled.Has(name) {
+			delete(hooks, name)
+		}
+		disabled.Insert(name)
+	}
+	completed, err := config.Complete()
+	if err != nil {
+		return fmt.Errorf("configure: %w", err)
+	}
+	chain, err := app.CreateServerChain(completed)
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	for name, hook := range hooks {
+		disabled.Delete(name)
+		if err := chain.GenericAPIServer.AddPostStartHook(name, hook); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+	}
+	prepared, err := chain.PrepareRun()
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	if err := prepared.Run(ctx); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		return errStopped
+	}
+	return nil
+}
+
+// Ready asks as the administrator, whom no missing RBAC rule keeps out.
+func (s *apiServer) Ready(ctx context.Context) error {
+	cert, err := tls.LoadX509KeyPair(s.creds.tls("admin.crt"), s.creds.tls("admin.key"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(s.creds.serverCA.cert)
+	config := &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}}
+	return waitHealthy(ctx, config, s.cfg.url()+"/readyz", acceptAny)
+}
+
+// Names of the hooks that bootstrap.go replaces.
+const (
+	rolesHook           = rbacrest.PostStartHookName
+	priorityClassesHook = schedulingrest.PostStartHookName
+)

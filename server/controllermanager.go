@@ -1,0 +1,137 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+
+	apiserveroptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+)
+
+type controllerManager struct {
+	options *options.KubeControllerManagerOptions
+}
+
+// newControllerManager parses the arguments; nothing that they name need exist yet.
+func newControllerManager(cfg Config, creds *credentials) (*controllerManager, error) {
+	opts, err := options.NewKubeControllerManagerOptions()
+	if err != nil {
+		return nil, fmt.Errorf("kube-controller-manager's defaults: %w", err)
+	}
+	flags := opts.Flags(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
+	opts.ParsedFlags = &flags
+	if err := parseArgs(flags, "controller-manager-arg", controllerManagerArgs(cfg, creds), cfg.ControllerManagerArgs); err != nil {
+		return nil, err
+	}
+	if err := needsPort("controller-manager-arg", opts.SecureServing); err != nil {
+		return nil, err
+	}
+	return &controllerManager{options: opts}, nil
+}
+
+// validate finds what upstream holds against the arguments' values, feature gates being set.
+func (c *controllerManager) validate() error {
+	err := c.options.Validate(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
+	if err != nil {
+		return fmt.Errorf("kube-controller-manager's arguments: %w", err)
+	}
+	return nil
+}
+
+func controllerManagerArgs(cfg Config, creds *credentials) []arg {
+	kubeconfig := creds.kubeconfig("controller-manager")
+	return append(servingArgs(creds, kubeconfig), []arg{
+		{"secure-port", "10257"},
+		{"use-service-account-credentials", "true"},
+
+		{"allocate-node-cidrs", "true"},
+		{"cluster-cidr", cfg.ClusterCIDR.String()},
+		{"node-cidr-mask-size", fmt.Sprint(nodeCIDRBits)},
+		{"service-cluster-ip-range", cfg.ServiceCIDR.String()},
+
+		{"root-ca-file", creds.tls("server-ca.crt")},
+		{"service-account-private-key-file", creds.tls("service-account.key")},
+		{"cluster-signing-kubelet-serving-cert-file", creds.tls("server-ca.crt")},
+		{"cluster-signing-kubelet-serving-key-file", creds.tls("server-ca.key")},
+		{"cluster-signing-kubelet-client-cert-file", creds.tls("client-ca.crt")},
+		{"cluster-signing-kubelet-client-key-file", creds.tls("client-ca.key")},
+		{"cluster-signing-kube-apiserver-client-cert-file", creds.tls("client-ca.crt")},
+		{"cluster-signing-kube-apiserver-client-key-file", creds.tls("client-ca.key")},
+		{"cluster-signing-legacy-unknown-cert-file", creds.tls("client-ca.crt")},
+		{"cluster-signing-legacy-unknown-key-file", creds.tls("client-ca.key")},
+	}...)
+}
+
+// servingArgs are the arguments that the controller manager and the scheduler share. With the files
+// at hand, neither asks the apiserver for its authentication settings or makes an RSA key at start.
+func servingArgs(creds *credentials, kubeconfig string) []arg {
+	return []arg{
+		{"kubeconfig", kubeconfig},
+		{"authentication-kubeconfig", kubeconfig},
+		{"authorization-kubeconfig", kubeconfig},
+		{"leader-elect", "false"}, // one server; and a lease is a write every two seconds
+		{"bind-address", "127.0.0.1"},
+		{"tls-cert-file", creds.tls("localhost.crt")},
+		{"tls-private-key-file", creds.tls("localhost.key")},
+		{"client-ca-file", creds.tls("client-ca.crt")},
+		{"requestheader-client-ca-file", creds.tls("front-proxy-ca.crt")},
+		{"requestheader-allowed-names", frontProxyUser},
+	}
+}
+
+// needsPort refuses to switch off the port that Ready asks.
+func needsPort(option string, serving *apiserveroptions.SecureServingOptions) error {
+	if serving.BindPort == 0 {
+		return fmt.Errorf(`unsupported --%s "secure-port=0": mote asks this port whether the component is ready`, option)
+	}
+	return nil
+}
+
+// healthURL is a health endpoint of a component that serves on its own port.
+func healthURL(serving *apiserveroptions.SecureServingOptions, path string) string {
+	host := serving.BindAddress.String()
+	if serving.BindAddress.IsUnspecified() {
+		host = "localhost"
+	}
+	return fmt.Sprintf("https://%s%s", joinHostPort(host, serving.BindPort), path)
+}
+
+// healthTLS does not verify: the answer is no secret, nothing secret is sent, and the user may have
+// given the port a certificate of his own.
+func healthTLS() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
+
+func (*controllerManager) Name() string { return "kube-controller-manager" }
+
+func (c *controllerManager) Run(ctx context.Context) error {
+	config, err := c.options.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
+	if err != nil {
+		return fmt.Errorf("configure: %w", err)
+	}
+	if err := app.Run(ctx, config.Complete()); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		return errStopped
+	}
+	return nil
+}
+
+// Ready waits until /healthz lists a controller: upstream adds them all at once, when the last has
+// been built. Their constructors initialise the volume plugins, and nothing else does (attach-detach,
+// persistent volume binder and expander; k8s.io/kubernetes/pkg/controller/volume).
+func (c *controllerManager) Ready(ctx context.Context) error {
+	known := app.KnownControllers()
+	url := healthURL(c.options.SecureServing, "/healthz?verbose")
+	return waitHealthy(ctx, healthTLS(), url, func(body string) error {
+		for _, name := range passedChecks(body) {
+			if slices.Contains(known, name) {
+				return nil
+			}
+		}
+		return errors.New("waiting for controllers to be built")
+	})
+}

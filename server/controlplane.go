@@ -1,0 +1,198 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/rest"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+
+	"github.com/mote-k8s/mote/internal/component"
+)
+
+// renewalInterval is how often certificates are looked at: soon enough after a clock was set or an
+// address came, at a cost of a few system calls.
+const renewalInterval = time.Minute
+
+// ControlPlane is a prepared control plane: its files are made and its arguments are known to be
+// good. Its components share the process's package variables, so there is one for each process.
+type ControlPlane struct {
+	cfg   Config
+	creds *credentials
+	now   func() time.Time
+
+	apiserver         *apiServer
+	controllerManager *controllerManager
+	scheduler         *scheduler
+
+	mu    sync.Mutex // guards nodes, and the certificate files against two writers
+	nodes map[string]node
+}
+
+// node is what IssueNode was told about a credentials directory, for its renewal.
+type node struct {
+	name  string
+	addrs []netip.Addr
+}
+
+// Prepare validates cfg and the extra arguments before it makes anything; then it makes the PKI,
+// kubeconfigs and encryption configuration, or renews what needs it. Interrupted at any moment, it
+// may be called again.
+func Prepare(cfg Config) (*ControlPlane, error) {
+	return prepare(cfg, time.Now)
+}
+
+func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("control plane: %w", err)
+	}
+	dir := filepath.Join(cfg.DataDir, "server")
+	c := &ControlPlane{cfg: cfg, now: now, creds: &credentials{dir: dir}, nodes: map[string]node{}}
+	if err := c.parseOptions(); err != nil {
+		return nil, err
+	}
+
+	if err := c.creds.load(); err != nil {
+		return nil, fmt.Errorf("prepare certificates: %w", err)
+	}
+	if err := c.renew(); err != nil {
+		return nil, fmt.Errorf("prepare certificates: %w", err)
+	}
+	if err := ensureEncryption(encryptionConfig(dir)); err != nil {
+		return nil, fmt.Errorf("prepare encryption of Secrets: %w", err)
+	}
+	// Only now, because completing reads the service-account key.
+	if err := c.apiserver.complete(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// parseOptions builds the components' upstream options. They share one registry of feature gates and
+// emulated versions, which takes effect for the whole process when all arguments are known.
+func (c *ControlPlane) parseOptions() error {
+	var err error
+	if c.apiserver, err = newAPIServer(c.cfg, c.creds); err != nil {
+		return err
+	}
+	if c.controllerManager, err = newControllerManager(c.cfg, c.creds); err != nil {
+		return err
+	}
+	if c.scheduler, err = newScheduler(c.cfg, c.creds); err != nil {
+		return err
+	}
+	registry := c.apiserver.options.GenericServerRunOptions.ComponentGlobalsRegistry
+	if err := registry.Set(); err != nil {
+		return fmt.Errorf("set feature gates and emulated version: %w", err)
+	}
+	for _, err := range registry.Validate() {
+		return fmt.Errorf("set feature gates and emulated version: %w", err)
+	}
+	if err := c.controllerManager.validate(); err != nil {
+		return err
+	}
+	utilfeature.DefaultMutableFeatureGate.AddMetrics()
+	registry.AddMetrics()
+
+	// Several parts of one process apply the same log settings; the second must not be an error.
+	logsapi.ReapplyHandling = logsapi.ReapplyHandlingIgnoreUnchanged
+	verbosity := max(c.apiserver.options.Logs.Verbosity, c.controllerManager.options.Logs.Verbosity, c.scheduler.options.Logs.Verbosity)
+	if verbosity > 0 {
+		if _, err := logs.GlogSetter(fmt.Sprint(uint32(verbosity))); err != nil {
+			return fmt.Errorf("set verbosity: %w", err)
+		}
+	}
+	// As upstream's commands do: API deprecation warnings are for people, not for controllers.
+	rest.SetDefaultWarningHandler(rest.NoWarnings{})
+	return nil
+}
+
+// APIServer is kube-apiserver. It is ready when /readyz says so.
+func (c *ControlPlane) APIServer() component.Component { return c.apiserver }
+
+// ControllerManager is kube-controller-manager. It is to start when the apiserver is ready; it is
+// ready when all controllers are built. From then on it does not initialise volume plugins any more,
+// and a kubelet may start in this process: the CSI plugin keeps a package variable that the last to
+// initialise owns, and that has to be the kubelet, or CSINode is never written.
+func (c *ControlPlane) ControllerManager() component.Component { return c.controllerManager }
+
+// Scheduler is kube-scheduler. It is to start when the apiserver is ready; it is ready when it has
+// seen all nodes and pods.
+func (c *ControlPlane) Scheduler() component.Component { return c.scheduler }
+
+// Renewal keeps certificates valid and the apiserver's up to date with the machine's addresses while
+// the process runs, those of nodes that IssueNode wrote in this process included.
+func (c *ControlPlane) Renewal() component.Component { return renewal{c} }
+
+// URL is where the apiserver is reached from this machine, e.g. https://127.0.0.1:6443.
+func (c *ControlPlane) URL() string { return c.cfg.url() }
+
+// IssueNode writes, or brings up to date, the credentials directory of a node: see "The seam" in
+// docs/architecture.md. addrs are what the apiserver may reach the kubelet at.
+func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error {
+	if problems := validation.IsDNS1123Subdomain(nodeName); len(problems) > 0 {
+		return fmt.Errorf("node name %q: %s", nodeName, strings.Join(problems, "; "))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.creds.issueNode(dir, nodeName, addrs, c.cfg.url(), c.now()); err != nil {
+		return fmt.Errorf("issue credentials of node %s: %w", nodeName, err)
+	}
+	c.nodes[dir] = node{nodeName, addrs}
+	return nil
+}
+
+// renew brings every certificate up to date. Who uses them rereads them: the apiserver and the kubelet
+// are notified of changed files, clients look every five minutes.
+func (c *ControlPlane) renew() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	changed, err := c.creds.renew(c.cfg, now)
+	if err != nil {
+		return err
+	}
+	for dir, n := range c.nodes {
+		names, err := c.creds.issueNode(dir, n.name, n.addrs, c.cfg.url(), now)
+		if err != nil {
+			return err
+		}
+		changed = append(changed, names...)
+	}
+	if len(changed) > 0 {
+		slog.Info("certificates written", "component", "certificates", "names", changed)
+	}
+	return nil
+}
+
+type renewal struct{ *ControlPlane }
+
+func (renewal) Name() string { return "certificates" }
+
+func (r renewal) Run(ctx context.Context) error {
+	tick := time.NewTicker(renewalInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			// A full disk is no reason to stop a cluster whose certificates have months to go.
+			if err := r.renew(); err != nil {
+				slog.Error("cannot renew certificates", "component", r.Name(), "error", err)
+			}
+		}
+	}
+}
+
+func (renewal) Ready(context.Context) error { return nil }

@@ -1,0 +1,46 @@
+package server
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiserver "k8s.io/apiserver/pkg/apis/apiserver/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// ensureEncryption makes the file that says how Secrets are encrypted in the datastore, unless it is
+// there: from then on it belongs to the operator, who rotates keys by adding one to it. README.md
+// says why secretbox. Identity comes last so that what was written before can still be read.
+func ensureEncryption(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return os.Chmod(path, 0o600)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return fmt.Errorf("make encryption key: %w", err)
+	}
+	config := apiserver.EncryptionConfiguration{
+		TypeMeta: metav1.TypeMeta{APIVersion: apiserver.SchemeGroupVersion.String(), Kind: "EncryptionConfiguration"},
+		Resources: []apiserver.ResourceConfiguration{{
+			Resources: []string{"secrets"},
+			Providers: []apiserver.ProviderConfiguration{
+				{Secretbox: &apiserver.SecretboxConfiguration{
+					Keys: []apiserver.Key{{Name: "key1", Secret: base64.StdEncoding.EncodeToString(key)}},
+				}},
+				{Identity: &apiserver.IdentityConfiguration{}},
+			},
+		}},
+	}
+	data, err := yaml.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return writeFile(path, data, 0o600)
+}

@@ -1,0 +1,49 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+
+	"k8s.io/kubernetes/cmd/kube-scheduler/app"
+	"k8s.io/kubernetes/cmd/kube-scheduler/app/options"
+)
+
+type scheduler struct {
+	options *options.Options
+}
+
+// newScheduler parses the arguments; nothing that they name need exist yet.
+func newScheduler(cfg Config, creds *credentials) (*scheduler, error) {
+	opts := options.NewOptions()
+	ours := append(servingArgs(creds, creds.kubeconfig("scheduler")), arg{"secure-port", "10259"})
+	if err := parseArgs(*opts.Flags, "scheduler-arg", ours, cfg.SchedulerArgs); err != nil {
+		return nil, err
+	}
+	if err := needsPort("scheduler-arg", opts.SecureServing); err != nil {
+		return nil, err
+	}
+	return &scheduler{options: opts}, nil
+}
+
+func (*scheduler) Name() string { return "kube-scheduler" }
+
+func (s *scheduler) Run(ctx context.Context) error {
+	config, instance, err := app.Setup(ctx, s.options)
+	if err != nil {
+		return fmt.Errorf("configure: %w", err)
+	}
+	// Run has an error for every ending, the asked one included.
+	if err := app.Run(ctx, config, instance); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// Ready waits until /readyz, which turns ok when the scheduler has seen all nodes and pods.
+func (s *scheduler) Ready(ctx context.Context) error {
+	return waitHealthy(ctx, healthTLS(), healthURL(s.options.SecureServing, "/readyz"), acceptAny)
+}
+
+func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
