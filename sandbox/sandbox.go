@@ -40,7 +40,7 @@ const stopTimeout = 15 * time.Second
 
 // Step is a change in the progress of Start.
 type Step struct {
-	Name string        // e.g. "API server"
+	Name string        // e.g. "Start the API server"
 	Done bool          // false when the step begins
 	Err  error         // of a step that is done
 	Took time.Duration // of a step that is done
@@ -93,14 +93,14 @@ func (s *Sandbox) start(ctx context.Context) error {
 		return err
 	}
 	defer closeAll(listeners) // those that no forward took over
-	if err := s.step("namespaces", func() error { return s.isolate(ctx) }); err != nil {
+	if err := s.step("Make namespaces", func() error { return s.isolate(ctx) }); err != nil {
 		return err
 	}
 	s.api = newKubeAPI(s.init.root(), s.init.dial)
 	if err := s.forwardAll(listeners); err != nil {
 		return err
 	}
-	if err := s.step("API server", func() error { return s.until(ctx, s.api.waitReady) }); err != nil {
+	if err := s.step("Start the API server", func() error { return s.until(ctx, s.api.waitReady) }); err != nil {
 		return err
 	}
 	if err := s.paths.write(s.cfg.Exe, s.api.kubeconfig, s.forwards[0].address()); err != nil {
@@ -109,7 +109,7 @@ func (s *Sandbox) start(ctx context.Context) error {
 	if s.cfg.Wait == WaitAPI {
 		return nil
 	}
-	return s.step("node", func() error { return s.until(ctx, s.api.waitNode) })
+	return s.step("Wait for the node", func() error { return s.until(ctx, s.api.waitNode) })
 }
 
 // isolate starts the keeper and, beside it, the first process of the sandbox, and lets that one

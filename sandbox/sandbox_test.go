@@ -225,7 +225,7 @@ func TestStartIsInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	interrupted := errors.New("interrupted")
 	_, err := Start(ctx, Config{Args: []string{"server", "not-ready"}, Report: func(step Step) {
-		if step.Name == "API server" && !step.Done {
+		if step.Name == "Start the API server" && !step.Done {
 			cancel(interrupted)
 		}
 	}})

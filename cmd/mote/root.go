@@ -45,7 +45,9 @@ func newRootCommand(e *env) *cobra.Command {
 		&cobra.Group{ID: groupUse, Title: "Use it:"},
 		&cobra.Group{ID: groupManage, Title: "Look after this machine:"},
 	)
+	root.AddCommand(newSandboxCommands(e)...)
 	root.AddCommand(
+		newRunCommand(e),
 		newKubectlCommand(e),
 		newCtrCommand(e),
 		newStatusCommand(e),

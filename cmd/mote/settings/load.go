@@ -36,24 +36,29 @@ func Register(fs *pflag.FlagSet, verb string) *Loader {
 		if !s.takenBy(verb) {
 			continue
 		}
-		// A flag is checked when it is parsed, on Settings of its own, and applied in Load.
-		f := &flag{value: s.value(&Settings{})}
-		l.flags[s.Name] = f
-		help := s.Help
-		if f.value.list {
-			help += "; may be repeated"
-		}
-		if len(f.value.choices) > 0 {
-			help += " (" + strings.Join(f.value.choices, ", ") + ")"
-		}
-		pf := fs.VarPF(f, s.Name, "", help)
-		pf.DefValue = s.Default
-		if s.DefaultHelp != "" {
-			pf.DefValue = s.DefaultHelp
-		}
-		pf.Annotations = map[string][]string{annotation: {s.Section}}
+		l.flags[s.Name] = s.register(fs)
 	}
 	return l
+}
+
+// register adds s to fs. A flag is checked when it is parsed, on Settings of its own, and applied in
+// Load.
+func (s *Setting) register(fs *pflag.FlagSet) *flag {
+	f := &flag{value: s.value(&Settings{})}
+	help := s.Help
+	if f.value.list {
+		help += "; may be repeated"
+	}
+	if len(f.value.choices) > 0 {
+		help += " (" + strings.Join(f.value.choices, ", ") + ")"
+	}
+	pf := fs.VarPF(f, s.Name, "", help)
+	pf.DefValue = s.Default
+	if s.DefaultHelp != "" {
+		pf.DefValue = s.DefaultHelp
+	}
+	pf.Annotations = map[string][]string{annotation: {s.Section}}
+	return f
 }
 
 // annotation marks a flag with its section of the table.

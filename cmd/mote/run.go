@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/sandbox"
+)
+
+// Exit codes of a command that does not run, as a shell's.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignal        = 128 // plus the signal's number
+)
+
+// runOptions are the flags of run.
+type runOptions struct {
+	dir            string
+	publish        []string
+	images         []string
+	wait           string
+	quiet, verbose bool
+}
+
+// newRunCommand returns the verb that runs a command against a throwaway cluster.
+func newRunCommand(e *env) *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] [-- COMMAND...]",
+		Short: "Run a command, or a shell, against a throwaway cluster",
+		Long: `Start a whole cluster in namespaces of its own, run COMMAND on this host with KUBECONFIG and PATH set
+for it, and leave nothing behind when COMMAND ends, however it ends. Any number run side by side.
+COMMAND's exit code is the exit code. Without COMMAND, $SHELL is run.
+
+The cluster has no network but its own: images come from archives. This machine's configuration file and
+variables do not apply to it; the flags below do.`,
+		Example: `  mote run -- kubectl get nodes
+  mote run --image app.tar -p 8080:30080 -- ./test.sh
+  mote run --dir ./cluster`,
+		GroupID: groupRun,
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows COMMAND is COMMAND's
+	flags.StringVar(&o.dir, "dir", "", "keep the cluster's state in this `directory` for the next run (default: in memory)")
+	flags.StringArrayVarP(&o.publish, "publish", "p", nil, "forward `[ADDRESS:]PORT:NODEPORT` of this host to the cluster; may be repeated")
+	flags.StringArrayVar(&o.images, "image", nil, "load images from this archive `file` (.tar, .tar.gz, .tar.zst); may be repeated")
+	flags.StringVar(&o.wait, "wait", sandbox.WaitNode, "what COMMAND waits for (api, node)")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "print no progress")
+	flags.BoolVarP(&o.verbose, "verbose", "v", false, "print the cluster's log")
+	serverArgs := settings.Forward(flags)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := requireRoot("run"); err != nil {
+			return err
+		}
+		cfg, err := o.config(e)
+		if err != nil {
+			return err
+		}
+		cfg.Args = append([]string{"server"}, serverArgs()...)
+		return runSandbox(cmd.Context(), e, cfg, args)
+	}
+	for name, values := range map[string][]string{"wait": {sandbox.WaitAPI, sandbox.WaitNode}, "publish": nil} {
+		// It errs only for a flag that is not there or has one already; neither can be here.
+		if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			panic(err)
+		}
+	}
+	return cmd
+}
+
+// config is the sandbox that the flags describe.
+func (o *runOptions) config(e *env) (sandbox.Config, error) {
+	cfg := sandbox.Config{Dir: o.dir, Images: o.images, Wait: o.wait}
+	for _, text := range o.publish {
+		p, err := sandbox.ParsePublish(text)
+		if err != nil {
+			return cfg, fmt.Errorf("--publish: %w", err)
+		}
+		cfg.Publish = append(cfg.Publish, p)
+	}
+	if o.verbose {
+		cfg.Log = e.stderr
+	}
+	if !o.quiet {
+		p := &progress{w: e.stderr, terminal: isTerminal(e.stderr) && !o.verbose}
+		cfg.Report = p.report
+	}
+	return cfg, nil
+}
+
+// runSandbox runs args against the cluster that cfg describes. What can be wrong with either is
+// found before anything is made.
+func runSandbox(ctx context.Context, e *env, cfg sandbox.Config, args []string) error {
+	if len(args) == 0 {
+		args = []string{shell(e)}
+	}
+	if err := sandbox.LookPath(args[0]); err != nil {
+		return notRunnable(args[0], err)
+	}
+	signals := make(chan os.Signal, 4) // a few, so that none is lost while one is dealt with
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(signals)
+
+	s, err := startSandbox(ctx, cfg, signals)
+	if err != nil {
+		return explain(e, err)
+	}
+	code, err := s.Run(sandbox.Command{Args: args, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr}, signals)
+	if errors.Is(err, sandbox.ErrClusterEnded) {
+		printLog(e.stderr, s.Log())
+	}
+	err = errors.Join(err, s.Close())
+	if code == 0 && err == nil {
+		return nil
+	}
+	return &exitError{code: max(code, 1), err: err}
+}
+
+// shell is what runs when no command is given.
+func shell(e *env) string {
+	if sh := e.getenv("SHELL"); sh != "" {
+		return sh
+	}
+	return "/bin/sh"
+}
+
+// signalError is why a start that a signal interrupted ended.
+type signalError struct{ signal syscall.Signal }
+
+func (e *signalError) Error() string { return "interrupted (" + e.signal.String() + ")" }
+
+// startSandbox starts a cluster unless a signal comes first.
+func startSandbox(ctx context.Context, cfg sandbox.Config, signals <-chan os.Signal) (*sandbox.Sandbox, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	started := make(chan struct{})
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		select {
+		case sig := <-signals:
+			cancel(&signalError{sig.(syscall.Signal)})
+		case <-started:
+		}
+	}()
+	s, err := sandbox.Start(ctx, cfg)
+	close(started)
+	<-watching
+	if interrupted := (*signalError)(nil); err == nil && errors.As(context.Cause(ctx), &interrupted) {
+		return nil, errors.Join(interrupted, s.Close()) // it came in the very last moment
+	}
+	return s, err
+}
+
+// explain turns an error of the start into the program's, and shows what the server said about it.
+func explain(e *env, err error) error {
+	var interrupted *signalError
+	if errors.As(err, &interrupted) {
+		return &exitError{code: exitSignal + int(interrupted.signal), err: err}
+	}
+	if start := (*sandbox.StartError)(nil); errors.As(err, &start) {
+		printLog(e.stderr, start.Log)
+	}
+	return err
+}
+
+func printLog(w io.Writer, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "The last lines of the cluster's log:\n  %s\n", strings.Join(lines, "\n  "))
+}
+
+func notRunnable(name string, err error) error {
+	code := exitNotExecutable
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		code = exitNotFound
+	}
+	return &exitError{code: code, err: fmt.Errorf("cannot run %s: %w", name, errors.Unwrap(err))}
+}
+
+// progress shows the steps of a start: a line with a tick or a cross for each on a terminal, a plain
+// line for each that is done elsewhere.
+type progress struct {
+	w        io.Writer
+	terminal bool
+}
+
+func (p *progress) report(s sandbox.Step) {
+	took := s.Took.Round(10 * time.Millisecond)
+	switch {
+	case !s.Done && p.terminal:
+		fmt.Fprintf(p.w, "   %s ...", s.Name)
+	case !s.Done:
+	case p.terminal && s.Err != nil:
+		fmt.Fprintf(p.w, "\r\x1b[K ✗ %s\n", s.Name)
+	case p.terminal:
+		fmt.Fprintf(p.w, "\r\x1b[K ✓ %s (%s)\n", s.Name, took)
+	case s.Err == nil:
+		fmt.Fprintf(p.w, "%s (%s)\n", s.Name, took)
+	}
+}

@@ -1,0 +1,30 @@
+package settings
+
+import "github.com/spf13/pflag"
+
+// Forward adds those settings to fs that a server in a sandbox may be given, and returns what turns
+// the flags that were set into the server's arguments. Files and the environment have no say: they
+// describe this machine's own cluster. Nor have settings of directories and of the API's address:
+// a sandbox has its own.
+func Forward(fs *pflag.FlagSet) (args func() []string) {
+	rows := Table()
+	flags := make(map[string]*flag)
+	for _, s := range rows {
+		if len(s.Verbs) == 0 && s.Section != sectionFiles {
+			flags[s.Name] = s.register(fs)
+		}
+	}
+	return func() []string {
+		var args []string
+		for _, s := range rows {
+			f := flags[s.Name]
+			if f == nil {
+				continue
+			}
+			for _, text := range f.texts {
+				args = append(args, "--"+s.Name+"="+text)
+			}
+		}
+		return args
+	}
+}
