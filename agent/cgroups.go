@@ -25,6 +25,9 @@ const (
 	initCgroup = "/mote-init"
 )
 
+// unifiedDir is where the v2 tree is mounted when it is the one in use.
+const unifiedDir = "/sys/fs/cgroup"
+
 // hierarchy is one mounted cgroup tree.
 type hierarchy struct {
 	dir         string
@@ -71,7 +74,8 @@ func mountedCgroups() ([]hierarchy, error) {
 		return nil, err
 	}
 	for i, tree := range trees {
-		if !tree.unified {
+		// Beside v1 trees v2 is mounted elsewhere, and runc does not use its controllers.
+		if !tree.unified || tree.dir != unifiedDir {
 			continue
 		}
 		controllers, err := os.ReadFile(filepath.Join(tree.dir, "cgroup.controllers"))
@@ -257,6 +261,8 @@ func removeCgroups() error {
 	var errs []error
 	for _, tree := range trees {
 		errs = append(errs, removeGroup(filepath.Join(tree.dir, cgroupRoot)))
+		// This one keeps its processes, among them ours, and so usually stays.
+		_ = os.Remove(filepath.Join(tree.dir, initCgroup))
 	}
 	return errors.Join(errs...)
 }

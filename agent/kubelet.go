@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -204,7 +205,7 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.FailSwapOn = false
 	config.OOMScoreAdj = int32(h.lowestOOMScore(int(config.OOMScoreAdj)))
 	// Upstream fills this in when it reads a configuration file, which there is none of.
-	config.EvictionHard = eviction.DefaultEvictionHard
+	config.EvictionHard = maps.Clone(eviction.DefaultEvictionHard)
 	config.SerializeImagePulls = false
 	config.MaxParallelImagePulls = ptr.To[int32](3)
 	config.StaticPodPath = c.manifestsDir()

@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -50,6 +51,7 @@ func kubeletFlagSet(flags *options.KubeletFlags, config *kubeletconfig.KubeletCo
 
 // setFlags sets name=value arguments; a bare name is name=true.
 func setFlags(component string, set *pflag.FlagSet, args []string) error {
+	set.SetOutput(io.Discard) // upstream calls each flag that is also a field "deprecated"
 	for _, arg := range args {
 		name, value, found := strings.Cut(arg, "=")
 		if !found {
@@ -65,7 +67,8 @@ func setFlags(component string, set *pflag.FlagSet, args []string) error {
 	return nil
 }
 
-// setKubeletField sets one field by its name in the kubelet's configuration API, with dots between levels.
+// setKubeletField sets one field by its name in the kubelet's configuration API, with dots between levels. A
+// field that is a map (evictionHard) gets the given keys and keeps its others.
 func setKubeletField(config *kubeletconfig.KubeletConfiguration, arg string) error {
 	path, value, found := strings.Cut(arg, "=")
 	if !found {

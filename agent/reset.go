@@ -69,8 +69,9 @@ func detachPods(ctx context.Context, c Config) error {
 		return fmt.Errorf("list pods' network attachments: %w", err)
 	}
 	for _, attachment := range attachments {
+		// Without NetNS: the namespaces are gone already, and only what is outside them is cleaned.
 		err := plugins.DelNetworkList(ctx, network, &libcni.RuntimeConf{
-			ContainerID: attachment.ContainerID, IfName: attachment.IfName, NetNS: attachment.NetNS,
+			ContainerID: attachment.ContainerID, IfName: attachment.IfName,
 			Args: attachment.CniArgs, CapabilityArgs: attachment.CapabilityArgs,
 		})
 		if err != nil {

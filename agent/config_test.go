@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func mustAddr(t *testing.T, text string) netip.Addr {
+	t.Helper()
+	addr, err := netip.ParseAddr(text)
+	require.NoError(t, err)
+	return addr
+}
+
+func TestConfigValidate(t *testing.T) {
+	require.NoError(t, testConfig("/p").validate())
+	for want, change := range map[string]func(*Config){
+		"DataDir":     func(c *Config) { c.DataDir = "var" },
+		"NodeName":    func(c *Config) { c.NodeName = "" },
+		"NodeIP":      func(c *Config) { c.NodeIP = netip.Addr{} },
+		"cni":         func(c *Config) { c.CNI = "calico" },
+		"proxy":       func(c *Config) { c.Proxy = "ipvs" },
+		"bridge name": func(c *Config) { c.Bridge = "a-name-of-seventeen" },
+		"not inside":  func(c *Config) { c.PodCIDR = netip.MustParsePrefix("10.99.0.0/24") },
+		"at least 4":  func(c *Config) { c.PodCIDR = netip.MustParsePrefix("10.42.0.0/31") },
+	} {
+		config := testConfig("/p")
+		change(&config)
+		require.ErrorContains(t, config.validate(), want)
+	}
+}
+
+func TestExtraArguments(t *testing.T) {
+	for _, test := range []struct {
+		kubelet, proxy, want string
+	}{
+		{kubelet: "max-pods=5"},
+		{kubelet: "maxPods=5"},
+		{kubelet: "memorySwap.swapBehavior=NoSwap"},
+		{kubelet: "max_pods=5"},
+		{kubelet: "no-such=1", want: `unknown kubelet argument "no-such"`},
+		{kubelet: "noSuchField.deep=1", want: `unknown kubelet argument "noSuchField.deep"`},
+		{kubelet: "max-pods=many", want: "kubelet argument max-pods=many"},
+		{kubelet: "config=/x", want: "mote makes the configuration"},
+		{proxy: "conntrack-min=5"},
+		{proxy: "no-such=1", want: `unknown kube-proxy argument "no-such"`},
+		{proxy: "cleanup", want: "kube-proxy argument cleanup"},
+	} {
+		config := testConfig("/p")
+		if test.kubelet != "" {
+			config.KubeletArgs = []string{test.kubelet}
+		}
+		if test.proxy != "" {
+			config.ProxyArgs = []string{test.proxy}
+		}
+		_, err := New(config)
+		if test.want == "" {
+			require.NoError(t, err, test)
+		} else {
+			require.ErrorContains(t, err, test.want)
+		}
+	}
+}
+
+func TestKubeletConfiguration(t *testing.T) {
+	config := testConfig("/p")
+	config.KubeletArgs = []string{"max-pods=5", "memorySwap.swapBehavior=LimitedSwap", "evictionHard={memory.available: 1Mi}"}
+	config.NodeLabels = []string{"a=b"}
+	config.NodeTaints = []string{"k=v:NoSchedule"}
+	server, err := newKubeletServer(config, host{restrictOOM: true, oomScore: 7})
+	require.NoError(t, err)
+	require.EqualValues(t, 5, server.MaxPods)
+	require.Equal(t, "LimitedSwap", server.MemorySwap.SwapBehavior)
+	require.Equal(t, "1Mi", server.EvictionHard["memory.available"])
+	require.Equal(t, "10%", server.EvictionHard["nodefs.available"])
+	require.Equal(t, "b", server.NodeLabels["a"])
+	require.Len(t, server.RegisterWithTaints, 1)
+	require.EqualValues(t, 7, server.OOMScoreAdj)
+	require.Equal(t, cgroupRoot, server.CgroupRoot)
+	require.False(t, server.FailCgroupV1)
+	require.False(t, server.Authentication.Anonymous.Enabled)
+}
+
+func TestConflist(t *testing.T) {
+	data, err := conflist(testConfig("/p"), ProxyNFTables)
+	require.NoError(t, err)
+	var list struct {
+		Plugins []struct {
+			Type, Backend string
+			IPAM          struct {
+				Ranges [][]struct{ Subnet, Gateway string }
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(data, &list))
+	require.Equal(t, "10.42.0.1", list.Plugins[0].IPAM.Ranges[0][0].Gateway)
+	require.Equal(t, "nftables", list.Plugins[1].Backend)
+}
+
+func TestPodResolvConf(t *testing.T) {
+	const stub, real = "nameserver 127.0.0.53\nsearch lan\n", "nameserver 192.0.2.1\n"
+	for _, test := range []struct{ etc, resolved, want string }{
+		{etc: real, want: real},
+		{etc: stub, resolved: real, want: real},
+		{etc: "nameserver ::1\n" + real, want: real},
+		{etc: stub, want: "search lan\n"},
+		{want: "# the host has no name server\n"},
+	} {
+		require.Equal(t, test.want, string(podResolvConf([]byte(test.etc), []byte(test.resolved))))
+	}
+}
+
+func TestCgroupTrees(t *testing.T) {
+	trees, err := cgroupTrees(strings.NewReader(`24 1 8:1 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+31 24 0:26 / /sys/fs/cgroup/cpu rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+32 24 0:27 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate
+`))
+	require.NoError(t, err)
+	require.Equal(t, []hierarchy{
+		{dir: "/sys/fs/cgroup/cpu,cpuacct", controllers: []string{"cpu", "cpuacct"}},
+		{dir: "/sys/fs/cgroup/unified", unified: true},
+	}, trees)
+	require.Equal(t, []string{"cpuset", "memory", "pids"}, missingControllers(trees))
+}
+
+func TestGuarded(t *testing.T) {
+	require.False(t, guarded([]string{"-P FORWARD ACCEPT"}))
+	require.True(t, guarded([]string{"-P FORWARD DROP"}))
+	require.True(t, guarded([]string{"-P FORWARD ACCEPT", "-A FORWARD -j DOCKER-USER"}))
+}

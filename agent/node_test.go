@@ -1,0 +1,171 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestContainersOutliveTheNode starts a pod through CRI, kills the node, starts it again and resets it, on
+// a host of its own.
+func TestContainersOutliveTheNode(t *testing.T) {
+	payload := testPayload(t)
+	if inPrivateHost(t) {
+		return
+	}
+	config := testConfig(payload)
+	before := machineState(t)
+	node := startTestNode(t)
+
+	listener, err := net.Listen("tcp", net.JoinHostPort(config.NodeIP.String(), "0"))
+	require.NoError(t, err, "the node's address cannot be bound before any pod exists")
+	defer listener.Close()
+	conn, err := net.DialTimeout("tcp", listener.Addr().String(), time.Second)
+	require.NoError(t, err, "the node's address is not reached over a bridge without ports")
+	conn.Close()
+
+	images, err := ListImages(t.Context(), ContainerdSocket(config))
+	require.NoError(t, err)
+	require.Len(t, images, 1)
+	require.Equal(t, PauseImage, images[0].Name)
+	require.True(t, images[0].Pinned)
+
+	sandbox := startSandbox(t, config)
+	status := sandboxStatus(t, config, sandbox)
+	require.Equal(t, runtimeapi.PodSandboxState_SANDBOX_READY, status.State)
+	require.True(t, config.PodCIDR.Contains(mustAddr(t, status.Network.Ip)))
+	first := containerPIDs(t)
+	require.Len(t, first, 1)
+
+	require.NoError(t, node.Process.Kill())
+	_ = node.Wait()
+	require.Equal(t, first, containerPIDs(t), "a killed node took a container with it")
+	node = startTestNode(t)
+	require.Equal(t, runtimeapi.PodSandboxState_SANDBOX_READY, sandboxStatus(t, config, sandbox).State)
+	require.Equal(t, first, containerPIDs(t))
+
+	require.NoError(t, node.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, node.Wait())
+	require.Equal(t, first, containerPIDs(t), "a stopped node took a container with it")
+
+	require.NoError(t, StopContainers(t.Context(), config))
+	require.Empty(t, containerPIDs(t))
+	node = startTestNode(t)
+	require.Equal(t, runtimeapi.PodSandboxState_SANDBOX_NOTREADY, sandboxStatus(t, config, sandbox).State)
+	startSandbox(t, config)
+	require.NoError(t, node.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, node.Wait())
+
+	require.NoError(t, Reset(t.Context(), config))
+	require.NoError(t, Reset(t.Context(), config), "a second reset")
+	require.NoError(t, os.RemoveAll(config.DataDir))
+	require.NoError(t, os.RemoveAll(config.RunDir))
+	require.Equal(t, before, machineState(t), "reset left something")
+}
+
+// startTestNode returns when the node's parts are ready.
+func startTestNode(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleVariable+"="+roleNode)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	started := time.Now()
+	require.NoError(t, cmd.Start())
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	if line != "ready\n" {
+		_ = cmd.Wait()
+		t.Fatalf("the node did not start: %s", stderr.String())
+	}
+	t.Logf("node ready after %s", time.Since(started).Round(time.Millisecond))
+	return cmd
+}
+
+func criClient(t *testing.T, config Config) runtimeapi.RuntimeServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+ContainerdSocket(config), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return runtimeapi.NewRuntimeServiceClient(conn)
+}
+
+func startSandbox(t *testing.T, config Config) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	started := time.Now()
+	name := strconv.FormatInt(started.UnixNano(), 36)
+	response, err := criClient(t, config).RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: name, Namespace: "default"},
+		LogDirectory: "/var/log/mote-test",
+		PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 8080}},
+		Linux: &runtimeapi.LinuxPodSandboxConfig{
+			CgroupParent:    podCgroup + "/pod" + name,
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{}},
+		},
+	}})
+	require.NoError(t, err)
+	t.Logf("sandbox ready after %s", time.Since(started).Round(time.Millisecond))
+	return response.PodSandboxId
+}
+
+func sandboxStatus(t *testing.T, config Config, id string) *runtimeapi.PodSandboxStatus {
+	t.Helper()
+	response, err := criClient(t, config).PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+	require.NoError(t, err)
+	return response.Status
+}
+
+// containerPIDs lists the processes of containers.
+func containerPIDs(t *testing.T) []int {
+	t.Helper()
+	trees, err := mountedCgroups()
+	require.NoError(t, err)
+	pids, err := processesIn(trees, podCgroup)
+	require.NoError(t, err)
+	return pids
+}
+
+// machineState is what a reset must leave as it was: mounts, links, packet rules, cgroups and files.
+func machineState(t *testing.T) map[string]string {
+	t.Helper()
+	state := map[string]string{}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	require.NoError(t, err)
+	state["mounts"] = string(mounts)
+	links, err := netlink.LinkList()
+	require.NoError(t, err)
+	for _, link := range links {
+		state["links"] += link.Attrs().Name + " "
+	}
+	rules, err := exec.Command("nft", "list", "ruleset").CombinedOutput()
+	require.NoError(t, err)
+	state["rules"] = string(rules)
+	for _, root := range []string{"/run", "/var/lib", "/var/log", "/etc/mote", "/etc/cni", "/opt", "/sys/fs/cgroup"} {
+		err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+			if err == nil && (entry.IsDir() || !strings.HasPrefix(path, "/sys")) {
+				state["files"] += path + "\n"
+			}
+			return nil
+		})
+		require.NoError(t, err)
+	}
+	return state
+}
