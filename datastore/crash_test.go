@@ -15,6 +15,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/bolt"
@@ -75,10 +78,7 @@ func (c *crash) round() int {
 	child.Env = append(os.Environ(), crashChildEnv+"="+c.dir)
 	child.Stderr = os.Stderr
 	require.NoError(c, child.Start())
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{"unix://" + config(c.dir).Socket}, DialTimeout: time.Minute,
-	})
-	require.NoError(c, err)
+	client := c.client()
 	c.verify(client)
 
 	ctx, cancel := context.WithCancel(c.Context())
@@ -97,11 +97,23 @@ func (c *crash) round() int {
 	return c.collect()
 }
 
+func (c *crash) client() *clientv3.Client {
+	// By default the client waits a second after the socket was not there.
+	impatient := backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1.5, MaxDelay: 10 * time.Millisecond}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints:   []string{"unix://" + config(c.dir).Socket},
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: impatient, MinConnectTimeout: time.Minute})},
+		Logger:      zap.NewNop(), // it would tell of every kill
+	})
+	require.NoError(c, err)
+	return client
+}
+
 // verify compares a store that has just started with what was acknowledged before.
 func (c *crash) verify(client *clientv3.Client) {
 	ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
 	defer cancel()
-	resp, err := waitForStart(ctx, client)
+	resp, err := client.Get(ctx, "/crash/", clientv3.WithPrefix())
 	require.NoError(c, err)
 	require.GreaterOrEqual(c, resp.Header.Revision, c.revision, "revisions went back")
 	there := map[string]state{}
@@ -117,12 +129,6 @@ func (c *crash) verify(client *clientv3.Client) {
 		}
 	}
 	c.revision = resp.Header.Revision
-}
-
-// waitForStart lists everything as soon as the victim answers: the client dials anew with growing
-// pauses of its own, which would make every round take a second.
-func waitForStart(ctx context.Context, client *clientv3.Client) (*clientv3.GetResponse, error) {
-	return client.Get(ctx, "/crash/", clientv3.WithPrefix())
 }
 
 // checkFile looks at the file that the kill left.
@@ -194,7 +200,7 @@ func (w *crashWriter) run(ctx context.Context, client *clientv3.Client, rng *ran
 		n.sure, n.unsure = next, nil
 		w.revision = resp.Header.Revision
 		w.acknowledged++
-		if w.id == 0 && w.serial%50 == 0 {
+		if w.id == 0 && w.serial%20 == 0 {
 			_, _ = client.Compact(ctx, w.revision-20)
 		}
 	}

@@ -3,34 +3,40 @@ package bolt
 import (
 	"errors"
 	"fmt"
-
-	"go.etcd.io/bbolt"
 )
 
 // maxFindings bounds what Check reports: one damaged page makes thousands.
 const maxFindings = 20
 
 // Check reads the whole file and compares pages, log and index with the format's promises. It
-// returns what it found, joined; nil is a sound store.
+// returns what it found, joined; nil is a sound store. Writes wait for it: bbolt can tell lost pages
+// only while nobody frees any.
 func (s *Store) Check() error {
-	return s.view(func(tx *bbolt.Tx) error {
-		var found []error
-		note := func(err error) {
-			if err != nil && len(found) < maxFindings {
-				found = append(found, err)
-			}
+	tx, err := s.begin()
+	if err != nil {
+		return err
+	}
+	found := tx.check()
+	return errors.Join(append(found, tx.tx.Rollback())...)
+}
+
+func (t *writeTx) check() (found []error) {
+	note := func(err error) {
+		if err != nil && len(found) < maxFindings {
+			found = append(found, err)
 		}
-		for err := range tx.Check() {
-			note(err)
-		}
-		if len(found) == 0 { // a walk over broken pages could panic
-			c := checker{reader: newReader(tx), scrubbed: getMeta(tx.Bucket(bucketMeta()), metaScrubbed), note: note}
-			c.counters()
-			note(c.checkLog())
-			note(c.checkKeys())
-		}
-		return errors.Join(found...)
-	})
+	}
+	for err := range t.tx.Check() {
+		note(err)
+	}
+	if len(found) > 0 {
+		return found // a walk over broken pages could panic
+	}
+	c := checker{reader: newReader(t.tx), scrubbed: getMeta(t.meta, metaScrubbed), note: note}
+	c.counters()
+	note(c.checkLog())
+	note(c.checkKeys())
+	return found
 }
 
 type checker struct {

@@ -86,7 +86,11 @@ func (s *Store) scan(ctx context.Context, q Query, emit func(*reader, []byte, he
 
 // view is a read transaction. It must be short: pages that it can see are not reused.
 func (s *Store) view(fn func(*bbolt.Tx) error) error {
-	err := s.db.View(fn)
+	return closedError(s.db.View(fn))
+}
+
+// closedError translates bbolt's word for a store that has been closed.
+func closedError(err error) error {
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}

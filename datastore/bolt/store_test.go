@@ -171,6 +171,7 @@ func TestClosedStoreRefuses(t *testing.T) {
 	_, _, err = s.Range(t.Context(), Query{Key: "a"})
 	require.ErrorIs(t, err, ErrClosed)
 	require.ErrorIs(t, s.Watch(t.Context(), "a", "", 0, nil), ErrClosed)
+	require.ErrorIs(t, s.Check(), ErrClosed)
 	s.WaitDelivered(1000)
 }
 
@@ -182,7 +183,7 @@ func TestCompactionFreesSpace(t *testing.T) {
 	require.NoError(t, err)
 	var sizes []int64
 	for range 4 {
-		for range 1000 {
+		for range 250 {
 			rev, _, _, err = s.Update(t.Context(), "hot", value, rev, 0)
 			require.NoError(t, err)
 		}
@@ -269,4 +270,27 @@ func TestLeaseAfterClockJump(t *testing.T) {
 	l.restore("past", header{mod: 3, lease: 60, expires: 1})
 	ended, _ = l.due(time.Now())
 	require.Len(t, ended, 1)
+}
+
+func TestCheckWhileWriting(t *testing.T) {
+	s := openTemp(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				rev, _ := s.Create(ctx, fmt.Sprintf("%d/%d", w, i%50), make([]byte, 500), 0)
+				_, _, _, _ = s.Delete(ctx, fmt.Sprintf("%d/%d", w, i%50), 0)
+				if i%20 == 0 {
+					_, _ = s.Compact(ctx, rev)
+				}
+			}
+		})
+	}
+	for range 200 {
+		require.NoError(t, s.Check())
+	}
+	cancel()
+	writers.Wait()
+	require.NoError(t, s.Check())
 }

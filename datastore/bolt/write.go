@@ -198,7 +198,7 @@ const logFill = 1.0
 func (s *Store) begin() (*writeTx, error) {
 	tx, err := s.db.Begin(true)
 	if err != nil {
-		return nil, err
+		return nil, closedError(err)
 	}
 	meta := tx.Bucket(bucketMeta())
 	t := &writeTx{
