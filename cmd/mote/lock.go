@@ -21,37 +21,52 @@ const minFree = 64 << 20
 // it, which the kernel drops however the process ends. The file holds its pid, for people.
 type dataDirLock struct{ file *os.File }
 
-// lockDataDir makes the directory dir if need be and takes it, or says who has it.
+// lockDataDir makes the directory dir if need be, takes it, or says who has it, and looks at its disk.
 func lockDataDir(dir string) (*dataDirLock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, diskHint(fmt.Errorf("make data directory: %w", err))
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	l, err := takeLock(dir)
 	if err != nil {
-		return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
-	}
-	l := &dataDirLock{f}
-	if err := l.take(dir); err != nil {
-		f.Close()
 		return nil, err
+	}
+	if err := checkSpace(dir); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	if err := l.writePID(); err != nil {
+		return nil, errors.Join(diskHint(fmt.Errorf("lock data directory: %w", err)), l.close())
 	}
 	return l, nil
 }
 
-func (l *dataDirLock) take(dir string) error {
-	if err := unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("data directory %s is in use by mote (pid %s); \"mote stop\" it or choose another with --data-dir", dir, pidIn(l.file.Name()))
+// takeLock takes the lock of dir. It works on a full disk, where reset is needed most.
+func takeLock(dir string) (*dataDirLock, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		err = inUse(dir, pidIn(f.Name()))
+	case err != nil:
+		err = fmt.Errorf("lock data directory %s: %w", dir, err)
+	default:
+		// The pid of a former holder may be somebody else's by now.
+		if err = f.Truncate(0); err != nil {
+			err = diskHint(fmt.Errorf("lock data directory: %w", err))
 		}
-		return fmt.Errorf("lock data directory %s: %w", dir, err)
 	}
-	if err := l.file.Truncate(0); err != nil {
-		return diskHint(fmt.Errorf("lock data directory: %w", err))
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
-	if _, err := l.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
-		return diskHint(fmt.Errorf("lock data directory: %w", err))
-	}
-	return checkSpace(dir)
+	return &dataDirLock{f}, nil
+}
+
+func (l *dataDirLock) writePID() error {
+	_, err := l.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err
 }
 
 func (l *dataDirLock) close() error { return l.file.Close() }
@@ -62,8 +77,14 @@ func checkSpace(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "datastore")); err == nil {
 		return nil
 	}
+	disk := dir // which may not be there yet
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
+	err := unix.Statfs(disk, &st)
+	for errors.Is(err, unix.ENOENT) && disk != "/" {
+		disk = filepath.Dir(disk)
+		err = unix.Statfs(disk, &st)
+	}
+	if err != nil {
 		return fmt.Errorf("look at the disk of %s: %w", dir, err)
 	}
 	if free := st.Bavail * uint64(st.Bsize); free < minFree {
@@ -97,6 +118,10 @@ func holderOf(dir string) (int, error) {
 	return pid, nil
 }
 
+func inUse(dir, pid string) error {
+	return fmt.Errorf("data directory %s is in use by mote (pid %s); \"mote stop\" it or choose another with --data-dir", dir, pid)
+}
+
 // pidIn reads the pid in a lock file, "unknown" for the moment between locking and writing.
 func pidIn(path string) string {
 	data, err := os.ReadFile(path)
@@ -106,9 +131,11 @@ func pidIn(path string) string {
 	return "unknown"
 }
 
-// diskHint adds what to do to an error of a full, read-only or foreign disk.
+// diskHint adds what to do to an error of a full, read-only or foreign disk that does not say it.
 func diskHint(err error) error {
 	switch {
+	case err == nil || strings.Contains(err.Error(), "--data-dir"):
+		return err
 	case errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%w; remount it for writing or choose another with --data-dir", err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

@@ -24,6 +24,7 @@ func main() {
 
 // env is what a verb knows of the world around it.
 type env struct {
+	args           []string // the whole command line
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
@@ -47,7 +48,7 @@ func (e *exitError) Unwrap() error { return e.err }
 // run executes the command line args, whose first element is the program's name. A file or link
 // called kubectl, ctr or crictl acts as that verb, so that a link is all that it takes to have it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	e := &env{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	e := &env{args: args, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
 	name, rest := filepath.Base(args[0]), args[1:]
 	if slices.Contains([]string{"kubectl", "ctr", "crictl"}, name) {
 		rest = append([]string{name}, rest...)

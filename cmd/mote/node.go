@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,7 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/kubernetes/typed/core/v1"
+	v1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -70,33 +69,63 @@ func (w *nodeWatch) judge(node *corev1.Node) nodeState {
 	return s
 }
 
-// await blocks until the node is Ready or ctx ends.
-func (w *nodeWatch) await(ctx context.Context) error {
-	for ctx.Err() == nil {
-		if ready, err := w.follow(ctx); ready || err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
+// nodeReady is the node's Ready condition as the last part of a start.
+type nodeReady struct {
+	*nodeWatch
+	// registeredSuffices is for a pod network that the user has yet to install.
+	registeredSuffices bool
 }
 
+// Name implements component.Component.
+func (nodeReady) Name() string { return "node" }
+
+// Run implements component.Component: the node needs nobody to run it.
+func (nodeReady) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Ready implements component.Component.
+func (n nodeReady) Ready(ctx context.Context) error {
+	last := nodeState{Name: n.name, Reason: "not registered yet"}
+	for {
+		err := n.follow(ctx, &last)
+		if last.Ready {
+			return nil
+		}
+		if err != nil && ctx.Err() == nil {
+			last.Reason = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("node %s is not Ready: %s", n.name, last.Reason)
+		case <-time.After(watchRetry):
+		}
+	}
+}
+
+// watchRetry spares an apiserver that has just refused or ended a watch.
+const watchRetry = 200 * time.Millisecond
+
 // follow looks at the node until it is ready or the watch ends, as watches do now and then.
-func (w *nodeWatch) follow(ctx context.Context) (ready bool, err error) {
-	events, err := w.nodes.Watch(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, w.name).String(),
+func (n nodeReady) follow(ctx context.Context, last *nodeState) error {
+	events, err := n.nodes.Watch(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, n.name).String(),
 	})
 	if err != nil {
-		return false, fmt.Errorf("watch node %s: %w", w.name, err)
+		return fmt.Errorf("watch node %s: %w", n.name, err)
 	}
 	defer events.Stop()
 	for event := range events.ResultChan() {
 		node, ok := event.Object.(*corev1.Node)
 		if !ok {
-			return false, errors.Join(errors.New("watch node"), apierrors.FromObject(event.Object))
+			return fmt.Errorf("watch node %s: %w", n.name, apierrors.FromObject(event.Object))
 		}
-		if w.judge(node).Ready {
-			return true, nil
+		*last = n.judge(node)
+		last.Ready = last.Ready || n.registeredSuffices
+		if last.Ready {
+			return nil
 		}
 	}
-	return false, nil
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/version"
 )
 
 // Groups of verbs in "mote --help", in their order.
@@ -18,6 +19,8 @@ const (
 	groupUse    = "use"
 	groupManage = "manage"
 )
+
+const versionFlag = "version"
 
 // newRootCommand returns the command "mote" with every verb.
 func newRootCommand(e *env) *cobra.Command {
@@ -32,9 +35,21 @@ func newRootCommand(e *env) *cobra.Command {
 			if len(args) > 0 {
 				return unknownVerb(cmd, args[0])
 			}
+			if cmd.Flags().Changed(versionFlag) {
+				_, err := fmt.Fprintln(e.stdout, version.Get().Mote)
+				return err
+			}
 			return cmd.Help()
 		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.HasParent() && cmd.Flags().Changed(versionFlag) {
+				return fmt.Errorf("%s has no flag --version; try \"mote version\"", verb(cmd))
+			}
+			return nil
+		},
 	}
+	// Upstream registers a flag of this name for every program that links it; ours takes its place.
+	root.PersistentFlags().Bool(versionFlag, false, "print mote's version")
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
@@ -45,15 +60,25 @@ func newRootCommand(e *env) *cobra.Command {
 		&cobra.Group{ID: groupUse, Title: "Use it:"},
 		&cobra.Group{ID: groupManage, Title: "Look after this machine:"},
 	)
-	root.AddCommand(newSandboxCommands(e)...)
 	root.AddCommand(
+		newServerCommand(e),
 		newRunCommand(e),
+		newStopCommand(e),
+
 		newKubectlCommand(e),
 		newCtrCommand(e),
+		newCrictlCommand(e),
+		newImageCommand(e),
 		newStatusCommand(e),
-		newVersionCommand(e),
+
+		newCheckCommand(e),
+		newInstallCommand(e),
+		newUninstallCommand(e),
+		newResetCommand(e),
 		newCompletionCommand(e),
+		newVersionCommand(e),
 	)
+	root.AddCommand(newSandboxCommands(e)...)
 	root.SetHelpCommandGroupID(groupManage)
 	return root
 }
@@ -149,7 +174,7 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 		fs.SortFlags = section == ""
 		cmd.Flags().SortFlags = false
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if settings.Section(f) == section {
+			if settings.Section(f) == section && (f.Name != versionFlag || !cmd.HasParent()) {
 				fs.AddFlag(f)
 			}
 		})

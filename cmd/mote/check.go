@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mote-k8s/mote/agent"
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+)
+
+// newCheckCommand returns the verb that looks whether this machine can run mote.
+func newCheckCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "check",
+		Short:   "Check whether this machine can run mote",
+		Long:    "Look at everything that \"mote server\" needs from this machine, and change nothing. The exit code is 1 when it would not start.",
+		GroupID: groupManage,
+		Args:    noArgs,
+	}
+	output := outputFlag(cmd)
+	load := withSettings(cmd, e)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		s, err := load()
+		if err != nil {
+			return err
+		}
+		findings := append(agent.Check(agentConfig(s)), checkDataDir(s))
+		findings = append(findings, checkPorts(s)...)
+		if output.json() {
+			err = printJSON(e.stdout, findings)
+		} else {
+			err = printFindings(e.stdout, findings)
+		}
+		if err != nil {
+			return err
+		}
+		return checkOutcome(findings, output.json())
+	}
+	return cmd
+}
+
+// checkDataDir looks who has the data directory and what a first start would need of its disk.
+func checkDataDir(s *settings.Settings) agent.Finding {
+	const name = "data-dir"
+	pid, err := holderOf(s.DataDir)
+	switch {
+	case err != nil:
+		return agent.Finding{Name: name, State: agent.StateFail, Message: err.Error()}
+	case pid != 0:
+		return agent.Finding{Name: name, State: agent.StateWarn, Message: fmt.Sprintf("mote runs on %s (pid %d)", s.DataDir, pid)}
+	}
+	for _, check := range []func(string) error{checkNoReset, checkSpace} {
+		if err := check(s.DataDir); err != nil {
+			return agent.Finding{Name: name, State: agent.StateFail, Message: err.Error()}
+		}
+	}
+	return agent.Finding{Name: name, State: agent.StateOK, Message: s.DataDir + " is free"}
+}
+
+// checkPorts gives one finding for each port. Those of the mote that runs are its own.
+func checkPorts(s *settings.Settings) []agent.Finding {
+	listeners, err := readListeners()
+	if err != nil {
+		return []agent.Finding{{Name: "ports", State: agent.StateFail, Message: err.Error()}}
+	}
+	pid, _ := holderOf(s.DataDir) // its error is data-dir's finding
+	var out []agent.Finding
+	for _, p := range portsOf(s) {
+		f := agent.Finding{Name: fmt.Sprintf("port %d", p.addr.Port()), State: agent.StateOK, Message: "free for " + p.who}
+		if err := checkPort(p, listeners); err != nil && pid == 0 {
+			f.State, f.Message = agent.StateFail, err.Error()
+		} else if err != nil {
+			f.Message = "in use by " + p.who
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+func printFindings(w io.Writer, findings []agent.Finding) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "CHECK\tSTATE\tMESSAGE")
+	for _, f := range findings {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Name, f.State, f.Message)
+	}
+	return t.Flush()
+}
+
+func checkOutcome(findings []agent.Finding, quiet bool) error {
+	var failed []string
+	for _, f := range findings {
+		if f.State == agent.StateFail {
+			failed = append(failed, f.Name)
+		}
+	}
+	switch {
+	case len(failed) == 0:
+		return nil
+	case quiet:
+		return &exitError{code: 1}
+	}
+	return fmt.Errorf("mote would not start here: %s", strings.Join(failed, ", "))
+}

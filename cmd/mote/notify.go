@@ -1,0 +1,38 @@
+package main
+
+import (
+	"log/slog"
+	"net"
+	"os"
+)
+
+// serviceManager is told how we are in systemd's way: sd_notify(3).
+type serviceManager struct{ socket string }
+
+// newServiceManager takes the socket out of the environment: a runc that inherited it would wait for
+// each container to notify.
+func newServiceManager(e *env) *serviceManager {
+	m := &serviceManager{e.getenv("NOTIFY_SOCKET")}
+	if err := os.Unsetenv("NOTIFY_SOCKET"); err != nil {
+		slog.Warn("NOTIFY_SOCKET stays set", "component", "mote", "error", err)
+	}
+	return m
+}
+
+func (m *serviceManager) ready()    { m.tell("READY=1") }
+func (m *serviceManager) stopping() { m.tell("STOPPING=1") }
+
+func (m *serviceManager) tell(state string) {
+	if m.socket == "" {
+		return
+	}
+	// An @ is systemd's and Go's way alike to write an abstract socket.
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.socket, Net: "unixgram"})
+	if err == nil {
+		defer conn.Close()
+		_, err = conn.Write([]byte(state))
+	}
+	if err != nil {
+		slog.Warn("cannot notify the service manager", "component", "mote", "state", state, "error", err)
+	}
+}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mote-k8s/mote/agent"
+	"github.com/mote-k8s/mote/agent/payload"
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/logging"
+	"github.com/mote-k8s/mote/internal/version"
+	"github.com/mote-k8s/mote/server"
+)
+
+// bridge is the pod network's interface.
+const bridge = "mote0"
+
+// Garbage collection, as GOGC: rare while a start allocates much that stays, thrifty afterwards.
+// The variable GOGC overrides both.
+const (
+	startGCPercent = 200
+	idleGCPercent  = 50
+)
+
+// newServerCommand returns the verb that runs a node.
+func newServerCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a whole Kubernetes node: control plane, containers, network",
+		Long: `Run a whole Kubernetes node in this process: datastore, kube-apiserver, kube-controller-manager,
+kube-scheduler, kubelet, kube-proxy and containerd. It is ready when "mote status" says so.
+SIGTERM or ^C stops it; containers go on and are found again at the next start. A second one stops it at once.
+
+Each setting is also a variable (--node-name: MOTE_NODE_NAME) and a key in the configuration file.`,
+		GroupID: groupRun,
+		Args:    noArgs,
+	}
+	load := withSettings(cmd, e)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := load()
+		if err != nil {
+			return err
+		}
+		return runServer(cmd.Context(), e, s)
+	}
+	return cmd
+}
+
+// runServer is the story of a node's life, docs/architecture.md, "Start-up". Whatever can be wrong with the
+// machine or the settings is found before anything is made, in steps 1 to 4.
+func runServer(ctx context.Context, e *env, s *settings.Settings) error {
+	started := time.Now()
+
+	// 1. One log, before anything can log.
+	if err := logging.Setup(e.stderr, s.LogLevel, s.LogFormat); err != nil {
+		return err
+	}
+	if e.getenv("GOGC") == "" {
+		debug.SetGCPercent(startGCPercent)
+	}
+	// What we start must not speak to the service manager in our name: runc would.
+	manager := newServiceManager(e)
+
+	// 2. What would stop us later is looked for now, because later something would be half made.
+	if err := preflight(s); err != nil {
+		return err
+	}
+
+	// 3. As a container's first process we would have to reap strangers; leave that to init.
+	if os.Getpid() == 1 {
+		return runUnderInit(ctx, e, s)
+	}
+
+	// 4. The parts judge their settings and arguments. That makes nothing.
+	node, err := agent.New(agentConfig(s))
+	if err != nil {
+		return err
+	}
+	store, err := datastore.New(datastore.Config{
+		Path:   filepath.Join(s.DataDir, "datastore", "state.db"),
+		Socket: filepath.Join(s.RunDir, "datastore.sock"),
+	})
+	if err != nil {
+		return err
+	}
+
+	// 5. The data directory is ours alone from here on.
+	lock, err := lockDataDir(s.DataDir)
+	if err != nil {
+		return err
+	}
+	defer lock.close()
+
+	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
+	plane, err := prepare(s, store.Endpoint())
+	if err != nil {
+		return diskHint(err)
+	}
+	watch, err := newNodeWatch(s.Kubeconfig(), s.NodeName, started)
+	if err != nil {
+		return err
+	}
+
+	// 7. The parts, in an order that units() gives.
+	group, err := component.NewGroup(units(e, s, plane, store, node, watch, started)...)
+	if err != nil {
+		return err
+	}
+
+	// 8. The first signal stops the parts in order; the second finds Go's default and ends us.
+	ctx, restore := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer restore()
+	context.AfterFunc(ctx, restore)
+
+	// 9. Tell who asks ("mote status") and who started us how we are.
+	status, err := listenStatus(s.StatusSocket(), func(ctx context.Context) report {
+		return makeReport(ctx, s, group, watch, started)
+	})
+	if err != nil {
+		return diskHint(err)
+	}
+	told := make(chan struct{})
+	go func() { defer close(told); status.serve(ctx) }()
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		if group.Ready(ctx) != nil {
+			return // stopped or failed before; Run says it
+		}
+		manager.ready()
+		settle(e)
+	}()
+
+	// 10. Run until a signal comes or a part ends.
+	context.AfterFunc(ctx, manager.stopping)
+	err = group.Run(ctx)
+	restore()
+	<-told
+	<-settled
+	return diskHint(err)
+}
+
+// settle trades the speed of the start for the memory of the years after it.
+func settle(e *env) {
+	if e.getenv("GOGC") == "" {
+		debug.SetGCPercent(idleGCPercent)
+	}
+	debug.FreeOSMemory()
+}
+
+// preflight returns the first thing that keeps a node from running here. It changes nothing.
+func preflight(s *settings.Settings) error {
+	if err := requireRoot("server"); err != nil {
+		return err
+	}
+	if err := checkNoReset(s.DataDir); err != nil {
+		return err
+	}
+	if pid, err := holderOf(s.DataDir); err != nil {
+		return err
+	} else if pid != 0 {
+		return inUse(s.DataDir, fmt.Sprint(pid))
+	}
+	listeners, err := readListeners()
+	if err != nil {
+		return err
+	}
+	for _, p := range portsOf(s) {
+		if err := checkPort(p, listeners); err != nil {
+			return err
+		}
+	}
+	if payload.Dir(payloadRoot(s)) == "" {
+		return payload.ErrAbsent
+	}
+	for _, f := range agent.Check(agentConfig(s)) {
+		switch f.State {
+		case agent.StateFail:
+			return fmt.Errorf("%s: %s; \"mote check\" shows all", f.Name, f.Message)
+		case agent.StateWarn:
+			slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
+		}
+	}
+	return nil
+}
+
+// prepare makes the control plane's files and those of its one node.
+func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error) {
+	plane, err := server.Prepare(server.Config{
+		DataDir:               s.DataDir,
+		AdminKubeconfig:       s.Kubeconfig(),
+		DatastoreEndpoint:     endpoint,
+		ListenAddress:         s.HTTPSListenAddress,
+		ListenPort:            s.HTTPSListenPort,
+		AdvertiseAddress:      nodeIP(s),
+		TLSSANs:               s.TLSSANs,
+		ClusterCIDR:           s.ClusterCIDR,
+		ServiceCIDR:           s.ServiceCIDR,
+		ClusterDomain:         s.ClusterDomain,
+		APIServerArgs:         s.APIServerArgs,
+		ControllerManagerArgs: s.ControllerManagerArgs,
+		SchedulerArgs:         s.SchedulerArgs,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := plane.IssueNode(credentialsDir(s), s.NodeName, []netip.Addr{nodeIP(s)}); err != nil {
+		return nil, err
+	}
+	if s.WriteKubeconfig == "" {
+		return plane, nil
+	}
+	data, err := os.ReadFile(s.Kubeconfig())
+	if err != nil {
+		return nil, fmt.Errorf("copy the kubeconfig: %w", err)
+	}
+	if err := os.WriteFile(s.WriteKubeconfig, data, 0o600); err != nil {
+		return nil, fmt.Errorf("copy the kubeconfig: %w; set another --write-kubeconfig", err)
+	}
+	return plane, nil
+}
+
+func payloadRoot(s *settings.Settings) string { return filepath.Join(s.DataDir, "payload") }
+
+// serverURL is where the node reaches the apiserver: on loopback, unless it listens elsewhere only.
+func serverURL(s *settings.Settings) string {
+	addr := s.HTTPSListenAddress
+	switch addr {
+	case netip.IPv4Unspecified():
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case netip.IPv6Unspecified():
+		addr = netip.IPv6Loopback()
+	}
+	return "https://" + netip.AddrPortFrom(addr, uint16(s.HTTPSListenPort)).String()
+}
+
+func credentialsDir(s *settings.Settings) string {
+	return filepath.Join(s.DataDir, "agent", "credentials")
+}
+
+// nodeIP is the node's address in the cluster: the bridge's, which is stable, unless one was set.
+func nodeIP(s *settings.Settings) netip.Addr {
+	if s.NodeIP.IsValid() {
+		return s.NodeIP
+	}
+	return s.BridgeAddress()
+}
+
+// agentConfig is the node that s describes.
+func agentConfig(s *settings.Settings) agent.Config {
+	return agent.Config{
+		DataDir:        s.DataDir,
+		RunDir:         s.RunDir,
+		KubeletDir:     s.KubeletDir,
+		PayloadDir:     payload.Dir(payloadRoot(s)),
+		ImagesDir:      s.ImageDir,
+		Server:         serverURL(s),
+		CredentialsDir: credentialsDir(s),
+		NodeName:       s.NodeName,
+		NodeIP:         nodeIP(s),
+		NodeLabels:     s.NodeLabels,
+		NodeTaints:     s.NodeTaints,
+		ClusterCIDR:    s.ClusterCIDR,
+		PodCIDR:        s.PodCIDR(),
+		ClusterDNS:     s.ClusterDNS,
+		ClusterDomain:  s.ClusterDomain,
+		Bridge:         bridge,
+		CNI:            s.CNI,
+		Proxy:          s.Proxy,
+		KubeletArgs:    s.KubeletArgs,
+		ProxyArgs:      s.ProxyArgs,
+	}
+}
+
+// makeReport is what "mote status" is told.
+func makeReport(ctx context.Context, s *settings.Settings, group *component.Group, watch *nodeWatch, started time.Time) report {
+	r := report{
+		Version:    version.Get(),
+		PID:        os.Getpid(),
+		Started:    started,
+		DataDir:    s.DataDir,
+		Components: group.Status(),
+		Ready:      true,
+	}
+	for _, c := range r.Components {
+		r.Ready = r.Ready && c.State == component.Ready
+	}
+	r.Node = watch.state(ctx)
+	r.Ready = r.Ready && r.Node.Ready
+	return r
+}

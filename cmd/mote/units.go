@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/mote-k8s/mote/agent"
+	"github.com/mote-k8s/mote/agent/payload"
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/server"
+)
+
+// units is the start order. What nobody has to wait for starts at once; the stop is the reverse.
+func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *datastore.Datastore,
+	node *agent.Node, watch *nodeWatch, started time.Time,
+) []component.Unit {
+	say := &speaker{e: e, terminal: isTerminal(e.stderr), started: started}
+	ready := nodeReady{nodeWatch: watch, registeredSuffices: s.CNI == "none"}
+	list := []component.Unit{
+		// The bridge has the address that the apiserver advertises and the kubelet binds.
+		{Component: node.Network()},
+		{Component: store},
+		// While the apiserver starts, the rest of the machine is made ready for pods.
+		{Component: &unpacking{root: payloadRoot(s), done: make(chan struct{})}},
+		{Component: node.Containerd(), After: []string{"payload"}},
+		{Component: node.Images(), After: []string{"containerd"}},
+		{Component: plane.Renewal()},
+		{Component: say.when(plane.APIServer(), "API", "url", serverURL(s)), After: []string{"datastore", "network"}},
+		// Clients of the apiserver would only log that it is not there yet.
+		{Component: plane.ControllerManager(), After: []string{"kube-apiserver"}},
+		{Component: plane.Scheduler(), After: []string{"kube-apiserver"}},
+		// The kubelet's CSI plugin must be initialised after the controller manager's, with which it
+		// shares a package variable: agent/README.md, "CSI".
+		{Component: node.Kubelet(), After: []string{"kube-controller-manager", "network", "images"}},
+	}
+	if s.Proxy != "none" {
+		list = append(list, component.Unit{Component: node.Proxy(), After: []string{"kube-apiserver", "network"}})
+	}
+	return append(list, component.Unit{
+		Component: say.when(ready, "node", "next", "mote kubectl get nodes"), After: []string{"kubelet"},
+	})
+}
+
+// unpacking puts the per-pod programs on disk. It is a part of the group so that the control plane
+// starts meanwhile.
+type unpacking struct {
+	root string
+	done chan struct{}
+}
+
+// Name implements component.Component.
+func (*unpacking) Name() string { return "payload" }
+
+// Run implements component.Component.
+func (u *unpacking) Run(ctx context.Context) error {
+	if _, err := payload.Unpack(ctx, u.root); err != nil {
+		return fmt.Errorf("unpack programs: %w", err)
+	}
+	close(u.done)
+	<-ctx.Done()
+	return nil
+}
+
+// Ready implements component.Component.
+func (u *unpacking) Ready(ctx context.Context) error {
+	select {
+	case <-u.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("programs are not unpacked to %s yet", u.root)
+	}
+}
+
+// speaker tells a person at the terminal, or else the log, of the two moments that people wait for.
+type speaker struct {
+	e        *env
+	terminal bool
+	started  time.Time
+	mu       sync.Mutex // keeps lines whole
+}
+
+// when tells that c, called what, is ready, once.
+func (s *speaker) when(c component.Component, what, key, value string) component.Component {
+	return announced{c, func() {
+		after := time.Since(s.started).Round(10 * time.Millisecond)
+		if !s.terminal {
+			slog.Info(what+" is ready", "component", "mote", "since start", after, key, value)
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		fmt.Fprintf(s.e.stderr, " ✓ %s is ready after %s; %s: %s\n", what, after, key, value)
+	}}
+}
+
+type announced struct {
+	component.Component
+	tell func()
+}
+
+// Ready implements component.Component.
+func (a announced) Ready(ctx context.Context) error {
+	err := a.Component.Ready(ctx)
+	if err == nil {
+		a.tell()
+	}
+	return err
+}
