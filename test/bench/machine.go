@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// describeMachine lists what a reader must know to compare figures.
+func describeMachine(dir string) ([][]string, error) {
+	cpu, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return nil, err
+	}
+	model := "unknown " + runtime.GOARCH
+	for line := range strings.Lines(string(cpu)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
+			break
+		}
+	}
+	memory, err := readFields("/proc/meminfo")
+	if err != nil {
+		return nil, err
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return nil, fmt.Errorf("uname: %w", err)
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return nil, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	return [][]string{
+		{"CPU", fmt.Sprintf("%s, %d cores", model, runtime.NumCPU())},
+		{"memory", fmt.Sprintf("%.1f GiB", float64(memory["MemTotal"])/(1<<20))},
+		{"kernel", fmt.Sprintf("%s %s", unix.ByteSliceToString(name.Sysname[:]), unix.ByteSliceToString(name.Release[:]))},
+		{"file system", fileSystem(int64(disk.Type))},
+	}, nil
+}
+
+func fileSystem(magic int64) string {
+	switch magic {
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4"
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.TMPFS_MAGIC:
+		return "tmpfs, not a disk: figures of writes and starts mean little"
+	}
+	return fmt.Sprintf("magic %#x", magic)
+}

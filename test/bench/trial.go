@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	// nodeName is the host name in a trial's namespaces, and so the node's name.
+	nodeName = "bench"
+	// diskSize is the size of a trial's own file system, 8 GiB in a sparse file: large enough that the
+	// kubelet, which looks at the share that is free, never feels short of disk.
+	diskSize = 8 << 30
+	// stepTimeout ends a step that will never succeed. The slowest one takes some 10 s here.
+	stepTimeout = 2 * time.Minute
+)
+
+// trial says what one fresh cluster is asked to show. It is handed to the trial's process as JSON.
+type trial struct {
+	// Flavour is "mote" or "stock".
+	Flavour string
+	// Dir is a fresh folder on the disk that is measured; everything the trial writes is below it.
+	Dir string
+	// Mote is the mote file, Stock the folder of the stock programs, Payload the one of runc, shim
+	// and CNI plugins that the stock parts use, Images the archive with the pods' image.
+	Mote, Stock, Payload, Images string
+	// FirstPod creates a pod as soon as the API takes one and times it from the start.
+	FirstPod bool
+	// Pods is how many pods are created one after another and timed.
+	Pods int
+	// Warm stops the cluster and starts it again on the same data.
+	Warm bool
+	// Settle is how long the cluster is left alone before Idle, the time that usage is summed over.
+	// IdlePods pods are then started and memory is read again. 0 leaves a part out.
+	Settle, Idle time.Duration
+	IdlePods     int
+	// OwnDisk gives the trial a file system of its own, so that device writes can be told apart.
+	OwnDisk bool
+}
+
+// result is what a trial measured; what was not asked for is zero.
+type result struct {
+	// From the exec of the first process.
+	APIReady, NodeReady, FirstPod time.Duration
+	// From the exec of the first process, on the data of the run before.
+	WarmAPI, WarmNode time.Duration
+	// From the create call to the watch event that shows the pod Running.
+	Pods []time.Duration
+	// At the end of the idle time, and with IdlePods pods after another Settle.
+	Idle         usage
+	Memory       []process
+	MemoryOfPods []process
+}
+
+func (t trial) path(name string) string { return filepath.Join(t.Dir, name) }
+
+// group is the name of the trial's cgroup.
+func (t trial) group() string { return "mote-bench-" + filepath.Base(t.Dir) }
+
+func readTrial(path string) (trial, error) {
+	var t trial
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return t, err
+	}
+	if err := json.Unmarshal(data, &t); err != nil {
+		return t, fmt.Errorf("read %s: %w", path, err)
+	}
+	return t, nil
+}
+
+func writeJSON(path string, value any) error {
+	data, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o644)
+}
+
+// cluster is one way to run Kubernetes.
+type cluster interface {
+	// prepare writes what is there before the clock starts.
+	prepare() error
+	// start executes the first process and returns; further ones may follow by themselves.
+	start(ctx context.Context, p *programs) error
+	// kubeconfig is where the administrator's is, at the latest when the API is ready.
+	kubeconfig() string
+}
+
+func newCluster(t trial) cluster {
+	if t.Flavour == "mote" {
+		return &mote{trial: t}
+	}
+	return &stock{trial: t}
+}
+
+// runTrial runs t inside its namespaces and writes what it measured to result.json.
+func runTrial(ctx context.Context, specPath string) error {
+	t, err := readTrial(specPath)
+	if err != nil {
+		return err
+	}
+	var r result
+	if err := t.measure(ctx, newCluster(t), &r); err != nil {
+		return errors.Join(err, printLogs(t.path("logs")))
+	}
+	return writeJSON(t.path("result.json"), r)
+}
+
+func (t trial) measure(ctx context.Context, c cluster, r *result) error {
+	if err := os.MkdirAll(t.path("logs"), 0o755); err != nil {
+		return err
+	}
+	if err := c.prepare(); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	ctx, p := newPrograms(ctx, t.path("logs"))
+	if err := t.coldStart(ctx, c, p, r); err != nil {
+		return fmt.Errorf("cold start: %w", err)
+	}
+	if err := t.timePods(ctx, c, r); err != nil {
+		return fmt.Errorf("time pods: %w", err)
+	}
+	if t.Idle > 0 {
+		if err := t.watchIdle(ctx, c, r); err != nil {
+			return fmt.Errorf("idle: %w", err)
+		}
+	}
+	if t.Warm {
+		p.stop()
+		ctx, p = newPrograms(ctx, t.path("logs"))
+		if err := t.warmStart(ctx, c, p, r); err != nil {
+			return fmt.Errorf("warm start: %w", err)
+		}
+	}
+	p.stop()
+	return nil
+}
+
+func (t trial) coldStart(ctx context.Context, c cluster, p *programs, r *result) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	begin := time.Now()
+	if err := c.start(ctx, p); err != nil {
+		return err
+	}
+	client, err := waitAPI(ctx, c.kubeconfig())
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	r.APIReady = time.Since(begin)
+
+	firstPod := make(chan error, 1)
+	go func() {
+		if !t.FirstPod {
+			firstPod <- nil
+			return
+		}
+		timing, err := client.runPod(ctx, "first")
+		r.FirstPod = timing.running.Sub(begin)
+		firstPod <- err
+	}()
+	ready, err := client.waitNode(ctx, begin)
+	r.NodeReady = ready.Sub(begin)
+	return errors.Join(err, <-firstPod)
+}
+
+func (t trial) warmStart(ctx context.Context, c cluster, p *programs, r *result) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	// The node's heartbeat is in whole seconds; starting on one tells the new run's from the old.
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
+	begin := time.Now()
+	if err := c.start(ctx, p); err != nil {
+		return err
+	}
+	client, err := waitAPI(ctx, c.kubeconfig())
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	r.WarmAPI = time.Since(begin)
+	ready, err := client.waitNode(ctx, begin)
+	r.WarmNode = ready.Sub(begin)
+	return err
+}
+
+func (t trial) timePods(ctx context.Context, c cluster, r *result) error {
+	if t.Pods == 0 {
+		return nil
+	}
+	client, err := waitAPI(ctx, c.kubeconfig())
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	for i := range t.Pods {
+		ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+		defer cancel()
+		name := fmt.Sprintf("pod-%d", i)
+		timing, err := client.runPod(ctx, name)
+		if err != nil {
+			return err
+		}
+		r.Pods = append(r.Pods, timing.running.Sub(timing.created))
+		if err := client.deletePod(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t trial) watchIdle(ctx context.Context, c cluster, r *result) error {
+	if err := pause(ctx, t.Settle); err != nil {
+		return err
+	}
+	before, err := takeLook(t.path("disk"), t.OwnDisk)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, t.Idle); err != nil {
+		return err
+	}
+	after, err := takeLook(t.path("disk"), t.OwnDisk)
+	if err != nil {
+		return err
+	}
+	r.Idle, r.Memory = after.since(before), after.processes
+	if t.IdlePods == 0 {
+		return nil
+	}
+	if err := t.startIdlePods(ctx, c); err != nil {
+		return err
+	}
+	if err := pause(ctx, t.Settle); err != nil {
+		return err
+	}
+	r.MemoryOfPods, err = clusterProcesses()
+	return err
+}
+
+func (t trial) startIdlePods(ctx context.Context, c cluster) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	client, err := waitAPI(ctx, c.kubeconfig())
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	for i := range t.IdlePods {
+		if _, err := client.runPod(ctx, fmt.Sprintf("idle-%d", i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pause leaves the cluster alone for d, unless it fails first.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
