@@ -1,0 +1,85 @@
+// Package payload owns the programs that are started once for each pod: runc, the containerd shim,
+// the CNI plugins, pause and init. They are separate small files, because each of their processes
+// would otherwise pay for the initialisation and memory of all of mote.
+//
+// They are built from the nested module src, packed into one compressed archive, and embedded with
+// a manifest that holds each file's size and SHA-256. Unpack puts them on disk; the agent and the
+// sandbox run them from there. Everything here is safe for concurrent use, by goroutines and by
+// processes.
+//
+// On disk, where ROOT is <data-dir>/payload:
+//
+//	ROOT/                      flocked while somebody writes below it
+//	ROOT/<sha256 of archive>/  one version's programs; flocked, shared, by each process that uses them
+//	ROOT/<...>/.NAME.partial   a file that is being written; what a crash leaves is overwritten
+//
+// Invariants: a file appears under its own name only whole and verified. A folder counts as unpacked
+// only when every file has the content, size and mode that the manifest says, never because it
+// exists. So a write that a power cut lost is found like any other damage, and nothing is synced.
+package payload
+
+import (
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+)
+
+// ErrAbsent is returned by a mote that was built without its payload, as by a plain "go build".
+var ErrAbsent = errors.New("this mote was built without its payload; build with scripts/build")
+
+const (
+	manifestName = "manifest.json"
+	archiveName  = "payload.tar.zst"
+)
+
+// archive is one set of programs: what they must be, and where they come from.
+type archive struct {
+	manifest
+	// open returns the zstd-compressed tar.
+	open func() (io.ReadCloser, error)
+}
+
+// manifest is what scripts/build-payload writes beside the archive.
+type manifest struct {
+	// Archive is the hexadecimal SHA-256 of the compressed archive, and the name of the folder.
+	Archive string `json:"archive"`
+	// Files are the programs, in the archive's order.
+	Files []file `json:"files"`
+}
+
+type file struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// Dir returns the folder below root into which Unpack puts this mote's programs. It is "" when this
+// mote was built without a payload.
+func Dir(root string) string {
+	a, err := read(embedded, embeddedDir)
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(root, a.Archive)
+}
+
+// read reads the manifest of the archive in dir. The archive itself is read only when it is opened.
+func read(files embed.FS, dir string) (archive, error) {
+	data, err := files.ReadFile(dir + "/" + manifestName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return archive{}, ErrAbsent
+	}
+	if err != nil {
+		return archive{}, fmt.Errorf("read the payload's manifest: %w", err)
+	}
+	// An embedded file is read in place; ReadFile would copy the whole archive.
+	a := archive{open: func() (io.ReadCloser, error) { return files.Open(dir + "/" + archiveName) }}
+	if err := json.Unmarshal(data, &a.manifest); err != nil {
+		return archive{}, fmt.Errorf("read the payload's manifest: %w", err)
+	}
+	return a, nil
+}

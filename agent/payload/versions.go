@@ -1,0 +1,162 @@
+package payload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// folderName is what Unpack calls a version's folder; nothing else below root is ours to remove.
+var folderName = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// lock takes the exclusive lock on root, which it waits for until ctx ends.
+func lock(ctx context.Context, root string) (unlock func(), err error) {
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: root, Err: err}
+	}
+	for {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { unix.Close(fd) }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			unix.Close(fd)
+			return nil, &fs.PathError{Op: "lock", Path: root, Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			unix.Close(fd)
+			return nil, fmt.Errorf("another mote unpacks to %s: %w", root, ctx.Err())
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+// holdShared marks dir as used until the returned descriptor is closed. A folder that is being
+// removed counts as gone.
+func holdShared(dir string) (int, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	err = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+	if err == nil {
+		return fd, nil
+	}
+	unix.Close(fd)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return -1, fs.ErrNotExist
+	}
+	return -1, &fs.PathError{Op: "lock", Path: dir, Err: err}
+}
+
+// others reports whether root holds a version's folder not called own.
+func others(root, own string) bool {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if e.Name() != own && folderName.MatchString(e.Name()) {
+			return true
+		}
+	}
+	return false
+}
+
+// removeUnused removes the folders of other versions that no process uses: no mote has them marked,
+// and nothing runs from them. Shims outlive the mote that started them, and run the runc beside
+// them until their pod ends. The caller holds root's lock.
+func removeUnused(root, own string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == own || !folderName.MatchString(e.Name()) {
+			continue
+		}
+		if err := removeIfUnused(filepath.Join(root, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeIfUnused(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil // marked as used
+	}
+	runs, err := runsFrom(dir)
+	if err != nil || runs {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// runsFrom reports whether a process executes a file in dir, also one that was replaced since.
+func runsFrom(dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, err
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return false, err
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return false, err
+	}
+	for _, exe := range processes {
+		// Kernel threads have none, others end meanwhile.
+		if target, err := os.Readlink(exe); err == nil && strings.HasPrefix(target, dir+"/") {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// refuseNoexec fails when programs below root cannot be run.
+func refuseNoexec(root string) error {
+	var at unix.Statfs_t
+	if err := unix.Statfs(root, &at); err != nil {
+		return &fs.PathError{Op: "statfs", Path: root, Err: err}
+	}
+	if at.Flags&unix.ST_NOEXEC != 0 {
+		return errNoexec
+	}
+	return nil
+}
+
+var errNoexec = errors.New("mounted noexec")
+
+// explain adds to an error what somebody can do about it.
+func explain(root string, err error) error {
+	advice := ""
+	switch {
+	case errors.Is(err, errNoexec):
+		advice = "; remount it with exec or set --data-dir"
+	case errors.Is(err, unix.EROFS):
+		advice = "; mount it read-write or set --data-dir"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		advice = "; free some 40 MB or set --data-dir"
+	case errors.Is(err, fs.ErrPermission):
+		advice = "; run as root"
+	}
+	return fmt.Errorf("cannot unpack programs to %s: %w%s", root, err, advice)
+}
