@@ -8,22 +8,25 @@ import (
 	"syscall"
 
 	"github.com/mote-k8s/mote/agent/payload"
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
-// runUnderInit makes a small program of the payload the first process of this container, with mote as
-// its child. Orphans of all containers end up at the first process, and reaping them would race with
-// the parts of mote that wait for children of their own.
-func runUnderInit(ctx context.Context, e *env, s *settings.Settings) error {
-	dir, err := payload.Unpack(ctx, payloadRoot(s))
+// execUnderInit becomes a small program of the payload, unpacked to root, which runs argv as its child.
+// The first process of a container gets the orphans of all its containers, and reaping them in mote
+// would race with those parts of mote that wait for children of their own. It returns only on failure.
+func execUnderInit(ctx context.Context, root string, argv, environ []string) error {
+	dir, err := payload.Unpack(ctx, root)
 	if err != nil {
-		return diskHint(fmt.Errorf("unpack programs: %w", err))
+		return err
 	}
+	err = syscall.Exec(filepath.Join(dir, "init"), append([]string{"init"}, argv...), environ)
+	return fmt.Errorf("start init: %w", err)
+}
+
+// ownCommand is the command line that started this process, with the path of the program in full.
+func ownCommand(e *env) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
+		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	argv := append([]string{"init", self}, e.args[1:]...)
-	err = syscall.Exec(filepath.Join(dir, "init"), argv, os.Environ())
-	return fmt.Errorf("start init: %w", err)
+	return append([]string{self}, e.args[1:]...), nil
 }

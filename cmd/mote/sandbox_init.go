@@ -1,11 +1,12 @@
 package main
 
 import (
-	"fmt"
+	"context"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/sandbox"
 )
 
@@ -24,19 +25,17 @@ func newSandboxCommands(e *env) []*cobra.Command {
 			Use:    sandbox.VerbInit,
 			Hidden: true,
 			Args:   cobra.NoArgs,
-			RunE:   func(*cobra.Command, []string) error { return becomeServer(e) },
+			RunE:   func(cmd *cobra.Command, _ []string) error { return becomeServer(cmd.Context(), e) },
 		},
 	}
 }
 
-// becomeServer turns this process, the first of a sandbox, into the sandbox's server.
-func becomeServer(e *env) error {
+// becomeServer turns this process, the first of a sandbox, into the sandbox's init with its server.
+func becomeServer(ctx context.Context, e *env) error {
 	argv, environ, err := sandbox.Enter(e.stdin)
 	if err != nil {
 		return err
 	}
-	if err := unix.Exec(argv[0], argv, environ); err != nil {
-		return fmt.Errorf("run %s: %w", argv[0], err)
-	}
-	return nil
+	// A sandbox has the default directories: this machine's settings do not apply in it.
+	return execUnderInit(ctx, filepath.Join(settings.Default("data-dir"), payloadDir), argv, environ)
 }

@@ -59,7 +59,7 @@ Each setting is also a variable (--node-name: MOTE_NODE_NAME) and a key in the c
 }
 
 // runServer is the story of a node's life, docs/architecture.md, "Start-up". Whatever can be wrong with the
-// machine or the settings is found before anything is made, in steps 1 to 4.
+// machine or the settings is found before anything is made, in steps 3 and 4.
 func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	started := time.Now()
 
@@ -73,14 +73,18 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	// What we start must not speak to the service manager in our name: runc would.
 	manager := newServiceManager(e)
 
-	// 2. What would stop us later is looked for now, because later something would be half made.
-	if err := preflight(s); err != nil {
-		return err
+	// 2. As a container's first process we would have to reap strangers; leave that to init.
+	if os.Getpid() == 1 {
+		argv, err := ownCommand(e)
+		if err != nil {
+			return err
+		}
+		return execUnderInit(ctx, payloadRoot(s), argv, os.Environ())
 	}
 
-	// 3. As a container's first process we would have to reap strangers; leave that to init.
-	if os.Getpid() == 1 {
-		return runUnderInit(ctx, e, s)
+	// 3. What would stop us later is looked for now, because later something would be half made.
+	if err := preflight(s); err != nil {
+		return err
 	}
 
 	// 4. The parts judge their settings and arguments. That makes nothing.
@@ -232,7 +236,10 @@ func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error
 	return plane, nil
 }
 
-func payloadRoot(s *settings.Settings) string { return filepath.Join(s.DataDir, "payload") }
+// payloadDir in the data directory holds the unpacked per-pod programs.
+const payloadDir = "payload"
+
+func payloadRoot(s *settings.Settings) string { return filepath.Join(s.DataDir, payloadDir) }
 
 // serverURL is where the node reaches the apiserver: on loopback, unless it listens elsewhere only.
 func serverURL(s *settings.Settings) string {
@@ -274,6 +281,7 @@ func agentConfig(s *settings.Settings) agent.Config {
 		NodeTaints:     s.NodeTaints,
 		ClusterCIDR:    s.ClusterCIDR,
 		PodCIDR:        s.PodCIDR(),
+		ServiceCIDR:    s.ServiceCIDR,
 		ClusterDNS:     s.ClusterDNS,
 		ClusterDomain:  s.ClusterDomain,
 		Bridge:         bridge,

@@ -89,7 +89,7 @@ func (s *speaker) when(c component.Component, what, key, value string) component
 	return announced{c, func() {
 		after := time.Since(s.started).Round(10 * time.Millisecond)
 		if !s.terminal {
-			slog.Info(what+" is ready", "component", "mote", "since start", after, key, value)
+			slog.Info(what+" is ready", "component", "mote", "after", after, key, value)
 			return
 		}
 		s.mu.Lock()

@@ -83,6 +83,16 @@ func Sections() []string {
 	return out
 }
 
+// Default is the value of the setting name when nobody says anything.
+func Default(name string) string {
+	for _, s := range Table() {
+		if s.Name == name {
+			return s.Default
+		}
+	}
+	return ""
+}
+
 // Choices are the values that the setting name is limited to, nil when it is not.
 func Choices(name string) []string {
 	for _, s := range Table() {
