@@ -22,7 +22,7 @@ type initProcess struct {
 	cmd    *exec.Cmd
 	gate   *os.File      // what the process waits on: a spec, or the end of the supervisor
 	status *os.File      // an error of Enter, or its end
-	netns  *os.File      // its network namespace; nil before release
+	netns  *os.File      // its network namespace
 	done   chan struct{} // closed when the process has ended
 	err    error         // how it ended; read after done
 }
@@ -58,8 +58,15 @@ func startInit(exe string, log io.Writer) (*initProcess, error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
-		started <- err
+		if err == nil {
+			// Opened once: a later look by process id might find another process's.
+			p.netns, err = os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/net")
+		}
 		if err != nil {
+			gate.Close() // which ends the process if there is one
+		}
+		started <- err
+		if cmd.Process == nil {
 			return
 		}
 		p.err = cmd.Wait()
@@ -69,7 +76,6 @@ func startInit(exe string, log io.Writer) (*initProcess, error) {
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
-		gate.Close()
 		status.Close()
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
@@ -99,11 +105,6 @@ func (p *initProcess) release(ctx context.Context, sp spec) error {
 	if len(message) > 0 {
 		return errors.New(string(message))
 	}
-	// Opened once: a later look by process id might find another process's.
-	p.netns, err = os.Open("/proc/" + strconv.Itoa(p.pid()) + "/ns/net")
-	if err != nil {
-		return fmt.Errorf("open the sandbox's network: %w", err)
-	}
 	return nil
 }
 
@@ -121,27 +122,32 @@ func (p *initProcess) stop(timeout time.Duration) {
 func (p *initProcess) kill() {
 	p.gate.Close()
 	p.status.Close()
-	if p.netns != nil {
-		p.netns.Close()
-	}
+	p.netns.Close()
 	_ = p.cmd.Process.Kill() // one that is gone already is fine
 }
 
 // dial connects to a TCP address inside. Only the thread that makes the socket is inside, and it
 // ends with this call: a socket belongs to the namespace that it was made in.
-func (p *initProcess) dial(ctx context.Context, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result)
+func (p *initProcess) dial(ctx context.Context, address string) (conn net.Conn, err error) {
+	onThread(func() { conn, err = p.dialHere(ctx, address) })
+	return conn, err
+}
+
+// onThread calls do on a thread that nothing else runs on afterwards. It is never the main thread:
+// that one cannot be ended, and its namespaces are taken for the process's.
+func onThread(do func()) {
+	done := make(chan struct{})
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
-		conn, err := p.dialHere(ctx, address)
-		results <- result{conn, err}
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			defer runtime.UnlockOSThread()
+			onThread(do) // elsewhere, because this thread is taken
+			return
+		}
+		do() // never unlocked: the runtime ends the thread with the goroutine
 	}()
-	r := <-results
-	return r.conn, r.err
+	<-done
 }
 
 func (p *initProcess) dialHere(ctx context.Context, address string) (net.Conn, error) {
