@@ -47,6 +47,10 @@ func controllerManagerArgs(cfg Config, creds *credentials) []arg {
 	return append(servingArgs(creds, kubeconfig), []arg{
 		{"secure-port", "10257"},
 		{"use-service-account-credentials", "true"},
+		// Making some 40 service accounts at the first start takes 4 s at upstream's 20 requests/s. What
+		// protects the apiserver is its own priority and fairness.
+		{"kube-api-qps", "200"},
+		{"kube-api-burst", "400"},
 
 		{"allocate-node-cidrs", "true"},
 		{"cluster-cidr", cfg.ClusterCIDR.String()},
