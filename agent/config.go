@@ -43,8 +43,11 @@ type Config struct {
 	NodeLabels, NodeTaints []string
 	// ClusterCIDR is all pods' network, PodCIDR this node's part of it, with its bridge address first.
 	ClusterCIDR, PodCIDR netip.Prefix
-	ClusterDNS           netip.Addr
-	ClusterDomain        string
+	// ServiceCIDR is routed to the bridge, so that Services are reached from the node itself without
+	// a default route. The zero value leaves that to the machine's routes.
+	ServiceCIDR   netip.Prefix
+	ClusterDNS    netip.Addr
+	ClusterDomain string
 	// Bridge is the name of the pod network's bridge, mote0.
 	Bridge string
 	// CNI is "bridge" (ours) or "none" (the user's, in /etc/cni/net.d and /opt/cni/bin).

@@ -60,25 +60,25 @@ func hasCapability(capability uint) (bool, error) {
 
 // chooseProxyMode turns Config.Proxy into the mode that this machine can do.
 func chooseProxyMode(wanted string) (string, error) {
-	nftErr := nftablesUsable()
-	iptErr := iptablesUsable()
 	switch wanted {
 	case ProxyNone:
 		return ProxyNone, nil
 	case ProxyNFTables:
-		if nftErr != nil {
-			return "", fmt.Errorf("cannot use proxy mode nftables: %w", nftErr)
+		if err := nftablesUsable(); err != nil {
+			return "", fmt.Errorf("cannot use proxy mode nftables: %w", err)
 		}
 		return ProxyNFTables, nil
 	case ProxyIPTables:
-		if iptErr != nil {
-			return "", fmt.Errorf("cannot use proxy mode iptables: %w", iptErr)
+		if err := iptablesUsable(); err != nil {
+			return "", fmt.Errorf("cannot use proxy mode iptables: %w", err)
 		}
 		return ProxyIPTables, nil
 	}
+	nftErr := nftablesUsable()
 	if nftErr == nil {
 		return ProxyNFTables, nil
 	}
+	iptErr := iptablesUsable()
 	if iptErr == nil {
 		return ProxyIPTables, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net"
@@ -74,7 +75,7 @@ func runKubelet(ctx context.Context, c Config, ready func()) error {
 	probeCtx, stopProbe := context.WithCancel(ctx)
 	go func() {
 		defer close(probed)
-		if waitHealthy(probeCtx, healthz) == nil {
+		if waitHealthy(probeCtx, healthz, func([]byte) bool { return true }) == nil {
 			ready()
 		}
 	}()
@@ -97,8 +98,8 @@ func portFree(address, who string) error {
 	return listener.Close()
 }
 
-// waitHealthy returns nil as soon as url answers 200.
-func waitHealthy(ctx context.Context, url string) error {
+// waitHealthy returns nil as soon as url answers 200 with a body that is accepted.
+func waitHealthy(ctx context.Context, url string, accept func(body []byte) bool) error {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
 	ticker := time.NewTicker(probePeriod)
 	defer ticker.Stop()
@@ -108,8 +109,9 @@ func waitHealthy(ctx context.Context, url string) error {
 			return fmt.Errorf("probe %s: %w", url, err)
 		}
 		if response, err := client.Do(request); err == nil {
+			body, err := io.ReadAll(response.Body)
 			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
+			if err == nil && response.StatusCode == http.StatusOK && accept(body) {
 				return nil
 			}
 		}

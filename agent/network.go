@@ -99,6 +99,28 @@ func ensureBridge(c Config) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set bridge %s up: %w", c.Bridge, err)
 	}
+	return routeServices(c, link)
+}
+
+// routeServices gives packets from the node itself to a Service some way out: the kernel looks for one
+// before netfilter replaces the destination, and a machine without a default route has none.
+func routeServices(c Config, bridge netlink.Link) error {
+	if !c.ServiceCIDR.IsValid() {
+		return nil
+	}
+	services := c.ServiceCIDR.Masked()
+	err := netlink.RouteReplace(&netlink.Route{
+		LinkIndex: bridge.Attrs().Index,
+		Scope:     netlink.SCOPE_LINK,
+		Src:       c.gateway().Addr().AsSlice(),
+		Dst: &net.IPNet{
+			IP:   services.Addr().AsSlice(),
+			Mask: net.CIDRMask(services.Bits(), services.Addr().BitLen()),
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("route %s to bridge %s: %w", services, c.Bridge, err)
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -57,7 +58,7 @@ func runProxy(ctx context.Context, c Config, ready func()) error {
 	probeCtx, stopProbe := context.WithCancel(ctx)
 	go func() {
 		defer close(probed)
-		if waitHealthy(probeCtx, proxyHealthz(c)) == nil {
+		if waitHealthy(probeCtx, proxyHealthz(c), rulesWritten) == nil {
 			ready()
 		}
 	}()
@@ -73,7 +74,15 @@ func runProxy(ctx context.Context, c Config, ready func()) error {
 	}
 }
 
-// proxyHealthz answers 200 once the rules have been written for the first time.
+// rulesWritten reads kube-proxy's health: it is "healthy" from the start, but says when each address
+// family's rules were written only after they were.
+func rulesWritten(body []byte) bool {
+	var health struct {
+		Status map[string]json.RawMessage `json:"status"`
+	}
+	return json.Unmarshal(body, &health) == nil && len(health.Status) > 0
+}
+
 func proxyHealthz(c Config) string {
 	return fmt.Sprintf("http://%s:%d/healthz", c.NodeIP, ports.ProxyHealthzPort)
 }
@@ -99,6 +108,8 @@ func newProxyOptions(c Config, mode string, h host) (*app.Options, error) {
 		// the timeouts are the machine's business.
 		"conntrack-max-per-core=0",
 		"conntrack-min=0",
+		// How long a change may wait for others. Upstream's second is for thousands of Services.
+		"iptables-min-sync-period=100ms",
 		"conntrack-tcp-timeout-established=0s",
 		"conntrack-tcp-timeout-close-wait=0s",
 		fmt.Sprintf("oom-score-adj=%d", h.lowestOOMScore(qos.KubeProxyOOMScoreAdj)),

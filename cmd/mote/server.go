@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -83,7 +84,8 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	}
 
 	// 3. What would stop us later is looked for now, because later something would be half made.
-	if err := preflight(s); err != nil {
+	warnings, err := preflight(s)
+	if err != nil {
 		return err
 	}
 
@@ -106,6 +108,9 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 	defer lock.close()
+	for _, f := range warnings {
+		slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
+	}
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
 	plane, err := prepare(s, store.Endpoint())
@@ -164,40 +169,41 @@ func settle(e *env) {
 	debug.FreeOSMemory()
 }
 
-// preflight returns the first thing that keeps a node from running here. It changes nothing.
-func preflight(s *settings.Settings) error {
+// preflight returns the first thing that keeps a node from running here, or else what makes it run
+// less well than it could. It changes nothing.
+func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
 	if err := requireRoot("server"); err != nil {
-		return err
+		return nil, err
+	}
+	if payload.Dir(payloadRoot(s)) == "" {
+		return nil, payload.ErrAbsent
 	}
 	if err := checkNoReset(s.DataDir); err != nil {
-		return err
+		return nil, err
 	}
 	if pid, err := holderOf(s.DataDir); err != nil {
-		return err
+		return nil, err
 	} else if pid != 0 {
-		return inUse(s.DataDir, fmt.Sprint(pid))
+		return nil, inUse(s.DataDir, strconv.Itoa(pid))
 	}
 	listeners, err := readListeners()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, p := range portsOf(s) {
 		if err := checkPort(p, listeners); err != nil {
-			return err
+			return nil, err
 		}
-	}
-	if payload.Dir(payloadRoot(s)) == "" {
-		return payload.ErrAbsent
 	}
 	for _, f := range agent.Check(agentConfig(s)) {
 		switch f.State {
 		case agent.StateFail:
-			return fmt.Errorf("%s: %s; \"mote check\" shows all", f.Name, f.Message)
+			return nil, fmt.Errorf("%s: %s; \"mote check\" shows all", f.Name, f.Message)
 		case agent.StateWarn:
-			slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
+			warnings = append(warnings, f)
 		}
 	}
-	return nil
+	return warnings, nil
 }
 
 // prepare makes the control plane's files and those of its one node.
