@@ -49,10 +49,10 @@ func TestStateSeesWhatIsLeft(t *testing.T) {
 		t.Errorf("two states of an idle host differ:\n%s", diff)
 	}
 	h.Run(t, "sh", "-c", `echo x >/etc/left; ip link add br9 type bridge; nft add table ip left
-		mkdir /var/lib/mote/left; touch /var/lib/mote/left/file; mount -t tmpfs left /mnt
+		mkdir /var/lib/mote/left; touch /var/lib/mote/left/file; mkdir /opt/empty; mount -t tmpfs left /mnt
 		sleep 1000 >/dev/null 2>&1 &`)
 	diff := Diff(before, h.State(t))
-	for _, want := range []string{"/etc/left", "br9", "table ip left", "left/file", "/mnt", "sleep 1000"} {
+	for _, want := range []string{"/etc/left", "br9", "table ip left", "left/file", "opt/empty", "/mnt", "sleep 1000"} {
 		if !strings.Contains(diff, want) {
 			t.Errorf("%s is left but not in:\n%s", want, diff)
 		}

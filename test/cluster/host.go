@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -45,6 +46,8 @@ type Host struct {
 	Dir    string
 	pid    int
 	groups []string
+	// Close ends the host with everything in it, before its test does.
+	Close func()
 }
 
 // NewHost makes a private host.
@@ -101,11 +104,12 @@ func (h *Host) start(t testing.TB, cfg HostConfig) {
 		t.Fatalf("start host %s: %v", cfg.Name, err)
 	}
 	h.pid = init.Process.Pid
-	t.Cleanup(func() {
+	h.Close = sync.OnceFunc(func() {
 		_ = hold.Close()
 		_ = init.Process.Kill()
 		_ = init.Wait()
 	})
+	t.Cleanup(h.Close)
 	giveUp := time.AfterFunc(hostTimeout, func() { _ = init.Process.Kill() })
 	defer giveUp.Stop()
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
@@ -223,4 +227,24 @@ func (h *Host) Environ() []string {
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "LANG=C.UTF-8", "TERM=dumb",
 	}
+}
+
+// ContainerPIDs maps the first process of each container to its command. A container's first
+// process is a child of a shim.
+func (h *Host) ContainerPIDs(t testing.TB) map[string]string {
+	t.Helper()
+	shims, containers := map[string]bool{}, map[string]string{}
+	processes := h.Run(t, "ps", "-eo", "pid=,ppid=,comm=")
+	for line := range strings.Lines(processes) {
+		// comm holds the first 15 bytes of the program's name.
+		if f := strings.Fields(line); f[2] == "containerd-shim" {
+			shims[f[0]] = true
+		}
+	}
+	for line := range strings.Lines(processes) {
+		if f := strings.Fields(line); shims[f[1]] && f[2] != "containerd-shim" {
+			containers[f[0]] = f[2]
+		}
+	}
+	return containers
 }

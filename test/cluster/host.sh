@@ -34,9 +34,10 @@ for d in run tmp var/lib/mote; do
 	mount -t tmpfs -o mode=0755 tmpfs "$d"
 done
 chmod 1777 tmp
-mkdir -p "./$dir" .changes usr/local/bin
+mkdir -p "./$dir" .changes .machine usr/local/bin
 mount --bind "$dir" "./$dir"
 mount --bind "$work/changes" .changes
+mount --bind -o ro / .machine
 : >.reaper && mount --bind "$reaper" .reaper
 : >usr/local/bin/mote && mount --bind "$MOTE_TEST_BINARY" usr/local/bin/mote
 rm -f etc/resolv.conf && : >etc/resolv.conf

@@ -10,8 +10,11 @@ import (
 // stateScript prints one line for each thing that a program can leave behind on a host. Files are
 // those of the overlay's changes and of the folders that are file systems of their own.
 const stateScript = `
-find /.changes /run /tmp /var/lib/mote /var/lib/kubelet /var/log ! -type s -printf 'file %p %M %s %l\n' 2>/dev/null |
-	grep -v -e "^file /\.changes/root/\.kube" -e "^file /[a-z/]* d"
+cd /.changes && find . -type d ! -path './root/.kube*' | while read -r d; do
+	[ -d "/.machine/$d" ] || echo "folder $d"
+done
+cd / && find /.changes ! -type d ! -type s ! -path '/.changes/root/.kube/*' -printf 'file %p %M %s %l\n'
+find /run /tmp /var/lib/mote -mindepth 1 ! -type s -printf 'file %p %M %l\n'
 find /run /tmp /var/lib/mote /var/lib/kubelet /.changes -type s -printf 'socket %p\n' 2>/dev/null
 awk '{ print "mount", $5, $(NF-2), $(NF-1) }' /proc/self/mountinfo
 ip -o link | awk '{ print "link", $2 }'

@@ -1,0 +1,67 @@
+// Package e2e drives the real mote file on private hosts and through real kubectl verbs, as a
+// user would: a server with nothing but loopback, bad input and bad luck, throwaway clusters.
+package e2e
+
+import (
+	_ "embed"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/images"
+)
+
+const (
+	// podTimeout is for a pod whose image is there: half a second on an idle machine.
+	podTimeout = time.Minute
+	nodeIP     = "10.42.0.1"
+)
+
+//go:embed testdata/web.yaml
+var webManifest string
+
+//go:embed testdata/csi.yaml
+var csiManifest string
+
+func TestMain(m *testing.M) { cluster.Main(m, "e2e") }
+
+func busybox(t *testing.T) images.Image {
+	t.Helper()
+	im, err := images.Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
+func program(t *testing.T, name, pkg string) images.Image {
+	t.Helper()
+	im, err := images.Program(name, cluster.Root(), pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
+// startWeb runs the pods of web.yaml and waits until they serve.
+func startWeb(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	h.Apply(t, webManifest)
+	h.Kubectl(t, "rollout", "status", "deployment/web", "--timeout="+podTimeout.String())
+	h.Kubectl(t, "wait", "--for=condition=Ready", "pod/box", "--timeout="+podTimeout.String())
+}
+
+func webPod(t *testing.T, h *cluster.Host) string {
+	t.Helper()
+	return h.Kubectl(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}")
+}
+
+func wantContains(t *testing.T, what, got string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(got, part) {
+			t.Errorf("%s lacks %q:\n%s", what, part, got)
+		}
+	}
+}

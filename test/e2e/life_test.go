@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"bytes"
+	"maps"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/images"
+)
+
+func testImages(t *testing.T, h *cluster.Host) {
+	list := h.Run(t, "mote", "image", "list")
+	wantContains(t, "image list", list, images.BusyboxName, images.WebName)
+
+	im := busybox(t)
+	for name, write := range map[string]func(*bytes.Buffer) error{
+		"localhost/test/docker:1": func(b *bytes.Buffer) error { return im.WriteDocker(b) },
+		"localhost/test/oci:1":    func(b *bytes.Buffer) error { return im.WriteOCI(b) },
+	} {
+		im.Name = name
+		var archive bytes.Buffer
+		if err := write(&archive); err != nil {
+			t.Fatal(err)
+		}
+		if r := h.Try(t, &archive, "mote", "image", "import", "-"); r.Code != 0 {
+			t.Errorf("image import - of %s: exit code %d: %s", name, r.Code, r.Stderr)
+		}
+		h.Kubectl(t, "run", "imported", "--image="+name, "--restart=Never", "--", "true")
+		h.Kubectl(t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/imported", "--timeout="+podTimeout.String())
+		h.Kubectl(t, "delete", "pod", "imported", "--now")
+	}
+	// What lies in the images folder must survive the kubelet's garbage collection.
+	wantContains(t, "labels of the preloaded image",
+		h.Run(t, "mote", "ctr", "-n", "k8s.io", "images", "list", "name=="+images.WebName), "io.cri-containerd.pinned=pinned")
+
+	if r := h.Try(t, strings.NewReader("not a tar"), "mote", "image", "import", "-"); r.Code != 1 || strings.Count(r.Stderr, "\n") != 1 {
+		t.Errorf("import of rubbish: %+v, want exit code 1 and one line", r)
+	}
+}
+
+// testCSI proves that the kubelet, not the controller manager of the same process, owns the CSI
+// plugin's package-wide state: it writes CSINode and mounts a volume.
+func testCSI(t *testing.T, h *cluster.Host) {
+	h.Apply(t, csiManifest)
+	h.WaitKubectl(t, podTimeout, func(out string) bool { return out == "csi.test.mote e2e" },
+		"get", "csinode", "e2e", "-o", "jsonpath={range .spec.drivers[*]}{.name} {.nodeID}{end}")
+	wantContains(t, "managers of the CSINode",
+		h.Kubectl(t, "get", "csinode", "e2e", "--show-managed-fields", "-o", "jsonpath={.metadata.managedFields[*].manager}"), "kubelet")
+	h.Kubectl(t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/csi-user", "--timeout="+podTimeout.String())
+	if got := h.Kubectl(t, "logs", "csi-user"); got != "csi.test.mote\n" {
+		t.Errorf("the CSI volume's file holds %q", got)
+	}
+	h.Kubectl(t, "delete", "pod", "csi-user", "csi-driver", "--now")
+}
+
+// testStop stops a server in each way and starts it again: containers live on, unless told.
+func testStop(t *testing.T, s *cluster.Server) {
+	h := s.Host
+	before := h.ContainerPIDs(t)
+	if len(before) == 0 {
+		t.Fatal("no containers run")
+	}
+	restart := func() {
+		s = h.StartServer(t)
+		s.WaitReady(t)
+	}
+	same := func(how string) {
+		t.Helper()
+		if after := h.ContainerPIDs(t); !maps.Equal(before, after) {
+			t.Errorf("containers before %s: %v, after: %v", how, before, after)
+		}
+	}
+
+	h.Run(t, "mote", "stop")
+	if code := s.WaitEnd(t, cluster.StopTimeout); code != 0 {
+		t.Errorf("exit code %d after mote stop", code)
+	}
+	same("mote stop")
+	restart()
+	same("the start after mote stop")
+
+	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+	restart()
+	if code := s.Signal(t, syscall.SIGINT); code != 0 {
+		t.Errorf("exit code %d after SIGINT", code)
+	}
+	restart()
+	s.Kill()
+	restart()
+	same("kill -9 and start")
+	if got := h.Kubectl(t, "get", "pod", "box", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"); got != "0" {
+		t.Errorf("box was started again %s times", got)
+	}
+	h.Run(t, "mote", "status")
+
+	h.Run(t, "mote", "stop", "--all")
+	s.WaitEnd(t, cluster.StopTimeout)
+	if left := h.ContainerPIDs(t); len(left) != 0 {
+		t.Errorf("containers run after mote stop --all: %v", left)
+	}
+	restart()
+	h.Kubectl(t, "rollout", "status", "deployment/web", "--timeout="+podTimeout.String())
+	h.Run(t, "mote", "stop")
+	s.WaitEnd(t, cluster.StopTimeout)
+}
+
+// testReset removes mote after all the tests' use and compares the host with the one before.
+func testReset(t *testing.T, h *cluster.Host, before []string) {
+	h.Run(t, "mote", "reset", "--yes")
+	if diff := cluster.Diff(before, h.State(t)); diff != "" {
+		t.Errorf("mote reset changed the host's state from before the first start:\n%s", diff)
+	}
+}

@@ -1,0 +1,264 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/images"
+)
+
+// TestServer is the main job: a machine with nothing but loopback gets a whole node. The parts
+// share one server, in order; the last ones stop it and remove it.
+func TestServer(t *testing.T) {
+	h := cluster.NewHost(t, cluster.HostConfig{Name: "e2e"})
+	before := h.State(t)
+	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"),
+		program(t, images.CSIName, "./test/images/csi"))
+	s := h.StartServer(t)
+	s.WaitReady(t)
+	startWeb(t, h)
+
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *cluster.Host)
+	}{
+		{"readyz", testReadyz},
+		{"version", testVersion},
+		{"services", testServices},
+		{"pod verbs", testPodVerbs},
+		{"port-forward", testPortForward},
+		{"secrets", testSecrets},
+		{"node authorisation", testNodeAuthorisation},
+		{"kubelet refuses strangers", testKubeletRefuses},
+		{"ports", testPorts},
+		{"second server", testSecondServer},
+		{"file modes", testFileModes},
+		{"images", testImages},
+		{"csi", testCSI},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.test(t, h) })
+	}
+	t.Run("stop and start", func(t *testing.T) { testStop(t, s) })
+	t.Run("reset", func(t *testing.T) { testReset(t, h, before) })
+}
+
+func testReadyz(t *testing.T, h *cluster.Host) {
+	for line := range strings.Lines(h.Kubectl(t, "get", "--raw", "/readyz?verbose")) {
+		if !strings.HasPrefix(line, "[+]") && !strings.Contains(line, "readyz check passed") {
+			t.Errorf("readyz says %q", line)
+		}
+	}
+}
+
+func testVersion(t *testing.T, h *cluster.Host) {
+	const want = "v1.36.3+mote"
+	wantContains(t, "kubectl version", h.Kubectl(t, "version"), "Client Version: "+want, "Server Version: "+want)
+	wantContains(t, "the node's version",
+		h.Kubectl(t, "get", "nodes", "-o", "jsonpath={.items[0].status.nodeInfo.kubeletVersion}"), want)
+}
+
+func testServices(t *testing.T, h *cluster.Host) {
+	pod := webPod(t, h)
+	clusterIP := h.Kubectl(t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+	podIP := h.Kubectl(t, "get", "pod", pod, "-o", "jsonpath={.status.podIP}")
+	for from, command := range map[string][]string{
+		"host": {images.BusyboxPath}, "pod": {"mote", "kubectl", "exec", "box", "--"},
+	} {
+		for what, address := range map[string]string{
+			"pod": podIP + ":8080", "ClusterIP": clusterIP, "NodePort": nodeIP + ":30080",
+		} {
+			t.Run(from+" to "+what, func(t *testing.T) {
+				fetch := append(command, "wget", "-q", "-T", "10", "-O", "-", "http://"+address+"/")
+				cluster.Wait(t, podTimeout, address, func() error {
+					if r := h.Try(t, nil, fetch...); r.Code != 0 || r.Stdout != pod+"\n" {
+						return fmt.Errorf("answer %q, want %q: %s", r.Stdout, pod, r.Stderr)
+					}
+					return nil
+				})
+			})
+		}
+	}
+	t.Run("a pod reaches itself through its Service", func(t *testing.T) {
+		// The web image has no shell: the box serves a file and asks for it.
+		h.Kubectl(t, "label", "pod", "box", "app=self")
+		h.Kubectl(t, "expose", "pod", "box", "--name=self", "--port=80", "--target-port=8081")
+		h.Kubectl(t, "exec", "box", "--", "sh", "-c", "mkdir -p /tmp/www && echo self >/tmp/www/index.html && httpd -p 8081 -h /tmp/www")
+		ip := h.Kubectl(t, "get", "service", "self", "-o", "jsonpath={.spec.clusterIP}")
+		cluster.Wait(t, podTimeout, "the pod's own Service", func() error {
+			if r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "wget", "-q", "-T", "5", "-O", "-", "http://"+ip); r.Stdout != "self\n" {
+				return errors.New(r.Stderr)
+			}
+			return nil
+		})
+	})
+	t.Run("a pod reaches the API", func(t *testing.T) {
+		r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "nc", "-z", "-w", "5", "10.43.0.1", "443")
+		if r.Code != 0 {
+			t.Errorf("connect to the kubernetes Service: exit code %d: %s", r.Code, r.Stderr)
+		}
+	})
+}
+
+func testPodVerbs(t *testing.T, h *cluster.Host) {
+	wantContains(t, "logs", h.Kubectl(t, "logs", "box"), "box is up")
+	wantContains(t, "describe", h.Kubectl(t, "describe", "pod", "box"), "Started container box", "localhost/test/busybox:1")
+
+	if r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 7"); r.Code != 7 ||
+		r.Stdout != "out\n" || !strings.Contains(r.Stderr, "err\n") {
+		t.Errorf("exec: %+v, want exit code 7, out and err", r)
+	}
+	if r := h.Try(t, strings.NewReader("hello\n"), "mote", "kubectl", "exec", "-i", "box", "--", "cat"); r.Stdout != "hello\n" {
+		t.Errorf("exec with stdin: %+v", r)
+	}
+
+	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
+	if err := os.WriteFile(filepath.Join(h.Dir, "sent"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.Kubectl(t, "cp", h.Dir+"/sent", "box:/tmp/file")
+	h.Kubectl(t, "cp", "box:/tmp/file", h.Dir+"/received")
+	if got, err := os.ReadFile(filepath.Join(h.Dir, "received")); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("cp brought back %d bytes, want the same %d: %v", len(got), len(content), err)
+	}
+
+	// attach prints what the container says from then on; the container ends with its stdin.
+	r := h.Try(t, strings.NewReader("one\ntwo\n"), "timeout", "10", "mote", "kubectl", "attach", "-i", "box")
+	wantContains(t, "attach", r.Stdout, "got one", "got two")
+	cluster.Wait(t, podTimeout, "attached input in the log", func() error {
+		if log := h.Kubectl(t, "logs", "box"); !strings.Contains(log, "got two") {
+			return fmt.Errorf("log is %q", log)
+		}
+		return nil
+	})
+}
+
+func testSecrets(t *testing.T, h *cluster.Host) {
+	const value = "correct-horse-battery-staple"
+	h.Kubectl(t, "create", "secret", "generic", "hidden", "--from-literal=password="+value)
+	h.Kubectl(t, "create", "configmap", "open", "--from-literal=text=plain-"+value)
+	var raw []byte
+	err := filepath.WalkDir(h.Path("/var/lib/mote/datastore"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		raw = append(raw, content...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(raw, []byte("k8s:enc:")) {
+		t.Error("the datastore's files hold nothing encrypted")
+	}
+	if !bytes.Contains(raw, []byte("plain-"+value)) {
+		t.Error("the datastore's files do not hold the ConfigMap: this test looks at the wrong place")
+	}
+	if bytes.Contains(bytes.ReplaceAll(raw, []byte("plain-"+value), nil), []byte(value)) {
+		t.Error("the datastore's files hold the Secret in clear text")
+	}
+}
+
+func testNodeAuthorisation(t *testing.T, h *cluster.Host) {
+	node := func(args ...string) cluster.Result {
+		return h.Try(t, nil, append([]string{"mote", "kubectl",
+			"--kubeconfig=/var/lib/mote/agent/credentials/kubelet.kubeconfig"}, args...)...)
+	}
+	h.Kubectl(t, "create", "secret", "generic", "foreign", "--from-literal=a=b")
+	h.Kubectl(t, "create", "secret", "generic", "mounted", "--from-literal=a=b")
+	h.Apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: mounter}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: localhost/test/busybox:1
+    command: [cat, /secret/a]
+    volumeMounts: [{name: s, mountPath: /secret}]
+  volumes: [{name: s, secret: {secretName: mounted}}]
+`)
+	h.Kubectl(t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/mounter", "--timeout="+podTimeout.String())
+	if r := node("get", "secret", "mounted"); r.Code != 0 {
+		t.Errorf("the node may not read a secret of its own pod: %s", r.Stderr)
+	}
+	for _, args := range [][]string{
+		{"get", "secret", "foreign"}, {"get", "secrets"}, {"delete", "node", "e2e"},
+		{"label", "node", "e2e", "node-restriction.kubernetes.io/x=y"},
+	} {
+		if r := node(args...); r.Code == 0 || !strings.Contains(r.Stderr, "Forbidden") && !strings.Contains(r.Stderr, "forbidden") {
+			t.Errorf("kubectl %v as the node: exit code %d, want it forbidden: %s", args, r.Code, r.Stderr)
+		}
+	}
+}
+
+func testKubeletRefuses(t *testing.T, h *cluster.Host) {
+	token := strings.TrimSpace(h.Kubectl(t, "create", "token", "default"))
+	// What the kubelet answers is asked here, not who it is: the apiserver verifies that.
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DialContext: h.Dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}}
+	for token, want := range map[string]int{"": http.StatusUnauthorized, "wrong": http.StatusUnauthorized, token: http.StatusForbidden} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+nodeIP+":10250/pods", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("the kubelet answers %d to token %.6q, want %d", resp.StatusCode, token, want)
+		}
+	}
+}
+
+func testFileModes(t *testing.T, h *cluster.Host) {
+	for path, want := range map[string]fs.FileMode{
+		"/var/lib/mote":                    0o700,
+		"/var/lib/mote/kubeconfig":         0o600,
+		"/var/lib/mote/datastore/state.db": 0o600,
+		"/run/mote":                        0o700,
+	} {
+		info, err := os.Stat(h.Path(path))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("mode of %s is %o, want %o", path, got, want)
+		}
+	}
+	// Keys, tokens and credentials: nobody but root reads any of them.
+	for _, dir := range []string{"/var/lib/mote/server", "/var/lib/mote/agent/credentials"} {
+		err := filepath.WalkDir(h.Path(dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, ".crt") || strings.HasSuffix(path, ".pub") {
+				return err
+			}
+			if info, err := d.Info(); err != nil || info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("mode of %s is %v, want nothing for others: %v", d.Name(), info.Mode(), err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package machine
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// bootTimeout is to a shell on the console: 5 s here, emulated.
+	bootTimeout = 3 * time.Minute
+	// commandTimeout is for one command on the console. Emulation is some ten times slower than the processor.
+	commandTimeout = 5 * time.Minute
+)
+
+// guest is a running machine and its serial console.
+type guest struct {
+	cmd   *exec.Cmd
+	stdin io.Writer
+
+	mu     sync.Mutex // guards output and news
+	output bytes.Buffer
+	news   chan struct{} // closed when there is more output
+	ended  chan struct{} // closed when QEMU has ended
+}
+
+// boot starts the machine and waits for a shell. The machine ends with the test.
+func boot(t *testing.T, k kernel, initrd, disk string, megabytes int) *guest {
+	t.Helper()
+	g := &guest{news: make(chan struct{}), ended: make(chan struct{})}
+	g.cmd = exec.Command("qemu-system-x86_64",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-smp", "2", "-m", strconv.Itoa(megabytes),
+		"-kernel", k.image, "-initrd", initrd,
+		"-append", "console=ttyS0 quiet panic=-1",
+		// writeback: QEMU keeps what the guest has written to its disk, and the machine's own
+		// page cache outlives QEMU, so exactly what the guest had not yet written is lost.
+		"-drive", "file="+disk+",format=raw,if=virtio,cache=writeback",
+		"-nic", "none", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio")
+	stdin, err := g.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.stdin = stdin
+	g.cmd.Stdout, g.cmd.Stderr = g, os.Stderr
+	// A test that is killed takes QEMU with it. The signal comes when the starting thread ends, so
+	// the thread is kept for this test.
+	runtime.LockOSThread()
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := g.cmd.Start(); err != nil {
+		t.Fatalf("start QEMU: %v", err)
+	}
+	go func() {
+		defer close(g.ended)
+		_ = g.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the console:\n%s", g.tail())
+		}
+		g.cutPower()
+	})
+	g.until(t, bootTimeout, "a shell", func(out string) bool { return strings.Contains(out, "# ") })
+	g.run(t, "stty -echo; export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root PS1=; dmesg -n 1")
+	return g
+}
+
+// Write takes the console's output.
+func (g *guest) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.output.Write(p)
+	close(g.news)
+	g.news = make(chan struct{})
+	return len(p), nil
+}
+
+func (g *guest) snapshot() (string, <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.output.String(), g.news
+}
+
+func (g *guest) tail() string {
+	out, _ := g.snapshot()
+	return out[max(0, len(out)-8000):]
+}
+
+// until waits until the console's output since the last command satisfies the condition.
+func (g *guest) until(t *testing.T, timeout time.Duration, what string, done func(out string) bool) string {
+	t.Helper()
+	deadline := time.After(timeout)
+	for {
+		out, news := g.snapshot()
+		if done(out) {
+			return out
+		}
+		select {
+		case <-news:
+		case <-g.ended:
+			t.Fatalf("QEMU ended while the test waited for %s", what)
+		case <-deadline:
+			t.Fatalf("waited %v for %s", timeout, what)
+		}
+	}
+}
+
+// send types a command and forgets what was printed before.
+func (g *guest) send(t *testing.T, command string) {
+	t.Helper()
+	g.mu.Lock()
+	g.output.Reset()
+	g.mu.Unlock()
+	if _, err := fmt.Fprintln(g.stdin, command); err != nil {
+		t.Fatalf("type on the console: %v", err)
+	}
+}
+
+// try runs a command and returns its output and exit code.
+func (g *guest) try(t *testing.T, command string) (string, int) {
+	t.Helper()
+	// The shell puts the marker together, so that an echo of the command is not taken for it.
+	g.send(t, command+`; echo "@@""end $?"`)
+	end := regexp.MustCompile(`@@end (\d+)`)
+	out := g.until(t, commandTimeout, command, end.MatchString)
+	m := end.FindStringSubmatchIndex(out)
+	code, err := strconv.Atoi(out[m[2]:m[3]])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(out[:m[0]], "\r", ""), code
+}
+
+// run runs a command that must succeed and returns its output.
+func (g *guest) run(t *testing.T, command string) string {
+	t.Helper()
+	out, code := g.try(t, command)
+	if code != 0 {
+		t.Fatalf("%s: exit code %d\n%s", command, code, out)
+	}
+	return out
+}
+
+// waitFor repeats a command each second until it succeeds.
+func (g *guest) waitFor(t *testing.T, timeout time.Duration, command string) string {
+	t.Helper()
+	deadline := time.Now().Add(timeout)
+	for {
+		out, code := g.try(t, command+" || { sleep 1; false; }")
+		if code == 0 {
+			return out
+		}
+		if time.Now().After(deadline) {
+			log, _ := g.try(t, "tail -n 40 /var/log/mote.log")
+			t.Fatalf("waited %v for %s: exit code %d\n%s\n%s", timeout, command, code, out, log)
+		}
+	}
+}
+
+// cutPower is kill -9 of QEMU.
+func (g *guest) cutPower() {
+	_ = g.cmd.Process.Kill()
+	<-g.ended
+}
