@@ -46,7 +46,7 @@ func openFile(path string) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, advise(path, err)
 	}
-	db, err := bbolt.Open(path, 0o600, options())
+	db, err := openSound(path)
 	if err != nil {
 		return nil, advise(path, err)
 	}
@@ -54,6 +54,38 @@ func openFile(path string) (*bbolt.DB, error) {
 		return nil, advise(path, errors.Join(err, db.Close()))
 	}
 	return db, nil
+}
+
+// openSound opens a file that is there. Of a damaged one bbolt says so by a panic, and of one that
+// was cut off by a memory fault that would end the process: its length is compared beforehand.
+func openSound(path string) (db *bbolt.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errDamaged, p)
+		}
+	}()
+	if err := checkLength(path); err != nil {
+		return nil, err
+	}
+	return bbolt.Open(path, 0o600, options())
+}
+
+// checkLength reads the header only: a read-only bbolt looks no further.
+func checkLength(path string) error {
+	o := options()
+	o.ReadOnly = true
+	db, err := bbolt.Open(path, 0o600, o)
+	if err != nil {
+		return err
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		info, err := os.Stat(path)
+		if err == nil && info.Size() < tx.Size() {
+			err = fmt.Errorf("%w: %d bytes of %d", errDamaged, info.Size(), tx.Size())
+		}
+		return err
+	})
+	return errors.Join(err, db.Close())
 }
 
 // createFile makes an empty store beside path and moves it there once it is whole and on the disk:
@@ -101,6 +133,7 @@ func initialise(tx *bbolt.Tx) error {
 
 var (
 	errNotStore    = errors.New("not a mote datastore")
+	errDamaged     = errors.New("damaged file")
 	errOtherFormat = errors.New("other format")
 )
 
@@ -135,7 +168,7 @@ func advise(path string, err error) error {
 		return advice("no permission; run as the owner of the data directory")
 	case errors.Is(err, errOtherFormat):
 		return advice(fmt.Sprintf("written by another version of mote, this one reads format %d; run that version or restore a backup", Format))
-	case errors.Is(err, errNotStore), errors.Is(err, bolterrors.ErrInvalid),
+	case errors.Is(err, errDamaged), errors.Is(err, errNotStore), errors.Is(err, bolterrors.ErrInvalid),
 		errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum),
 		errors.Is(err, syscall.EISDIR):
 		return advice("not a mote datastore, or a damaged one; move it away or restore a backup")

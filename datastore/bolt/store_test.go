@@ -48,6 +48,17 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, db.Close())
 		}, "not a mote datastore"},
+		"cut off": {func(t *testing.T, path string) {
+			require.NoError(t, open(t, path).Close())
+			require.NoError(t, os.Truncate(path, 2*pageSize))
+		}, "not a mote datastore, or a damaged one"},
+		"zeroed": {func(t *testing.T, path string) {
+			require.NoError(t, open(t, path).Close())
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(path, 2*pageSize))
+			require.NoError(t, os.Truncate(path, info.Size()))
+		}, "not a mote datastore, or a damaged one"},
 		"newer format": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
 			db, err := bbolt.Open(path, 0o600, nil)

@@ -282,7 +282,7 @@ func testCount(t *testing.T, s *store) {
 }
 
 func testConcurrency(t *testing.T, s *store) {
-	const writers, writes = 16, 20
+	const writers, writes = 8, 15
 	s.create("/counter", "0")
 	var mu sync.Mutex
 	seen := map[int64]bool{}

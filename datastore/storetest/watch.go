@@ -124,7 +124,7 @@ func testWatchFuture(t *testing.T, s *store) {
 // The apiserver answers consistent reads from its cache on the strength of it.
 func testWatchProgress(t *testing.T, s *store) {
 	w := s.watch("/k/", clientv3.WithPrefix())
-	for i := range 20 {
+	for i := range 8 {
 		s.create(fmt.Sprintf("/other/%d", i), "1")
 		last := s.create(fmt.Sprintf("/k/%d", i), "1")
 		require.NoError(t, s.client.RequestProgress(s.ctx))
@@ -140,8 +140,8 @@ func testWatchProgress(t *testing.T, s *store) {
 
 // testWatchLongHistory reads more history than fits into buffers while the writing goes on.
 func testWatchLongHistory(t *testing.T, s *store) {
-	const writes = 3000
-	value := strings.Repeat("x", 2000)
+	const writes = 400
+	value := strings.Repeat("x", 20_000)
 	revision := s.create("/k/a", value)
 	first := revision
 	for range writes / 2 {

@@ -1,0 +1,40 @@
+package datastore_test
+
+import (
+	"flag"
+	"net"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/storetest"
+)
+
+var etcdProgram = flag.String("etcd", "", "etcd program to run the suite against, as the reference")
+
+// TestSuiteOnEtcd asks real etcd whether the suite is right.
+func TestSuiteOnEtcd(t *testing.T) {
+	if *etcdProgram == "" {
+		t.Skip("needs -etcd=PROGRAM")
+	}
+	storetest.Run(t, func(t *testing.T, dir string) (string, func()) {
+		client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
+		etcd := exec.Command(*etcdProgram, "--data-dir="+dir, "--log-level=error",
+			"--listen-client-urls="+client, "--advertise-client-urls="+client,
+			"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
+		require.NoError(t, etcd.Start())
+		return client, func() {
+			require.NoError(t, etcd.Process.Signal(syscall.SIGTERM))
+			_ = etcd.Wait() // ends with the signal
+		}
+	})
+}
+
+func freeAddress(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
