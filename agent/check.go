@@ -101,11 +101,26 @@ func checkOverlay(c Config) Finding {
 // thread.
 func checkInterfaces() Finding {
 	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		result <- tryInterfaces()
-	}()
+	go onDisposableThread(func() { result <- tryInterfaces() })
 	return found("interfaces", "bridge and veth work", <-result, StateFail)
+}
+
+// onDisposableThread runs f, which spoils its thread, on one that ends with the calling goroutine. The
+// process' first thread never ends, and its namespaces are what /proc/self shows of the whole process.
+func onDisposableThread(f func()) {
+	runtime.LockOSThread() // never unlocked for f: the thread ends with the goroutine
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	// While this thread is locked another goroutine gets another.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onDisposableThread(f)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 func tryInterfaces() error {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	// Every plugin registers itself; disabledPlugins says which of them are not started.
 	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins"
@@ -33,6 +34,9 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 		// What libcni remembers about pods' networks belongs with the leases, not in /var/lib/cni.
 		libcni.CacheDir = filepath.Join(c.leaseDir(), "cache")
 	}
+	if err := preferPayload(c); err != nil {
+		return err
+	}
 	config := containerdConfig(c, h, snapshotter(c))
 	if err := server.CreateTopLevelDirectories(config); err != nil {
 		return fmt.Errorf("make containerd's directories: %w", err)
@@ -51,6 +55,20 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 	srv.Wait()
 	ready()
 	<-ctx.Done()
+	return nil
+}
+
+// preferPayload puts our programs first in this process' PATH, which containerd and its shims search although
+// they are configured with paths: at a restart for the shims of a pod's second and further
+// containers, without which those count as dead, and for runc in "shim -info".
+func preferPayload(c Config) error {
+	path := os.Getenv("PATH")
+	if strings.HasPrefix(path, c.PayloadDir+":") {
+		return nil
+	}
+	if err := os.Setenv("PATH", c.PayloadDir+":"+path); err != nil {
+		return fmt.Errorf("put %s into PATH: %w", c.PayloadDir, err)
+	}
 	return nil
 }
 

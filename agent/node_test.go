@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,18 +46,19 @@ func TestContainersOutliveTheNode(t *testing.T) {
 	require.Equal(t, PauseImage, images[0].Name)
 	require.True(t, images[0].Pinned)
 
-	sandbox := startSandbox(t, config)
+	sandbox, container := startPod(t, config)
 	status := sandboxStatus(t, config, sandbox)
 	require.Equal(t, runtimeapi.PodSandboxState_SANDBOX_READY, status.State)
 	require.True(t, config.PodCIDR.Contains(mustAddr(t, status.Network.Ip)))
 	first := containerPIDs(t)
-	require.Len(t, first, 1)
+	require.Len(t, first, 2)
 
 	require.NoError(t, node.Process.Kill())
 	_ = node.Wait()
 	require.Equal(t, first, containerPIDs(t), "a killed node took a container with it")
 	node = startTestNode(t)
 	require.Equal(t, runtimeapi.PodSandboxState_SANDBOX_READY, sandboxStatus(t, config, sandbox).State)
+	require.Equal(t, runtimeapi.ContainerState_CONTAINER_RUNNING, containerState(t, config, container))
 	require.Equal(t, first, containerPIDs(t))
 
 	require.NoError(t, node.Process.Signal(syscall.SIGTERM))
@@ -67,7 +69,8 @@ func TestContainersOutliveTheNode(t *testing.T) {
 	require.Empty(t, containerPIDs(t))
 	node = startTestNode(t)
 	require.Equal(t, runtimeapi.PodSandboxState_SANDBOX_NOTREADY, sandboxStatus(t, config, sandbox).State)
-	startSandbox(t, config)
+	require.Equal(t, runtimeapi.ContainerState_CONTAINER_EXITED, containerState(t, config, container))
+	startPod(t, config)
 	require.NoError(t, node.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, node.Wait())
 
@@ -75,6 +78,7 @@ func TestContainersOutliveTheNode(t *testing.T) {
 	require.NoError(t, Reset(t.Context(), config), "a second reset")
 	require.NoError(t, os.RemoveAll(config.DataDir))
 	require.NoError(t, os.RemoveAll(config.RunDir))
+	require.NoError(t, os.RemoveAll("/run/mote-test-logs"))
 	require.Equal(t, before, machineState(t), "reset left something")
 }
 
@@ -106,24 +110,45 @@ func criClient(t *testing.T, config Config) runtimeapi.RuntimeServiceClient {
 	return runtimeapi.NewRuntimeServiceClient(conn)
 }
 
-func startSandbox(t *testing.T, config Config) string {
+// startPod starts a sandbox with one container, both from the pause image.
+func startPod(t *testing.T, config Config) (sandbox, container string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	client := criClient(t, config)
 	started := time.Now()
 	name := strconv.FormatInt(started.UnixNano(), 36)
-	response, err := criClient(t, config).RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
+	pod := &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: name, Namespace: "default"},
-		LogDirectory: "/var/log/mote-test",
+		LogDirectory: "/run/mote-test-logs",
 		PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 8080}},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent:    podCgroup + "/pod" + name,
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{}},
 		},
-	}})
+	}
+	run, err := client.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	require.NoError(t, err)
-	t.Logf("sandbox ready after %s", time.Since(started).Round(time.Millisecond))
-	return response.PodSandboxId
+	create, err := client.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+		PodSandboxId: run.PodSandboxId, SandboxConfig: pod,
+		Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "main"},
+			Image:    &runtimeapi.ImageSpec{Image: PauseImage},
+			LogPath:  "main.log",
+		},
+	})
+	require.NoError(t, err)
+	_, err = client.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: create.ContainerId})
+	require.NoError(t, err)
+	t.Logf("pod started in %s", time.Since(started).Round(time.Millisecond))
+	return run.PodSandboxId, create.ContainerId
+}
+
+func containerState(t *testing.T, config Config, id string) runtimeapi.ContainerState {
+	t.Helper()
+	response, err := criClient(t, config).ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	require.NoError(t, err)
+	return response.Status.State
 }
 
 func sandboxStatus(t *testing.T, config Config, id string) *runtimeapi.PodSandboxStatus {
@@ -140,6 +165,7 @@ func containerPIDs(t *testing.T) []int {
 	require.NoError(t, err)
 	pids, err := processesIn(trees, podCgroup)
 	require.NoError(t, err)
+	slices.Sort(pids)
 	return pids
 }
 
