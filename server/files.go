@@ -8,10 +8,10 @@ import (
 )
 
 // writeFile replaces path by a file of these contents and mode such that a crash leaves either the
-// old or the new file, whole.
+// old or the new file, whole. The temporary file has a fixed name, so that whoever writes path again
+// after a crash uses up what the crash left.
 func writeFile(path string, data []byte, mode os.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-")
+	temp, err := os.OpenFile(temporary(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -37,7 +37,11 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 	if err := os.Rename(temp.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(path))
+}
+
+func temporary(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
 }
 
 // updateFile is writeFile for a file that may already be as it should be.
@@ -57,23 +61,10 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// makeDir makes a directory that only its owner may enter and removes what an interrupted
-// writeFile left in it.
+// makeDir makes a directory that only its owner may enter.
 func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return err
-	}
-	leftovers, err := filepath.Glob(filepath.Join(dir, ".*.tmp-*"))
-	if err != nil {
-		return err
-	}
-	for _, path := range leftovers {
-		if err := os.Remove(path); err != nil {
-			return err
-		}
-	}
-	return nil
+	return os.Chmod(dir, 0o700)
 }
