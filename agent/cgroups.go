@@ -87,11 +87,15 @@ func mountedCgroups() ([]hierarchy, error) {
 	return trees, nil
 }
 
-// missingControllers names the controllers that the kubelet needs and no tree has. (The v1 names of
-// what v2 builds in are not asked for.)
+// neededControllers are those without which the kubelet or runc fails; usefulControllers are handed down
+// where they are. (What v2 builds in and v1 has a controller for, runc finds itself.)
+func neededControllers() []string { return []string{"cpu", "cpuset", "memory", "pids"} }
+func usefulControllers() []string { return []string{"io", "hugetlb"} }
+
+// missingControllers names the controllers that are needed and no tree has.
 func missingControllers(trees []hierarchy) []string {
 	var missing []string
-	for _, needed := range []string{"cpu", "cpuset", "memory", "pids"} {
+	for _, needed := range neededControllers() {
 		if !slices.ContainsFunc(trees, func(h hierarchy) bool { return slices.Contains(h.controllers, needed) }) {
 			missing = append(missing, needed)
 		}
@@ -168,12 +172,15 @@ func (h hierarchy) evacuate() error {
 	return nil
 }
 
-// handDown enables controllers for a v2 group's children. One at a time, as a refused one (cpu with
-// realtime processes about) would take the others with it.
-func handDown(dir string, controllers []string) error {
-	for _, controller := range controllers {
+// handDown enables controllers for a v2 group's children, one at a time, as a refused one takes the others
+// of its write with it.
+func handDown(dir string, available []string) error {
+	for _, controller := range append(neededControllers(), usefulControllers()...) {
+		if !slices.Contains(available, controller) {
+			continue
+		}
 		err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
-		if err != nil {
+		if err != nil && slices.Contains(neededControllers(), controller) {
 			return fmt.Errorf("enable cgroup controller %s below %s: %w", controller, dir, err)
 		}
 	}

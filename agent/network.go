@@ -28,20 +28,23 @@ const (
 	networkName = "mote"
 )
 
-// setUpNetwork makes what must be there before the kubelet binds NodeIP and before a pod starts. It may
-// find any part of it already made.
-func setUpNetwork(ctx context.Context, c Config) error {
+// setUpNetwork makes what must be there before NodeIP is bound, calls ready, and makes the rest: the apiserver
+// can start while packet rules are written. The CNI configuration comes last, because containerd
+// starts no pod without it. Any part may already be there.
+func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	if c.CNI != CNIBridge {
+		ready()
 		return nil
 	}
+	if err := ensureBridge(c); err != nil {
+		return err
+	}
+	ready()
 	mode, err := packetRules(c)
 	if err != nil {
 		return err
 	}
 	if err := recordFootprint(c, mode); err != nil {
-		return err
-	}
-	if err := ensureBridge(c); err != nil {
 		return err
 	}
 	if err := os.WriteFile(sysctlForward, []byte("1"), 0o644); err != nil {
@@ -53,14 +56,14 @@ func setUpNetwork(ctx context.Context, c Config) error {
 	if err := dropStaleLeases(c); err != nil {
 		return err
 	}
+	if err := writeRules(ctx, c, mode); err != nil {
+		return err
+	}
 	list, err := conflist(c, mode)
 	if err != nil {
 		return err
 	}
-	if err := writeFile(c.conflist(), list, 0o600); err != nil {
-		return err
-	}
-	return writeRules(ctx, c, mode)
+	return writeFile(c.conflist(), list, 0o600)
 }
 
 // packetRules is the mode for our own rules and the host ports'. It is kube-proxy's, and without

@@ -44,14 +44,13 @@ func New(cfg Config) (*Node, error) {
 }
 
 // Network is the component "network": the bridge with the node's address, forwarding, masquerading
-// and the CNI configuration. It is ready when the address can be bound. The bridge and the rules
-// stay when it stops, because containers live on.
+// and the CNI configuration. It is ready when the address can be bound; the rest follows at once. The
+// bridge and the rules stay when it stops, because containers live on.
 func (n *Node) Network() component.Component {
 	return newPart("network", "the bridge is not up", func(ctx context.Context, ready func()) error {
-		if err := setUpNetwork(ctx, n.cfg); err != nil {
+		if err := setUpNetwork(ctx, n.cfg, ready); err != nil {
 			return fmt.Errorf("set up the pod network: %w", err)
 		}
-		ready()
 		<-ctx.Done()
 		return nil
 	})
