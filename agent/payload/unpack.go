@@ -40,54 +40,52 @@ func Unpack(ctx context.Context, root string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := a.unpack(ctx, root)
-	if err != nil {
+	return a.unpack(ctx, root)
+}
+
+func (a archive) unpack(ctx context.Context, root string) (string, error) {
+	dir := filepath.Join(root, a.Archive)
+	if err := a.place(ctx, root, dir); err != nil {
 		return "", explain(root, err)
 	}
 	return dir, nil
 }
 
-func (a archive) unpack(ctx context.Context, root string) (string, error) {
+// place makes sure that dir, below root, holds the programs, and marks it as used.
+func (a archive) place(ctx context.Context, root, dir string) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return "", err
+		return err
 	}
 	if err := refuseNoexec(root); err != nil {
-		return "", err
+		return err
 	}
-	dir := filepath.Join(root, a.Archive)
 	// Most starts find everything in place. They need no lock, and work on a read-only disk.
 	used, err := a.use(dir)
 	if err != nil {
-		return "", err
+		return err
 	}
-	if used {
-		if !others(root, a.Archive) {
-			return dir, nil
-		}
-		unlock, err := lock(ctx, root)
-		if err != nil {
-			return "", err
-		}
-		defer unlock()
-		return dir, removeUnused(root, a.Archive)
+	if used && !others(root, a.Archive) {
+		return nil
 	}
 
 	unlock, err := lock(ctx, root)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer unlock()
-	// An older version goes first: its space may be needed.
+	// Other versions go first: their space may be needed.
 	if err := removeUnused(root, a.Archive); err != nil {
-		return "", err
+		return err
+	}
+	if used {
+		return nil
 	}
 	if err := a.write(ctx, dir); err != nil {
-		return "", err
+		return err
 	}
-	if used, err = a.use(dir); err == nil && !used {
-		err = fmt.Errorf("%s changed while it was unpacked", dir)
-	}
-	return dir, err
+	// Each file was verified as it was written.
+	_, err = holdShared(dir)
+	return err
 }
 
 // use marks dir as in use by this process when all of its files are as they must be, and reports
