@@ -22,7 +22,7 @@ func newCheckCommand(e *env) *cobra.Command {
 		Args:    noArgs,
 	}
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(*cobra.Command, []string) error {
 		s, err := load()
 		if err != nil {

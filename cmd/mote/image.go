@@ -47,7 +47,7 @@ The names of what was imported go to standard output.`,
 			return nil
 		},
 	}
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, "image")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := load()
 		if err != nil {
@@ -92,7 +92,7 @@ func newImageListCommand(e *env) *cobra.Command {
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names alone")
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, "image")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

@@ -101,7 +101,7 @@ func holderOf(dir string) (int, error) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("look at the lock: %w", err)
+		return 0, diskHint(fmt.Errorf("look at the lock: %w", err))
 	}
 	defer f.Close()
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)

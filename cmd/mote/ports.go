@@ -91,7 +91,7 @@ func collide(a, b netip.AddrPort) bool {
 // readListeners lists the TCP sockets of this network namespace that are listened on.
 func readListeners() ([]listener, error) {
 	var out []listener
-	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, path := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
 		f, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a kernel without IPv6

@@ -33,7 +33,7 @@ An interrupted reset is finished by the next one.`,
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&stopFirst, "force", false, "stop a running mote first")
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

@@ -83,10 +83,10 @@ func newRootCommand(e *env) *cobra.Command {
 	return root
 }
 
-// withSettings registers the settings that the verb takes, with completion, and returns a function
-// that loads them once the flags are parsed.
-func withSettings(cmd *cobra.Command, e *env) func() (*settings.Settings, error) {
-	loader := settings.Register(cmd.Flags(), cmd.Name())
+// withSettings registers the settings that the table gives to verb, with completion, and returns a
+// function that loads them once the flags are parsed.
+func withSettings(cmd *cobra.Command, e *env, verb string) func() (*settings.Settings, error) {
+	loader := settings.Register(cmd.Flags(), verb)
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if settings.Section(f) == "" || f.Value.Type() == "path" || f.Value.Type() == "string" {
 			return // a verb's own flag; or the shell completes files

@@ -48,7 +48,7 @@ Each setting is also a variable (--node-name: MOTE_NODE_NAME) and a key in the c
 		GroupID: groupRun,
 		Args:    noArgs,
 	}
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

@@ -23,7 +23,7 @@ func newStatusCommand(e *env) *cobra.Command {
 		Args:    noArgs,
 	}
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

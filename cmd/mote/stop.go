@@ -30,7 +30,7 @@ func newStopCommand(e *env) *cobra.Command {
 		Args:    noArgs,
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "stop the containers too")
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

@@ -27,7 +27,7 @@ and containers go on until then.`,
 	cmd.Flags().StringVar(&root, "root", "/", "uninstall from the machine whose root `directory` this is")
 	cmd.Flags().BoolVar(&withData, "reset", false, "remove the cluster with its data too, as \"mote reset\" does")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before --reset")
-	load := withSettings(cmd, e)
+	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

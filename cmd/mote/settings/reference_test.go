@@ -1,16 +1,34 @@
 package settings
 
 import (
+	goflag "flag"
 	"fmt"
+	"os"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
-// Reference is docs/reference/settings.md: the table for people.
-func Reference() string {
+// TestReference keeps docs/reference/settings.md true to the table. -update writes it.
+func TestReference(t *testing.T) {
+	const page = "../../../docs/reference/settings.md"
+	if *update {
+		require.NoError(t, os.WriteFile(page, []byte(reference()), 0o644))
+	}
+	is, err := os.ReadFile(page)
+	require.NoError(t, err)
+	require.Equal(t, reference(), string(is), "docs/reference/settings.md is stale; run: go test ./cmd/mote/... -run TestReference -update")
+}
+
+var update = goflag.Bool("update", false, "write docs/reference instead of comparing with it")
+
+// reference is docs/reference/settings.md: the table for people.
+func reference() string {
 	var b strings.Builder
 	b.WriteString(`# Settings
 
-<!-- Made from cmd/mote/settings/table.go by "go test ./cmd/mote -run TestReference -update". -->
+<!-- Made from cmd/mote/settings/table.go by "go test ./cmd/mote/... -run TestReference -update". -->
 
 Each setting is a flag, an environment variable and a key of a configuration file under one name.
 The first found counts: flag, environment, file, default.

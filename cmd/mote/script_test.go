@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain makes this test the program mote for the scripts below testdata, under each of its names,
+// and two programs that get in its way.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"mote": main, "kubectl": main, "ctr": main, "crictl": main,
+		"listen": func() { os.Exit(listenMain(os.Args[1], os.Args[2:])) },
+		"hold":   func() { os.Exit(holdMain(os.Args[1], os.Args[2:])) },
+	})
+}
+
+// TestScripts runs testdata/*.txtar. A script that could start a node does so in namespaces of its own.
+func TestScripts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for namespaces and mounts")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                "testdata",
+		RequireUniqueNames: true,
+		Setup: func(e *testscript.Env) error {
+			// Scripts that become nobody need to reach the program too.
+			program, err := exec.LookPath("mote")
+			if err != nil {
+				return err
+			}
+			for _, dir := range []string{filepath.Dir(program), filepath.Dir(filepath.Dir(program))} {
+				if err := os.Chmod(dir, 0o755); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	})
+}
+
+// listenMain is the program "listen ADDRESS COMMAND...": it runs COMMAND while it listens.
+func listenMain(address string, argv []string) int {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "listen:", err)
+		return 2
+	}
+	defer l.Close()
+	return runChild(argv)
+}
+
+// holdMain is the program "hold DIR COMMAND...": it runs COMMAND while it has the data directory.
+func holdMain(dir string, argv []string) int {
+	lock, err := lockDataDir(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hold:", err)
+		return 2
+	}
+	defer lock.close()
+	return runChild(argv)
+}
+
+func runChild(argv []string) int {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	return cmd.ProcessState.ExitCode()
+}
