@@ -2,6 +2,8 @@ package datastore_test
 
 import (
 	"context"
+	"flag"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -18,6 +20,7 @@ func TestMain(m *testing.M) {
 		serveUntilKilled(dir)
 		return
 	}
+	slog.SetDefault(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(m)
 }
 
@@ -41,10 +44,23 @@ func serve(t testing.TB, dir string) (d *datastore.Datastore, stop func()) {
 }
 
 func TestSuite(t *testing.T) {
-	storetest.Run(t, func(t *testing.T, dir string) (string, func()) {
-		d, stop := serve(t, dir)
-		return d.Endpoint(), stop
-	})
+	storetest.Run(t, openDatastore)
+}
+
+var benchDir = flag.String("bench.dir", "", "folder for the benchmarks' stores, to compare disks")
+
+func BenchmarkDatastore(b *testing.B) { storetest.Bench(b, benchFolder(b), openDatastore) }
+
+func benchFolder(b *testing.B) string {
+	if *benchDir != "" {
+		return *benchDir
+	}
+	return b.TempDir()
+}
+
+func openDatastore(t testing.TB, dir string) (string, func()) {
+	d, stop := serve(t, dir)
+	return d.Endpoint(), stop
 }
 
 func TestSocketIsPrivate(t *testing.T) {

@@ -19,20 +19,29 @@ func TestSuiteOnEtcd(t *testing.T) {
 	if *etcdProgram == "" {
 		t.Skip("needs -etcd=PROGRAM")
 	}
-	storetest.Run(t, func(t *testing.T, dir string) (string, func()) {
-		client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
-		etcd := exec.Command(*etcdProgram, "--data-dir="+dir, "--log-level=error",
-			"--listen-client-urls="+client, "--advertise-client-urls="+client,
-			"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
-		require.NoError(t, etcd.Start())
-		return client, func() {
-			require.NoError(t, etcd.Process.Signal(syscall.SIGTERM))
-			_ = etcd.Wait() // ends with the signal
-		}
-	})
+	storetest.Run(t, openEtcd)
 }
 
-func freeAddress(t *testing.T) string {
+func BenchmarkEtcd(b *testing.B) {
+	if *etcdProgram == "" {
+		b.Skip("needs -etcd=PROGRAM")
+	}
+	storetest.Bench(b, benchFolder(b), openEtcd)
+}
+
+func openEtcd(t testing.TB, dir string) (string, func()) {
+	client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
+	etcd := exec.Command(*etcdProgram, "--data-dir="+dir, "--log-level=error",
+		"--listen-client-urls="+client, "--advertise-client-urls="+client,
+		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
+	require.NoError(t, etcd.Start())
+	return client, func() {
+		require.NoError(t, etcd.Process.Signal(syscall.SIGTERM))
+		_ = etcd.Wait() // ends with the signal
+	}
+}
+
+func freeAddress(t testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()

@@ -19,7 +19,7 @@ import (
 
 // Open serves the store that is kept in dir, or a new one, and returns its endpoint. close ends it
 // cleanly, so that it can be opened again.
-type Open func(t *testing.T, dir string) (endpoint string, close func())
+type Open func(t testing.TB, dir string) (endpoint string, close func())
 
 // timeout is for one test: the slowest waits for a lease of two seconds.
 const timeout = 30 * time.Second
