@@ -6,10 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiserveroptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 )
 
 type controllerManager struct {
@@ -115,6 +121,9 @@ func (c *controllerManager) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)
 	}
+	if err := createServiceAccounts(ctx, config.Client); err != nil {
+		return err
+	}
 	if err := app.Run(ctx, config.Complete()); err != nil {
 		return err
 	}
@@ -122,6 +131,37 @@ func (c *controllerManager) Run(ctx context.Context) error {
 		return errStopped
 	}
 	return nil
+}
+
+// createServiceAccounts makes the controllers' service accounts side by side. Upstream makes each one
+// that is missing, with three requests, while it builds the controllers one after the other, and the
+// kubelet waits for the last.
+func createServiceAccounts(ctx context.Context, client kubernetes.Interface) error {
+	accounts := client.CoreV1().ServiceAccounts(metav1.NamespaceSystem)
+	existing, err := accounts.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list service accounts: %w", err)
+	}
+	exists := map[string]bool{}
+	for _, account := range existing.Items {
+		exists[account.Name] = true
+	}
+	var tasks []task
+	for _, role := range bootstrappolicy.ControllerRoles() {
+		name := strings.TrimPrefix(role.Name, "system:controller:")
+		if exists[name] {
+			continue
+		}
+		tasks = append(tasks, func(ctx context.Context) error {
+			account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}
+			_, err := accounts.Create(ctx, account, metav1.CreateOptions{})
+			if apierrors.IsAlreadyExists(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	return runTasks(ctx, tasks)
 }
 
 // Ready waits until /healthz lists a controller: upstream adds them all at once, when the last has
