@@ -26,7 +26,11 @@ func (o options) bench(ctx context.Context, stdout, stderr io.Writer) (err error
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	if o.keep {
+		fmt.Fprintln(stderr, "keeping", work)
+	} else {
+		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	}
 	b := &bench{options: o, work: work, progress: stderr}
 	m := measured{starts: map[string][]result{}, idle: map[string]result{}}
 	began := time.Now()
@@ -79,7 +83,7 @@ func (b *bench) trial(flavour string) (trial, error) {
 	b.trials++
 	t := trial{
 		Flavour: flavour, Dir: filepath.Join(b.work, fmt.Sprintf("%d-%s-%d", os.Getpid(), flavour, b.trials)),
-		Mote: b.mote, Stock: b.stock, Payload: b.payload(),
+		Mote: b.mote, MoteArgs: b.moteArgs, Stock: b.stock, Payload: b.payload(),
 	}
 	if _, err := os.Stat(b.images()); err == nil {
 		t.Images = b.images()
@@ -90,6 +94,9 @@ func (b *bench) trial(flavour string) (trial, error) {
 // isolate runs a trial and removes its folder.
 func (b *bench) isolate(ctx context.Context, t trial) (result, error) {
 	r, err := isolate(ctx, t)
+	if b.keep {
+		return r, err
+	}
 	return r, errors.Join(err, os.RemoveAll(t.Dir))
 }
 
@@ -110,9 +117,6 @@ func (b *bench) warmUp(ctx context.Context) error {
 			if err := b.takePayload(t); err != nil {
 				return err
 			}
-		}
-		if err := os.RemoveAll(t.Dir); err != nil {
-			return err
 		}
 	}
 	return nil
@@ -144,8 +148,8 @@ func (b *bench) timeStarts(ctx context.Context, into map[string][]result) error 
 			if err != nil {
 				return err
 			}
-			b.say("start %d %-5s  API %4d ms, node %4d ms, first pod %4d ms; warm: API %4d ms, node %4d ms; pods p50 %.0f ms",
-				i+1, flavour, r.APIReady.Milliseconds(), r.NodeReady.Milliseconds(), r.FirstPod.Milliseconds(),
+			b.say("start %d %-5s  API %4d ms, node %4d ms, first pod %4d ms, CPU %4d ms; stop %4d ms; warm: API %4d ms, node %4d ms; pods p50 %.0f ms",
+				i+1, flavour, r.APIReady.Milliseconds(), r.NodeReady.Milliseconds(), r.FirstPod.Milliseconds(), r.StartCPU.Milliseconds(), r.Stop.Milliseconds(),
 				r.WarmAPI.Milliseconds(), r.WarmNode.Milliseconds(), milliseconds(r.Pods...).median())
 			into[flavour] = append(into[flavour], r)
 		}

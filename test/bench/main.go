@@ -57,7 +57,8 @@ type options struct {
 	mote, stock, dir, out string
 	trials, pods          int
 	idle, settle          time.Duration
-	quick, write          bool
+	quick, write, keep    bool
+	moteArgs              []string
 	rows                  []string
 	commit                string
 }
@@ -80,6 +81,11 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	minutes := f.Float64("idle-minutes", 5, "how long usage at idle is summed")
 	f.BoolVar(&o.quick, "quick", false, "a few minutes: 2 trials, 30 s of idle, no compressed sizes")
 	f.BoolVar(&o.write, "write", false, "write --out; a run of all rows without --quick does so anyway")
+	f.BoolVar(&o.keep, "keep", false, "leave the trials' folders, with all logs, in --dir")
+	f.Func("mote-arg", "a further `argument` of mote server, to measure a setting; may be repeated", func(arg string) error {
+		o.moteArgs = append(o.moteArgs, arg)
+		return nil
+	})
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

@@ -28,7 +28,7 @@ func (m *mote) prepare() error {
 }
 
 func (m *mote) start(_ context.Context, p *programs) error {
-	return p.start("mote", nil, m.trial.Mote, "server")
+	return p.start("mote", nil, append([]string{m.trial.Mote, "server"}, m.trial.MoteArgs...)...)
 }
 
 func (m *mote) kubeconfig() string { return filepath.Join(moteData, "kubeconfig") }

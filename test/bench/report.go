@@ -83,6 +83,8 @@ func (o options) lines(m measured) []line {
 		add("cold start to API ready", "1500 ms", ms, 50, times(func(r result) time.Duration { return r.APIReady }), m.starts)
 		add("cold start to node Ready", "2500 ms", ms, 50, times(func(r result) time.Duration { return r.NodeReady }), m.starts)
 		add("cold start to first pod Running", "4000 ms, DNS answering", ms, 50, times(func(r result) time.Duration { return r.FirstPod }), m.starts)
+		add("CPU time until then", "", ms, 50, times(func(r result) time.Duration { return r.StartCPU }), m.starts)
+		add("stop, with a pod running", "", ms, 50, times(func(r result) time.Duration { return r.Stop }), m.starts)
 		add("warm restart to API ready", "", ms, 50, times(func(r result) time.Duration { return r.WarmAPI }), m.starts)
 		add("warm restart to node Ready", "", ms, 50, times(func(r result) time.Duration { return r.WarmNode }), m.starts)
 	}

@@ -29,6 +29,8 @@ type trial struct {
 	// Mote is the mote file, Stock the folder of the stock programs, Payload the one of runc, shim
 	// and CNI plugins that the stock parts use, Images the archive with the pods' image.
 	Mote, Stock, Payload, Images string
+	// MoteArgs are further arguments of mote server.
+	MoteArgs []string
 	// FirstPod creates a pod as soon as the API takes one and times it from the start.
 	FirstPod bool
 	// Pods is how many pods are created one after another and timed.
@@ -47,6 +49,10 @@ type trial struct {
 type result struct {
 	// From the exec of the first process.
 	APIReady, NodeReady, FirstPod time.Duration
+	// StartCPU is the CPU time of all processes until the node was Ready and the first pod ran.
+	StartCPU time.Duration
+	// From SIGTERM to the end of the last process; containers go on.
+	Stop time.Duration
 	// From the exec of the first process, on the data of the run before.
 	WarmAPI, WarmNode time.Duration
 	// From the create call to the watch event that shows the pod Running.
@@ -132,7 +138,9 @@ func (t trial) measure(ctx context.Context, c cluster, r *result) error {
 		}
 	}
 	if t.Warm {
+		began := time.Now()
 		p.stop()
+		r.Stop = time.Since(began)
 		ctx, p = newPrograms(ctx, t.path("logs"))
 		if err := t.warmStart(ctx, c, p, r); err != nil {
 			return fmt.Errorf("warm start: %w", err)
@@ -168,7 +176,14 @@ func (t trial) coldStart(ctx context.Context, c cluster, p *programs, r *result)
 	}()
 	ready, err := client.waitNode(ctx, begin)
 	r.NodeReady = ready.Sub(begin)
-	return errors.Join(err, <-firstPod)
+	if err := errors.Join(err, <-firstPod); err != nil {
+		return err
+	}
+	processes, err := clusterProcesses()
+	for _, p := range processes {
+		r.StartCPU += p.CPU
+	}
+	return err
 }
 
 func (t trial) warmStart(ctx context.Context, c cluster, p *programs, r *result) error {
