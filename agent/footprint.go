@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // footprint is what this node leaves outside its own directories. It is written before the machine is
@@ -17,6 +20,8 @@ type footprint struct {
 	Created []string `json:"created,omitempty"`
 	// Rules are the kinds of packet rules ever written: "nftables", "iptables", "iptables-forward".
 	Rules []string `json:"rules,omitempty"`
+	// Bridge says that the bridge is ours.
+	Bridge bool `json:"bridge,omitempty"`
 }
 
 func readFootprint(c Config) (footprint, error) {
@@ -36,28 +41,54 @@ func readFootprint(c Config) (footprint, error) {
 
 // recordFootprint adds those of paths that do not exist yet and the kind of rules ("" for none).
 func recordFootprint(c Config, rules string, paths ...string) error {
+	return changeFootprint(c, func(f *footprint) {
+		for _, path := range paths {
+			_, err := os.Lstat(path)
+			if errors.Is(err, fs.ErrNotExist) && !slices.Contains(f.Created, path) {
+				f.Created = append(f.Created, path)
+			}
+		}
+		if rules != "" && rules != ProxyNone && !slices.Contains(f.Rules, rules) {
+			f.Rules = append(f.Rules, rules)
+		}
+	})
+}
+
+// recordBridge is called before the bridge is made.
+func recordBridge(c Config) error {
+	return changeFootprint(c, func(f *footprint) { f.Bridge = true })
+}
+
+// changeFootprint writes the footprint if change changed it. Components do so at the same time.
+func changeFootprint(c Config, change func(*footprint)) error {
+	if err := os.MkdirAll(c.agentDir(), 0o700); err != nil {
+		return fmt.Errorf("make the node's directory: %w", err)
+	}
+	dir, err := os.Open(c.agentDir())
+	if err != nil {
+		return fmt.Errorf("open the node's directory: %w", err)
+	}
+	defer dir.Close() // gives the lock back
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock the record of what to remove: %w", err)
+	}
 	f, err := readFootprint(c)
 	if err != nil {
 		return err
 	}
-	known := len(f.Created) + len(f.Rules)
-	for _, path := range paths {
-		_, err := os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) && !slices.Contains(f.Created, path) {
-			f.Created = append(f.Created, path)
-		}
-	}
-	if rules != "" && rules != ProxyNone && !slices.Contains(f.Rules, rules) {
-		f.Rules = append(f.Rules, rules)
-	}
-	if len(f.Created)+len(f.Rules) == known {
-		return nil
-	}
-	data, err := json.MarshalIndent(f, "", "  ")
+	before, err := json.Marshal(f)
 	if err != nil {
 		return fmt.Errorf("encode the record of what to remove: %w", err)
 	}
-	return writeFile(c.footprintFile(), append(data, '\n'), 0o600)
+	change(&f)
+	after, err := json.Marshal(f)
+	if err != nil {
+		return fmt.Errorf("encode the record of what to remove: %w", err)
+	}
+	if bytes.Equal(before, after) {
+		return nil
+	}
+	return writeFile(c.footprintFile(), append(after, '\n'), 0o600)
 }
 
 // writeFile replaces path atomically and durably and makes its directory (mode 0700).

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -92,6 +93,9 @@ func runKubelet(ctx context.Context, c Config, ready func()) error {
 // portFree fails when somebody listens on address. Upstream only logs that and tries again for ever.
 func portFree(address, who string) error {
 	listener, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return fmt.Errorf("cannot listen on %s for %s: no interface has this address; set another --node-ip", address, who)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s for %s: %w; stop what listens there", address, who, err)
 	}

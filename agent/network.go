@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,10 +34,13 @@ const (
 // starts no pod without it. Any part may already be there.
 func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	if c.CNI != CNIBridge {
-		ready()
-		return nil
+		err := ensureNodeIP(c)
+		if err == nil {
+			ready()
+		}
+		return err
 	}
-	if err := ensureBridge(c); err != nil {
+	if err := ensureBridge(c, c.gateway()); err != nil {
 		return err
 	}
 	ready()
@@ -75,9 +79,31 @@ func packetRules(c Config) (string, error) {
 	return chooseProxyMode(c.Proxy)
 }
 
-// ensureBridge makes the bridge with its address. The address of a bridge without ports can be bound
+// ensureNodeIP is for a machine with somebody else's pod network: if no interface has NodeIP, the bridge
+// gets it alone, without the network around it, so that the node has a stable address there too.
+func ensureNodeIP(c Config) error {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, addr := range addrs {
+		prefix, err := netip.ParsePrefix(addr.String())
+		if err == nil && prefix.Addr() == c.NodeIP {
+			return nil
+		}
+	}
+	if !c.NodeIP.Is4() {
+		return fmt.Errorf("no interface has the node's address %s; set another --node-ip", c.NodeIP)
+	}
+	return ensureBridge(c, netip.PrefixFrom(c.NodeIP, c.NodeIP.BitLen()))
+}
+
+// ensureBridge makes the bridge with an address. The address of a bridge without ports can be bound
 // and reached from this machine, as local addresses do not need a carrier.
-func ensureBridge(c Config) error {
+func ensureBridge(c Config, address netip.Prefix) error {
+	if err := recordBridge(c); err != nil {
+		return err
+	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = c.Bridge
 	// A MAC address that was set explicitly stays; otherwise the bridge would take the lowest one of
@@ -94,20 +120,19 @@ func ensureBridge(c Config) error {
 	if link.Type() != "bridge" {
 		return fmt.Errorf("%s is a %s and not a bridge; remove it or set another bridge name", c.Bridge, link.Type())
 	}
-	gateway := c.gateway()
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: gateway.Addr().AsSlice(), Mask: net.CIDRMask(gateway.Bits(), 32)}}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), 32)}}
 	if err := netlink.AddrReplace(link, addr); err != nil {
-		return fmt.Errorf("give %s to bridge %s: %w", gateway, c.Bridge, err)
+		return fmt.Errorf("give %s to bridge %s: %w", address, c.Bridge, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set bridge %s up: %w", c.Bridge, err)
 	}
-	return routeServices(c, link)
+	return routeServices(c, link, address.Addr())
 }
 
 // routeServices gives packets from the node itself to a Service some way out: the kernel looks for one
 // before netfilter replaces the destination, and a machine without a default route has none.
-func routeServices(c Config, bridge netlink.Link) error {
+func routeServices(c Config, bridge netlink.Link, source netip.Addr) error {
 	if !c.ServiceCIDR.IsValid() {
 		return nil
 	}
@@ -115,7 +140,7 @@ func routeServices(c Config, bridge netlink.Link) error {
 	err := netlink.RouteReplace(&netlink.Route{
 		LinkIndex: bridge.Attrs().Index,
 		Scope:     netlink.SCOPE_LINK,
-		Src:       c.gateway().Addr().AsSlice(),
+		Src:       source.AsSlice(),
 		Dst: &net.IPNet{
 			IP:   services.Addr().AsSlice(),
 			Mask: net.CIDRMask(services.Bits(), services.Addr().BitLen()),
@@ -201,8 +226,11 @@ func conflist(c Config, mode string) ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// removeBridge takes the bridge away. Pods' interfaces on it go with their namespaces.
-func removeBridge(c Config) error {
+// removeBridge takes the bridge away, if this node made it. Pods' interfaces on it go with their namespaces.
+func removeBridge(c Config, f footprint) error {
+	if !f.Bridge {
+		return nil
+	}
 	link, err := netlink.LinkByName(c.Bridge)
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {

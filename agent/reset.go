@@ -32,9 +32,9 @@ func Reset(ctx context.Context, c Config) error {
 		name string
 		run  func() error
 	}{
-		{"stop containers", func() error { return StopContainers(ctx, c) }},
+		{"end containers", func() error { return killContainers(ctx, c) }},
 		{"give back host ports and addresses", func() error { return detachPods(ctx, c) }},
-		{"remove the bridge", func() error { return removeNetwork(c) }},
+		{"remove the bridge", func() error { return removeBridge(c, f) }},
 		{"remove packet rules", func() error { return removeRules(ctx, f) }},
 		{"remove cgroups", removeCgroups},
 		{"remove pods' logs", func() error { return removeLogs(c, f) }},
@@ -79,14 +79,6 @@ func detachPods(ctx context.Context, c Config) error {
 		}
 	}
 	return nil
-}
-
-// removeNetwork leaves alone a bridge that this node did not set up.
-func removeNetwork(c Config) error {
-	if _, err := os.Stat(c.conflist()); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return removeBridge(c)
 }
 
 // removeLogs removes the whole log directories when they were made by this node, and otherwise the logs of

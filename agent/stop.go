@@ -31,10 +31,18 @@ func StopContainers(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := endGroup(ctx, trees, podCgroup, unix.SIGTERM, stopGrace); err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
+	// Those that do not listen are killed next; only a caller who gave up matters here.
+	if err := endGroup(ctx, trees, podCgroup, unix.SIGTERM, stopGrace); err != nil && ctx.Err() != nil {
+		return err
+	}
+	return killContainers(ctx, c)
+}
+
+// killContainers is StopContainers for containers whose data goes with them.
+func killContainers(ctx context.Context, c Config) error {
+	trees, err := mountedCgroups()
+	if err != nil {
+		return err
 	}
 	for _, group := range []string{podCgroup, shimCgroup} {
 		if err := endGroup(ctx, trees, group, unix.SIGKILL, killTimeout); err != nil {
