@@ -35,8 +35,9 @@ const (
 	probePeriod = 20 * time.Millisecond
 )
 
-// runKubelet runs the kubelet until ctx ends. Upstream leaves some goroutines behind; see README.md.
-func runKubelet(ctx context.Context, c Config, ready func()) error {
+// runKubelet runs the kubelet until ctx ends; volumes says when its volume plugins may be initialised.
+// Upstream leaves some goroutines behind; see README.md.
+func runKubelet(ctx context.Context, c Config, volumes func(context.Context) error, ready func()) error {
 	h, err := detectHost()
 	if err != nil {
 		return err
@@ -71,6 +72,7 @@ func runKubelet(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("make the kubelet: %w", err)
 	}
+	deps.VolumePlugins = gated(ctx, deps.VolumePlugins, volumes)
 	healthz := fmt.Sprintf("http://%s:%d/healthz", server.HealthzBindAddress, server.HealthzPort)
 	probed := make(chan struct{})
 	probeCtx, stopProbe := context.WithCancel(ctx)
@@ -81,13 +83,14 @@ func runKubelet(ctx context.Context, c Config, ready func()) error {
 		}
 	}()
 	defer func() { stopProbe(); <-probed }()
-	if err := app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate); err != nil {
+	err = app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
 		return fmt.Errorf("run the kubelet: %w", err)
 	}
-	if ctx.Err() == nil {
-		return errors.New("the kubelet ended by itself")
-	}
-	return nil
+	return errors.New("the kubelet ended by itself")
 }
 
 // portFree fails when somebody listens on address. Upstream only logs that and tries again for ever.

@@ -71,12 +71,13 @@ func (n *Node) Images() component.Component {
 	})
 }
 
-// Kubelet is the component "kubelet". It needs network, containerd, images and an apiserver, and the
-// controller manager of the same process must be ready before (README.md, "CSI"). It is ready when the
-// kubelet's /healthz is ok; the node's Ready condition follows later.
-func (n *Node) Kubelet() component.Component {
+// Kubelet is the component "kubelet". It needs network, containerd, images and an apiserver. Where a controller
+// manager runs in the same process, volumes is its Ready: the kubelet initialises its volume plugins
+// after that (README.md, "CSI"); else it is nil. The component is ready when the kubelet's /healthz is
+// ok; the node's Ready condition follows later.
+func (n *Node) Kubelet(volumes func(context.Context) error) component.Component {
 	return newPart("kubelet", "http://127.0.0.1:10248/healthz is not ok", func(ctx context.Context, ready func()) error {
-		return runKubelet(ctx, n.cfg, ready)
+		return runKubelet(ctx, n.cfg, volumes, ready)
 	})
 }
 

@@ -21,6 +21,7 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 ) []component.Unit {
 	say := &speaker{e: e, terminal: isTerminal(e.stderr), started: started}
 	ready := nodeReady{nodeWatch: watch, registeredSuffices: s.CNI == "none"}
+	controllers := plane.ControllerManager()
 	list := []component.Unit{
 		// The bridge has the address that the apiserver advertises and the kubelet binds.
 		{Component: node.Network()},
@@ -32,11 +33,11 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 		{Component: plane.Renewal()},
 		{Component: say.when(plane.APIServer(), "API", "url", serverURL(s)), After: []string{"datastore", "network"}},
 		// Clients of the apiserver would only log that it is not there yet.
-		{Component: plane.ControllerManager(), After: []string{"kube-apiserver"}},
+		{Component: controllers, After: []string{"kube-apiserver"}},
 		{Component: plane.Scheduler(), After: []string{"kube-apiserver"}},
 		// The kubelet's CSI plugin must be initialised after the controller manager's, with which it
-		// shares a package variable: agent/README.md, "CSI".
-		{Component: node.Kubelet(), After: []string{"kube-controller-manager", "network", "images"}},
+		// shares a package variable (agent/README.md, "CSI"); all before that it does meanwhile.
+		{Component: node.Kubelet(controllers.Ready), After: []string{"kube-apiserver", "network", "images"}},
 	}
 	if s.Proxy != "none" {
 		list = append(list, component.Unit{Component: node.Proxy(), After: []string{"kube-apiserver", "network"}})

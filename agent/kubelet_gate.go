@@ -1,0 +1,31 @@
+package agent
+
+import (
+	"context"
+
+	"k8s.io/kubernetes/pkg/volume"
+)
+
+// volumeGate holds the kubelet up at the one place where it must not be early: the initialisation of its
+// volume plugins (README.md, "CSI"). As the first plugin of the list its Init waits; after that it is a
+// plugin that supports nothing. What the kubelet does before, it does while the controller
+// manager starts.
+type volumeGate struct {
+	volume.VolumePlugin // some other one, for the methods that are never called
+	ctx                 context.Context
+	free                func(context.Context) error
+}
+
+func (g volumeGate) Init(volume.VolumeHost) error      { return g.free(g.ctx) }
+func (volumeGate) GetPluginName() string               { return "mote.io/gate" }
+func (volumeGate) CanSupport(spec *volume.Spec) bool   { return false }
+func (volumeGate) RequiresRemount(_ *volume.Spec) bool { return false }
+
+// gated puts the gate before plugins, when there is something to wait for.
+func gated(ctx context.Context, plugins []volume.VolumePlugin, free func(context.Context) error) []volume.VolumePlugin {
+	if free == nil || len(plugins) == 0 {
+		return plugins
+	}
+	gate := volumeGate{VolumePlugin: plugins[0], ctx: ctx, free: free}
+	return append([]volume.VolumePlugin{gate}, plugins...)
+}
