@@ -93,9 +93,9 @@ func makeCgroups(name string) ([]string, error) {
 	}
 	var made []string
 	for _, h := range hs {
-		if h.v2 {
+		if h.v2 && len(hs) == 1 {
 			// Not undone at the end: others may have come to need it, and it changes no group.
-			if err := enableControllers(h.mount); err != nil {
+			if err := shareControllers(h.mount); err != nil {
 				return nil, err
 			}
 		}
@@ -111,9 +111,28 @@ func makeCgroups(name string) ([]string, error) {
 	return made, nil
 }
 
-// enableControllers lets groups below dir, of a v2 hierarchy, have the controllers that dir has.
-func enableControllers(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+// leaf is where processes go that are in the way; the server does the same with the same name.
+const leaf = "mote-init"
+
+// shareControllers lets groups below top, of a v2 hierarchy, have the controllers that top has. The top
+// of a container may have processes of its own, and a group with processes shares nothing out
+// (cgroups(7), "no internal processes"): they move one level down.
+func shareControllers(top string) error {
+	err := enableControllers(top)
+	for tries := 0; errors.Is(err, unix.EBUSY) && tries < 10; tries++ { // more may be forked meanwhile
+		if err := os.Mkdir(filepath.Join(top, leaf), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make a cgroup: %w", err)
+		}
+		for _, pid := range members(top) {
+			_ = joinCgroups([]string{filepath.Join(top, leaf)}, pid) // one that has ended need not move
+		}
+		err = enableControllers(top)
+	}
+	return err
+}
+
+func enableControllers(top string) error {
+	data, err := os.ReadFile(filepath.Join(top, "cgroup.controllers"))
 	if err != nil {
 		return fmt.Errorf("list cgroup controllers: %w", err)
 	}
@@ -122,7 +141,7 @@ func enableControllers(dir string) error {
 		if !slices.Contains(available, c) {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
+		if err := os.WriteFile(filepath.Join(top, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
 			return fmt.Errorf("enable cgroup controller %s: %w", c, err)
 		}
 	}

@@ -2,10 +2,8 @@ package sandbox
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"runtime"
 
@@ -69,9 +67,6 @@ func enter(gate io.Reader) (argv, env []string, err error) {
 	if err := newRoot(sp); err != nil {
 		return nil, nil, err
 	}
-	if err := leafCgroup(); err != nil {
-		return nil, nil, err
-	}
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(lo)
@@ -96,31 +91,6 @@ func environ() []string {
 func enterCgroups() error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("make a cgroup namespace: %w", err)
-	}
-	return nil
-}
-
-// leafCgroup makes way for the kubelet on cgroup v2, where a group with processes of its own cannot
-// share out controllers: this process moves one level down.
-func leafCgroup() error {
-	hs, err := hierarchies()
-	if err != nil {
-		return err
-	}
-	for _, h := range hs {
-		if !h.v2 {
-			continue
-		}
-		leaf := filepath.Join(h.mount, "init")
-		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("make a cgroup: %w", err)
-		}
-		if err := joinCgroups([]string{leaf}, os.Getpid()); err != nil {
-			return err
-		}
-		if err := enableControllers(h.mount); err != nil {
-			return err
-		}
 	}
 	return nil
 }
