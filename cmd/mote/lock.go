@@ -19,10 +19,19 @@ const minFree = 64 << 20
 
 // dataDirLock says whose a data directory is: the running mote holds a flock on the file "lock" in
 // it, which the kernel drops however the process ends. The file holds its pid, for people.
-type dataDirLock struct{ file *os.File }
+type dataDirLock struct {
+	file *os.File
+	dir  string
+	made bool // the directory was not there before
+}
 
-// lockDataDir makes the directory dir if need be, takes it, or says who has it, and looks at its disk.
+// lockDataDir looks at the disk of directory dir, makes dir if need be, and takes it or says who has it.
 func lockDataDir(dir string) (*dataDirLock, error) {
+	if err := checkSpace(dir); err != nil {
+		return nil, err
+	}
+	_, err := os.Stat(dir)
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, diskHint(fmt.Errorf("make data directory: %w", err))
 	}
@@ -30,38 +39,67 @@ func lockDataDir(dir string) (*dataDirLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSpace(dir); err != nil {
-		return nil, errors.Join(err, l.close())
-	}
+	l.made = made
 	if err := l.writePID(); err != nil {
-		return nil, errors.Join(diskHint(fmt.Errorf("lock data directory: %w", err)), l.close())
+		l.undo()
+		return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
 	}
 	return l, nil
 }
 
 // takeLock takes the lock of dir. It works on a full disk, where reset is needed most.
 func takeLock(dir string) (*dataDirLock, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	switch {
-	case errors.Is(err, unix.EWOULDBLOCK):
-		err = inUse(dir, pidIn(f.Name()))
-	case err != nil:
-		err = fmt.Errorf("lock data directory %s: %w", dir, err)
-	default:
-		// The pid of a former holder may be somebody else's by now.
-		if err = f.Truncate(0); err != nil {
-			err = diskHint(fmt.Errorf("lock data directory: %w", err))
+	path := filepath.Join(dir, "lock")
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
 		}
+		l := &dataDirLock{file: f, dir: dir}
+		current, err := l.flock()
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if current {
+			return l, nil
+		}
+		f.Close() // a reset removed the file between our opening and locking it
+	}
+}
+
+// flock takes the lock and tells whether the file is still the one that others would look at.
+func (l *dataDirLock) flock() (current bool, err error) {
+	err = unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, inUse(l.dir, pidIn(l.file.Name()))
 	}
 	if err != nil {
-		f.Close()
-		return nil, err
+		return false, fmt.Errorf("lock data directory %s: %w", l.dir, err)
 	}
-	return &dataDirLock{f}, nil
+	own, err := l.file.Stat()
+	if err != nil {
+		return false, fmt.Errorf("lock data directory: %w", err)
+	}
+	if named, err := os.Stat(l.file.Name()); err != nil || !os.SameFile(own, named) {
+		return false, nil
+	}
+	// The pid of a former holder may be somebody else's by now.
+	if err := l.file.Truncate(0); err != nil {
+		return false, diskHint(fmt.Errorf("lock data directory: %w", err))
+	}
+	return true, nil
+}
+
+// undo gives the lock back and leaves no trace of it, unless the directory is in use already.
+func (l *dataDirLock) undo() {
+	defer l.close()
+	entries, err := os.ReadDir(l.dir)
+	if err != nil || len(entries) != 1 {
+		return
+	}
+	if os.Remove(l.file.Name()) == nil && l.made {
+		_ = os.Remove(l.dir) // somebody may have put something there since
+	}
 }
 
 func (l *dataDirLock) writePID() error {

@@ -108,14 +108,15 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 	defer lock.close()
-	for _, f := range warnings {
-		slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
-	}
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
 	plane, err := prepare(s, store.Endpoint())
 	if err != nil {
+		lock.undo() // a wrong argument is found before anything is written
 		return diskHint(err)
+	}
+	for _, f := range warnings {
+		slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
 	}
 	watch, err := newNodeWatch(s.Kubeconfig(), s.NodeName, started)
 	if err != nil {

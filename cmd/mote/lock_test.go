@@ -1,0 +1,71 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestLockIsHeldOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	pid, err := holderOf(dir)
+	require.NoError(t, err)
+	require.Zero(t, pid)
+
+	lock, err := lockDataDir(dir)
+	require.NoError(t, err)
+	pid, err = holderOf(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.Getpid(), pid)
+	_, err = lockDataDir(dir)
+	require.ErrorContains(t, err, "is in use by mote (pid ")
+
+	require.NoError(t, lock.close())
+	pid, err = holderOf(dir)
+	require.NoError(t, err)
+	require.Zero(t, pid, "the file stays, the lock does not")
+	lock, err = lockDataDir(dir)
+	require.NoError(t, err)
+	require.NoError(t, lock.close())
+}
+
+func TestLockLeavesNoTraceWhenTheStartFails(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	lock, err := lockDataDir(dir)
+	require.NoError(t, err)
+	lock.undo()
+	require.NoDirExists(t, dir)
+
+	// A directory that was there stays, and so does a lock beside something else.
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	lock, err = lockDataDir(dir)
+	require.NoError(t, err)
+	lock.undo()
+	require.DirExists(t, dir)
+	require.NoFileExists(t, filepath.Join(dir, "lock"))
+	lock, err = lockDataDir(dir)
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "server"), 0o700))
+	lock.undo()
+	require.FileExists(t, filepath.Join(dir, "lock"))
+}
+
+func TestResetRemovesOnlyWhatIsOurs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	for _, name := range []string{"server/tls/a.key", "datastore/state.db", ".kubeconfig.tmp-1", "lock", planFile, "mine/notes.txt"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	}
+	require.NoError(t, removeOurs(dir, planFile, "lock"))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	require.Equal(t, "mine", entries[0].Name())
+
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "mine")))
+	require.NoError(t, removeOurs(dir))
+	require.NoDirExists(t, dir)
+	require.NoError(t, removeOurs(dir), "again")
+}
