@@ -17,6 +17,12 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
+// The snapshotters, by containerd's names.
+const (
+	overlayfs = "overlayfs"
+	native    = "native"
+)
+
 // containerdConfigVersion is the version of the configuration's layout that containerdConfig writes.
 // A library user's older layout is not migrated.
 const containerdConfigVersion = 4
@@ -91,21 +97,24 @@ func cleanTempMounts(root string) error {
 // snapshotter is overlayfs, or "native" (whole copies) where the data directory's filesystem cannot carry
 // an overlay, such as another overlay. A choice that was made stays, as images belong to it.
 func snapshotter(c Config) string {
-	const overlay, native = "overlayfs", "native"
-	dir := func(name string) string {
-		return filepath.Join(c.containerdRoot(), "io.containerd.snapshotter.v1."+name)
-	}
-	if _, err := os.Stat(filepath.Join(dir(native), "metadata.db")); err == nil {
+	overlay := filepath.Join(c.containerdRoot(), "io.containerd.snapshotter.v1."+overlayfs)
+	if usesNative(c) {
 		return native
 	}
-	if err := os.MkdirAll(dir(overlay), 0o700); err != nil {
-		return overlay // containerd reports it better
+	if err := os.MkdirAll(overlay, 0o700); err != nil {
+		return overlayfs // containerd reports it better
 	}
-	if err := overlayutils.Supported(dir(overlay)); err != nil {
+	if err := overlayutils.Supported(overlay); err != nil {
 		slog.Warn("overlayfs does not work on the data directory: images are copied whole", "component", "containerd", "err", err)
 		return native
 	}
-	return overlay
+	return overlayfs
+}
+
+// usesNative says whether containerd was ever started with the native snapshotter.
+func usesNative(c Config) bool {
+	_, err := os.Stat(filepath.Join(c.containerdRoot(), "io.containerd.snapshotter.v1."+native, "metadata.db"))
+	return err == nil
 }
 
 // disabledPlugins are those that a node does not need: other snapshotters, an API for debugging, metrics
@@ -129,7 +138,7 @@ func disabledPlugins(snapshotter string) []string {
 		"io.containerd.server.v1.grpc-tcp",         //
 		"io.containerd.nri.v1.nri",                 // listens on /var/run/nri/nri.sock
 	}
-	if snapshotter != "native" {
+	if snapshotter != native {
 		disabled = append(disabled, "io.containerd.snapshotter.v1.native")
 	}
 	return disabled
@@ -157,7 +166,9 @@ func containerdConfig(c Config, h host, snapshotter string) *srvconfig.Config {
 			"io.containerd.cri.v1.images": map[string]any{
 				"snapshotter":   snapshotter,
 				"pinned_images": map[string]any{"sandbox": PauseImage},
-				"registry":      map[string]any{"config_path": registryConfig},
+				// In seconds. How much space images use; how much is free is measured elsewhere.
+				"stats_collect_period": 60,
+				"registry":             map[string]any{"config_path": registryConfig},
 			},
 			"io.containerd.transfer.v1.local": map[string]any{
 				"config_path": registryConfig,
@@ -181,6 +192,8 @@ func runtimeConfig(c Config, h host) map[string]any {
 	}
 	return map[string]any{
 		"restrict_oom_score_adj": h.restrictOOM,
+		// One call to every shim. Only crictl stats reads the result: the kubelet measures cgroups.
+		"stats_collect_period": "30s",
 		// With our own network everything of a pod is under RunDir; others' CNI daemons look for
 		// network namespaces in /var/run/netns.
 		"netns_mounts_under_state_dir": c.CNI == CNIBridge,

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -14,9 +15,11 @@ import (
 // host is what the machine allows, looked up once when a component starts.
 type host struct {
 	// restrictOOM says that CAP_SYS_RESOURCE is missing: nobody may lower an oom_score_adj below
-	// oomScore, this process' own.
+	// oomScore, this process' own, or raise a limit.
 	restrictOOM bool
 	oomScore    int
+	// maxFiles is the highest limit of open files that this process may set for itself; 0 is none.
+	maxFiles int64
 	// bridgeFilter says that the kernel shows bridged packets to netfilter (br_netfilter).
 	bridgeFilter bool
 }
@@ -34,6 +37,13 @@ func detectHost() (host, error) {
 	}
 	if h.oomScore, err = strconv.Atoi(strings.TrimSpace(string(score))); err != nil {
 		return h, fmt.Errorf("read own oom_score_adj: %w", err)
+	}
+	if h.restrictOOM {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			return h, fmt.Errorf("read own limit of open files: %w", err)
+		}
+		h.maxFiles = int64(min(limit.Max, math.MaxInt64))
 	}
 	_, err = os.Stat(sysctlBridgeFilter)
 	h.bridgeFilter = err == nil

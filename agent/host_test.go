@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -16,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/agent/payload"
 )
 
 // The test program plays three parts: the test itself; the same test inside a private host, where
@@ -155,12 +156,14 @@ func makeTestCgroups(t *testing.T) []string {
 	return groups
 }
 
-// testPayload is the directory with the per-pod programs.
+// testPayload is a directory with the per-pod programs, which the private host sees too.
 func testPayload(t *testing.T) string {
 	t.Helper()
-	dir := os.Getenv(payloadVariable)
-	if _, err := os.Stat(filepath.Join(dir, "runc")); dir == "" || errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("no per-pod programs: set %s to a directory with them", payloadVariable)
+	if dir := os.Getenv(payloadVariable); dir != "" {
+		return dir
 	}
+	dir, err := payload.Unpack(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	t.Setenv(payloadVariable, dir)
 	return dir
 }

@@ -161,6 +161,13 @@ func runImages(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	defer client.Close()
+	if usesNative(c) {
+		// What clients unpack to when they name no snapshotter, as ours and ctr do not.
+		const label = "containerd.io/defaults/snapshotter"
+		if err := client.NamespaceService().SetLabel(ctx, imageNamespace, label, native); err != nil {
+			return fmt.Errorf("set the default snapshotter: %w", err)
+		}
+	}
 	if err := importPause(ctx, c, client); err != nil {
 		return err
 	}

@@ -213,6 +213,9 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.FailCgroupV1 = false
 	config.FailSwapOn = false
 	config.OOMScoreAdj = int32(h.lowestOOMScore(int(config.OOMScoreAdj)))
+	if h.maxFiles > 0 {
+		config.MaxOpenFiles = min(config.MaxOpenFiles, h.maxFiles)
+	}
 	// Upstream fills this in when it reads a configuration file, which there is none of.
 	config.EvictionHard = maps.Clone(eviction.DefaultEvictionHard)
 	config.SerializeImagePulls = false

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/stretchr/testify/require"
+)
+
+func TestFootprintIsSharedAndKeptOnce(t *testing.T) {
+	config := testConfig("/p")
+	config.DataDir = t.TempDir()
+	there, missing := t.TempDir(), filepath.Join(t.TempDir(), "missing")
+	var parts sync.WaitGroup
+	for i := range 8 {
+		parts.Go(func() {
+			require.NoError(t, recordFootprint(config, ProxyNFTables, there, missing, missing+strconv.Itoa(i)))
+		})
+	}
+	parts.Wait()
+	require.NoError(t, recordBridge(config))
+	f, err := readFootprint(config)
+	require.NoError(t, err)
+	require.Len(t, f.Created, 9)
+	require.Contains(t, f.Created, missing)
+	require.NotContains(t, f.Created, there)
+	require.Equal(t, []string{ProxyNFTables}, f.Rules)
+	require.True(t, f.Bridge)
+}
+
+func TestKubeletDirOwner(t *testing.T) {
+	config := testConfig("/p")
+	config.DataDir, config.KubeletDir = t.TempDir(), filepath.Join(t.TempDir(), "kubelet")
+	require.NoError(t, kubeletDirOwner(config), "missing")
+	require.NoError(t, claimKubeletDir(config))
+	require.NoError(t, kubeletDirOwner(config), "ours")
+	other := config
+	other.DataDir = t.TempDir()
+	require.ErrorContains(t, kubeletDirOwner(other), "belongs to the mote with data directory "+config.DataDir)
+	config.KubeletDir = t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(config.KubeletDir, "cpu_manager_state"), nil, 0o600))
+	require.ErrorContains(t, kubeletDirOwner(config), "another kubelet (it holds cpu_manager_state)")
+}
+
+func TestDecompress(t *testing.T) {
+	const text = "an archive"
+	var gzipped, zstandard bytes.Buffer
+	gzipWriter := gzip.NewWriter(&gzipped)
+	zstdWriter, err := zstd.NewWriter(&zstandard)
+	require.NoError(t, err)
+	for _, writer := range []io.WriteCloser{gzipWriter, zstdWriter} {
+		_, err := io.WriteString(writer, text)
+		require.NoError(t, err)
+		require.NoError(t, writer.Close())
+	}
+	for name, archive := range map[string]io.Reader{
+		"plain": bytes.NewBufferString(text), "gzip": &gzipped, "zstd": &zstandard, "empty": &bytes.Buffer{},
+	} {
+		reader, err := decompress(archive)
+		require.NoError(t, err, name)
+		content, err := io.ReadAll(reader)
+		require.NoError(t, err, name)
+		if name != "empty" {
+			require.Equal(t, text, string(content), name)
+		}
+	}
+}
+
+func TestImageNames(t *testing.T) {
+	require.Equal(t, "docker.io/library/busybox:latest", fullName("busybox"))
+	require.Equal(t, "localhost/a/b:1", fullName("localhost/a/b:1"))
+	require.Equal(t, "NOT A NAME", fullName("NOT A NAME"))
+	require.Equal(t, PauseImage, fullName(PauseImage), "CRI would look for another name")
+	for path, want := range map[string]bool{
+		"/i/a.tar": true, "/i/a.tar.gz": true, "/i/a.tgz": true, "/i/a.tar.zst": true,
+		"/i/.a.tar": false, "/i/a.zip": false, "/i/a.tar.part": false,
+	} {
+		require.Equal(t, want, isArchive(path), path)
+	}
+}
+
+func TestRulesWritten(t *testing.T) {
+	require.False(t, rulesWritten([]byte(`{"lastUpdated":"2026-01-01T00:00:00Z","healthy":true}`)))
+	require.False(t, rulesWritten([]byte(`{"healthy":true,"status":{}}`)))
+	require.True(t, rulesWritten([]byte(`{"healthy":true,"status":{"IPv4":{"lastUpdated":"2026-01-01T00:00:00Z"}}}`)))
+}
+
+func TestPauseArchiveIsReproducible(t *testing.T) {
+	config := testConfig(t.TempDir())
+	require.NoError(t, os.WriteFile(filepath.Join(config.PayloadDir, "pause"), []byte("program"), 0o755))
+	first, digest, err := pauseArchive(config)
+	require.NoError(t, err)
+	second, again, err := pauseArchive(config)
+	require.NoError(t, err)
+	require.Equal(t, first, second)
+	require.Equal(t, digest, again)
+}
+
+func TestGatewayAndMAC(t *testing.T) {
+	config := testConfig("/p")
+	require.Equal(t, "10.42.0.1/24", config.gateway().String())
+	mac := bridgeMAC(config)
+	require.Equal(t, mac, bridgeMAC(config))
+	require.EqualValues(t, 2, mac[0], "locally administered, unicast")
+}
