@@ -137,13 +137,16 @@ func enableControllers(top string) error {
 		return fmt.Errorf("list cgroup controllers: %w", err)
 	}
 	available := strings.Fields(string(data))
+	var enable []string
 	for _, c := range v2Controllers {
-		if !slices.Contains(available, c) {
-			continue
+		if slices.Contains(available, c) {
+			enable = append(enable, "+"+c)
 		}
-		if err := os.WriteFile(filepath.Join(top, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
-			return fmt.Errorf("enable cgroup controller %s: %w", c, err)
-		}
+	}
+	// In one write: cpu alone would be let pass beside processes, and leave a group that takes no
+	// memory controller any more.
+	if err := os.WriteFile(filepath.Join(top, "cgroup.subtree_control"), []byte(strings.Join(enable, " ")), 0); err != nil {
+		return fmt.Errorf("enable cgroup controllers: %w", err)
 	}
 	return nil
 }
