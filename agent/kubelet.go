@@ -30,6 +30,8 @@ const (
 	kubeletPort    = 10250
 	// ownerFile in the kubelet's directory holds the data directory of the mote that owns it.
 	ownerFile = ".mote"
+	// devicePlugins is where the kubelet waits for device plugins, whatever its root directory.
+	devicePlugins = "/var/lib/kubelet/device-plugins"
 	// probePeriod is how often a starting part is asked whether it serves: short beside the time to a
 	// ready node, and it ends with the first success.
 	probePeriod = 20 * time.Millisecond
@@ -42,7 +44,7 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 	if err != nil {
 		return err
 	}
-	if err := recordFootprint(c, "", "/var/log/pods", "/var/log/containers"); err != nil {
+	if err := recordFootprint(c, "", podLogs, containerLogs, filepath.Dir(devicePlugins), devicePlugins); err != nil {
 		return err
 	}
 	if err := claimKubeletDir(c); err != nil {
@@ -157,9 +159,11 @@ func kubeletDirOwner(c Config) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read %s: %w", c.KubeletDir, err)
 	}
-	if len(entries) > 0 {
-		return fmt.Errorf("%s belongs to another kubelet (it holds %s); remove that cluster first or set another --kubelet-dir",
-			c.KubeletDir, entries[0].Name())
+	for _, entry := range entries {
+		if entry.Name() != "lost+found" { // an empty disk is mounted there
+			return fmt.Errorf("%s belongs to another kubelet (it holds %s); remove that cluster first or set another --kubelet-dir",
+				c.KubeletDir, entry.Name())
+		}
 	}
 	return nil
 }

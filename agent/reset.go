@@ -137,6 +137,9 @@ func removeKubeletDir(c Config, f footprint) error {
 	if err != nil {
 		return fmt.Errorf("list %s: %w", c.KubeletDir, err)
 	}
+	if err := removeDevicePlugins(f); err != nil {
+		return err
+	}
 	// The mark goes last, so that an interrupted removal is still ours.
 	for _, entry := range entries {
 		if entry.Name() != ownerFile {
@@ -149,6 +152,23 @@ func removeKubeletDir(c Config, f footprint) error {
 		return removeTrees(c.KubeletDir)
 	}
 	return removeTrees(filepath.Join(c.KubeletDir, ownerFile))
+}
+
+// removeDevicePlugins is for a kubelet with another root directory, which makes this one all the same. Its
+// parent may have become another kubelet's since.
+func removeDevicePlugins(f footprint) error {
+	if !slices.Contains(f.Created, devicePlugins) {
+		return nil
+	}
+	if err := removeTrees(devicePlugins); err != nil {
+		return err
+	}
+	parent := filepath.Dir(devicePlugins)
+	entries, err := os.ReadDir(parent)
+	if err != nil || len(entries) > 0 || !slices.Contains(f.Created, parent) {
+		return nil
+	}
+	return removeTrees(parent)
 }
 
 // removeAgentDir keeps the record of what to remove until all else in the directory is gone.
