@@ -22,7 +22,7 @@ const (
 type Config struct {
 	// DataDir holds containerd's root, CNI configuration and credentials (<data-dir>/agent).
 	DataDir string
-	// RunDir holds sockets and containerd's state, e.g. /run/mote. Mode 0700.
+	// RunDir holds sockets and containerd's state, e.g. /run/mote. Mode 0711, for pods in user namespaces.
 	RunDir string
 	// KubeletDir is the kubelet's root, default /var/lib/kubelet.
 	KubeletDir string

@@ -47,6 +47,11 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 	if err := server.CreateTopLevelDirectories(config); err != nil {
 		return fmt.Errorf("make containerd's directories: %w", err)
 	}
+	// Pods in user namespaces (hostUsers: false) are not root here and must get through to their root
+	// file systems below. What is in the run directory protects itself.
+	if err := os.Chmod(c.RunDir, 0o711); err != nil {
+		return fmt.Errorf("open the run directory to pods' users: %w", err)
+	}
 	if err := cleanTempMounts(config.Root); err != nil {
 		return err
 	}
