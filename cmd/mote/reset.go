@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/pack"
 )
 
 // newResetCommand returns the verb that removes what mote made on this machine.
@@ -107,6 +108,10 @@ func removeCluster(ctx context.Context, e *env, s *settings.Settings) error {
 	if err := writePlan(s); err != nil {
 		return err
 	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own file: %w", err)
+	}
 	steps := newSteps(e)
 	for _, step := range []struct {
 		what string
@@ -115,6 +120,7 @@ func removeCluster(ctx context.Context, e *env, s *settings.Settings) error {
 		{"Remove containers, mounts and the pod network", func() error { return agent.Reset(ctx, agentConfig(s)) }},
 		{"Remove " + s.RunDir, func() error { return removeOurs(s.RunDir) }},
 		{"Remove " + s.DataDir, func() error { return removeOurs(s.DataDir, planFile, "lock") }},
+		{"Remove what the packed file unpacked", func() error { return pack.Remove(exe) }},
 	} {
 		if err := steps.do(step.what, step.do); err != nil {
 			return fmt.Errorf("%s: %w; run \"mote reset\" again when that is out of the way", strings.ToLower(step.what[:1])+step.what[1:], err)

@@ -1,0 +1,212 @@
+// Package pack is the shipped form of mote: a small launcher with the real program behind it,
+// compressed. The whole is one executable file of a third of the size.
+//
+//	| launcher (ELF) | program (one zstd frame) | footer (64 bytes) |
+//
+// The footer, big endian: 8 bytes magic, 8 bytes length of the frame, 8 bytes length of the program,
+// 32 bytes SHA-256 of the program, 8 bytes magic again. An ELF loader ignores what follows its segments.
+//
+// Open reads a packed file; Program.Place unpacks the program into a cache folder once, so that it runs
+// from page cache like any other file. Write makes a packed file. All of it is safe with several
+// processes at once: a program is written beside its place and renamed.
+package pack
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	footerSize = 64
+	magic      = "motepack"
+	// window is the most that the frame may look back: zstd --long=27.
+	window = 1 << 27
+	// maxProgram refuses sizes that no build of mote has, so that a damaged footer cannot fill a disk.
+	maxProgram = 1 << 30
+)
+
+// ErrPlain says that a file has no program behind it.
+var ErrPlain = errors.New("not a packed file")
+
+// Program is the program behind the launcher in a packed file.
+type Program struct {
+	file   io.ReaderAt
+	offset int64 // of the frame, bytes
+	frame  int64 // its length, bytes
+	Size   int64 // the program's, bytes
+	Sum    [sha256.Size]byte
+}
+
+// Open finds the program in file, whose length is size bytes. It fails with ErrPlain when there is none.
+func Open(file io.ReaderAt, size int64) (*Program, error) {
+	if size < footerSize {
+		return nil, ErrPlain
+	}
+	footer := make([]byte, footerSize)
+	if _, err := file.ReadAt(footer, size-footerSize); err != nil {
+		return nil, fmt.Errorf("read footer: %w", err)
+	}
+	if string(footer[:8]) != magic || string(footer[56:]) != magic {
+		return nil, ErrPlain
+	}
+	p := &Program{
+		file:  file,
+		frame: int64(binary.BigEndian.Uint64(footer[8:])),
+		Size:  int64(binary.BigEndian.Uint64(footer[16:])),
+		Sum:   [sha256.Size]byte(footer[24:56]),
+	}
+	p.offset = size - footerSize - p.frame
+	if p.frame <= 0 || p.offset <= 0 || p.Size <= 0 || p.Size > maxProgram {
+		return nil, errors.New("the file is damaged: its footer makes no sense; copy it again")
+	}
+	return p, nil
+}
+
+// Place returns the path of the unpacked program below root, and unpacks it first unless it is there:
+// root/<sha256>/<name>. A file of the right length is taken for right: it got its name only after it
+// was verified and on disk.
+func (p *Program) Place(root, name string) (string, error) {
+	dir := filepath.Join(root, hex.EncodeToString(p.Sum[:]))
+	path := filepath.Join(dir, name)
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == p.Size && ours(info) {
+		return path, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if info, err := os.Lstat(dir); err != nil {
+		return "", err
+	} else if !info.IsDir() || !ours(info) {
+		return "", fmt.Errorf("%s belongs to another user, who could change the program; remove it", dir)
+	}
+	if err := p.write(dir, path); err != nil {
+		return "", err
+	}
+	removeOthers(root, filepath.Base(dir))
+	return path, nil
+}
+
+// write unpacks to a temporary file, verifies it, and gives it its name once it is on disk.
+func (p *Program) write(dir, path string) (err error) {
+	temp, err := os.CreateTemp(dir, ".unpacking-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temp.Name()))
+		}
+	}()
+	defer temp.Close()
+	sum := sha256.New()
+	n, err := p.copyTo(io.MultiWriter(temp, sum))
+	if err != nil {
+		return fmt.Errorf("unpack %s: %w", path, err)
+	}
+	if n != p.Size || !bytes.Equal(sum.Sum(nil), p.Sum[:]) {
+		return errors.New("the file is damaged: its program does not have the checksum that it should; copy it again")
+	}
+	if err := temp.Chmod(0o755); err != nil {
+		return err
+	}
+	if err := temp.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), path)
+}
+
+func (p *Program) copyTo(w io.Writer) (int64, error) {
+	d, err := zstd.NewReader(io.NewSectionReader(p.file, p.offset, p.frame),
+		zstd.WithDecoderMaxWindow(window), zstd.WithDecoderConcurrency(2))
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	return io.Copy(w, io.LimitReader(d, p.Size+1))
+}
+
+// ours is true for what only this user can have made: another's file must not run as us.
+func ours(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid() && info.Mode().Perm()&0o022 == 0
+}
+
+// removeOthers removes other versions' folders below root that no process runs from. What cannot be
+// removed stays for the next version's first start: the program that was asked for is there.
+func removeOthers(root, keep string) {
+	used := map[string]bool{keep: true}
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return
+	}
+	for _, link := range links {
+		if exe, err := os.Readlink(link); err == nil {
+			used[filepath.Base(filepath.Dir(exe))] = true
+		}
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if len(e.Name()) == 2*sha256.Size && !used[e.Name()] {
+			_ = os.RemoveAll(filepath.Join(root, e.Name()))
+		}
+	}
+}
+
+// Remove takes an unpacked program away again, with the folders that Place made. It leaves any file
+// alone whose path is not of Place's making. Processes that run from it go on.
+func Remove(path string) error {
+	dir := filepath.Dir(path)
+	if name, err := hex.DecodeString(filepath.Base(dir)); err != nil || len(name) != sha256.Size {
+		return nil
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	// Other versions may still be used; then this is not empty.
+	if err := os.Remove(filepath.Dir(dir)); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+		return err
+	}
+	return nil
+}
+
+// Write makes a packed file of a launcher, a program, and the program compressed as one zstd frame
+// with a window of at most 128 MiB. It checks that the frame holds the program.
+func Write(w io.Writer, launcher, program io.Reader, frame []byte) error {
+	sum := sha256.New()
+	size, err := io.Copy(sum, program)
+	if err != nil {
+		return fmt.Errorf("read program: %w", err)
+	}
+	p := &Program{file: bytes.NewReader(frame), frame: int64(len(frame)), Size: size, Sum: [sha256.Size]byte(sum.Sum(nil))}
+	check := sha256.New()
+	if _, err := p.copyTo(check); err != nil || !bytes.Equal(check.Sum(nil), p.Sum[:]) {
+		return errors.Join(errors.New("the frame does not hold the program"), err)
+	}
+	if _, err := io.Copy(w, launcher); err != nil {
+		return fmt.Errorf("write launcher: %w", err)
+	}
+	footer := []byte(magic)
+	footer = binary.BigEndian.AppendUint64(footer, uint64(p.frame))
+	footer = binary.BigEndian.AppendUint64(footer, uint64(p.Size))
+	footer = append(append(footer, p.Sum[:]...), magic...)
+	for _, part := range [][]byte{frame, footer} {
+		if _, err := w.Write(part); err != nil {
+			return fmt.Errorf("write packed file: %w", err)
+		}
+	}
+	return nil
+}
