@@ -88,7 +88,11 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 
 // start is the whole way up, each line with what it needs before it.
 func (s *Sandbox) start(ctx context.Context) error {
-	listeners, err := listen(s.cfg.Publish) // first: a taken port is found before anything is made
+	// What this host cannot give is found before anything is made.
+	if err := checkInotify(); err != nil {
+		return err
+	}
+	listeners, err := listen(s.cfg.Publish)
 	if err != nil {
 		return err
 	}
