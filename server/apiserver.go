@@ -72,6 +72,9 @@ func (s *apiServer) args() []arg {
 		{"requestheader-extra-headers-prefix", "X-Remote-Extra-"},
 		{"proxy-client-cert-file", tls("front-proxy-client.crt")},
 		{"proxy-client-key-file", tls("front-proxy-client.key")},
+		// At a stop open watches end at once. Without this the stop waits for them for a minute, and
+		// those of the other parts of this process never end by themselves.
+		{"shutdown-watch-termination-grace-period", "2s"},
 		// Aggregated servers and webhooks are called at their endpoints, without waiting for
 		// kube-proxy's rules.
 		{"enable-aggregator-routing", "true"},
