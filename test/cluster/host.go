@@ -68,7 +68,7 @@ func NewHost(t testing.TB, cfg HostConfig) *Host {
 	})
 	h.start(t, cfg)
 	if cfg.NoCgroups {
-		h.Run(t, "umount", "-R", "/sys/fs/cgroup")
+		h.Run(t, "umount", "-l", "-R", "/sys/fs/cgroup")
 	}
 	return h
 }
@@ -127,8 +127,12 @@ func (h *Host) Path(path string) string {
 // its PID (as the machine sees it) are true.
 func (h *Host) Start(cmd *exec.Cmd) error {
 	// The shell moves itself into the host's groups: entering the namespaces alone does not.
-	join := `for g in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/host/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do
-	[ -w "$g" ] && echo $$ 2>/dev/null >"$g"; done; exec "$@"`
+	const join = `for d in /sys/fs/cgroup/ /sys/fs/cgroup/*/; do
+		[ ! -d "$d/host" ] || d=$d/host
+		[ ! -w "$d/cgroup.procs" ] || echo $$ >"$d/cgroup.procs"
+		[ ! -f /sys/fs/cgroup/cgroup.controllers ] || break
+	done
+	exec "$@"`
 	cmd.Args = append([]string{"sh", "-c", join, "sh"}, cmd.Args...)
 	cmd.Path, cmd.Err = "/bin/sh", nil
 	if cmd.Dir == "" {

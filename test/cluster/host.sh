@@ -1,3 +1,4 @@
+#!/bin/sh
 # Turns this process, the first of new PID, mount, network, UTS and IPC namespaces, into a private
 # host: the machine's files below an overlay, so that every change is found in /.changes and
 # nothing reaches the machine; cgroups of its own; a network with only loopback; no resolv.conf.
@@ -33,6 +34,7 @@ for d in run tmp var/lib/mote; do
 	mkdir -p "$d"
 	mount -t tmpfs -o mode=0755 tmpfs "$d"
 done
+chmod 0700 var/lib/mote
 chmod 1777 tmp
 mkdir -p "./$dir" .changes .machine usr/local/bin
 mount --bind "$dir" "./$dir"
@@ -43,25 +45,23 @@ mount --bind -o ro / .machine
 rm -f etc/resolv.conf && : >etc/resolv.conf
 
 # name=systemd and other hierarchies without a controller are mounted by their name.
-mount -t tmpfs -o mode=0755 tmpfs sys/fs/cgroup
+if ! echo "$cgroups" | grep -q '^/sys/fs/cgroup cgroup2'; then
+	mount -t tmpfs -o mode=0755 tmpfs sys/fs/cgroup
+fi
 echo "$cgroups" | while read -r path type options; do
-	if [ "$path" = /sys/fs/cgroup ]; then
-		mount -t cgroup2 cgroup2 sys/fs/cgroup
-		# A group with processes of its own may not hand controllers to its children.
-		mkdir sys/fs/cgroup/host
-		echo $$ >sys/fs/cgroup/host/cgroup.procs
-		for c in $(cat sys/fs/cgroup/cgroup.controllers); do
-			echo "+$c" >sys/fs/cgroup/cgroup.subtree_control
-		done
-		continue
-	fi
 	mkdir -p ".$path"
 	case $options in
 	*name=*) options="none,name=$(echo "$options" | sed 's/.*name=//; s/,.*//')" ;;
 	*) options=$(echo "$options" | tr , '\n' | grep -vxE 'rw|ro|relatime|nosuid|nodev|noexec' | paste -sd,) ;;
 	esac
-	[ "$type" = cgroup2 ] && options=rw
-	mount -t "$type" -o "$options" "$type" ".$path"
+	if [ "$type" = cgroup2 ]; then
+		mount -t cgroup2 cgroup2 ".$path"
+		# A group with processes of its own may not hand controllers to its children.
+		mkdir ".$path/host"
+		echo $$ >".$path/host/cgroup.procs"
+	else
+		mount -t "$type" -o "$options" "$type" ".$path"
+	fi
 done
 mkdir .old
 pivot_root . .old

@@ -8,13 +8,14 @@ import (
 )
 
 // stateScript prints one line for each thing that a program can leave behind on a host. Files are
-// those of the overlay's changes and of the folders that are file systems of their own.
+// those of the overlay's changes and of the folders that are file systems of their own, without the
+// test's own folder, $1. ip_forward is left out: once on, others may have come to rely on it.
 const stateScript = `
 cd /.changes && find . -type d ! -path './root/.kube*' | while read -r d; do
 	[ -d "/.machine/$d" ] || echo "folder $d"
 done
 cd / && find /.changes ! -type d ! -type s ! -path '/.changes/root/.kube/*' -printf 'file %p %M %s %l\n'
-find /run /tmp /var/lib/mote -mindepth 1 ! -type s -printf 'file %p %M %l\n'
+find /run /tmp /var/lib/mote -mindepth 1 ! -type s ! -path "$1/*" ! -path "$1" -printf 'file %p %M %l\n'
 find /run /tmp /var/lib/mote /var/lib/kubelet /.changes -type s -printf 'socket %p\n' 2>/dev/null
 awk '{ print "mount", $5, $(NF-2), $(NF-1) }' /proc/self/mountinfo
 ip -o link | awk '{ print "link", $2 }'
@@ -23,7 +24,7 @@ ip -o addr | awk '{ print "address", $2, $4 }'
 nft list ruleset | sed 's/^/nft /; s/counter packets.*//'
 find /sys/fs/cgroup -mindepth 2 -type d -printf 'cgroup %p\n' 2>/dev/null
 ip netns list | sed 's/^/netns /'
-sysctl -a 2>/dev/null | grep -e '^net.ipv4.ip_forward ' -e bridge-nf -e '^net.ipv4.conf.all.route_localnet' -e '^vm.overcommit' -e '^kernel.panic' | sed 's/^/sysctl /'
+sysctl -a 2>/dev/null | grep -e bridge-nf -e '^net.ipv4.conf.all.route_localnet' -e '^vm.overcommit' -e '^kernel.panic' | sed 's/^/sysctl /'
 for p in /proc/[0-9]*; do
 	[ "$p" = /proc/$$ ] || { c=$(cat $p/cmdline 2>/dev/null | tr '\0' ' ') && [ -n "$c" ] && echo "process $c"; }
 done | grep -v -e '^process /.reaper' -e '^process cat ' -e '^process tr '
@@ -34,7 +35,7 @@ true
 // addresses, routes, packet rules, cgroups and processes, one a line, sorted.
 func (h *Host) State(t testing.TB) []string {
 	t.Helper()
-	lines := strings.Split(strings.TrimSpace(h.Run(t, "sh", "-c", stateScript)), "\n")
+	lines := strings.Split(strings.TrimSpace(h.Run(t, "sh", "-c", stateScript, "sh", h.Dir)), "\n")
 	slices.Sort(lines)
 	return slices.Compact(lines)
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,9 +25,10 @@ import (
 func TestServer(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "e2e"})
 	before := h.State(t)
-	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"),
-		program(t, images.CSIName, "./test/images/csi"))
-	s := h.StartServer(t)
+	box, web := busybox(t), program(t, images.WebName, "./test/images/web")
+	box.Files = append(box.Files, web.Files...) // /program is its HTTP client
+	h.Preload(t, box, web, program(t, images.CSIName, "./test/images/csi"))
+	s := h.StartServer(t, auditCSINodes(t, h)...)
 	s.WaitReady(t)
 	startWeb(t, h)
 
@@ -37,6 +40,7 @@ func TestServer(t *testing.T) {
 		{"version", testVersion},
 		{"services", testServices},
 		{"pod verbs", testPodVerbs},
+		{"attach", testAttach},
 		{"port-forward", testPortForward},
 		{"secrets", testSecrets},
 		{"node authorisation", testNodeAuthorisation},
@@ -72,47 +76,52 @@ func testServices(t *testing.T, h *cluster.Host) {
 	pod := webPod(t, h)
 	clusterIP := h.Kubectl(t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 	podIP := h.Kubectl(t, "get", "pod", pod, "-o", "jsonpath={.status.podIP}")
-	for from, command := range map[string][]string{
-		"host": {images.BusyboxPath}, "pod": {"mote", "kubectl", "exec", "box", "--"},
+	fromHost := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
+	fromPod := func(pod string) func(url string) (string, error) {
+		return func(url string) (string, error) {
+			r := h.Try(t, nil, "mote", "kubectl", "exec", pod, "--", "/program", "fetch", url)
+			if r.Code != 0 {
+				return "", errors.New(r.Stderr)
+			}
+			return r.Stdout, nil
+		}
+	}
+	for from, fetch := range map[string]func(url string) (string, error){
+		"host":         func(url string) (string, error) { return get(fromHost, url) },
+		"pod":          fromPod("box"),
+		"the same pod": fromPod(pod), // its packets turn round at the bridge
 	} {
 		for what, address := range map[string]string{
 			"pod": podIP + ":8080", "ClusterIP": clusterIP, "NodePort": nodeIP + ":30080",
 		} {
 			t.Run(from+" to "+what, func(t *testing.T) {
-				fetch := append(command, "wget", "-q", "-T", "10", "-O", "-", "http://"+address+"/")
 				cluster.Wait(t, podTimeout, address, func() error {
-					if r := h.Try(t, nil, fetch...); r.Code != 0 || r.Stdout != pod+"\n" {
-						return fmt.Errorf("answer %q, want %q: %s", r.Stdout, pod, r.Stderr)
+					if got, err := fetch("http://" + address); err != nil || got != pod+"\n" {
+						return fmt.Errorf("answer %q, want %q: %v", got, pod, err)
 					}
 					return nil
 				})
 			})
 		}
 	}
-	t.Run("a pod reaches itself through its Service", func(t *testing.T) {
-		// The web image has no shell: the box serves a file and asks for it.
-		h.Kubectl(t, "label", "pod", "box", "app=self")
-		h.Kubectl(t, "expose", "pod", "box", "--name=self", "--port=80", "--target-port=8081")
-		h.Kubectl(t, "exec", "box", "--", "sh", "-c", "mkdir -p /tmp/www && echo self >/tmp/www/index.html && httpd -p 8081 -h /tmp/www")
-		ip := h.Kubectl(t, "get", "service", "self", "-o", "jsonpath={.spec.clusterIP}")
-		cluster.Wait(t, podTimeout, "the pod's own Service", func() error {
-			if r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "wget", "-q", "-T", "5", "-O", "-", "http://"+ip); r.Stdout != "self\n" {
-				return errors.New(r.Stderr)
-			}
-			return nil
-		})
-	})
-	t.Run("a pod reaches the API", func(t *testing.T) {
-		r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "nc", "-z", "-w", "5", "10.43.0.1", "443")
-		if r.Code != 0 {
-			t.Errorf("connect to the kubernetes Service: exit code %d: %s", r.Code, r.Stderr)
-		}
-	})
+	if got, err := fromPod("box")("https://10.43.0.1/version"); err != nil || !strings.Contains(got, "v1.36") {
+		t.Errorf("a pod gets %q from the kubernetes Service: %v", got, err)
+	}
+}
+
+func get(client *http.Client, url string) (string, error) {
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
 }
 
 func testPodVerbs(t *testing.T, h *cluster.Host) {
 	wantContains(t, "logs", h.Kubectl(t, "logs", "box"), "box is up")
-	wantContains(t, "describe", h.Kubectl(t, "describe", "pod", "box"), "Started container box", "localhost/test/busybox:1")
+	wantContains(t, "describe", h.Kubectl(t, "describe", "pod", "box"), "Container started", "localhost/test/busybox:1")
 
 	if r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 7"); r.Code != 7 ||
 		r.Stdout != "out\n" || !strings.Contains(r.Stderr, "err\n") {
@@ -131,10 +140,39 @@ func testPodVerbs(t *testing.T, h *cluster.Host) {
 	if got, err := os.ReadFile(filepath.Join(h.Dir, "received")); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("cp brought back %d bytes, want the same %d: %v", len(got), len(content), err)
 	}
+}
 
-	// attach prints what the container says from then on; the container ends with its stdin.
-	r := h.Try(t, strings.NewReader("one\ntwo\n"), "timeout", "10", "mote", "kubectl", "attach", "-i", "box")
-	wantContains(t, "attach", r.Stdout, "got one", "got two")
+// testAttach talks with the box. The stream stays open until the answers are there: what a
+// container says after its client's stdin has ended goes to the log only.
+func testAttach(t *testing.T, h *cluster.Host) {
+	attach := exec.Command("mote", "kubectl", "attach", "-i", "box")
+	attach.Env = h.Environ()
+	stdin, err := attach.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := attach.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(attach); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = attach.Process.Kill()
+		_ = attach.Wait()
+	}()
+	giveUp := time.AfterFunc(podTimeout, func() { _ = attach.Process.Kill() })
+	defer giveUp.Stop()
+	if _, err := io.WriteString(stdin, "one\ntwo\n"); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stdout)
+	for _, want := range []string{"got one", "got two"} {
+		if !lines.Scan() || lines.Text() != want {
+			t.Errorf("attach prints %q, want %q: %v", lines.Text(), want, lines.Err())
+		}
+	}
 	cluster.Wait(t, podTimeout, "attached input in the log", func() error {
 		if log := h.Kubectl(t, "logs", "box"); !strings.Contains(log, "got two") {
 			return fmt.Errorf("log is %q", log)

@@ -53,7 +53,7 @@ func findKernel(dir string) (kernel, error) {
 }
 
 // makeDisk makes an ext4 image of a small Linux with the mote file in it.
-func makeDisk(path string, k kernel, mote string, preload ...images.Image) error {
+func makeDisk(path string, k kernel, mote string, web images.Image) error {
 	root, err := os.MkdirTemp(filepath.Dir(path), "root-")
 	if err != nil {
 		return err
@@ -75,14 +75,10 @@ func makeDisk(path string, k kernel, mote string, preload ...images.Image) error
 		func() error { return command(images.BusyboxPath, "depmod", "-b", root, k.version) },
 		func() error { return copyFile(filepath.Join(root, "usr/local/bin/mote"), mote) },
 		func() error { return os.Symlink("mote", filepath.Join(root, "usr/local/bin/kubectl")) },
+		func() error { return web.Save(filepath.Join(root, "var/lib/mote/images/web.tar")) },
+		func() error { return os.WriteFile(filepath.Join(root, "usr/local/bin/web"), web.Files[0].Data, 0o755) },
+		func() error { return command("mke2fs", "-q", "-t", "ext4", "-d", root, path, diskSize) },
 	}
-	for _, im := range preload {
-		name := strings.NewReplacer("/", "-", ":", "-").Replace(im.Name) + ".tar"
-		steps = append(steps, func() error { return im.Save(filepath.Join(root, "var/lib/mote/images", name)) })
-	}
-	steps = append(steps, func() error {
-		return command("mke2fs", "-q", "-t", "ext4", "-d", root, path, diskSize)
-	})
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return fmt.Errorf("make disk: %w", err)

@@ -82,7 +82,7 @@ func waitWeb(t *testing.T, g *guest) {
 	t.Helper()
 	g.waitFor(t, readyTimeout, "kubectl wait --for=condition=Ready pod/web --timeout=60s")
 	for _, address := range []string{"10.43.0.80", "10.42.0.1:30080"} {
-		g.waitFor(t, readyTimeout, "test \"$(wget -q -T 10 -O - http://"+address+")\" = web")
+		g.waitFor(t, readyTimeout, "test \"$(web fetch http://"+address+")\" = web")
 	}
 }
 

@@ -1,11 +1,15 @@
 // Program web is a tiny HTTP server for the tests: / answers the pod's name, /healthz "ok",
 // /client the caller's address. It logs each request to stdout and ends on SIGTERM.
+// `web fetch URL` is a client: it prints the answer's body. (busybox has one, but Debian's static
+// build of it crashes in libc where there is no resolver.)
 package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
@@ -14,13 +18,19 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	err := error(nil)
+	if len(os.Args) == 3 && os.Args[1] == "fetch" {
+		err = fetch(os.Args[2])
+	} else {
+		err = serve()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "web:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
+func serve() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	hostname, err := os.Hostname()
@@ -42,6 +52,25 @@ func run() error {
 	fmt.Println("web: serving on", srv.Addr)
 	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return err
+	}
+	return nil
+}
+
+func fetch(url string) error {
+	// Who answers is shown by the answer; the test's pods have no certificate authority.
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}}
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(os.Stdout, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("get %s: %s", url, resp.Status)
 	}
 	return nil
 }
