@@ -13,13 +13,12 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "mote:", err)
-		os.Exit(1)
-	}
+	// become returns only when it could not.
+	fmt.Fprintln(os.Stderr, "mote:", become())
+	os.Exit(1)
 }
 
-func run() error {
+func become() error {
 	path, err := place()
 	if err != nil {
 		return err

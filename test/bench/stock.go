@@ -29,7 +29,6 @@ type stock struct{ trial trial }
 func (s *stock) path(name string) string       { return filepath.Join(stockData, name) }
 func (s *stock) kubeconfig() string            { return s.path("admin.kubeconfig") }
 func (s *stock) program(name string) string    { return filepath.Join(s.trial.Stock, name) }
-func (s *stock) payload(name string) string    { return filepath.Join(s.trial.Payload, name) }
 func (s *stock) configFlag(name string) string { return "--config=" + s.path(name) }
 
 func (s *stock) prepare() error {
