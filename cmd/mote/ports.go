@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mote-k8s/mote/addons/dns"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
@@ -41,6 +42,9 @@ func portsOf(s *settings.Settings) []portUse {
 		ports = append(ports,
 			argPort(s.ProxyArgs, "metrics-bind-address", loopback, 10249, "kube-proxy", "--proxy-arg"),
 			argPort(s.ProxyArgs, "healthz-bind-address", node, 10256, "kube-proxy", "--proxy-arg"))
+	}
+	if !slices.Contains(s.Disable, dns.Name) {
+		ports = append(ports, portUse{netip.AddrPortFrom(addonsAddress(s), dns.Port), "DNS", "--disable=" + dns.Name})
 	}
 	return ports
 }

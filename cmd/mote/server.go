@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mote-k8s/mote/addons"
+	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
@@ -41,7 +43,7 @@ func newServerCommand(e *env) *cobra.Command {
 		Use:   "server",
 		Short: "Run a whole Kubernetes node: control plane, containers, network",
 		Long: `Run a whole Kubernetes node in this process: datastore, kube-apiserver, kube-controller-manager,
-kube-scheduler, kubelet, kube-proxy and containerd. It is ready when "mote status" says so.
+kube-scheduler, kubelet, kube-proxy, containerd and the addons (DNS, storage). It is ready when "mote status" says so.
 SIGTERM or ^C stops it; containers go on and are found again at the next start. A second one stops it at once.
 
 Each setting is also a variable (--node-name: MOTE_NODE_NAME) and a key in the configuration file.`,
@@ -123,8 +125,8 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 
-	// 7. The parts, in an order that units() gives.
-	group, err := component.NewGroup(units(e, s, plane, store, node, watch, started)...)
+	// 7. The parts, in an order that units() gives, and the addons.
+	group, err := newGroup(s, units(e, s, plane, store, node, watch, started))
 	if err != nil {
 		return err
 	}
@@ -297,6 +299,37 @@ func agentConfig(s *settings.Settings) agent.Config {
 		KubeletArgs:    s.KubeletArgs,
 		ProxyArgs:      s.ProxyArgs,
 	}
+}
+
+// addonsConfig is what the addons that s asks for need to know.
+func addonsConfig(s *settings.Settings) addons.Config {
+	tls := filepath.Join(s.DataDir, "server", "tls")
+	return addons.Config{
+		Access: api.Access{
+			Server:   serverURL(s),
+			CAFile:   filepath.Join(tls, "server-ca.crt"),
+			CertFile: filepath.Join(tls, "admin.crt"),
+			KeyFile:  filepath.Join(tls, "admin.key"),
+		},
+		NodeName:      s.NodeName,
+		Address:       addonsAddress(s),
+		ClusterDNS:    s.ClusterDNS,
+		ClusterDomain: s.ClusterDomain,
+		DataDir:       s.DataDir,
+		RunDir:        s.RunDir,
+		// The pods' file first: it knows of servers behind a stub on loopback. The stub itself will do if
+		// there is nothing else.
+		ResolvConfs: []string{filepath.Join(s.DataDir, "agent", "resolv.conf"), "/etc/resolv.conf"},
+		Disabled:    s.Disable,
+	}
+}
+
+// addonsAddress is where pods reach what runs in this process: the bridge, which strangers do not.
+func addonsAddress(s *settings.Settings) netip.Addr {
+	if s.CNI == "bridge" {
+		return s.BridgeAddress()
+	}
+	return nodeIP(s)
 }
 
 // makeReport is what "mote status" is told.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mote-k8s/mote/addons"
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
@@ -45,6 +46,15 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 	return append(list, component.Unit{
 		Component: say.when(ready, "node", "next", "mote kubectl get nodes"), After: []string{"kubelet"},
 	})
+}
+
+// newGroup adds the addons. They need the parts, and no part needs them.
+func newGroup(s *settings.Settings, parts []component.Unit) (*component.Group, error) {
+	addonUnits, err := addons.Units(addonsConfig(s))
+	if err != nil {
+		return nil, err
+	}
+	return component.NewGroup(append(parts, addonUnits...)...)
 }
 
 // unpacking puts the per-pod programs on disk. It is a part of the group so that the control plane

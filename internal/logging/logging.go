@@ -1,5 +1,5 @@
 // Package logging makes one log of all that runs in the process: mote's own log/slog records, klog's
-// (Kubernetes) and logrus' (containerd). Every record has a component key.
+// (Kubernetes), logrus' (containerd) and those of package log (CoreDNS, Go's servers). Every record has a component key.
 //
 // Upstream parts log their routine at "info"; a quiet idle wants only mote's own changes of state
 // there. So upstream's info records are debug records here, and its errors stay errors.
@@ -11,9 +11,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/klog/v2"
@@ -41,9 +43,16 @@ func Setup(w io.Writer, level, format string) error {
 		return fmt.Errorf("log format %q is unknown; use one of %s", format, strings.Join(Formats(), ", "))
 	}
 	slog.SetDefault(slog.New(handler))
+	routeLog(handler)
 	routeKlog(handler)
 	routeLogrus(handler)
 	return nil
+}
+
+// routeLog comes after slog.SetDefault, which routes package log too, all of it at one level.
+func routeLog(handler slog.Handler) {
+	log.SetFlags(0)
+	log.SetOutput(stdlog{handler})
 }
 
 func routeKlog(handler slog.Handler) {
@@ -156,3 +165,24 @@ type nothing struct{}
 
 // Format implements logrus.Formatter.
 func (nothing) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
+
+// stdlog sends what package log writes to slog. CoreDNS begins its lines with a level.
+type stdlog struct{ handler slog.Handler }
+
+// Write implements io.Writer. A line at a time is written.
+func (l stdlog) Write(p []byte) (int, error) {
+	level, component, text := slog.LevelDebug, "go", strings.TrimSpace(string(p))
+	if prefix, rest, ok := strings.Cut(text, "] "); ok && strings.HasPrefix(prefix, "[") {
+		component, text = "dns", rest
+		if prefix == "[WARNING" || prefix == "[ERROR" {
+			level = slog.LevelWarn
+		}
+	}
+	ctx := context.Background()
+	if !l.handler.Enabled(ctx, level) {
+		return len(p), nil
+	}
+	r := slog.NewRecord(time.Now(), level, text, 0)
+	r.AddAttrs(slog.String("component", component))
+	return len(p), l.handler.Handle(ctx, r)
+}

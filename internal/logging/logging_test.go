@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"log"
 	"log/slog"
 	"testing"
 
@@ -32,9 +33,14 @@ func TestSetupRoutesEveryLogger(t *testing.T) {
 	klog.ErrorS(errors.New("boom"), "upstream error", "pod", "p")
 	logrus.Info("routine of containerd")
 	logrus.WithField("id", "x").Warn("containerd warning")
+	log.Print("[INFO] routine of CoreDNS")
+	log.Print("http: TLS handshake error")
+	log.Print("[ERROR] plugin/errors: 2 a.test. A: i/o timeout")
 
 	got := lines(t, &b)
-	require.Len(t, got, 3)
+	require.Len(t, got, 4)
+	require.Equal(t, "plugin/errors: 2 a.test. A: i/o timeout", got[3]["msg"])
+	require.Equal(t, "dns", got[3]["component"])
 	require.Equal(t, "own", got[0]["msg"])
 	require.Equal(t, "upstream error", got[1]["msg"])
 	require.Equal(t, "kubernetes", got[1]["component"])

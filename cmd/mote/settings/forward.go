@@ -1,6 +1,10 @@
 package settings
 
-import "github.com/spf13/pflag"
+import (
+	"slices"
+
+	"github.com/spf13/pflag"
+)
 
 // Forward adds those settings to fs that a server in a sandbox may be given, and returns what turns
 // the flags that were set into the server's arguments. Files and the environment have no say: they
@@ -10,7 +14,7 @@ func Forward(fs *pflag.FlagSet) (args func() []string) {
 	rows := Table()
 	flags := make(map[string]*flag)
 	for _, s := range rows {
-		if len(s.Verbs) == 0 && s.Section != sectionFiles {
+		if len(s.Verbs) == 0 && s.Section != sectionFiles || slices.Contains(s.Verbs, "run") {
 			flags[s.Name] = s.register(fs)
 		}
 	}

@@ -39,6 +39,8 @@ type Settings struct {
 	ClusterDomain            string
 	CNI, Proxy               string
 
+	Disable []string // addons
+
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 	KubeletArgs, ProxyArgs                              []string
 

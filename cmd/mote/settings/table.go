@@ -6,6 +6,7 @@ const (
 	sectionAPI      = "API"
 	sectionNode     = "Node"
 	sectionNetwork  = "Network"
+	sectionAddons   = "Addons"
 	sectionUpstream = "Arguments of the parts"
 	sectionLog      = "Log"
 )
@@ -124,6 +125,13 @@ func Table() []Setting {
 			Name: "proxy", Section: sectionNetwork, Default: "auto",
 			Help:  "kube-proxy's mode; auto takes nftables where the kernel has it; none runs no kube-proxy",
 			value: func(s *Settings) value { return choice(&s.Proxy, "auto", "nftables", "iptables", "none") },
+		},
+
+		{
+			Name: "disable", Section: sectionAddons,
+			Help:  "addon that does not run and leaves nothing in the cluster; several may be joined by commas",
+			Verbs: []string{"server", "check", "run"},
+			value: func(s *Settings) value { return choices(&s.Disable, "dns", "storage") },
 		},
 
 		{

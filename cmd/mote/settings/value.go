@@ -59,6 +59,22 @@ func choice(p *string, choices ...string) value {
 	return v
 }
 
+// choices is a list of them. Commas join several, as none of them has one.
+func choices(p *[]string, of ...string) value {
+	v := list(p, "name", nil)
+	v.set = func(text string) error {
+		for name := range strings.SplitSeq(text, ",") {
+			if !slices.Contains(of, name) {
+				return fmt.Errorf("%q is not one of %s", name, strings.Join(of, ", "))
+			}
+			*p = append(*p, name)
+		}
+		return nil
+	}
+	v.choices = of
+	return v
+}
+
 func absolutePath(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is not an absolute path", text)

@@ -1,0 +1,138 @@
+// Package addons holds what every cluster is expected to have and mote runs in its own process: no image, no
+// pod. Each addon is a package of one shape, described by its README:
+//
+//   - a Config, New, and a component that owns its objects in the cluster and keeps them;
+//   - Remove, which takes those objects away when the addon is disabled;
+//   - package api for what all share.
+//
+// Enter with Units: the list of addons (addons.go) is the only place that knows all of them. The addons import
+// neither server nor agent: Config is plain values.
+package addons
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/addons/storage"
+	"github.com/mote-k8s/mote/internal/component"
+)
+
+// Config is what addons are told about the cluster and the node.
+type Config struct {
+	Access   api.Access
+	NodeName string
+	// Address is this node's own on the pod network; pods reach it.
+	Address netip.Addr
+	// ClusterDNS is the DNS Service's address, ClusterDomain its domain.
+	ClusterDNS    netip.Addr
+	ClusterDomain string
+	// DataDir lasts, RunDir does not.
+	DataDir, RunDir string
+	// ResolvConfs are resolver files that name upstream DNS servers, best first.
+	ResolvConfs []string
+	// Disabled are names of addons that do not run and leave nothing in the cluster.
+	Disabled []string
+}
+
+// addon is a row of the list.
+type addon struct {
+	name  string
+	after []string // units that it needs
+	make  func(Config) (component.Component, error)
+	// remove takes away what the addon left in the cluster when it ran last.
+	remove func(context.Context, api.Access) error
+}
+
+func list() []addon {
+	return []addon{
+		{
+			name: dns.Name, after: []string{"kube-apiserver", "network"}, remove: dns.Remove,
+			make: func(c Config) (component.Component, error) {
+				return dns.New(dns.Config{
+					Access: c.Access, Address: c.Address, ClusterIP: c.ClusterDNS, Domain: c.ClusterDomain,
+					NodeName: c.NodeName, RunDir: c.RunDir, ResolvConfs: c.ResolvConfs,
+				})
+			},
+		},
+		{
+			name: storage.Name, after: []string{"kube-apiserver"}, remove: storage.Remove,
+			make: func(c Config) (component.Component, error) {
+				return storage.New(storage.Config{
+					Access: c.Access, NodeName: c.NodeName, DataDir: c.DataDir, RunDir: c.RunDir,
+				})
+			},
+		},
+	}
+}
+
+// Names are the addons that there are.
+func Names() []string {
+	var names []string
+	for _, a := range list() {
+		names = append(names, a.name)
+	}
+	return names
+}
+
+// Units are the addons that are not disabled, and one that cleans up after those that are.
+func Units(cfg Config) ([]component.Unit, error) {
+	var units []component.Unit
+	var off []addon
+	for _, a := range list() {
+		if slices.Contains(cfg.Disabled, a.name) {
+			off = append(off, a)
+			continue
+		}
+		c, err := a.make(cfg)
+		if err != nil {
+			return nil, fmt.Errorf("addon %s: %w", a.name, err)
+		}
+		units = append(units, component.Unit{Component: c, After: a.after})
+	}
+	if len(off) > 0 {
+		units = append(units, component.Unit{
+			Component: &removal{cfg.Access, off, make(chan struct{})}, After: []string{"kube-apiserver"},
+		})
+	}
+	return units, nil
+}
+
+// removal is the component that takes away what disabled addons left.
+type removal struct {
+	access api.Access
+	addons []addon
+	done   chan struct{}
+}
+
+// Name implements component.Component.
+func (*removal) Name() string { return "disabled-addons" }
+
+// Run implements component.Component.
+func (r *removal) Run(ctx context.Context) error {
+	for _, a := range r.addons {
+		err := api.Retry(ctx, a.name, func(ctx context.Context) error { return a.remove(ctx, r.access) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	close(r.done)
+	<-ctx.Done()
+	return nil
+}
+
+// Ready implements component.Component.
+func (r *removal) Ready(ctx context.Context) error {
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the objects of disabled addons are not removed yet")
+	}
+}

@@ -1,0 +1,33 @@
+package addons
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/internal/component"
+)
+
+func TestDisabledAddonsAreRemovedAndDoNotRun(t *testing.T) {
+	units, err := Units(Config{Disabled: Names()})
+	require.NoError(t, err)
+	require.Len(t, units, 1)
+	require.Equal(t, "disabled-addons", units[0].Name())
+}
+
+func TestRemovalIsReadyWhenAllIsRemoved(t *testing.T) {
+	removed := 0
+	remove := func(context.Context, api.Access) error { removed++; return nil }
+	r := &removal{addons: []addon{{name: "a", remove: remove}, {name: "b", remove: remove}}, done: make(chan struct{})}
+	group, err := component.NewGroup(component.Unit{Component: r})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- group.Run(ctx) }()
+	require.NoError(t, group.Ready(t.Context()))
+	require.Equal(t, 2, removed)
+	cancel()
+	require.NoError(t, <-ended)
+}

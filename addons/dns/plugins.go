@@ -1,0 +1,167 @@
+package dns
+
+import (
+	"context"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	_ "github.com/coredns/coredns/plugin/acl"          // refuse clients
+	_ "github.com/coredns/coredns/plugin/any"          // short answers to ANY
+	_ "github.com/coredns/coredns/plugin/autopath"     // search paths walked by the server
+	_ "github.com/coredns/coredns/plugin/bind"         // further addresses
+	_ "github.com/coredns/coredns/plugin/bufsize"      // size of UDP answers
+	_ "github.com/coredns/coredns/plugin/cache"        //
+	_ "github.com/coredns/coredns/plugin/cancel"       // time limits
+	_ "github.com/coredns/coredns/plugin/chaos"        // version.bind
+	_ "github.com/coredns/coredns/plugin/dns64"        // IPv6 clients, IPv4 servers
+	_ "github.com/coredns/coredns/plugin/errors"       //
+	_ "github.com/coredns/coredns/plugin/file"         // zones from files
+	_ "github.com/coredns/coredns/plugin/forward"      // upstreams
+	_ "github.com/coredns/coredns/plugin/header"       //
+	_ "github.com/coredns/coredns/plugin/hosts"        // fixed names
+	_ "github.com/coredns/coredns/plugin/k8s_external" // Services by outside names
+	"github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/loadbalance" // order of answers
+	_ "github.com/coredns/coredns/plugin/local"       // localhost
+	_ "github.com/coredns/coredns/plugin/log"         //
+	_ "github.com/coredns/coredns/plugin/metadata"    //
+	_ "github.com/coredns/coredns/plugin/metrics"     // prometheus
+	_ "github.com/coredns/coredns/plugin/minimal"     // short answers
+	_ "github.com/coredns/coredns/plugin/rewrite"     //
+	_ "github.com/coredns/coredns/plugin/secondary"   // zones from other servers
+	_ "github.com/coredns/coredns/plugin/template"    //
+	_ "github.com/coredns/coredns/plugin/timeouts"    //
+	_ "github.com/coredns/coredns/plugin/tls"         //
+	_ "github.com/coredns/coredns/plugin/transfer"    // zone transfers
+	_ "github.com/coredns/coredns/plugin/whoami"      //
+	"github.com/miekg/dns"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// Our own directives, which the rewriter puts into a Corefile.
+const (
+	directiveListen      = "mote_listen"
+	directiveKubernetes  = "mote_kubernetes"
+	directiveLoop        = "mote_loop"
+	directiveUnreachable = "mote_unreachable"
+	directiveIgnored     = "mote_ignored"
+)
+
+// directives are those that a Corefile may use, in upstream's order: each query passes them so.
+func directives() []string {
+	return []string{
+		"metadata", "cancel", "tls", "timeouts", "bufsize", "bind", directiveListen, directiveIgnored,
+		"prometheus", "errors", "log", "local", "dns64", "any", "chaos", "loadbalance", "cache", "rewrite",
+		"acl", "header", "autopath", "minimal", "template", "transfer", "hosts", "k8s_external",
+		directiveKubernetes, "file", "secondary", directiveLoop, "forward", directiveUnreachable, "whoami",
+	}
+}
+
+// register makes CoreDNS ours. Its directives are package variables, so there is one server for each process.
+func (s *Server) register() {
+	dnsserver.Directives = directives()
+	dnsserver.Quiet = true
+	caddy.Quiet = true
+	plugin.Register(directiveListen, s.setupListen)
+	plugin.Register(directiveKubernetes, s.setupKubernetes)
+	plugin.Register(directiveLoop, s.setupLoop)
+	plugin.Register(directiveUnreachable, setupUnreachable)
+	plugin.Register(directiveIgnored, setupIgnored)
+}
+
+// setupListen has a block listen on our address only: not on the machine's others, where strangers could ask it.
+func (s *Server) setupListen(c *caddy.Controller) error {
+	dnsserver.GetConfig(c).ListenHosts = []string{s.cfg.Address.String()}
+	return nil
+}
+
+// setupKubernetes is the kubernetes plugin with our credentials. Upstream's own setup would also make its
+// logger that of the whole process.
+func (s *Server) setupKubernetes(c *caddy.Controller) error {
+	c.Next()
+	k, err := kubernetes.ParseStanza(c)
+	if err != nil {
+		return plugin.Error("kubernetes", err)
+	}
+	if c.Next() {
+		return plugin.Error("kubernetes", plugin.ErrOnce)
+	}
+	if k.ClientConfig == nil && len(k.APIServerList) == 0 {
+		k.ClientConfig = clientConfig{s.client}
+	}
+	start, stop, err := k.InitKubeCache(context.Background())
+	if err != nil {
+		return plugin.Error("kubernetes", err)
+	}
+	if start != nil {
+		c.OnStartup(start)
+	}
+	if stop != nil {
+		c.OnShutdown(stop)
+	}
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		k.Next = next
+		return k
+	})
+	return nil
+}
+
+// clientConfig hands the plugin a configuration that is already made.
+type clientConfig struct{ config *rest.Config }
+
+func (c clientConfig) ClientConfig() (*rest.Config, error) { return rest.CopyConfig(c.config), nil }
+
+func (clientConfig) RawConfig() (clientcmdapi.Config, error) { return clientcmdapi.Config{}, nil }
+
+func (clientConfig) Namespace() (string, bool, error) { return "", false, nil }
+
+func (clientConfig) ConfigAccess() clientcmd.ConfigAccess { return nil }
+
+// setupIgnored accepts what has no meaning inside this process. health and ready are for the probes of a pod
+// and would open ports on the machine; reload watches a file; debug lets a panic through, which would
+// end the whole cluster; pprof opens a port.
+func setupIgnored(c *caddy.Controller) error {
+	skip(c)
+	return nil
+}
+
+// setupUnreachable stands where "forward . /etc/resolv.conf" is and the machine knows no name server.
+func setupUnreachable(c *caddy.Controller) error {
+	c.Next()
+	if !c.NextArg() {
+		return plugin.Error("forward", c.ArgErr())
+	}
+	zones := plugin.Host(c.Val()).NormalizeExact()
+	if len(zones) == 0 {
+		return plugin.Error("forward", c.Errf("unable to normalize '%s'", c.Val()))
+	}
+	skip(c)
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		return unreachable{next, plugin.Zones(zones)}
+	})
+	return nil
+}
+
+// skip reads the rest of the directive, whatever it is.
+func skip(c *caddy.Controller) {
+	for c.Next() {
+	}
+}
+
+// unreachable answers at once that a name outside of the cluster cannot be resolved.
+type unreachable struct {
+	next  plugin.Handler
+	zones plugin.Zones
+}
+
+func (unreachable) Name() string { return directiveUnreachable }
+
+func (u unreachable) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if u.zones.Matches(r.Question[0].Name) == "" {
+		return plugin.NextOrFailure(u.Name(), u.next, ctx, w, r)
+	}
+	return dns.RcodeServerFailure, nil
+}

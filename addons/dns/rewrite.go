@@ -1,0 +1,225 @@
+package dns
+
+import (
+	"fmt"
+	"net/netip"
+	"path"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/coredns/caddy/caddyfile"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/parse"
+)
+
+// Where a Corefile may import from: the keys of the ConfigMap coredns-custom. The long form is what
+// other distributions write.
+const (
+	customDir      = "custom"
+	customDirOther = "/etc/coredns/custom"
+)
+
+// renamed maps directives of a Corefile to what runs for them here (plugins.go). Each of them is written
+// for a CoreDNS that is alone in its process.
+func renamed(directive string) string {
+	switch directive {
+	case "kubernetes":
+		return directiveKubernetes
+	case "loop":
+		return directiveLoop
+	case "debug", "health", "pprof", "ready", "reload":
+		return directiveIgnored
+	}
+	return directive
+}
+
+// rewriter translates what users write, a Corefile for a pod of its own, into one for this process. Line
+// numbers stay, so that errors name the user's lines.
+type rewriter struct {
+	port      uint16       // instead of 53
+	upstreams []netip.Addr // instead of /etc/resolv.conf
+}
+
+// token is one word of a Corefile. Words of the same line belong together.
+type token struct {
+	line int
+	text string
+}
+
+// corefile rewrites a Corefile or a *.server file: server blocks.
+func (r rewriter) corefile(name, text string) (string, error) { return r.rewrite(name, text, 0) }
+
+// override rewrites a *.override file: what stands inside a server block.
+func (r rewriter) override(name, text string) (string, error) { return r.rewrite(name, text, 1) }
+
+func (r rewriter) rewrite(name, text string, depth int) (string, error) {
+	var out writer
+	lines := splitLines(name, text)
+	for i, line := range lines {
+		opens := line[len(line)-1].text == "{"
+		switch {
+		case line[0].text == "}":
+			depth--
+		case line[0].text == "import":
+			if err := checkImport(name, line); err != nil {
+				return "", err
+			}
+			if len(line) > 1 {
+				line[1].text = strings.Replace(line[1].text, customDirOther, customDir, 1)
+			}
+		case depth == 0:
+			if !opens && !strings.HasSuffix(line[len(line)-1].text, ",") {
+				return "", fmt.Errorf("%s:%d - a server block needs its directives in braces: %s {", name, line[0].line, line[0].text)
+			}
+			if !strings.HasPrefix(line[0].text, "(") && !binds(lines[i:]) { // a snippet has no address
+				line = r.keys(line, opens)
+			}
+		case depth == 1:
+			line = r.directive(line)
+		}
+		if opens {
+			depth++
+		}
+		if depth < 0 {
+			return "", fmt.Errorf("%s:%d - a closing brace without an opening one", name, line[0].line)
+		}
+		out.line(line)
+	}
+	return out.String(), nil
+}
+
+// keys moves a block's zones from the ordinary port to ours and, when it opens, has it listen where we do.
+func (r rewriter) keys(line []token, opens bool) []token {
+	ours := ":" + strconv.Itoa(int(r.port))
+	for i, t := range line {
+		zone, comma := strings.CutSuffix(t.text, ",")
+		transport, name := parse.Transport(zone)
+		if t.text == "{" || transport != "dns" {
+			continue // another transport has a port of its own
+		}
+		switch _, port, err := plugin.SplitHostPort(name); {
+		case err != nil:
+			continue // CoreDNS says what is wrong
+		case port == "":
+			zone += ours
+		case port == "53":
+			zone = strings.TrimSuffix(zone, ":53") + ours
+		}
+		if comma {
+			zone += ","
+		}
+		line[i].text = zone
+	}
+	if opens {
+		line = append(line, token{line[0].line, directiveListen})
+	}
+	return line
+}
+
+// binds says whether the block whose keys begin lines has addresses of its own. Then its ports are meant, too.
+func binds(lines [][]token) bool {
+	depth := 0
+	for _, line := range lines {
+		switch last := line[len(line)-1].text; {
+		case line[0].text == "}":
+			if depth--; depth <= 0 {
+				return false
+			}
+		case depth == 1 && line[0].text == "bind":
+			return true
+		case last == "{":
+			depth++
+		}
+	}
+	return false
+}
+
+// directive renames what needs it, and puts the upstream servers in the place of the file that names them
+// elsewhere. Without any, the whole directive gives way to one that knows no other server.
+func (r rewriter) directive(line []token) []token {
+	if line[0].text != "forward" {
+		line[0].text = renamed(line[0].text)
+		return line
+	}
+	var out []token
+	for _, t := range line {
+		if t.text != "/etc/resolv.conf" {
+			out = append(out, t)
+			continue
+		}
+		for _, addr := range r.upstreams {
+			out = append(out, token{t.line, addr.String()})
+		}
+	}
+	servers := len(out) - len([]string{"forward", "zone"})
+	if out[len(out)-1].text == "{" {
+		servers--
+	}
+	if servers <= 0 && len(out) < len(line) {
+		out[0].text = directiveUnreachable
+	}
+	return out
+}
+
+// checkImport keeps a Corefile from reading files of the machine.
+func checkImport(name string, line []token) error {
+	if len(line) == 1 {
+		return nil // upstream says what is wrong
+	}
+	if dir := path.Dir(line[1].text); dir != "." && dir != customDir && dir != customDirOther {
+		return fmt.Errorf("%s:%d - cannot import %s: only snippets, %s/*.override and %s/*.server can be; they are keys of the ConfigMap %s",
+			name, line[1].line, line[1].text, customDir, customDir, customName)
+	}
+	return nil
+}
+
+// splitLines is the words of text by line, without empty lines. What follows an opening brace is a line of its own.
+func splitLines(name, text string) [][]token {
+	var lines [][]token
+	d := caddyfile.NewDispenser(name, strings.NewReader(text))
+	end := 0 // the line that the last word ends on; a quoted one may have line breaks
+	for d.Next() {
+		t := token{d.Line(), d.Val()}
+		if t.line != end {
+			lines = append(lines, nil)
+		}
+		last := &lines[len(lines)-1]
+		*last = append(*last, t)
+		end = t.line + strings.Count(t.text, "\n")
+		if t.text == "{" {
+			end = 0
+		}
+	}
+	return lines
+}
+
+// writer writes words such that they are read back as they were, each on its line.
+type writer struct {
+	strings.Builder
+	at int // the line under way, from 0
+}
+
+func (w *writer) line(tokens []token) {
+	for w.at+1 < tokens[0].line {
+		w.WriteByte('\n')
+		w.at++
+	}
+	for i, t := range tokens {
+		if i > 0 {
+			w.WriteByte(' ')
+		}
+		w.WriteString(quoted(t.text))
+		w.at += strings.Count(t.text, "\n")
+	}
+	w.WriteByte('\n')
+	w.at++
+}
+
+func quoted(text string) string {
+	special := func(r rune) bool { return unicode.IsSpace(r) || r == '"' || r == '#' }
+	if text != "" && strings.IndexFunc(text, special) < 0 {
+		return text
+	}
+	return `"` + strings.ReplaceAll(text, `"`, `\"`) + `"`
+}

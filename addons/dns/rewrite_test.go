@@ -1,0 +1,103 @@
+package dns
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/coredns/caddy/caddyfile"
+	"github.com/stretchr/testify/require"
+)
+
+func rewriterFor(upstreams ...string) rewriter {
+	r := rewriter{port: Port}
+	for _, u := range upstreams {
+		r.upstreams = append(r.upstreams, netip.MustParseAddr(u))
+	}
+	return r
+}
+
+func TestRewrite(t *testing.T) {
+	for _, test := range []struct {
+		name, in, want string
+		upstreams      []string
+	}{
+		{"port and address", ".:53 {\n  errors\n}\n", ".:10053 { mote_listen\nerrors\n}\n", nil},
+		{"several zones", "a.test:53, b.test:53,\nc.test {\n}\n", "a.test:10053, b.test:10053,\nc.test:10053 { mote_listen\n}\n", nil},
+		{"another port", "a.test:5353 {\n}\n", "a.test:5353 { mote_listen\n}\n", nil},
+		{"networks", "10.0.0.0/8, 2001:db8::/32:53 {\n}\n", "10.0.0.0/8:10053, 2001:db8::/32:10053 { mote_listen\n}\n", nil},
+		{"addresses of its own", "a.test,\nb.test:53 {\n x {\n y\n }\n bind 127.0.0.2\n}\nc.test {\n}\n",
+			"a.test,\nb.test:53 {\nx {\ny\n}\nbind 127.0.0.2\n}\nc.test:10053 { mote_listen\n}\n", nil},
+		{"another transport", "tls://.:53 {\n}\n", "tls://.:53 { mote_listen\n}\n", nil},
+		{"snippet", "(s) {\n debug\n}\n", "(s) {\nmote_ignored\n}\n", nil},
+		{"directives by name, their options not", ".:53 {\n kubernetes x {\n  health\n }\n loop\n}\n",
+			".:10053 { mote_listen\nmote_kubernetes x {\nhealth\n}\nmote_loop\n}\n", nil},
+		{"lines stay", ".:53 { # a\n\n\n  hosts {\n   1.2.3.4 a\n  }\n}\n", ".:10053 { mote_listen\n\n\nhosts {\n1.2.3.4 a\n}\n}\n", nil},
+		{"block on one line", ".:53 {\nhosts { }\n}\n", ".:10053 { mote_listen\nhosts {\n}\n}\n", nil},
+		{"quotes", ".:53 {\n template IN A {\n  answer \"{{ .Name }} IN TXT \\\"a b\\\"\"\n }\n}\n",
+			".:10053 { mote_listen\ntemplate IN A {\nanswer \"{{ .Name }} IN TXT \\\"a b\\\"\"\n}\n}\n", nil},
+		{"upstreams", ".:53 {\n forward . /etc/resolv.conf {\n  max_concurrent 9\n }\n}\n",
+			".:10053 { mote_listen\nforward . 192.0.2.1 2001:db8::1 {\nmax_concurrent 9\n}\n}\n", []string{"192.0.2.1", "2001:db8::1"}},
+		{"no upstreams", ".:53 {\n forward . /etc/resolv.conf {\n  max_concurrent 9\n }\n}\n",
+			".:10053 { mote_listen\nmote_unreachable . {\nmax_concurrent 9\n}\n}\n", nil},
+		{"no upstreams but a fixed one", ".:53 {\n forward . /etc/resolv.conf 192.0.2.9\n}\n",
+			".:10053 { mote_listen\nforward . 192.0.2.9\n}\n", nil},
+		{"imports", ".:53 {\n import /etc/coredns/custom/*.override\n import s\n}\nimport custom/*.server\n",
+			".:10053 { mote_listen\nimport custom/*.override\nimport s\n}\nimport custom/*.server\n", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := rewriterFor(test.upstreams...).corefile(corefileKey, test.in)
+			require.NoError(t, err)
+			require.Equal(t, test.want, got)
+		})
+	}
+}
+
+func TestRewriteRefuses(t *testing.T) {
+	for in, want := range map[string]string{
+		".:53\nerrors\n":                           "Corefile:1 - a server block needs its directives in braces: .:53 {",
+		".:53 {\n}\n}\n":                           "Corefile:3 - a closing brace without an opening one",
+		".:53 {\n\n import /etc/shadow\n}\n":       "Corefile:3 - cannot import /etc/shadow: only snippets",
+		".:53 {\n import custom/../../shadow\n}\n": "Corefile:2 - cannot import",
+	} {
+		_, err := rewriterFor().corefile(corefileKey, in)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestRewriteOverride(t *testing.T) {
+	got, err := rewriterFor().override("a.override", "loop\nhosts {\n loop\n}\n")
+	require.NoError(t, err)
+	require.Equal(t, "mote_loop\nhosts {\nloop\n}\n", got)
+}
+
+// FuzzRewrite: whatever is written, nothing panics, nothing grows without bound, and what comes out is read
+// back with as many lines at least and the same words but ours.
+func FuzzRewrite(f *testing.F) {
+	f.Add(Config{Domain: "cluster.local"}.defaultCorefile())
+	f.Add("a:53, b {\n x \"y # \\\" z\n\" }\n")
+	f.Add("\ufeff{ { }")
+	f.Fuzz(func(t *testing.T, text string) {
+		out, err := rewriterFor("192.0.2.1").corefile(corefileKey, text)
+		if err != nil {
+			return
+		}
+		var got, want []string
+		for _, line := range splitLines("", out) {
+			for _, w := range line {
+				if w.text != directiveListen {
+					got = append(got, w.text)
+				}
+			}
+		}
+		for _, line := range splitLines("", text) {
+			for _, w := range line {
+				if w.text != directiveListen {
+					want = append(want, w.text)
+				}
+			}
+		}
+		require.Equal(t, len(want), len(got), "%q", out)
+		_, _ = caddyfile.Parse(corefileKey, strings.NewReader(out), nil)
+	})
+}
