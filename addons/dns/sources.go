@@ -70,6 +70,9 @@ func (from sources) write(dir string) (string, error) {
 			return "", err
 		}
 	}
+	if !strings.Contains(text+strings.Join(slices.Collect(maps.Values(files)), ""), directiveListen) {
+		return "", fmt.Errorf("%s - no server block answers on the cluster's DNS address: one without bind is needed, such as .:53 {}", corefileKey)
+	}
 	for key, text := range files {
 		if err := os.WriteFile(filepath.Join(custom, key), []byte(text), 0o600); err != nil {
 			return "", fmt.Errorf("write the Corefile: %w", err)
