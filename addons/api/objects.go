@@ -145,7 +145,7 @@ func Retry(ctx context.Context, addon string, do func(context.Context) error) er
 			return err
 		}
 		if !said {
-			slog.Warn("will be tried again", "component", addon, "error", err)
+			slog.Warn("will be tried again", "component", addon, "err", err)
 		}
 		select {
 		case <-ctx.Done():

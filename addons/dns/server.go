@@ -229,7 +229,7 @@ func (s *Server) stop() {
 	}
 	err := errors.Join(s.instance.ShutdownCallbacks()...)
 	if err = errors.Join(err, s.instance.Stop()); err != nil {
-		slog.Warn("stop was not clean", "component", Name, "error", err)
+		slog.Warn("stop was not clean", "component", Name, "err", err)
 	}
 }
 
@@ -268,7 +268,7 @@ func (s *Server) watchResolvConfs(change func()) (stop func(), err error) {
 	}
 	for _, file := range s.cfg.ResolvConfs {
 		if err := watcher.Add(filepath.Dir(file)); err != nil {
-			slog.Warn("cannot follow a resolver file", "component", Name, "file", file, "error", err)
+			slog.Warn("cannot follow a resolver file", "component", Name, "file", file, "err", err)
 		}
 	}
 	done := make(chan struct{})

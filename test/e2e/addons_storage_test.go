@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/mote-k8s/mote/test/cluster"
@@ -140,8 +141,7 @@ func testStorageDelete(t *testing.T, h *cluster.Host) {
 func testStorageOffAndOn(t *testing.T, s *cluster.Server) {
 	h := s.Host
 	restart := func(args ...string) {
-		h.Run(t, "mote", "stop")
-		s.WaitEnd(t, cluster.StopTimeout)
+		s.Signal(t, syscall.SIGTERM)
 		s = h.StartServer(t, append(moved(), args...)...)
 		s.WaitReady(t)
 	}
