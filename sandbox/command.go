@@ -153,7 +153,7 @@ func (s *Sandbox) Env() []string {
 		path = strings.Join([]string{path, p}, string(os.PathListSeparator))
 	}
 	run := s.init.root() + "/run/mote"
-	containerd := run + "/containerd/containerd.sock"
+	containerd := run + "/sockets/containerd.sock"
 	return []string{
 		marker + "=" + s.id,
 		"KUBECONFIG=" + s.Kubeconfig(),

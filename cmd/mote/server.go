@@ -96,7 +96,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	}
 	store, err := datastore.New(datastore.Config{
 		Path:   filepath.Join(s.DataDir, "datastore", "state.db"),
-		Socket: filepath.Join(s.RunDir, "datastore.sock"),
+		Socket: s.DatastoreSocket(),
 	})
 	if err != nil {
 		return err

@@ -273,7 +273,8 @@ func testFileModes(t *testing.T, h *cluster.Host) {
 		"/var/lib/mote":                    0o700,
 		"/var/lib/mote/kubeconfig":         0o600,
 		"/var/lib/mote/datastore/state.db": 0o600,
-		"/run/mote":                        0o700,
+		"/run/mote":                        0o711,
+		"/run/mote/sockets":                0o700,
 	} {
 		info, err := os.Stat(h.Path(path))
 		if err != nil {

@@ -172,7 +172,7 @@ func installScripts(root string) error {
 			return err
 		}
 	}
-	return nil
+	return os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644)
 }
 
 func copyFile(to, from string) error {
