@@ -53,7 +53,7 @@ func Check(c Config) []Finding {
 		checkRules(c),
 		checkBridgeFilter(),
 		checkPrograms(),
-		checkUsers(),
+		checkFiles(),
 		found("kubelet-dir", c.KubeletDir+" is free or ours", kubeletDirOwner(c), StateFail),
 		checkOOM(),
 		checkSeccomp(),
@@ -172,14 +172,18 @@ func checkPrograms() Finding {
 	return Finding{"programs", StateOK, "mount and umount are there"}
 }
 
-// checkUsers is for machines that were put together by hand: the kubelet looks for a user "kubelet" with
-// user namespaces of its own, and does not start when it cannot look.
-func checkUsers() Finding {
-	const name, file = "users", "/etc/passwd"
-	if _, err := os.Stat(file); err != nil {
-		return Finding{name, StateFail, fmt.Sprintf("the kubelet needs %s: %v; make it, a line for root is enough", file, err)}
+// checkFiles is for machines that were put together by hand. The kubelet looks for a user "kubelet" that
+// owns ranges of user ids and does not start when it cannot look; containerd starts no pod without a hosts
+// file to begin the pod's with.
+func checkFiles() Finding {
+	const name = "files"
+	needed := []string{"/etc/passwd", "/etc/hosts"}
+	for _, file := range needed {
+		if _, err := os.Stat(file); err != nil {
+			return Finding{name, StateFail, fmt.Sprintf("missing: %v; make it, it may be empty", err)}
+		}
 	}
-	return Finding{name, StateOK, file + " is there"}
+	return Finding{name, StateOK, strings.Join(needed, " and ") + " are there"}
 }
 
 func checkOOM() Finding {
