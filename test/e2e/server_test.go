@@ -70,6 +70,7 @@ func testVersion(t *testing.T, h *cluster.Host) {
 	wantContains(t, "kubectl version", h.Kubectl(t, "version"), "Client Version: "+want, "Server Version: "+want)
 	wantContains(t, "the node's version",
 		h.Kubectl(t, "get", "nodes", "-o", "jsonpath={.items[0].status.nodeInfo.kubeletVersion}"), want)
+	wantContains(t, "get nodes", h.Kubectl(t, "get", "nodes"), "control-plane")
 }
 
 func testServices(t *testing.T, h *cluster.Host) {
