@@ -108,10 +108,10 @@ func newProxyOptions(c Config, mode string, h host) (*app.Options, error) {
 		// the timeouts are the machine's business.
 		"conntrack-max-per-core=0",
 		"conntrack-min=0",
-		// How long a change may wait for others. Upstream's second is for thousands of Services.
-		"iptables-min-sync-period=100ms",
 		"conntrack-tcp-timeout-established=0s",
 		"conntrack-tcp-timeout-close-wait=0s",
+		// How long a change may wait for others. Upstream's second is for thousands of Services.
+		"iptables-min-sync-period=100ms",
 		fmt.Sprintf("oom-score-adj=%d", h.lowestOOMScore(qos.KubeProxyOOMScoreAdj)),
 		// Without br_netfilter an answer between two pods of the bridge would not be translated back.
 		fmt.Sprintf("masquerade-all=%t", c.CNI == CNIBridge && !h.bridgeFilter),
