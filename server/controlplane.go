@@ -44,9 +44,9 @@ type node struct {
 	addrs []netip.Addr
 }
 
-// Prepare validates cfg and the extra arguments before it makes anything; then it makes the PKI,
-// kubeconfigs and encryption configuration, or renews what needs it. Interrupted at any moment, it
-// may be called again.
+// Prepare validates cfg and parses the extra arguments before it makes anything; then it makes the
+// PKI, kubeconfigs and encryption configuration, or renews what needs it. Interrupted at any moment,
+// it may be called again.
 func Prepare(cfg Config) (*ControlPlane, error) {
 	return prepare(cfg, time.Now)
 }
