@@ -168,7 +168,7 @@ func enableBridgeFilter(ctx context.Context) error {
 	if _, err := os.Stat(sysctlBridgeFilter); err != nil {
 		if out, err := exec.CommandContext(ctx, "modprobe", bridgeFilterModule).CombinedOutput(); err != nil {
 			slog.Warn("br_netfilter is not loaded: Services see the node's address instead of a pod's",
-				"component", "network", "error", err, "output", strings.TrimSpace(string(out)))
+				"component", "network", "err", err, "output", strings.TrimSpace(string(out)))
 			return nil
 		}
 	}
