@@ -190,6 +190,9 @@ func newKubeletServer(c Config, h host) (*options.KubeletServer, error) {
 		return nil, err
 	}
 	server := &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *config}
+	if server.HealthzPort == 0 {
+		return nil, errors.New("unsupported kubelet argument healthz-port=0: mote asks this port whether the kubelet is ready")
+	}
 	if err := options.ValidateKubeletFlags(&server.KubeletFlags); err != nil {
 		return nil, fmt.Errorf("kubelet arguments: %w", err)
 	}
