@@ -33,7 +33,7 @@ type Config struct {
 	ImagesDir string
 	// Server is the apiserver's URL, e.g. https://127.0.0.1:6443.
 	Server string
-	// Token is exchanged for credentials when CredentialsDir holds none (later: mote agent).
+	// Token is what a node without CredentialsDir's files will join with; "mote server" writes them itself.
 	Token string
 	// CredentialsDir holds the files listed in docs/architecture.md, "The seam".
 	CredentialsDir string
