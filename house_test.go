@@ -44,11 +44,6 @@ func bans() []ban {
 			why: "the datastore speaks etcd's protocol and must not know what is stored in it",
 		},
 		{
-			dir: "internal", path: module,
-			except: []string{"internal"},
-			why:    "internal is what all packages stand on; it cannot stand on one of them",
-		},
-		{
 			dir: "", path: module + "cmd",
 			except: []string{"cmd"},
 			why:    "cmd puts packages together; a package that needs its settings takes them in its Config",
@@ -68,6 +63,13 @@ func bans() []ban {
 		},
 	}
 	for _, part := range parts() {
+		list = append(list, ban{
+			dir: "internal", path: module + part,
+			why: "internal is what all packages stand on; it cannot stand on one of them",
+		}, ban{
+			dir: "test", path: module + part,
+			why: "what lies below test drives the real file as its users do; a test of one package lies beside its code",
+		})
 		for _, other := range parts() {
 			if other != part {
 				list = append(list, ban{

@@ -53,6 +53,7 @@ func Check(c Config) []Finding {
 		checkRules(c),
 		checkBridgeFilter(),
 		checkPrograms(),
+		checkFiles(),
 		found("kubelet-dir", c.KubeletDir+" is free or ours", kubeletDirOwner(c), StateFail),
 		checkOOM(),
 		checkSeccomp(),
@@ -149,10 +150,13 @@ func checkRules(c Config) Finding {
 }
 
 func checkBridgeFilter() Finding {
-	if _, err := os.Stat(sysctlBridgeFilter); err != nil {
-		return Finding{"br-netfilter", StateWarn, "not loaded: Services see the node's address instead of a pod's; run modprobe br_netfilter"}
+	if _, err := os.Stat(sysctlBridgeFilter); err == nil {
+		return Finding{"br-netfilter", StateOK, "loaded"}
 	}
-	return Finding{"br-netfilter", StateOK, "loaded"}
+	if err := exec.Command("modprobe", "-q", "-n", bridgeFilterModule).Run(); err != nil {
+		return Finding{"br-netfilter", StateWarn, "cannot be loaded: Services see the node's address instead of a pod's; install the kernel module br_netfilter"}
+	}
+	return Finding{"br-netfilter", StateOK, "is loaded at start"}
 }
 
 func checkPrograms() Finding {
@@ -166,6 +170,20 @@ func checkPrograms() Finding {
 		return Finding{"programs", StateFail, "missing: " + strings.Join(missing, ", ") + "; install the package mount (util-linux)"}
 	}
 	return Finding{"programs", StateOK, "mount and umount are there"}
+}
+
+// checkFiles is for machines that were put together by hand. The kubelet looks for a user "kubelet" that
+// owns ranges of user ids and does not start when it cannot look; containerd starts no pod without a hosts
+// file to begin the pod's with.
+func checkFiles() Finding {
+	const name = "files"
+	needed := []string{"/etc/passwd", "/etc/hosts"}
+	for _, file := range needed {
+		if _, err := os.Stat(file); err != nil {
+			return Finding{name, StateFail, fmt.Sprintf("missing: %v; make it, it may be empty", err)}
+		}
+	}
+	return Finding{name, StateOK, strings.Join(needed, " and ") + " are there"}
 }
 
 func checkOOM() Finding {

@@ -22,7 +22,8 @@ const (
 type Config struct {
 	// DataDir holds containerd's root, CNI configuration and credentials (<data-dir>/agent).
 	DataDir string
-	// RunDir holds sockets and containerd's state, e.g. /run/mote. Mode 0711, for pods in user namespaces.
+	// RunDir holds sockets, in a directory for root alone, and containerd's state, e.g. /run/mote. Mode 0711, for
+	// pods in user namespaces.
 	RunDir string
 	// KubeletDir is the kubelet's root, default /var/lib/kubelet.
 	KubeletDir string
@@ -32,7 +33,7 @@ type Config struct {
 	ImagesDir string
 	// Server is the apiserver's URL, e.g. https://127.0.0.1:6443.
 	Server string
-	// Token is exchanged for credentials when CredentialsDir holds none (later: mote agent).
+	// Token is what a node without CredentialsDir's files will join with; "mote server" writes them itself.
 	Token string
 	// CredentialsDir holds the files listed in docs/architecture.md, "The seam".
 	CredentialsDir string
@@ -113,6 +114,7 @@ func (c Config) gateway() netip.Prefix {
 func (c Config) agentDir() string        { return filepath.Join(c.DataDir, "agent") }
 func (c Config) containerdRoot() string  { return filepath.Join(c.agentDir(), "containerd") }
 func (c Config) containerdState() string { return filepath.Join(c.RunDir, "containerd") }
+func (c Config) socketDir() string       { return filepath.Join(c.RunDir, "sockets") }
 func (c Config) runcRoot() string        { return filepath.Join(c.RunDir, "runc") }
 func (c Config) leaseDir() string        { return filepath.Join(c.RunDir, "cni") }
 func (c Config) conflistDir() string     { return filepath.Join(c.agentDir(), "cni", "net.d") }
@@ -126,5 +128,5 @@ func (c Config) credential(name string) string {
 
 // ContainerdSocket is the unix socket on which containerd answers CRI and its own API.
 func ContainerdSocket(c Config) string {
-	return filepath.Join(c.containerdState(), "containerd.sock")
+	return filepath.Join(c.socketDir(), "containerd.sock")
 }

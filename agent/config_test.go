@@ -46,7 +46,10 @@ func TestExtraArguments(t *testing.T) {
 		{kubelet: "noSuchField.deep=1", want: `unknown kubelet argument "noSuchField.deep"`},
 		{kubelet: "max-pods=many", want: "kubelet argument max-pods=many"},
 		{kubelet: "config=/x", want: "mote makes the configuration"},
+		{kubelet: "healthz-port=0", want: "unsupported kubelet argument healthz-port=0"},
 		{proxy: "conntrack-min=5"},
+		{proxy: "healthz-bind-address=127.0.0.1:10256"},
+		{proxy: "healthz-port=0", want: "unsupported kube-proxy argument healthz-bind-address"},
 		{proxy: "no-such=1", want: `unknown kube-proxy argument "no-such"`},
 		{proxy: "cleanup", want: "kube-proxy argument cleanup"},
 	} {
@@ -83,6 +86,18 @@ func TestKubeletConfiguration(t *testing.T) {
 	require.Equal(t, cgroupRoot, server.CgroupRoot)
 	require.False(t, server.FailCgroupV1)
 	require.False(t, server.Authentication.Anonymous.Enabled)
+}
+
+func TestProxyHealthMoves(t *testing.T) {
+	for arg, want := range map[string]string{
+		"v=0": "10.42.0.1:10256", "healthz_bind_address=127.0.0.2:7": "127.0.0.2:7", "healthz-bind-address=127.0.0.2": "127.0.0.2:10256",
+	} {
+		config := testConfig("/p")
+		config.ProxyArgs = []string{arg}
+		_, healthz, err := newProxyOptions(config, ProxyNFTables, host{})
+		require.NoError(t, err)
+		require.Equal(t, want, healthz, arg)
+	}
 }
 
 func TestConflist(t *testing.T) {

@@ -47,8 +47,11 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 	if err := server.CreateTopLevelDirectories(config); err != nil {
 		return fmt.Errorf("make containerd's directories: %w", err)
 	}
+	if err := os.MkdirAll(c.socketDir(), 0o700); err != nil {
+		return fmt.Errorf("make the directory for sockets: %w", err)
+	}
 	// Pods in user namespaces (hostUsers: false) are not root here and must get through to their root
-	// file systems below. What is in the run directory protects itself.
+	// file systems below.
 	if err := os.Chmod(c.RunDir, 0o711); err != nil {
 		return fmt.Errorf("open the run directory to pods' users: %w", err)
 	}
@@ -161,7 +164,7 @@ func containerdConfig(c Config, h host, snapshotter string) *srvconfig.Config {
 			"io.containerd.server.v1.grpc":  map[string]any{"address": ContainerdSocket(c)},
 			"io.containerd.server.v1.ttrpc": map[string]any{"address": ContainerdSocket(c) + ".ttrpc"},
 			"io.containerd.shim.v1.manager": map[string]any{
-				"socket_dir": filepath.Join(c.containerdState(), "s"),
+				"socket_dir": filepath.Join(c.socketDir(), "s"),
 			},
 			"io.containerd.grpc.v1.cri": map[string]any{
 				// exec, attach and port-forward; only the kubelet connects.

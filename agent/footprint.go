@@ -91,7 +91,7 @@ func changeFootprint(c Config, change func(*footprint)) error {
 	return writeFile(c.footprintFile(), append(after, '\n'), 0o600)
 }
 
-// writeFile replaces path atomically and durably and makes its directory (mode 0700).
+// writeFile replaces path atomically, with what is on the disk already, and makes its directory (mode 0700).
 func writeFile(path string, data []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make directory for %s: %w", path, err)

@@ -143,7 +143,7 @@ func claimKubeletDir(c Config) error {
 	return writeFile(filepath.Join(c.KubeletDir, ownerFile), []byte(c.DataDir+"\n"), 0o600)
 }
 
-// kubeletDirOwner is nil when the kubelet's directory is missing, empty or ours.
+// kubeletDirOwner is nil when the kubelet's directory is missing, empty or ours, be it half claimed.
 func kubeletDirOwner(c Config) error {
 	owner, err := os.ReadFile(filepath.Join(c.KubeletDir, ownerFile))
 	switch {
@@ -160,7 +160,8 @@ func kubeletDirOwner(c Config) error {
 		return fmt.Errorf("read %s: %w", c.KubeletDir, err)
 	}
 	for _, entry := range entries {
-		if entry.Name() != "lost+found" { // an empty disk is mounted there
+		// An empty disk is mounted there; or we were killed while we wrote our mark.
+		if entry.Name() != "lost+found" && !strings.HasPrefix(entry.Name(), "."+ownerFile+".") {
 			return fmt.Errorf("%s belongs to another kubelet (it holds %s); remove that cluster first or set another --kubelet-dir",
 				c.KubeletDir, entry.Name())
 		}
@@ -189,6 +190,9 @@ func newKubeletServer(c Config, h host) (*options.KubeletServer, error) {
 		return nil, err
 	}
 	server := &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *config}
+	if server.HealthzPort == 0 {
+		return nil, errors.New("unsupported kubelet argument healthz-port=0: mote asks this port whether the kubelet is ready")
+	}
 	if err := options.ValidateKubeletFlags(&server.KubeletFlags); err != nil {
 		return nil, fmt.Errorf("kubelet arguments: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ const (
 	// answer of a pod to another pod's Service request goes straight through the bridge and is never
 	// translated back.
 	sysctlBridgeFilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+	bridgeFilterModule = "br_netfilter"
 	// networkName names the network in the CNI configuration, in host-local's leases and in
 	// libcni's cache.
 	networkName = "mote"
@@ -43,6 +45,10 @@ func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	if err := ensureBridge(c, c.gateway()); err != nil {
 		return err
 	}
+	// Before ready: kube-proxy looks whether it is on.
+	if err := enableBridgeFilter(ctx); err != nil {
+		return err
+	}
 	ready()
 	mode, err := packetRules(c)
 	if err != nil {
@@ -53,9 +59,6 @@ func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	}
 	if err := os.WriteFile(sysctlForward, []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("switch on forwarding: %w", err)
-	}
-	if err := enableBridgeFilter(); err != nil {
-		return err
 	}
 	if err := dropStaleLeases(c); err != nil {
 		return err
@@ -158,15 +161,18 @@ func bridgeMAC(c Config) net.HardwareAddr {
 	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}
 }
 
-// enableBridgeFilter switches br_netfilter on where the kernel has it. Where it has not, kube-proxy
-// masquerades all Service traffic instead (proxy.go).
-func enableBridgeFilter() error {
-	err := os.WriteFile(sysctlBridgeFilter, []byte("1"), 0o644)
-	if errors.Is(err, fs.ErrNotExist) {
-		slog.Warn("br_netfilter is not loaded: Services see the node's address instead of a pod's", "component", "network")
-		return nil
+// enableBridgeFilter loads br_netfilter and switches it on. Where that cannot be done, kube-proxy
+// masquerades all Service traffic instead (proxy.go). All other modules are loaded by the kernel itself when
+// they are used.
+func enableBridgeFilter(ctx context.Context) error {
+	if _, err := os.Stat(sysctlBridgeFilter); err != nil {
+		if out, err := exec.CommandContext(ctx, "modprobe", bridgeFilterModule).CombinedOutput(); err != nil {
+			slog.Warn("br_netfilter is not loaded: Services see the node's address instead of a pod's",
+				"component", "network", "err", err, "output", strings.TrimSpace(string(out)))
+			return nil
+		}
 	}
-	if err != nil {
+	if err := os.WriteFile(sysctlBridgeFilter, []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("switch on packet filtering on bridges: %w", err)
 	}
 	return nil

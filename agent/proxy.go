@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -42,7 +43,7 @@ func runProxy(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	opts, err := newProxyOptions(c, mode, h)
+	opts, healthz, err := newProxyOptions(c, mode, h)
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func runProxy(ctx context.Context, c Config, ready func()) error {
 	probeCtx, stopProbe := context.WithCancel(ctx)
 	go func() {
 		defer close(probed)
-		if waitHealthy(probeCtx, proxyHealthz(c), rulesWritten) == nil {
+		if waitHealthy(probeCtx, "http://"+healthz+"/healthz", rulesWritten) == nil {
 			ready()
 		}
 	}()
@@ -83,13 +84,10 @@ func rulesWritten(body []byte) bool {
 	return json.Unmarshal(body, &health) == nil && len(health.Status) > 0
 }
 
-func proxyHealthz(c Config) string {
-	return fmt.Sprintf("http://%s:%d/healthz", c.NodeIP, ports.ProxyHealthzPort)
-}
-
-// newProxyOptions is kube-proxy's whole configuration. Its options can only be set as flags.
-func newProxyOptions(c Config, mode string, h host) (*app.Options, error) {
-	opts := app.NewOptions()
+// newProxyOptions is kube-proxy's whole configuration, and the address where it will say how it is. Its
+// options can only be set as flags.
+func newProxyOptions(c Config, mode string, h host) (opts *app.Options, healthz string, err error) {
+	opts = app.NewOptions()
 	set := pflag.NewFlagSet("kube-proxy", pflag.ContinueOnError)
 	set.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
 	opts.AddFlags(set)
@@ -108,29 +106,34 @@ func newProxyOptions(c Config, mode string, h host) (*app.Options, error) {
 		// the timeouts are the machine's business.
 		"conntrack-max-per-core=0",
 		"conntrack-min=0",
-		// How long a change may wait for others. Upstream's second is for thousands of Services.
-		"iptables-min-sync-period=100ms",
 		"conntrack-tcp-timeout-established=0s",
 		"conntrack-tcp-timeout-close-wait=0s",
+		// How long a change may wait for others. Upstream's second is for thousands of Services.
+		"iptables-min-sync-period=100ms",
 		fmt.Sprintf("oom-score-adj=%d", h.lowestOOMScore(qos.KubeProxyOOMScoreAdj)),
 		// Without br_netfilter an answer between two pods of the bridge would not be translated back.
 		fmt.Sprintf("masquerade-all=%t", c.CNI == CNIBridge && !h.bridgeFilter),
 	}
 	for _, arg := range c.ProxyArgs {
-		if name, _, _ := strings.Cut(arg, "="); name == "config" || name == "cleanup" || name == "write-config-to" || name == "init-only" {
-			return nil, fmt.Errorf("kube-proxy argument %s: it would not start the proxy that mote configures", name)
+		name, _, _ := strings.Cut(strings.ReplaceAll(arg, "_", "-"), "=")
+		if slices.Contains([]string{"config", "cleanup", "write-config-to", "init-only"}, name) {
+			return nil, "", fmt.Errorf("kube-proxy argument %s: it would not start the proxy that mote configures", name)
 		}
 	}
 	if err := setFlags("kube-proxy", set, append(args, c.ProxyArgs...)); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err := opts.Complete(set); err != nil {
-		return nil, fmt.Errorf("kube-proxy arguments: %w", err)
+		return nil, "", fmt.Errorf("kube-proxy arguments: %w", err)
 	}
 	if err := opts.Validate(); err != nil {
-		return nil, fmt.Errorf("kube-proxy arguments: %w", err)
+		return nil, "", fmt.Errorf("kube-proxy arguments: %w", err)
 	}
-	return opts, nil
+	// The user's arguments may have moved it.
+	if healthz = set.Lookup("healthz-bind-address").Value.String(); healthz == "" {
+		return nil, "", errors.New("unsupported kube-proxy argument healthz-bind-address: mote asks there whether the rules are written")
+	}
+	return opts, healthz, nil
 }
 
 // waitForNode watches until the node has an address. kube-proxy would look once a second.

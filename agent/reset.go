@@ -128,6 +128,10 @@ func removeLogs(c Config, f footprint) error {
 // removeKubeletDir removes the kubelet's directory if it is ours, or what is in it if it was there before.
 func removeKubeletDir(c Config, f footprint) error {
 	if _, err := os.Stat(filepath.Join(c.KubeletDir, ownerFile)); errors.Is(err, fs.ErrNotExist) {
+		// Killed before the directory was claimed, or in the midst of this.
+		if slices.Contains(f.Created, c.KubeletDir) && kubeletDirOwner(c) == nil {
+			return removeTrees(c.KubeletDir)
+		}
 		return nil
 	}
 	if err := kubeletDirOwner(c); err != nil {

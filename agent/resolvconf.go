@@ -104,9 +104,15 @@ func followResolvConf(ctx context.Context, c Config) (stop func(), err error) {
 				if filepath.Base(event.Name) != "resolv.conf" {
 					continue
 				}
-				if err := writeResolvConf(c); err != nil {
-					slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "err", err)
+			case err, open := <-watcher.Errors:
+				if !open {
+					return
 				}
+				// Events were lost: what they would have told is looked up below.
+				slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "err", err)
+			}
+			if err := writeResolvConf(c); err != nil {
+				slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "err", err)
 			}
 		}
 	}()

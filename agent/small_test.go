@@ -49,6 +49,24 @@ func TestKubeletDirOwner(t *testing.T) {
 	require.ErrorContains(t, kubeletDirOwner(config), "another kubelet (it holds cpu_manager_state)")
 }
 
+func TestKubeletDirHalfClaimed(t *testing.T) {
+	config := testConfig("/p")
+	config.DataDir, config.KubeletDir = t.TempDir(), filepath.Join(t.TempDir(), "kubelet")
+	killed := func() {
+		require.NoError(t, os.MkdirAll(config.KubeletDir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(config.KubeletDir, "."+ownerFile+".123"), nil, 0o600))
+	}
+	killed()
+	require.NoError(t, claimKubeletDir(config), "the next start goes on")
+
+	require.NoError(t, os.RemoveAll(config.KubeletDir))
+	killed()
+	require.NoError(t, removeKubeletDir(config, footprint{}))
+	require.DirExists(t, config.KubeletDir, "not ours")
+	require.NoError(t, removeKubeletDir(config, footprint{Created: []string{config.KubeletDir}}))
+	require.NoDirExists(t, config.KubeletDir)
+}
+
 func TestDecompress(t *testing.T) {
 	const text = "an archive"
 	var gzipped, zstandard bytes.Buffer

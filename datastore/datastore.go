@@ -40,7 +40,7 @@ func New(cfg Config) (*Datastore, error) {
 // Name implements component.Component.
 func (d *Datastore) Name() string { return "datastore" }
 
-// Endpoint is where the store is served, as an etcd client wants it: unix:///run/mote/datastore.sock.
+// Endpoint is where the store is served, as an etcd client wants it: unix:///run/mote/sockets/datastore.sock.
 func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
 
 // Run opens the store and serves it until ctx ends. It may be called once.

@@ -21,7 +21,7 @@ import (
 const commandGrace = 10 * time.Second
 
 // commandNames are the names that the mote file answers to.
-var commandNames = [...]string{"mote", "kubectl", "ctr", "crictl"}
+var commandNames = [...]string{"mote", "kubectl", "ctr"}
 
 // Command is a program that is run on the host against a sandbox.
 type Command struct {
@@ -33,7 +33,7 @@ type Command struct {
 // ErrClusterEnded is returned by Run when the cluster did not outlive the command.
 var ErrClusterEnded = errors.New("the cluster ended while the command ran")
 
-// LookPath says whether Run would find the program name. mote, kubectl, ctr and crictl are always
+// LookPath says whether Run would find the program name. mote, kubectl and ctr are always
 // the sandbox's own. Errors wrap exec.ErrNotFound or fs.ErrPermission.
 func LookPath(name string) error {
 	if slices.Contains(commandNames[:], name) {
@@ -153,7 +153,7 @@ func (s *Sandbox) Env() []string {
 		path = strings.Join([]string{path, p}, string(os.PathListSeparator))
 	}
 	run := s.init.root() + "/run/mote"
-	containerd := run + "/containerd/containerd.sock"
+	containerd := run + "/sockets/containerd.sock"
 	return []string{
 		marker + "=" + s.id,
 		"KUBECONFIG=" + s.Kubeconfig(),

@@ -159,15 +159,20 @@ func (c *Config) completeDir() error {
 	if err != nil {
 		return fmt.Errorf("directory %s: %w", c.Dir, err)
 	}
-	if err := os.MkdirAll(abs, 0o700); err != nil {
-		return fmt.Errorf("cannot keep the cluster's state: %w", err)
-	}
 	var fs unix.Statfs_t
-	if err := unix.Statfs(abs, &fs); err != nil {
+	err = unix.Statfs(abs, &fs)
+	for dir := abs; errors.Is(err, unix.ENOENT) && dir != "/"; { // it may not be there yet
+		dir = filepath.Dir(dir)
+		err = unix.Statfs(dir, &fs)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot keep the cluster's state: statfs %s: %w", abs, err)
 	}
 	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
 		return fmt.Errorf("cannot keep the cluster's state in %s: it is on an overlay file system, which cannot hold containers' files; name a directory on a disk", abs)
+	}
+	if err := os.MkdirAll(abs, 0o700); err != nil {
+		return fmt.Errorf("cannot keep the cluster's state: %w", err)
 	}
 	c.Dir = abs
 	return nil

@@ -74,6 +74,10 @@ func enter(gate io.Reader) (argv, env []string, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("set the loopback device up: %w", err)
 	}
+	// The server would load kernel modules, which change the host and outlive the sandbox.
+	if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_MODULE, 0, 0, 0); err != nil {
+		return nil, nil, fmt.Errorf("give up loading kernel modules: %w", err)
+	}
 	return append([]string{exeInside}, sp.Args...), environ(), nil
 }
 

@@ -2,10 +2,15 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
+	"time"
 )
+
+// acceptRetry is how long a forward rests when the system lets it accept no connection.
+const acceptRetry = 100 * time.Millisecond
 
 // forward serves a listener on the host by connections into the sandbox.
 type forward struct {
@@ -21,8 +26,16 @@ func startForward(l net.Listener, dial func(context.Context) (net.Conn, error)) 
 	f.wg.Go(func() {
 		for {
 			conn, err := l.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
 			if err != nil {
-				return // closed
+				select { // too many open files, for one: not for ever
+				case <-ctx.Done():
+					return
+				case <-time.After(acceptRetry):
+					continue
+				}
 			}
 			f.wg.Go(func() { f.serve(ctx, conn) })
 		}

@@ -175,6 +175,7 @@ type surroundings struct {
 	Mounts     []hostMount
 	Cgroup     string
 	Images     []string
+	Writable   []string // of the images
 	Errors     []string // of things that a server must be able to do
 }
 
@@ -191,6 +192,10 @@ func lookAround() surroundings {
 	images, _ := os.ReadDir(dataDir + "/images")
 	for _, i := range images {
 		s.Images = append(s.Images, i.Name())
+		if f, err := os.OpenFile(dataDir+"/images/"+i.Name(), os.O_WRONLY, 0); err == nil {
+			f.Close()
+			s.Writable = append(s.Writable, i.Name())
+		}
 	}
 	check := func(err error) {
 		if err != nil {

@@ -75,14 +75,14 @@ func bind(source, target string) error {
 	return mount(source, target, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
-// bindFile is bind for a file at a target that is not there yet.
-func bindFile(source, target string) error {
+// showFile makes the host's file at source readable at target, which is not there yet.
+func showFile(source, target string) error {
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("make a mount point: %w", err)
 	}
 	f.Close()
-	return bind(source, target)
+	return bindReadOnly(source, target)
 }
 
 // bindReadOnly shows source alone, without what is mounted below it, and refuses writes.

@@ -87,7 +87,7 @@ type rootBuilder struct {
 	layers      int
 }
 
-// at is where path, inside, is for now.
+// at is where path, inside, is until pivot.
 func (r *rootBuilder) at(path string) string { return filepath.Join(r.root, path) }
 
 // overlay shows the host's directory at the same path inside; writes go to memory.
@@ -350,7 +350,7 @@ func (r *rootBuilder) images(archives []string, keep bool) error {
 		if keep {
 			err = copyFile(archive, target)
 		} else {
-			err = bindFile(archive, target)
+			err = showFile(archive, target)
 		}
 		if err != nil {
 			return fmt.Errorf("image archive: %w", err)
@@ -371,10 +371,13 @@ func copyFile(from, to string) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	if err := errors.Join(err, out.Close()); err != nil {
-		return err
+	if err = errors.Join(err, out.Close()); err == nil {
+		err = os.Rename(to+".part", to)
 	}
-	return os.Rename(to+".part", to)
+	if err != nil {
+		return errors.Join(err, os.Remove(to+".part"))
+	}
+	return nil
 }
 
 // program shows the mote file, under the names that it answers to.
@@ -383,7 +386,7 @@ func (r *rootBuilder) program(exe string) error {
 	if err := mkdir(filepath.Dir(target), 0o755); err != nil {
 		return err
 	}
-	if err := bindFile(exe, target); err != nil {
+	if err := showFile(exe, target); err != nil {
 		return err
 	}
 	for _, name := range commandNames[1:] { // the first one is the file itself

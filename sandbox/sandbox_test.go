@@ -113,6 +113,7 @@ func TestInsideIsApart(t *testing.T) {
 	require.Equal(t, 1, seen.PID)
 	require.Equal(t, []string{"lo up|loopback|running"}, seen.Links)
 	require.Equal(t, []string{"00-app.tar"}, seen.Images)
+	require.Empty(t, seen.Writable, "the archive is the host's")
 	for kind, here := range namespaces("self") {
 		require.NotEqual(t, here, seen.Namespaces[kind], kind)
 	}

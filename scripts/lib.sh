@@ -9,6 +9,20 @@ die() {
 	exit 1
 }
 
+# Under sudo PATH lacks the folder that Go's own archive is unpacked to.
+command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
+
+# need_go ends the script unless there is a Go that can build this, or can fetch one that can.
+need_go() {
+	local wanted have
+	wanted=$(sed -n 's/^go //p' go.mod)
+	command -v go >/dev/null || die "go is not installed; install Go $wanted or newer from https://go.dev/dl"
+	have=$(cd / && go env GOVERSION)
+	# Since 1.21 an older Go fetches the one that go.mod names.
+	[ "$(printf '%s\n' 1.21 "${have#go}" | sort -V | head -1)" = 1.21 ] ||
+		die "$have is too old; install Go $wanted or newer from https://go.dev/dl"
+}
+
 # debian_install PACKAGE... installs those of the packages that are missing.
 debian_install() {
 	local missing=() package

@@ -54,7 +54,7 @@ func runTasks(ctx context.Context, tasks []task) error {
 	err := wait.PollUntilContextTimeout(ctx, bootstrapRetry, bootstrapTimeout, true, func(ctx context.Context) (bool, error) {
 		tasks, errs = runOnce(ctx, tasks)
 		if len(tasks) > 0 {
-			slog.Debug("bootstrap objects are tried again", "component", "kube-apiserver", "left", len(tasks), "error", errs[0])
+			slog.Debug("bootstrap objects are tried again", "component", "kube-apiserver", "left", len(tasks), "err", errs[0])
 		}
 		return len(tasks) == 0, nil
 	})

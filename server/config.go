@@ -15,7 +15,7 @@ type Config struct {
 	DataDir string
 	// AdminKubeconfig is the path that the administrator's kubeconfig is written to, mode 0600.
 	AdminKubeconfig string
-	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/datastore.sock.
+	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock.
 	DatastoreEndpoint string
 	// ListenAddress and ListenPort are where kube-apiserver serves HTTPS. Default 0.0.0.0:6443.
 	// With a specific address other than loopback, mote's own parts use that address too.

@@ -44,9 +44,9 @@ type node struct {
 	addrs []netip.Addr
 }
 
-// Prepare validates cfg and the extra arguments before it makes anything; then it makes the PKI,
-// kubeconfigs and encryption configuration, or renews what needs it. Interrupted at any moment, it
-// may be called again.
+// Prepare validates cfg and parses the extra arguments before it makes anything; then it makes the
+// PKI, kubeconfigs and encryption configuration, or renews what needs it. Interrupted at any moment,
+// it may be called again.
 func Prepare(cfg Config) (*ControlPlane, error) {
 	return prepare(cfg, time.Now)
 }
@@ -134,9 +134,6 @@ func (c *ControlPlane) Scheduler() component.Component { return c.scheduler }
 // the process runs, those of nodes that IssueNode wrote in this process included.
 func (c *ControlPlane) Renewal() component.Component { return renewal{c} }
 
-// URL is where the apiserver is reached from this machine, e.g. https://127.0.0.1:6443.
-func (c *ControlPlane) URL() string { return c.cfg.url() }
-
 // IssueNode writes, or brings up to date, the credentials directory of a node: see "The seam" in
 // docs/architecture.md. addrs are what the apiserver may reach the kubelet at.
 func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error {
@@ -189,7 +186,7 @@ func (r renewal) Run(ctx context.Context) error {
 		case <-tick.C:
 			// A full disk is no reason to stop a cluster whose certificates have months to go.
 			if err := r.renew(); err != nil {
-				slog.Error("cannot renew certificates", "component", r.Name(), "error", err)
+				slog.Error("cannot renew certificates", "component", r.Name(), "err", err)
 			}
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mote-k8s/mote/internal/pack"
 )
 
 // Where an installed mote lies. The unit files name installedFile too.
@@ -219,7 +221,18 @@ func (i installer) copySelf() error {
 	if old, err := os.ReadFile(i.path(installedFile)); err == nil && bytes.Equal(old, self) {
 		return nil
 	}
-	return i.write(installedFile, self, 0o755)
+	if err := i.write(installedFile, self, 0o755); err != nil {
+		return err
+	}
+	if i.root != "/" {
+		return nil
+	}
+	// What a packed file has unpacked to run this is not needed any more.
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own file: %w", err)
+	}
+	return pack.Remove(exe)
 }
 
 // write replaces a file atomically.

@@ -17,7 +17,7 @@ import (
 // and some air, in bytes.
 const minFree = 64 << 20
 
-// dataDirLock says whose a data directory is: the running mote holds a flock on the file "lock" in
+// dataDirLock says whose a data directory is: the running mote holds an open file description lock on the file "lock" in
 // it, which the kernel drops however the process ends. The file holds its pid, for people.
 type dataDirLock struct {
 	file *os.File
@@ -56,7 +56,7 @@ func takeLock(dir string) (*dataDirLock, error) {
 			return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
 		}
 		l := &dataDirLock{file: f, dir: dir}
-		current, err := l.flock()
+		current, err := l.claim()
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
@@ -67,10 +67,10 @@ func takeLock(dir string) (*dataDirLock, error) {
 	}
 }
 
-// flock takes the lock and tells whether the file is still the one that others would look at.
-func (l *dataDirLock) flock() (current bool, err error) {
-	err = unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+// claim takes the lock and tells whether the file is still the one that others would look at.
+func (l *dataDirLock) claim() (current bool, err error) {
+	err = unix.FcntlFlock(l.file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if errors.Is(err, unix.EAGAIN) {
 		return false, inUse(l.dir, pidIn(l.file.Name()))
 	}
 	if err != nil {
@@ -142,12 +142,13 @@ func holderOf(dir string) (int, error) {
 		return 0, diskHint(fmt.Errorf("look at the lock: %w", err))
 	}
 	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	if err == nil {
-		return 0, nil
-	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
+	// Asked for and not taken: whoever looks must not keep a mote from starting.
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock); err != nil {
 		return 0, fmt.Errorf("look at the lock %s: %w", path, err)
+	}
+	if lock.Type == unix.F_UNLCK {
+		return 0, nil
 	}
 	pid, err := strconv.Atoi(pidIn(path))
 	if err != nil {

@@ -46,11 +46,11 @@ func (e *exitError) Error() string {
 func (e *exitError) Unwrap() error { return e.err }
 
 // run executes the command line args, whose first element is the program's name. A file or link
-// called kubectl, ctr or crictl acts as that verb, so that a link is all that it takes to have it.
+// called kubectl or ctr acts as that verb, so that a link is all that it takes to have it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	e := &env{args: args, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
 	name, rest := filepath.Base(args[0]), args[1:]
-	if slices.Contains([]string{"kubectl", "ctr", "crictl"}, name) {
+	if slices.Contains([]string{"kubectl", "ctr"}, name) {
 		rest = append([]string{name}, rest...)
 	}
 	root := newRootCommand(e)

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	v1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -69,38 +71,56 @@ func (w *nodeWatch) judge(node *corev1.Node) nodeState {
 	return s
 }
 
-// nodeReady is the node's Ready condition as the last part of a start.
+// roleLabel makes the node a control plane for kubectl and for what is to run beside the apiserver. The kubelet
+// may not give itself a role (NodeRestriction).
+const roleLabel = "node-role.kubernetes.io/control-plane"
+
+// nodeReady is the last part of a start: it gives the node its role and is ready when the node is Ready.
 type nodeReady struct {
 	*nodeWatch
 	// registeredSuffices is for a pod network that the user has yet to install.
 	registeredSuffices bool
+
+	done chan struct{}             // closed when ready
+	last atomic.Pointer[nodeState] // what is missing until then
+}
+
+func newNodeReady(watch *nodeWatch, registeredSuffices bool) *nodeReady {
+	n := &nodeReady{nodeWatch: watch, registeredSuffices: registeredSuffices, done: make(chan struct{})}
+	n.last.Store(&nodeState{Name: n.name, Reason: "not registered yet"})
+	return n
 }
 
 // Name implements component.Component.
-func (nodeReady) Name() string { return "node" }
+func (*nodeReady) Name() string { return "node" }
 
-// Run implements component.Component: the node needs nobody to run it.
-func (nodeReady) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
-}
-
-// Ready implements component.Component.
-func (n nodeReady) Ready(ctx context.Context) error {
-	last := nodeState{Name: n.name, Reason: "not registered yet"}
+// Run implements component.Component: it looks until the node is ready. After that the node needs nobody.
+func (n *nodeReady) Run(ctx context.Context) error {
 	for {
-		err := n.follow(ctx, &last)
-		if last.Ready {
+		err := n.follow(ctx)
+		if n.last.Load().Ready {
+			close(n.done)
+			<-ctx.Done()
 			return nil
 		}
 		if err != nil && ctx.Err() == nil {
-			last.Reason = err.Error()
+			n.last.Store(&nodeState{Name: n.name, Reason: err.Error()})
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("node %s is not Ready: %s", n.name, last.Reason)
+			return nil
 		case <-time.After(watchRetry):
 		}
+	}
+}
+
+// Ready implements component.Component.
+func (n *nodeReady) Ready(ctx context.Context) error {
+	select {
+	case <-n.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("node %s is not Ready: %s", n.name, n.last.Load().Reason)
 	}
 }
 
@@ -108,7 +128,7 @@ func (n nodeReady) Ready(ctx context.Context) error {
 const watchRetry = 200 * time.Millisecond
 
 // follow looks at the node until it is ready or the watch ends, as watches do now and then.
-func (n nodeReady) follow(ctx context.Context, last *nodeState) error {
+func (n *nodeReady) follow(ctx context.Context) error {
 	events, err := n.nodes.Watch(ctx, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, n.name).String(),
 	})
@@ -121,11 +141,26 @@ func (n nodeReady) follow(ctx context.Context, last *nodeState) error {
 		if !ok {
 			return fmt.Errorf("watch node %s: %w", n.name, apierrors.FromObject(event.Object))
 		}
-		*last = n.judge(node)
-		last.Ready = last.Ready || n.registeredSuffices
-		if last.Ready {
+		if err := n.giveRole(ctx, node); err != nil {
+			return err
+		}
+		state := n.judge(node)
+		state.Ready = state.Ready || n.registeredSuffices
+		n.last.Store(&state)
+		if state.Ready {
 			return nil
 		}
+	}
+	return nil
+}
+
+func (n *nodeReady) giveRole(ctx context.Context, node *corev1.Node) error {
+	if _, ok := node.Labels[roleLabel]; ok {
+		return nil
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:""}}}`, roleLabel)
+	if _, err := n.nodes.Patch(ctx, n.name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("label node %s: %w", n.name, err)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ type serviceManager struct{ socket string }
 func newServiceManager(e *env) *serviceManager {
 	m := &serviceManager{e.getenv("NOTIFY_SOCKET")}
 	if err := os.Unsetenv("NOTIFY_SOCKET"); err != nil {
-		slog.Warn("NOTIFY_SOCKET stays set", "component", "mote", "error", err)
+		slog.Warn("NOTIFY_SOCKET stays set", "component", "mote", "err", err)
 	}
 	return m
 }
@@ -33,6 +33,6 @@ func (m *serviceManager) tell(state string) {
 		_, err = conn.Write([]byte(state))
 	}
 	if err != nil {
-		slog.Warn("cannot notify the service manager", "component", "mote", "state", state, "error", err)
+		slog.Warn("cannot notify the service manager", "component", "mote", "state", state, "err", err)
 	}
 }

@@ -67,7 +67,6 @@ func newRootCommand(e *env) *cobra.Command {
 
 		newKubectlCommand(e),
 		newCtrCommand(e),
-		newCrictlCommand(e),
 		newImageCommand(e),
 		newStatusCommand(e),
 

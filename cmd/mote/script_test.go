@@ -15,7 +15,7 @@ import (
 // and two programs that get in its way.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"mote": main, "kubectl": main, "ctr": main, "crictl": main,
+		"mote": main, "kubectl": main, "ctr": main,
 		"listen": func() { os.Exit(listenMain(os.Args[1], os.Args[2:])) },
 		"hold":   func() { os.Exit(holdMain(os.Args[1], os.Args[2:])) },
 	})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -98,7 +99,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	}
 	store, err := datastore.New(datastore.Config{
 		Path:   filepath.Join(s.DataDir, "datastore", "state.db"),
-		Socket: filepath.Join(s.RunDir, "datastore.sock"),
+		Socket: s.DatastoreSocket(),
 	})
 	if err != nil {
 		return err
@@ -239,10 +240,23 @@ func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error
 	if err != nil {
 		return nil, fmt.Errorf("copy the kubeconfig: %w", err)
 	}
-	if err := os.WriteFile(s.WriteKubeconfig, data, 0o600); err != nil {
+	if err := writePrivate(s.WriteKubeconfig, data); err != nil {
 		return nil, fmt.Errorf("copy the kubeconfig: %w; set another --write-kubeconfig", err)
 	}
 	return plane, nil
+}
+
+// writePrivate writes a file for its owner alone, also where others could read the one that was there.
+func writePrivate(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = f.Chmod(0o600)
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // payloadDir in the data directory holds the unpacked per-pod programs.

@@ -65,7 +65,7 @@ func (s *statusServer) serve(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			slog.Error("status socket ended", "component", "mote", "error", err)
+			slog.Error("status socket ended", "component", "mote", "err", err)
 			return
 		}
 		s.answer(ctx, conn)
@@ -81,7 +81,7 @@ func (s *statusServer) answer(ctx context.Context, conn net.Conn) {
 		return // the asker is gone
 	}
 	if err := json.NewEncoder(conn).Encode(s.report(ctx)); err != nil {
-		slog.Debug("status not delivered", "component", "mote", "error", err)
+		slog.Debug("status not delivered", "component", "mote", "err", err)
 	}
 }
 

@@ -21,7 +21,7 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 	node *agent.Node, watch *nodeWatch, started time.Time,
 ) []component.Unit {
 	say := &speaker{e: e, terminal: isTerminal(e.stderr), started: started}
-	ready := nodeReady{nodeWatch: watch, registeredSuffices: s.CNI == "none"}
+	ready := newNodeReady(watch, s.CNI == "none")
 	controllers := plane.ControllerManager()
 	list := []component.Unit{
 		// The bridge has the address that the apiserver advertises and the kubelet binds.

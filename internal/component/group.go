@@ -88,7 +88,8 @@ func NewGroup(units ...Unit) (*Group, error) {
 }
 
 // Run starts every unit and blocks until ctx ends or a unit returns. Then it stops all of them,
-// dependents first, and returns the cause: nil when ctx ended and everything stopped cleanly.
+// dependents first, and returns the cause: nil when ctx ended. What goes wrong while stopping is only
+// logged: a stop that was asked for must not look like a failure, which a service manager would undo.
 func (g *Group) Run(ctx context.Context) error {
 	// Units get contexts that do not end with ctx: stop ends them in order.
 	base := context.WithoutCancel(ctx)
@@ -109,7 +110,17 @@ func (g *Group) Run(ctx context.Context) error {
 		slog.Error("component ended, stopping", "component", "mote", "cause", cause)
 	}
 	stopStarting()
-	return errors.Join(cause, g.stop())
+	if stuck := g.stop(); len(stuck) > 0 {
+		slog.Error("components did not stop in time", "component", "mote", "stuck", stuck, "limit", stopTimeout)
+	}
+	for {
+		select {
+		case err := <-failed:
+			slog.Warn("component ended with an error while stopping", "component", "mote", "err", err)
+		default:
+			return cause
+		}
+	}
 }
 
 // run waits for u's predecessors, runs u, and sends its failure.
@@ -172,8 +183,9 @@ func (g *Group) awaitReady(u *unit, started time.Time) {
 	}
 }
 
-// stop ends units, each after everything that started after it, siblings together.
-func (g *Group) stop() error {
+// stop ends units, each after everything that started after it, siblings together. It returns the names of
+// those that do not end.
+func (g *Group) stop() []string {
 	dependents := make(map[string][]*unit)
 	for _, u := range g.units {
 		for _, after := range u.After {
@@ -206,11 +218,8 @@ func (g *Group) stop() error {
 		})
 	}
 	wg.Wait()
-	if len(stuck) > 0 {
-		slices.Sort(stuck)
-		return fmt.Errorf("stop: %s did not stop within %s", strings.Join(stuck, ", "), stopTimeout)
-	}
-	return nil
+	slices.Sort(stuck)
+	return stuck
 }
 
 // Ready blocks until every unit is ready. When ctx ends first, or a unit has failed, it returns an

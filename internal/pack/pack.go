@@ -8,7 +8,7 @@
 //
 // Open reads a packed file; Program.Place unpacks the program into a cache folder once, so that it runs
 // from page cache like any other file. Write makes a packed file. All of it is safe with several
-// processes at once: a program is written beside its place and renamed.
+// processes at once: one, which holds a lock, writes the program beside its place and renames it.
 package pack
 
 import (
@@ -79,7 +79,7 @@ func Open(file io.ReaderAt, size int64) (*Program, error) {
 func (p *Program) Place(root, name string) (string, error) {
 	dir := filepath.Join(root, hex.EncodeToString(p.Sum[:]))
 	path := filepath.Join(dir, name)
-	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == p.Size && ours(info) {
+	if p.placed(path) {
 		return path, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -90,16 +90,43 @@ func (p *Program) Place(root, name string) (string, error) {
 	} else if !info.IsDir() || !ours(info) {
 		return "", fmt.Errorf("%s belongs to another user, who could change the program; remove it", dir)
 	}
-	if err := p.write(dir, path); err != nil {
+	lock, err := lockDir(dir, syscall.LOCK_EX)
+	if err != nil {
 		return "", err
+	}
+	defer lock.Close()
+	// Another process may have unpacked it while this one waited.
+	if !p.placed(path) {
+		if err := p.write(dir, path); err != nil {
+			return "", err
+		}
 	}
 	removeOthers(root, filepath.Base(dir))
 	return path, nil
 }
 
+func (p *Program) placed(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().IsRegular() && info.Size() == p.Size && ours(info)
+}
+
+// lockDir locks the file ".lock" in dir, with flock's how. The kernel unlocks it when it is closed or its
+// process is killed.
+func lockDir(dir string, how int) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), how); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
+
 // write unpacks to a temporary file, verifies it, and gives it its name once it is on disk.
 func (p *Program) write(dir, path string) (err error) {
-	temp, err := os.CreateTemp(dir, ".unpacking-*")
+	// One that a kill left behind is written over.
+	temp, err := os.OpenFile(filepath.Join(dir, ".unpacking"), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o700)
 	if err != nil {
 		return err
 	}
@@ -161,9 +188,19 @@ func removeOthers(root, keep string) {
 	}
 	for _, e := range entries {
 		if len(e.Name()) == 2*sha256.Size && !used[e.Name()] {
-			_ = os.RemoveAll(filepath.Join(root, e.Name()))
+			removeIdle(filepath.Join(root, e.Name()))
 		}
 	}
+}
+
+// removeIdle removes dir unless another process is unpacking into it.
+func removeIdle(dir string) {
+	lock, err := lockDir(dir, syscall.LOCK_EX|syscall.LOCK_NB)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	_ = os.RemoveAll(dir)
 }
 
 // Remove takes an unpacked program away again, with the folders that Place made. It leaves any file

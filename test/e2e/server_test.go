@@ -70,6 +70,7 @@ func testVersion(t *testing.T, h *cluster.Host) {
 	wantContains(t, "kubectl version", h.Kubectl(t, "version"), "Client Version: "+want, "Server Version: "+want)
 	wantContains(t, "the node's version",
 		h.Kubectl(t, "get", "nodes", "-o", "jsonpath={.items[0].status.nodeInfo.kubeletVersion}"), want)
+	wantContains(t, "get nodes", h.Kubectl(t, "get", "nodes"), "control-plane")
 }
 
 func testServices(t *testing.T, h *cluster.Host) {
@@ -273,7 +274,8 @@ func testFileModes(t *testing.T, h *cluster.Host) {
 		"/var/lib/mote":                    0o700,
 		"/var/lib/mote/kubeconfig":         0o600,
 		"/var/lib/mote/datastore/state.db": 0o600,
-		"/run/mote":                        0o700,
+		"/run/mote":                        0o711,
+		"/run/mote/sockets":                0o700,
 	} {
 		info, err := os.Stat(h.Path(path))
 		if err != nil {

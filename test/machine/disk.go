@@ -172,7 +172,10 @@ func installScripts(root string) error {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(
+		os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644),
+		os.WriteFile(filepath.Join(root, "etc/hosts"), []byte("127.0.0.1 localhost machine\n"), 0o644),
+	)
 }
 
 func copyFile(to, from string) error {

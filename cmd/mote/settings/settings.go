@@ -51,11 +51,16 @@ type Settings struct {
 func (s *Settings) Kubeconfig() string { return filepath.Join(s.DataDir, "kubeconfig") }
 
 // StatusSocket is the path of the socket on which a running mote tells its state.
-func (s *Settings) StatusSocket() string { return filepath.Join(s.RunDir, "mote.sock") }
+func (s *Settings) StatusSocket() string { return filepath.Join(s.RunDir, "sockets", "mote.sock") }
+
+// DatastoreSocket is the path of the socket on which the datastore is served.
+func (s *Settings) DatastoreSocket() string {
+	return filepath.Join(s.RunDir, "sockets", "datastore.sock")
+}
 
 // ContainerdSocket is the path of containerd's socket, which serves the CRI too.
 func (s *Settings) ContainerdSocket() string {
-	return filepath.Join(s.RunDir, "containerd", "containerd.sock")
+	return filepath.Join(s.RunDir, "sockets", "containerd.sock")
 }
 
 // PodCIDR is this node's part of the pods' network: the first 256 addresses of it.
