@@ -135,7 +135,7 @@ func (p *Provisioner) prepareDir() error {
 	if err == nil && target == p.cfg.volumes() {
 		return nil
 	}
-	fresh := p.cfg.link() + ".new"
+	fresh := filepath.Join(p.cfg.RunDir, ".volumes.new")
 	_ = os.Remove(fresh) // of a start that was cut short
 	if err := os.Symlink(p.cfg.volumes(), fresh); err != nil {
 		return fmt.Errorf("link the volumes' directory: %w", err)
