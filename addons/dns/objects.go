@@ -94,20 +94,6 @@ func (c Config) endpointSlice(meta metav1.ObjectMeta) *discoveryv1.EndpointSlice
 	return slice
 }
 
-// endpoints is the deprecated twin of the slice, for tools and books that ask for it.
-//
-//nolint:staticcheck // deprecated upstream, and that is its purpose here
-func (c Config) endpoints(meta metav1.ObjectMeta) *corev1.Endpoints {
-	subset := corev1.EndpointSubset{Addresses: []corev1.EndpointAddress{{IP: c.Address.String(), NodeName: &c.NodeName}}}
-	for _, p := range servicePorts() {
-		subset.Ports = append(subset.Ports, corev1.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: endpointPort(p)})
-	}
-	return &corev1.Endpoints{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Endpoints"}, ObjectMeta: meta,
-		Subsets: []corev1.EndpointSubset{subset},
-	}
-}
-
 func role() *rbacv1.ClusterRole {
 	return &rbacv1.ClusterRole{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole"},

@@ -190,11 +190,11 @@ func testDNSBroken(t *testing.T, h *cluster.Host) {
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "    loop\n", "    nonsense\n", 1))
 	waitEvent(t, h, "CorefileInvalid", "Corefile:12 - Error during parsing: Unknown directive 'nonsense'; the last good Corefile stays")
 	waitLookup(t, h, "A", "kubernetes.default.svc.cluster.local", "10.43.0.1")
-	// A directive's own mistake, and an address that is not ours.
+	// A directive's own mistake, and a Corefile that nobody in the cluster could ask.
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "ttl 30", "ttl many", 1))
 	waitEvent(t, h, "CorefileInvalid", `parsing "many"`)
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "errors", "bind 192.0.2.99", 1))
-	waitEvent(t, h, "CorefileInvalid", "cannot assign requested address")
+	waitEvent(t, h, "CorefileInvalid", "no server block answers on the cluster's DNS address")
 	waitLookup(t, h, "A", "kubernetes.default.svc.cluster.local", "10.43.0.1")
 	// Deleted, the default comes back.
 	h.Kubectl(t, "delete", "configmap", "-n", "kube-system", "coredns")
