@@ -56,7 +56,7 @@ func (o options) bench(ctx context.Context, stdout, stderr io.Writer) (err error
 	}
 	if o.wants("size") {
 		b.say("sizes")
-		if m.sizes, err = o.readSizes(ctx, b.payload()); err != nil {
+		if m.sizes, err = o.readSizes(b.payload()); err != nil {
 			return err
 		}
 	}

@@ -79,7 +79,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	f.IntVar(&o.trials, "trials", 5, "cold starts of each")
 	f.IntVar(&o.pods, "pods", 8, "pods timed in each trial")
 	minutes := f.Float64("idle-minutes", 5, "how long usage at idle is summed")
-	f.BoolVar(&o.quick, "quick", false, "a few minutes: 2 trials, 30 s of idle, no compressed sizes")
+	f.BoolVar(&o.quick, "quick", false, "a few minutes: 2 trials, 30 s of idle, the packed file is not made")
 	f.BoolVar(&o.write, "write", false, "write --out; a run of all rows without --quick does so anyway")
 	f.BoolVar(&o.keep, "keep", false, "leave the trials' folders, with all logs, in --dir")
 	f.Func("mote-arg", "a further `argument` of mote server, to measure a setting; may be repeated", func(arg string) error {

@@ -1,22 +1,20 @@
 package main
 
 import (
-	"context"
-	"fmt"
+	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 )
 
-// sizes are in bytes; the compressed ones are of the mote file and 0 in quick runs.
+// sizes are in bytes. packed is the shipped form (internal/pack), 0 where it was not built.
 type sizes struct {
-	mote, xz, zstd int64
+	mote, packed int64
 	// stock is all stock programs, per-pod programs included, which are in the mote file too.
 	stock int64
 }
 
-func (o options) readSizes(ctx context.Context, payload string) (sizes, error) {
+func (o options) readSizes(payload string) (sizes, error) {
 	var s sizes
 	info, err := os.Stat(o.mote)
 	if err != nil {
@@ -32,14 +30,15 @@ func (o options) readSizes(ctx context.Context, payload string) (sizes, error) {
 			s.stock += size
 		}
 	}
-	if o.quick {
+	packed, err := os.Stat(o.mote + "-packed")
+	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
-	if s.xz, err = compressedSize(ctx, o.mote, "xz", "-6", "-T0", "-c"); err != nil {
+	if err != nil {
 		return s, err
 	}
-	s.zstd, err = compressedSize(ctx, o.mote, "zstd", "-19", "-T0", "-q", "-c")
-	return s, err
+	s.packed = packed.Size()
+	return s, nil
 }
 
 func folderSize(folder string) (int64, error) {
@@ -55,22 +54,4 @@ func folderSize(folder string) (int64, error) {
 		return err
 	})
 	return total, err
-}
-
-// counter counts the bytes written to it.
-type counter int64
-
-func (c *counter) Write(b []byte) (int, error) {
-	*c += counter(len(b))
-	return len(b), nil
-}
-
-func compressedSize(ctx context.Context, path string, command ...string) (int64, error) {
-	var size counter
-	cmd := exec.CommandContext(ctx, command[0], append(command[1:], path)...)
-	cmd.Stdout = &size
-	if err := cmd.Run(); err != nil {
-		return 0, fmt.Errorf("compress %s with %s: %w", path, command[0], err)
-	}
-	return int64(size), nil
 }
