@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 )
 
 // Config says where the datastore lives.
@@ -13,6 +14,9 @@ type Config struct {
 	// Socket is the unix socket that etcd v3 is served on, with mode 0600. Its folder is made with
 	// mode 0700 when missing.
 	Socket string
+	// ProgressInterval is how often watches are told the current revision when nothing happens in their
+	// range; 0 is once a minute. More often wakes the apiserver for nothing.
+	ProgressInterval time.Duration
 }
 
 // maxSocketPath is what the kernel has room for in a socket address, in bytes.

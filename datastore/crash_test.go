@@ -133,7 +133,7 @@ func (c *crash) verify(client *clientv3.Client) {
 
 // checkFile looks at the file that the kill left.
 func (c *crash) checkFile() {
-	s, err := bolt.Open(config(c.dir).Path)
+	s, err := bolt.Open(config(c.dir).Path, bolt.Options{})
 	require.NoError(c, err)
 	require.NoError(c, s.Check())
 	require.NoError(c, s.Close())

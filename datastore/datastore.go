@@ -1,8 +1,8 @@
 // Package datastore gives the apiserver an etcd v3 endpoint on a private unix socket.
 //
-// It owns the socket and the translation between etcd's protocol (kine's bridge) and the storage
-// engine, which is package bolt: the two meet only in backend.go. Enter through New; the Datastore
-// is a component.Component. Endpoint may be called at any time from any goroutine.
+// It owns the socket and the life of what serves it: package etcd speaks the protocol, package bolt is the
+// storage engine. Enter through New; the Datastore is a component.Component. Endpoint may be called at
+// any time from any goroutine.
 package datastore
 
 import (
@@ -46,7 +46,7 @@ func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
 // Run opens the store and serves it until ctx ends. It may be called once.
 func (d *Datastore) Run(ctx context.Context) (err error) {
 	start := time.Now()
-	store, err := bolt.Open(d.cfg.Path)
+	store, err := bolt.Open(d.cfg.Path, bolt.Options{ProgressInterval: d.cfg.ProgressInterval})
 	if err != nil {
 		return err
 	}
@@ -57,8 +57,8 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 	srv := newServer(store)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(listener) }()
-	defer stop(srv)
+	go func() { served <- srv.grpc.Serve(listener) }()
+	defer srv.stop()
 	close(d.serving)
 	slog.Info("datastore opened", "component", d.Name(), "path", d.cfg.Path,
 		"revision", store.Revision(), "took", time.Since(start))

@@ -1,7 +1,5 @@
 package bolt
 
-import "time"
-
 // latest returns the last record of key, a deletion included, or nil.
 func (t *writeTx) latest(key string) (*record, error) {
 	row := t.keys.Get([]byte(key))
@@ -16,80 +14,69 @@ func (t *writeTx) latest(key string) (*record, error) {
 	return &rec, err
 }
 
-func (t *writeTx) refuse(err error) result {
-	return result{revision: t.revision, refusal: err}
+// refuse answers without a write; err may be nil.
+func (t *writeTx) refuse(err error) answer {
+	return answer{Result: Result{Revision: t.revision}, refusal: err}
 }
 
-func (t *writeTx) create(key string, value []byte, lease int64) (result, error) {
-	if key == "" || len(key) > maxKeySize {
+// write judges w against the key's latest version and does it if its guard holds.
+func (t *writeTx) write(w Write) (answer, error) {
+	if w.Key == "" || len(w.Key) > maxKeySize {
 		return t.refuse(ErrInvalidKey), nil
 	}
-	last, err := t.latest(key)
+	last, err := t.latest(w.Key)
 	if err != nil {
-		return result{}, err
+		return answer{}, err
 	}
+	var prev *KV
 	if last != nil && !last.deleted {
-		return t.refuse(ErrExists), nil
+		prev = last.kv(false)
 	}
-	revision := t.revision + 1
-	rec := record{header: header{create: revision, version: 1, lease: lease}, value: value}
+	ok := w.Guard.holds(prev)
+	switch {
+	case !ok, w.Delete && prev == nil:
+		return answer{Result: Result{Revision: t.revision, OK: ok, Prev: prev}}, nil
+	case !w.Delete && w.Lease != 0 && t.lease(w.Lease) == nil:
+		return t.refuse(ErrLeaseNotFound), nil
+	}
+	rec := record{key: []byte(w.Key)}
 	if last != nil {
 		rec.prev = last.mod
 	}
-	return t.append(key, rec, nil)
-}
-
-func (t *writeTx) update(key string, value []byte, guard, lease int64) (result, error) {
-	last, err := t.latest(key)
 	switch {
-	case err != nil:
-		return result{}, err
-	case last == nil || last.deleted:
-		return result{revision: t.revision}, nil
-	case last.mod != guard:
-		return result{revision: t.revision, kv: last.kv(false)}, nil
+	case w.Delete:
+		rec.deleted = true
+	case prev == nil:
+		rec.value, rec.lease = w.Value, w.Lease
+		rec.create, rec.version = t.revision+1, 1
+	default:
+		rec.value, rec.lease = w.Value, w.Lease
+		rec.create, rec.version = prev.Create, prev.Version+1
 	}
-	rec := record{
-		header: header{create: last.create, version: last.version + 1, lease: lease},
-		prev:   last.mod, value: value,
+	res := Result{OK: true, Prev: prev}
+	if res.KV, err = t.append(rec, prev); err != nil {
+		return answer{}, err
 	}
-	return t.append(key, rec, last.kv(false))
-}
-
-func (t *writeTx) remove(key string, guard int64) (result, error) {
-	last, err := t.latest(key)
-	switch {
-	case err != nil:
-		return result{}, err
-	case last == nil || last.deleted:
-		return result{revision: t.revision}, nil
-	case guard != 0 && last.mod != guard:
-		return result{revision: t.revision, kv: last.kv(false)}, nil
+	if res.Revision = t.revision; w.Delete {
+		res.KV = nil
 	}
-	prev := last.kv(false)
-	res, err := t.append(key, record{header: header{deleted: true}, prev: last.mod}, prev)
-	res.kv = prev
-	return res, err
+	return answer{Result: res}, nil
 }
 
 // append gives rec the next revision and puts it into log and index. prev is for the event.
-func (t *writeTx) append(key string, rec record, prev *KV) (result, error) {
-	rec.key = []byte(key)
+func (t *writeTx) append(rec record, prev *KV) (*KV, error) {
 	rec.mod = t.revision + 1
-	if rec.lease > 0 {
-		rec.expires = t.now.Add(time.Duration(rec.lease) * time.Second).Unix()
-	}
 	if err := t.log.Put(revisionKey(rec.mod), encodeRecord(rec)); err != nil {
-		return result{}, err
+		return nil, err
 	}
 	if err := t.keys.Put(rec.key, encodeHeader(rec.header)); err != nil {
-		return result{}, err
+		return nil, err
 	}
 	t.revision = rec.mod
 	t.dirty = true
 	t.bytes += len(rec.value)
-	kv := newKV(key, rec.header)
+	kv := newKV(string(rec.key), rec.header)
 	kv.Value = rec.value
 	t.events = append(t.events, Event{Deleted: rec.deleted, KV: kv, Prev: prev})
-	return result{revision: rec.mod, kv: kv, ok: true}, nil
+	return kv, nil
 }

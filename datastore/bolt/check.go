@@ -3,6 +3,8 @@ package bolt
 import (
 	"errors"
 	"fmt"
+
+	"go.etcd.io/bbolt"
 )
 
 // maxFindings bounds what Check reports: one damaged page makes thousands.
@@ -32,7 +34,7 @@ func (t *writeTx) check() (found []error) {
 	if len(found) > 0 {
 		return found // a walk over broken pages could panic
 	}
-	c := checker{reader: newReader(t.tx), scrubbed: getMeta(t.meta, metaScrubbed), note: note}
+	c := checker{reader: newReader(t.tx), leases: t.rows, scrubbed: getMeta(t.meta, metaScrubbed), note: note}
 	c.counters()
 	note(c.checkLog())
 	note(c.checkKeys())
@@ -41,6 +43,7 @@ func (t *writeTx) check() (found []error) {
 
 type checker struct {
 	*reader
+	leases   *bbolt.Bucket
 	scrubbed int64
 	note     func(error)
 }
@@ -88,6 +91,8 @@ func (c *checker) checkKeys() error {
 		}
 		rec, err := c.record(h.mod)
 		switch {
+		case h.lease != 0 && c.leases.Get(revisionKey(h.lease)) == nil:
+			c.note(fmt.Errorf("key %q belongs to lease %x, which is not there", key, h.lease))
 		case err != nil:
 			c.note(fmt.Errorf("key %q: %w", key, err))
 		case rec.header != h || string(rec.key) != string(key):

@@ -14,7 +14,7 @@ const scrubStep = 256
 // It returns the current revision once reads of older revisions are refused for good; the scrubber
 // frees the space in small steps, and goes on after a restart.
 func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
+	res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
 		switch {
 		case revision > tx.revision:
 			return tx.refuse(ErrFutureRevision), nil
@@ -23,9 +23,9 @@ func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 		}
 		tx.compacted = revision
 		tx.dirty = true
-		return result{revision: tx.revision}, tx.scrub()
+		return tx.refuse(nil), tx.scrub()
 	})
-	return res.revision, err
+	return res.Revision, err
 }
 
 func (s *Store) wakeScrubber() {
@@ -44,8 +44,8 @@ func (s *Store) scrubber() {
 		case <-s.closing:
 			return
 		}
-		_, err := s.submit(context.Background(), func(tx *writeTx) (result, error) {
-			return result{}, tx.scrub()
+		_, err := s.submit(context.Background(), func(tx *writeTx) (answer, error) {
+			return answer{}, tx.scrub()
 		})
 		if err != nil && !errors.Is(err, ErrNoSpace) {
 			return // closed or failed: the next Open goes on

@@ -7,10 +7,15 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// bucket holds the names of the file's three buckets. See ../README.md for what is in them.
-func bucketMeta() []byte { return []byte("meta") }
-func bucketLog() []byte  { return []byte("log") }
-func bucketKeys() []byte { return []byte("keys") }
+// The names of the file's buckets. See ../README.md for what is in them.
+func bucketMeta() []byte   { return []byte("meta") }
+func bucketLog() []byte    { return []byte("log") }
+func bucketKeys() []byte   { return []byte("keys") }
+func bucketLeases() []byte { return []byte("leases") }
+
+func buckets() [][]byte {
+	return [][]byte{bucketMeta(), bucketLog(), bucketKeys(), bucketLeases()}
+}
 
 // Fields of the meta bucket, each a big-endian uint64. The bucket is small enough for bbolt to
 // keep it inside the root page, which every transaction writes anyway: changing it is free.
@@ -44,8 +49,6 @@ type header struct {
 	create  int64
 	version int64
 	lease   int64
-	// expires is when the lease ends, in Unix seconds; 0 without a lease.
-	expires int64
 }
 
 // record is an entry of the log. Decoded, its slices point into bbolt's memory map: they are valid
@@ -66,7 +69,7 @@ func appendHeader(b []byte, h header) []byte {
 		flags |= flagDeleted
 	}
 	b = append(b, flags)
-	for _, n := range [...]int64{h.mod, h.create, h.version, h.lease, h.expires} {
+	for _, n := range [...]int64{h.mod, h.create, h.version, h.lease} {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
 	return b
@@ -108,7 +111,7 @@ func (d *decoder) header() header {
 	}
 	h := header{deleted: d.rest[0]&flagDeleted != 0}
 	d.rest = d.rest[1:]
-	h.mod, h.create, h.version, h.lease, h.expires = d.int(), d.int(), d.int(), d.int(), d.int()
+	h.mod, h.create, h.version, h.lease = d.int(), d.int(), d.int(), d.int()
 	return h
 }
 
@@ -131,6 +134,25 @@ func decodeRecord(revision int64, b []byte) (record, error) {
 	}
 	r.key, r.value = d.rest[:size], d.rest[size:]
 	return r, nil
+}
+
+// leaseRow is a row of the leases bucket; its key is the lease's number.
+type leaseRow struct {
+	ttl  int64 // seconds
+	ends int64 // Unix seconds
+}
+
+func encodeLease(l leaseRow) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(nil, uint64(l.ttl)), uint64(l.ends))
+}
+
+func decodeLease(key, row []byte) (int64, leaseRow, error) {
+	d := decoder{rest: row}
+	l := leaseRow{ttl: d.int(), ends: d.int()}
+	if d.bad || len(key) != 8 {
+		return 0, l, fmt.Errorf("damaged row of lease %x", key)
+	}
+	return revisionOf(key), l, nil
 }
 
 // kv copies the record out of the memory map.

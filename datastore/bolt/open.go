@@ -122,7 +122,7 @@ func syncDir(dir string) error {
 }
 
 func initialise(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta(), bucketLog(), bucketKeys()} {
+	for _, name := range buckets() {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
@@ -139,17 +139,22 @@ var (
 
 func checkFormat(tx *bbolt.Tx) error {
 	meta := tx.Bucket(bucketMeta())
-	if meta == nil || tx.Bucket(bucketLog()) == nil || tx.Bucket(bucketKeys()) == nil {
+	if meta == nil {
 		return errNotStore
 	}
 	switch format := getMeta(meta, metaFormat); format {
 	case Format:
-		return nil
 	case 0:
 		return errNotStore
 	default:
 		return fmt.Errorf("%w %d", errOtherFormat, format)
 	}
+	for _, name := range buckets() {
+		if tx.Bucket(name) == nil {
+			return fmt.Errorf("%w: bucket %s is missing", errDamaged, name)
+		}
+	}
+	return nil
 }
 
 // advise says what to do about a file that cannot be opened.

@@ -16,37 +16,42 @@ type Query struct {
 	Revision int64
 	// Limit is how many keys to return at the most; 0 is all.
 	Limit int64
-	// KeysOnly leaves the values out.
-	KeysOnly bool
+	// KeysOnly leaves the values out, CountOnly the keys too.
+	KeysOnly, CountOnly bool
 }
 
-// Range returns the selected keys in order, and the store's current revision. Pages of one list
-// use the first page's revision and begin behind the last key of the page before.
-func (s *Store) Range(ctx context.Context, q Query) (int64, []*KV, error) {
-	var kvs []*KV
-	revision, err := s.scan(ctx, q, func(r *reader, key []byte, h header) error {
-		if q.KeysOnly {
-			kvs = append(kvs, newKV(string(key), h))
-			return nil
+// List is the answer to a Query.
+type List struct {
+	// Revision is the store's current one.
+	Revision int64
+	// KVs are in the order of their keys.
+	KVs []*KV
+	// Count is how many keys the range has, also those beyond the limit.
+	Count int64
+}
+
+// Range returns the selected keys. Pages of one list use the first page's revision and begin behind the
+// last key of the page before.
+func (s *Store) Range(ctx context.Context, q Query) (List, error) {
+	var list List
+	var err error
+	list.Revision, err = s.scan(ctx, q, func(r *reader, key []byte, h header) error {
+		list.Count++
+		switch {
+		case q.CountOnly || q.Limit > 0 && list.Count > q.Limit:
+		case q.KeysOnly:
+			list.KVs = append(list.KVs, newKV(string(key), h))
+		default:
+			rec, err := r.record(h.mod)
+			list.KVs = append(list.KVs, rec.kv(false))
+			return err
 		}
-		rec, err := r.record(h.mod)
-		kvs = append(kvs, rec.kv(false))
-		return err
-	})
-	if err != nil {
-		return revision, nil, err
-	}
-	return revision, kvs, nil
-}
-
-// Count returns how many keys Range would, and the store's current revision.
-func (s *Store) Count(ctx context.Context, q Query) (int64, int64, error) {
-	var n int64
-	revision, err := s.scan(ctx, q, func(*reader, []byte, header) error {
-		n++
 		return nil
 	})
-	return revision, n, err
+	if err != nil {
+		list.KVs = nil
+	}
+	return list, err
 }
 
 // scanCheck is how many keys a scan passes between looks at its context.
@@ -63,22 +68,21 @@ func (s *Store) scan(ctx context.Context, q Query, emit func(*reader, []byte, he
 		if q.Revision != 0 && q.Revision < r.compacted {
 			return ErrCompacted
 		}
-		var passed, found int64
-		return r.rows(q.Key, q.End, func(key []byte, h header) (bool, error) {
+		var passed int64
+		return r.rows(q.Key, q.End, func(key []byte, h header) error {
 			if passed++; passed%scanCheck == 0 && ctx.Err() != nil {
-				return false, ctx.Err()
+				return ctx.Err()
 			}
 			if q.Revision != 0 {
 				var err error
 				if h, err = r.versionAt(h, q.Revision); err != nil {
-					return false, err
+					return err
 				}
 			}
 			if h.deleted {
-				return true, nil
+				return nil
 			}
-			found++
-			return found != q.Limit, emit(r, key, h)
+			return emit(r, key, h)
 		})
 	})
 	return revision, err
@@ -111,15 +115,15 @@ func newReader(tx *bbolt.Tx) *reader {
 	}
 }
 
-// rows calls fn with the latest version of each key of a range until fn returns false.
-func (r *reader) rows(key, end string, fn func(key []byte, h header) (bool, error)) error {
+// rows calls fn with the latest version of each key of a range.
+func (r *reader) rows(key, end string, fn func(key []byte, h header) error) error {
 	c := r.keys.Cursor()
 	for k, row := c.Seek([]byte(key)); k != nil && inRange(string(k), key, end); k, row = c.Next() {
 		h, err := decodeHeader(k, row)
 		if err != nil {
 			return err
 		}
-		if more, err := fn(k, h); err != nil || !more {
+		if err := fn(k, h); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -32,8 +33,22 @@ type Store struct {
 	failure error
 }
 
+// Options are what an operator may choose. The zero value is the default.
+type Options struct {
+	// ProgressInterval is how long a watch that wants progress may know less than the current revision when
+	// nothing happens in its range. The default is a minute: it must be well below the apiserver's five
+	// minutes between compactions, or idle watches could not be resumed; each time wakes the apiserver
+	// once for each resource.
+	ProgressInterval time.Duration
+}
+
+const defaultProgressInterval = time.Minute
+
 // Open opens the store at path, or makes one, with its folder. The error says what to do.
-func Open(path string) (*Store, error) {
+func Open(path string, o Options) (*Store, error) {
+	if o.ProgressInterval <= 0 {
+		o.ProgressInterval = defaultProgressInterval
+	}
 	db, err := openFile(path)
 	if err != nil {
 		return nil, err
@@ -50,7 +65,7 @@ func Open(path string) (*Store, error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot read datastore %s: %w; restore a backup", path, err), db.Close())
 	}
-	s.hub = newHub(s.history, s.revision.Load())
+	s.hub = newHub(s, o.ProgressInterval)
 	s.workers.Go(s.write)
 	s.workers.Go(s.expire)
 	s.workers.Go(s.scrubber)
@@ -66,13 +81,27 @@ func (s *Store) load() error {
 		if getMeta(tx.Bucket(bucketMeta()), metaScrubbed) < r.compacted {
 			s.scrub <- struct{}{}
 		}
-		return r.keys.ForEach(func(key, row []byte) error {
-			h, err := decodeHeader(key, row)
-			if err == nil && h.lease > 0 {
-				s.leases.restore(string(key), h)
-			}
-			return err
-		})
+		return s.loadLeases(tx)
+	})
+}
+
+func (s *Store) loadLeases(tx *bbolt.Tx) error {
+	err := tx.Bucket(bucketLeases()).ForEach(func(k, v []byte) error {
+		id, row, err := decodeLease(k, v)
+		if err == nil {
+			s.leases.restore(id, row)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketKeys()).ForEach(func(key, row []byte) error {
+		h, err := decodeHeader(key, row)
+		if err == nil && h.lease != 0 {
+			s.leases.attach(string(key), h.lease)
+		}
+		return err
 	})
 }
 
@@ -111,42 +140,7 @@ func (s *Store) Size() (int64, error) {
 	return size, err
 }
 
-// Create makes key with a time to live of lease seconds (0: for ever). It returns the new revision,
-// or ErrExists and the current one.
-func (s *Store) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
-		return tx.create(key, value, lease)
-	})
-	return res.revision, err
+// Write does w if its guard holds. When it does not, Result says what is in the way.
+func (s *Store) Write(ctx context.Context, w Write) (Result, error) {
+	return s.submit(ctx, func(tx *writeTx) (answer, error) { return tx.write(w) })
 }
-
-// Update replaces key if its last write has the revision guard. It returns the new revision, the
-// new version and true; or the current revision, the version in the way (nil: none) and false.
-func (s *Store) Update(ctx context.Context, key string, value []byte, guard, lease int64) (int64, *KV, bool, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
-		return tx.update(key, value, guard, lease)
-	})
-	return res.revision, res.kv, res.ok, err
-}
-
-// Delete removes key if its last write has the revision guard; 0 removes any. It returns the new
-// revision, what was removed and true; or the current revision, the version in the way (nil: none)
-// and false.
-func (s *Store) Delete(ctx context.Context, key string, guard int64) (int64, *KV, bool, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
-		return tx.remove(key, guard)
-	})
-	return res.revision, res.kv, res.ok, err
-}
-
-// Watch sends every change of the keys in [key, end) from revision from on (0: from now on) to
-// sink, until ctx or the store ends. end is as in Query. Without error, sink.End is called once.
-func (s *Store) Watch(ctx context.Context, key, end string, from int64, sink Sink) error {
-	if from > 0 && from <= s.compacted.Load() {
-		return ErrCompacted
-	}
-	return s.hub.add(ctx, key, end, from, sink)
-}
-
-// WaitDelivered blocks until every watch has been given its events up to revision, or has ended.
-func (s *Store) WaitDelivered(revision int64) { s.hub.wait(revision) }

@@ -21,23 +21,21 @@ const (
 
 // request is one write on its way through the writer.
 type request struct {
-	apply func(*writeTx) (result, error)
-	// done is closed once result and err are final.
+	apply func(*writeTx) (answer, error)
+	// done is closed once answer and err are final.
 	done   chan struct{}
-	result result
+	answer answer
 	err    error
 }
 
-// result is a write's answer. refusal is for the caller that asked; the transaction goes on.
-type result struct {
-	revision int64
-	kv       *KV
-	ok       bool
-	refusal  error
+// answer is what a request gets. refusal is for the caller that asked; the transaction goes on.
+type answer struct {
+	Result
+	refusal error
 }
 
 // enqueue hands a write to the writer.
-func (s *Store) enqueue(ctx context.Context, apply func(*writeTx) (result, error)) (*request, error) {
+func (s *Store) enqueue(ctx context.Context, apply func(*writeTx) (answer, error)) (*request, error) {
 	req := &request{apply: apply, done: make(chan struct{})}
 	select {
 	case <-s.closing:
@@ -55,28 +53,28 @@ func (s *Store) enqueue(ctx context.Context, apply func(*writeTx) (result, error
 }
 
 // wait returns the request's answer. When ctx ends first, the write may still happen.
-func (s *Store) wait(ctx context.Context, req *request) (result, error) {
+func (s *Store) wait(ctx context.Context, req *request) (Result, error) {
 	select {
 	case <-req.done:
 	case <-ctx.Done():
-		return result{}, ctx.Err()
+		return Result{}, ctx.Err()
 	case <-s.written:
 		select {
 		case <-req.done:
 		default:
-			return result{}, ErrClosed
+			return Result{}, ErrClosed
 		}
 	}
 	if req.err != nil {
-		return result{}, req.err
+		return Result{}, req.err
 	}
-	return req.result, req.result.refusal
+	return req.answer.Result, req.answer.refusal
 }
 
-func (s *Store) submit(ctx context.Context, apply func(*writeTx) (result, error)) (result, error) {
+func (s *Store) submit(ctx context.Context, apply func(*writeTx) (answer, error)) (Result, error) {
 	req, err := s.enqueue(ctx, apply)
 	if err != nil {
-		return result{}, err
+		return Result{}, err
 	}
 	return s.wait(ctx, req)
 }
@@ -117,7 +115,7 @@ func (s *Store) transact(first *request, batch []*request) ([]*request, error) {
 	}
 	for req := first; req != nil; req = s.next(tx, len(batch)) {
 		batch = append(batch, req)
-		if req.result, err = req.apply(tx); err != nil {
+		if req.answer, err = req.apply(tx); err != nil {
 			return batch, errors.Join(fmt.Errorf("write to datastore: %w", err), tx.tx.Rollback())
 		}
 	}
@@ -147,7 +145,7 @@ func (s *Store) next(tx *writeTx, taken int) *request {
 // publish makes a committed transaction visible. Watches come first: whoever has read a revision
 // here or got it as an answer can rely on WaitDelivered for it.
 func (s *Store) publish(tx *writeTx) {
-	s.leases.apply(tx.events, tx.now)
+	s.leases.apply(tx.granted, tx.events)
 	s.compacted.Store(tx.compacted)
 	s.hub.publish(tx.events, tx.revision)
 	s.revision.Store(tx.revision)
@@ -182,10 +180,14 @@ func (s *Store) failureNow() error {
 type writeTx struct {
 	tx              *bbolt.Tx
 	meta, log, keys *bbolt.Bucket
+	rows            *bbolt.Bucket // of leases
+	leases          *leases
 	now             time.Time
 	revision        int64
 	compacted       int64
 	scrubbed        int64
+	// granted holds the leases that this transaction changes; nil is one that ends.
+	granted map[int64]*lease
 	// dirty says that there is something to commit.
 	dirty  bool
 	bytes  int
@@ -203,6 +205,7 @@ func (s *Store) begin() (*writeTx, error) {
 	meta := tx.Bucket(bucketMeta())
 	t := &writeTx{
 		tx: tx, meta: meta, log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()),
+		rows: tx.Bucket(bucketLeases()), leases: s.leases, granted: map[int64]*lease{},
 		now:       time.Now(),
 		revision:  getMeta(meta, metaRevision),
 		compacted: getMeta(meta, metaCompacted),
