@@ -17,6 +17,20 @@ type Config struct {
 	// ProgressInterval is how often watches are told the current revision when nothing happens in their
 	// range; 0 is once a minute. More often wakes the apiserver for nothing.
 	ProgressInterval time.Duration
+	// Volatile are the beginnings of keys that are kept in memory and written at checkpoints and at a clean
+	// stop only: after a crash they are what they were then. nil is DefaultVolatile, which an idle cluster
+	// needs to leave the disk alone; empty is none.
+	Volatile []string
+}
+
+// DefaultVolatile are keys whose values are signs of life, which their owners write again within seconds: leases of
+// nodes and of apiservers, and the apiserver's note of what it compacted.
+func DefaultVolatile() []string {
+	return []string{
+		"/registry/leases/kube-node-lease/",
+		"/registry/leases/kube-system/apiserver-",
+		"compact_rev_key",
+	}
 }
 
 // maxSocketPath is what the kernel has room for in a socket address, in bytes.

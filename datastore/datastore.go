@@ -34,6 +34,9 @@ func New(cfg Config) (*Datastore, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if cfg.Volatile == nil {
+		cfg.Volatile = DefaultVolatile()
+	}
 	return &Datastore{cfg: cfg, serving: make(chan struct{})}, nil
 }
 
@@ -46,7 +49,9 @@ func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
 // Run opens the store and serves it until ctx ends. It may be called once.
 func (d *Datastore) Run(ctx context.Context) (err error) {
 	start := time.Now()
-	store, err := bolt.Open(d.cfg.Path, bolt.Options{ProgressInterval: d.cfg.ProgressInterval})
+	store, err := bolt.Open(d.cfg.Path, bolt.Options{
+		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile,
+	})
 	if err != nil {
 		return err
 	}

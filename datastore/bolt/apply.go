@@ -1,17 +1,46 @@
 package bolt
 
-// latest returns the last record of key, a deletion included, or nil.
-func (t *writeTx) latest(key string) (*record, error) {
-	row := t.keys.Get([]byte(key))
-	if row == nil {
-		return nil, nil
-	}
-	h, err := decodeHeader([]byte(key), row)
+import (
+	"strings"
+	"time"
+)
+
+// writeTx is one transaction of the writer: what it does is in memory until it is committed.
+type writeTx struct {
+	store *Store
+	view  *view
+	now   time.Time
+	// revision and compacted begin as the view's.
+	revision, compacted int64
+	// pending has the latest record of each key that the transaction has written; records has all.
+	pending map[string]*record
+	records []*record
+	events  []Event
+	// granted holds the leases that this transaction changes; nil is one that ends.
+	granted map[int64]*lease
+	// dirty says that there is something to publish, durable that some of it must be on the disk before,
+	// volatile that some need not.
+	dirty, durable, volatile bool
+	bytes                    int
+}
+
+func (s *Store) begin() (*writeTx, error) {
+	v, err := s.open()
 	if err != nil {
 		return nil, err
 	}
-	rec, err := decodeRecord(h.mod, t.log.Get(revisionKey(h.mod)))
-	return &rec, err
+	return &writeTx{
+		store: s, view: v, now: time.Now(), revision: v.revision, compacted: v.compacted,
+		pending: map[string]*record{}, granted: map[int64]*lease{},
+	}, nil
+}
+
+// latest returns the last record of key, a deletion included, or nil.
+func (t *writeTx) latest(key string) (*record, error) {
+	if rec := t.pending[key]; rec != nil {
+		return rec, nil
+	}
+	return t.view.latest(key)
 }
 
 // refuse answers without a write; err may be nil.
@@ -30,7 +59,7 @@ func (t *writeTx) write(w Write) (answer, error) {
 	}
 	var prev *KV
 	if last != nil && !last.deleted {
-		prev = last.kv(false)
+		prev = last.kv()
 	}
 	ok := w.Guard.holds(prev)
 	switch {
@@ -39,7 +68,7 @@ func (t *writeTx) write(w Write) (answer, error) {
 	case !w.Delete && w.Lease != 0 && t.lease(w.Lease) == nil:
 		return t.refuse(ErrLeaseNotFound), nil
 	}
-	rec := record{key: []byte(w.Key)}
+	rec := &record{key: []byte(w.Key)}
 	if last != nil {
 		rec.prev = last.mod
 	}
@@ -53,30 +82,60 @@ func (t *writeTx) write(w Write) (answer, error) {
 		rec.value, rec.lease = w.Value, w.Lease
 		rec.create, rec.version = prev.Create, prev.Version+1
 	}
-	res := Result{OK: true, Prev: prev}
-	if res.KV, err = t.append(rec, prev); err != nil {
-		return answer{}, err
-	}
-	if res.Revision = t.revision; w.Delete {
+	res := Result{OK: true, KV: t.append(rec, prev), Prev: prev, Revision: t.revision}
+	if w.Delete {
 		res.KV = nil
 	}
 	return answer{Result: res}, nil
 }
 
-// append gives rec the next revision and puts it into log and index. prev is for the event.
-func (t *writeTx) append(rec record, prev *KV) (*KV, error) {
-	rec.mod = t.revision + 1
-	if err := t.log.Put(revisionKey(rec.mod), encodeRecord(rec)); err != nil {
-		return nil, err
-	}
-	if err := t.keys.Put(rec.key, encodeHeader(rec.header)); err != nil {
-		return nil, err
-	}
-	t.revision = rec.mod
-	t.dirty = true
-	t.bytes += len(rec.value)
-	kv := newKV(string(rec.key), rec.header)
-	kv.Value = rec.value
+// append gives rec the next revision. prev is for the event.
+func (t *writeTx) append(rec *record, prev *KV) *KV {
+	t.revision++
+	rec.mod, rec.heap = t.revision, true
+	kv := rec.kv()
+	t.pending[kv.Key] = rec
+	t.records = append(t.records, rec)
 	t.events = append(t.events, Event{Deleted: rec.deleted, KV: kv, Prev: prev})
-	return kv, nil
+	t.dirty = true
+	if t.store.isVolatile(kv.Key) {
+		t.volatile = true
+	} else {
+		t.durable = true
+	}
+	t.bytes += len(rec.value)
+	return kv
+}
+
+// isVolatile says whether a key is kept in memory until the next checkpoint.
+func (s *Store) isVolatile(key string) bool {
+	for _, prefix := range s.options.Volatile {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// frame is what has to be on the disk before the transaction may be published. ceiling is the store's.
+func (t *writeTx) frame(ceiling int64) frame {
+	f := frame{revision: t.revision, compacted: t.compacted, ceiling: ceiling, leases: t.leaseRows()}
+	for _, rec := range t.records {
+		if !t.store.isVolatile(string(rec.key)) {
+			f.records = append(f.records, rec)
+		}
+	}
+	return f
+}
+
+func (t *writeTx) leaseRows() map[int64]leaseRow {
+	rows := make(map[int64]leaseRow, len(t.granted))
+	for id, l := range t.granted {
+		if l == nil {
+			rows[id] = leaseRow{}
+		} else {
+			rows[id] = leaseRow{ttl: l.ttl, ends: l.ends.Unix()}
+		}
+	}
+	return rows
 }

@@ -1,25 +1,27 @@
-// Package bolt is mote's default storage engine: a multi-version key-value store in one bbolt file,
-// with the semantics that etcd gives to Kubernetes and without its network face.
+// Package bolt is mote's default storage engine: a multi-version key-value store with the semantics that
+// etcd gives to Kubernetes and without its network face. A write is a frame of a write-ahead log; what was
+// written lately is in memory, all else in a bbolt file, which is the log's checkpoint.
 //
-// It owns the file: the revision log, the key index, leases, compaction and watches. It leaves the
-// wire protocol to package datastore. Enter through Open; every method of Store is safe for
-// concurrent use.
+// It owns the files: the revision log, the key index, leases, compaction and watches. It leaves the
+// wire protocol to package etcd, and the log's files to package wal. Enter through Open; every method of
+// Store is safe for concurrent use.
 //
 // Invariants:
-//   - Each successful write gets the next revision. Revisions never repeat and never go back, also
-//     not over a crash: the counter is stored by the transaction that uses it.
-//   - A write is acknowledged only after its transaction is on the disk (two fdatasync).
+//   - Each successful write gets the next revision. Revisions never repeat and never go back, also not over
+//     a crash: after one, the store begins above all that it may have given out.
+//   - A write is acknowledged only after its frame is on the disk (one fdatasync), unless its key is
+//     volatile (Options).
 //   - One goroutine writes. It takes all waiting requests into one transaction, in order; each sees
 //     the effect of those before it.
 //   - A watch gets every event of its range once and in order, or ends with ErrCompacted.
 //
-// The file's format is described in ../README.md and stamped into the file as Format.
+// The formats are described in ../README.md and stamped into the file as Format.
 package bolt
 
 import "errors"
 
-// Format is the version of the file's layout that this package writes and reads.
-const Format = 2
+// Format is the version of the files' layout that this package writes and reads.
+const Format = 3
 
 // Refusals. They leave the store as it was; all others mean that the request met a broken store.
 var (

@@ -3,6 +3,7 @@ package bolt
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"go.etcd.io/bbolt"
 )
@@ -24,6 +25,8 @@ const (
 	metaRevision  = "revision"  // the last that was given out
 	metaCompacted = "compacted" // reads and watches below it are refused
 	metaScrubbed  = "scrubbed"  // the log is cleaned up to here; trails metaCompacted
+	metaCeiling   = "ceiling"   // above all revisions that volatile writes may have; 0 after a clean stop
+	metaWAL       = "wal"       // the first sequence of the write-ahead log that the file does not have
 )
 
 func getMeta(b *bbolt.Bucket, field string) int64 {
@@ -51,14 +54,16 @@ type header struct {
 	lease   int64
 }
 
-// record is an entry of the log. Decoded, its slices point into bbolt's memory map: they are valid
-// only inside the transaction.
+// record is an entry of the log. Decoded from the file, its slices point into bbolt's memory map: they are
+// valid only inside the transaction.
 type record struct {
 	header
 	// prev is the revision of the key's version before this one, a deletion included; 0 if none.
 	prev  int64
 	key   []byte
 	value []byte
+	// heap says that key and value are in ordinary memory, and never change.
+	heap bool
 }
 
 const flagDeleted = 1
@@ -79,13 +84,25 @@ func encodeHeader(h header) []byte {
 	return appendHeader(make([]byte, 0, 24), h)
 }
 
-func encodeRecord(r record) []byte {
-	b := make([]byte, 0, 40+len(r.key)+len(r.value))
+func encodeRecord(r *record) []byte {
+	return appendRecord(make([]byte, 0, recordSize(r)), r)
+}
+
+func appendRecord(b []byte, r *record) []byte {
 	b = appendHeader(b, r.header)
 	b = binary.AppendUvarint(b, uint64(r.prev))
 	b = binary.AppendUvarint(b, uint64(len(r.key)))
 	b = append(b, r.key...)
 	return append(b, r.value...)
+}
+
+// recordSize is the length of an encoded record.
+func recordSize(r *record) int {
+	size := 1 + len(r.key) + len(r.value)
+	for _, n := range [...]int64{r.mod, r.create, r.version, r.lease, r.prev, int64(len(r.key))} {
+		size += max(1, (bits.Len64(uint64(n))+6)/7)
+	}
+	return size
 }
 
 // decoder reads varints until the first damage, which it remembers.
@@ -102,6 +119,17 @@ func (d *decoder) int() int64 {
 	}
 	d.rest = d.rest[size:]
 	return int64(n)
+}
+
+func (d *decoder) bytes() []byte {
+	size := d.int()
+	if d.bad || size < 0 || size > int64(len(d.rest)) {
+		d.bad = true
+		return nil
+	}
+	b := d.rest[:size]
+	d.rest = d.rest[size:]
+	return b
 }
 
 func (d *decoder) header() header {
@@ -124,15 +152,15 @@ func decodeHeader(key, row []byte) (header, error) {
 	return h, nil
 }
 
-func decodeRecord(revision int64, b []byte) (record, error) {
+func decodeRecord(b []byte) (record, error) {
 	d := decoder{rest: b}
 	r := record{header: d.header()}
 	r.prev = d.int()
-	size := d.int()
-	if d.bad || size < 0 || size > int64(len(d.rest)) || r.mod != revision {
-		return r, fmt.Errorf("damaged log record of revision %d", revision)
+	r.key = d.bytes()
+	r.value = d.rest
+	if d.bad {
+		return r, fmt.Errorf("damaged log record, perhaps of revision %d", r.mod)
 	}
-	r.key, r.value = d.rest[:size], d.rest[size:]
 	return r, nil
 }
 
@@ -155,10 +183,14 @@ func decodeLease(key, row []byte) (int64, leaseRow, error) {
 	return revisionOf(key), l, nil
 }
 
-// kv copies the record out of the memory map.
-func (r record) kv(keysOnly bool) *KV {
+// kv copies the record out of the memory map, if it is there.
+func (r *record) kv() *KV {
 	kv := newKV(string(r.key), r.header)
-	if !keysOnly {
+	switch {
+	case r.deleted:
+	case r.heap:
+		kv.Value = r.value
+	default:
 		kv.Value = append([]byte{}, r.value...)
 	}
 	return kv

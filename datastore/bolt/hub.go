@@ -3,8 +3,6 @@ package bolt
 import (
 	"sync"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // hub knows all watches. The writer pushes each transaction's events to those that keep up:
@@ -17,7 +15,7 @@ import (
 type hub struct {
 	// history reads a page of the log.
 	history func(r Range, from int64) (events []Event, next int64, err error)
-	// progress is Options.ProgressInterval.
+	// progress is Options.options.ProgressInterval.
 	progress time.Duration
 	feeders  sync.WaitGroup
 
@@ -33,8 +31,8 @@ type hub struct {
 	timer *time.Timer
 }
 
-func newHub(s *Store, progress time.Duration) *hub {
-	h := &hub{history: s.history, progress: progress, published: s.revision.Load(), watches: map[*watch]struct{}{}}
+func newHub(s *Store) *hub {
+	h := &hub{history: s.history, progress: s.options.ProgressInterval, published: s.revision.Load(), watches: map[*watch]struct{}{}}
 	h.moved.L = &h.mu
 	return h
 }
@@ -165,45 +163,65 @@ const historyPage = queueBytes / 4
 func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 	var events []Event
 	next := from
-	err := s.view(func(tx *bbolt.Tx) error {
-		at := newReader(tx)
-		if from <= at.compacted {
+	err := s.view(func(v *view) error {
+		if from <= v.compacted {
 			return ErrCompacted
 		}
-		next = max(from, at.revision+1)
+		next = max(from, v.revision+1)
 		size := 0
-		c := at.log.Cursor()
-		for k, v := c.Seek(revisionKey(from)); k != nil; k, v = c.Next() {
-			rec, err := decodeRecord(revisionOf(k), v)
-			if err != nil {
-				return err
-			}
+		return v.walk(from, func(rec *record) (bool, error) {
 			if !inRange(string(rec.key), r.Key, r.End) {
-				continue
+				return true, nil
 			}
 			if size >= historyPage {
 				next = rec.mod
-				return nil
+				return false, nil
 			}
-			e, err := at.event(rec, r.PrevKV)
-			if err != nil {
-				return err
-			}
+			e, err := v.event(rec, r.PrevKV)
 			events = append(events, e)
 			size += e.size()
-		}
-		return nil
+			return true, err
+		})
 	})
 	return events, next, err
 }
 
+// walk calls fn with the records of the log from revision from on, until it returns false.
+func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
+	c := v.log.Cursor()
+	for k, b := c.Seek(revisionKey(from)); k != nil; k, b = c.Next() {
+		rec, err := decodeRecord(b)
+		if err != nil {
+			return err
+		}
+		if more, err := fn(&rec); err != nil || !more {
+			return err
+		}
+	}
+	from = max(from, getMeta(v.meta, metaRevision)+1)
+	for i := len(v.layers) - 1; i >= 0; i-- {
+		for _, rec := range v.layers[i].since(from) {
+			if rec.mod > v.revision {
+				return nil
+			}
+			if more, err := fn(rec); err != nil || !more {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // event makes the event that the writer published for rec.
-func (r *reader) event(rec record, prevKV bool) (Event, error) {
-	e := Event{Deleted: rec.deleted, KV: rec.kv(rec.deleted)}
+func (v *view) event(rec *record, prevKV bool) (Event, error) {
+	e := Event{Deleted: rec.deleted, KV: rec.kv()}
 	if !prevKV || rec.prev == 0 || rec.version == 1 {
 		return e, nil
 	}
-	prev, err := r.record(rec.prev)
-	e.Prev = prev.kv(false)
-	return e, err
+	prev, err := v.record(rec.prev)
+	if err != nil {
+		return e, err
+	}
+	e.Prev = prev.kv()
+	return e, nil
 }

@@ -40,7 +40,8 @@ func (s *Store) Grant(ctx context.Context, id, ttl int64) (Lease, error) {
 			return tx.refuse(ErrLeaseExists), nil
 		}
 		granted = Lease{ID: id, TTL: ttl, Left: time.Duration(ttl) * time.Second}
-		return tx.refuse(nil), tx.grant(id, ttl)
+		tx.grant(id, ttl)
+		return tx.refuse(nil), nil
 	})
 	return granted, err
 }
@@ -54,7 +55,8 @@ func (s *Store) Renew(ctx context.Context, id int64) (Lease, error) {
 			return tx.refuse(ErrLeaseNotFound), nil
 		}
 		renewed = Lease{ID: id, TTL: l.ttl, Left: time.Duration(l.ttl) * time.Second}
-		return tx.refuse(nil), tx.grant(id, l.ttl)
+		tx.grant(id, l.ttl)
+		return tx.refuse(nil), nil
 	})
 	return renewed, err
 }
@@ -106,19 +108,18 @@ func (t *writeTx) lease(id int64) *lease {
 	if l, changed := t.granted[id]; changed {
 		return l
 	}
-	return t.leases.get(id)
+	return t.store.leases.get(id)
 }
 
 // grant makes a lease, or begins it anew.
-func (t *writeTx) grant(id, ttl int64) error {
+func (t *writeTx) grant(id, ttl int64) {
 	l := &lease{id: id, ttl: ttl, ends: t.now.Add(time.Duration(ttl) * time.Second)}
 	t.granted[id] = l
-	t.dirty = true
-	return t.rows.Put(revisionKey(id), encodeLease(leaseRow{ttl: ttl, ends: l.ends.Unix()}))
+	t.dirty, t.durable = true, true
 }
 
 func (t *writeTx) revoke(id int64) error {
-	keys := t.leases.keysOf(id)
+	keys := t.store.leases.keysOf(id)
 	for _, e := range t.events { // what this transaction has attached is not in leases yet
 		if e.KV.Lease == id {
 			keys = append(keys, e.KV.Key)
@@ -133,14 +134,11 @@ func (t *writeTx) revoke(id int64) error {
 		if last == nil || last.deleted || last.lease != id {
 			continue
 		}
-		rec := record{header: header{deleted: true}, prev: last.mod, key: []byte(key)}
-		if _, err := t.append(rec, last.kv(false)); err != nil {
-			return err
-		}
+		t.append(&record{header: header{deleted: true}, prev: last.mod, key: []byte(key)}, last.kv())
 	}
 	t.granted[id] = nil
-	t.dirty = true
-	return t.rows.Delete(revisionKey(id))
+	t.dirty, t.durable = true, true
+	return nil
 }
 
 // leases knows when leases end, and which keys go with them. Time is the process's monotonic clock: a
@@ -237,6 +235,13 @@ func (l *leases) set(one *lease) {
 		heap.Push(&l.queue, one)
 	}
 	l.notify()
+}
+
+// remove forgets a lease; its keys have been removed.
+func (l *leases) remove(id int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drop(id)
 }
 
 // drop needs mu.

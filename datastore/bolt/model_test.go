@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -90,13 +91,14 @@ func TestModel(t *testing.T) {
 	}
 	t.Logf("replay with: go test ./datastore/bolt -run TestModel -model.seed=%d -model.ops=%d", seed, *modelOps)
 	p := &player{t: t, rng: rand.New(rand.NewPCG(seed, 0)), path: filepath.Join(t.TempDir(), "state.db"), model: newModel()}
-	p.store = open(t, p.path)
+	p.open()
+	defer func() { require.NoError(t, p.store.Close()) }()
 	steps := []struct {
 		weight int
 		step   func()
 	}{
 		{30, p.create}, {40, p.update}, {10, p.put}, {20, p.remove},
-		{20, p.list}, {5, p.watch}, {2, p.compact}, {1, p.reopen},
+		{20, p.list}, {5, p.watch}, {2, p.compact}, {1, p.reopen}, {1, p.crash}, {2, p.checkpoint},
 	}
 	var wheel []func()
 	for _, s := range steps {
@@ -107,6 +109,13 @@ func TestModel(t *testing.T) {
 		require.Equal(t, p.model.revision, p.store.Revision())
 	}
 	require.NoError(t, p.store.Check())
+}
+
+// open has layers that fill up all the time.
+func (p *player) open() {
+	var err error
+	p.store, err = Open(p.path, Options{limit: 20_000})
+	require.NoError(p.t, err)
 }
 
 func (p *player) key() string { return modelKey(p.rng.IntN(modelKeys)) }
@@ -270,6 +279,26 @@ func (p *player) compact() {
 func (p *player) reopen() {
 	require.NoError(p.t, p.store.Check())
 	require.NoError(p.t, p.store.Close())
-	p.store = open(p.t, p.path)
+	p.open()
 	require.Equal(p.t, p.model.compacted, p.store.Compacted())
+}
+
+// crash opens a copy of the files as they are: what kill -9 leaves.
+func (p *player) crash() {
+	dir := p.t.TempDir()
+	tx, err := p.store.db.Begin(true) // keeps the checkpointer out: a copy takes time
+	require.NoError(p.t, err)
+	require.NoError(p.t, os.CopyFS(dir, os.DirFS(filepath.Dir(p.path))))
+	require.NoError(p.t, tx.Rollback())
+	compacted := p.store.Compacted()
+	require.NoError(p.t, p.store.Close())
+	p.path = filepath.Join(dir, filepath.Base(p.path))
+	p.open()
+	require.NoError(p.t, p.store.Check())
+	require.LessOrEqual(p.t, p.store.Compacted(), compacted)
+	p.model.compacted = p.store.Compacted() // a crash may undo a compaction
+}
+
+func (p *player) checkpoint() {
+	require.NoError(p.t, p.store.Checkpoint(p.t.Context()))
 }

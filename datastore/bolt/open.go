@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/mote-k8s/mote/datastore/wal"
 )
 
 const (
@@ -128,7 +130,7 @@ func initialise(tx *bbolt.Tx) error {
 		}
 	}
 	meta := tx.Bucket(bucketMeta())
-	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision))
+	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision), putMeta(meta, metaWAL, 1))
 }
 
 var (
@@ -173,7 +175,7 @@ func advise(path string, err error) error {
 		return advice("no permission; run as the owner of the data directory")
 	case errors.Is(err, errOtherFormat):
 		return advice(fmt.Sprintf("written by another version of mote, this one reads format %d; run that version or restore a backup", Format))
-	case errors.Is(err, errDamaged), errors.Is(err, errNotStore), errors.Is(err, bolterrors.ErrInvalid),
+	case errors.Is(err, errDamaged), errors.Is(err, errNotStore), errors.Is(err, wal.ErrDamaged), errors.Is(err, errDamagedFrame), errors.Is(err, bolterrors.ErrInvalid),
 		errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum),
 		errors.Is(err, syscall.EISDIR):
 		return advice("not a mote datastore, or a damaged one; move it away or restore a backup")

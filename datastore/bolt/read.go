@@ -1,12 +1,6 @@
 package bolt
 
-import (
-	"context"
-	"errors"
-
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
-)
+import "context"
 
 // Query selects keys at one moment.
 type Query struct {
@@ -34,127 +28,35 @@ type List struct {
 // last key of the page before.
 func (s *Store) Range(ctx context.Context, q Query) (List, error) {
 	var list List
-	var err error
-	list.Revision, err = s.scan(ctx, q, func(r *reader, key []byte, h header) error {
-		list.Count++
+	err := s.view(func(v *view) error {
+		list.Revision = v.revision
+		at := q.Revision
 		switch {
-		case q.CountOnly || q.Limit > 0 && list.Count > q.Limit:
-		case q.KeysOnly:
-			list.KVs = append(list.KVs, newKV(string(key), h))
-		default:
-			rec, err := r.record(h.mod)
-			list.KVs = append(list.KVs, rec.kv(false))
-			return err
+		case at > v.revision:
+			return ErrFutureRevision
+		case at == 0:
+			at = v.revision
+		case at < v.compacted:
+			return ErrCompacted
 		}
-		return nil
+		return v.rows(ctx, q.Key, q.End, at, func(key string, h header) error {
+			list.Count++
+			switch {
+			case q.CountOnly || q.Limit > 0 && list.Count > q.Limit:
+			case q.KeysOnly:
+				list.KVs = append(list.KVs, newKV(key, h))
+			default:
+				rec, err := v.record(h.mod)
+				if err != nil {
+					return err
+				}
+				list.KVs = append(list.KVs, rec.kv())
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		list.KVs = nil
 	}
 	return list, err
-}
-
-// scanCheck is how many keys a scan passes between looks at its context.
-const scanCheck = 1024
-
-func (s *Store) scan(ctx context.Context, q Query, emit func(*reader, []byte, header) error) (int64, error) {
-	var revision int64
-	err := s.view(func(tx *bbolt.Tx) error {
-		r := newReader(tx)
-		revision = r.revision
-		if q.Revision > r.revision {
-			return ErrFutureRevision
-		}
-		if q.Revision != 0 && q.Revision < r.compacted {
-			return ErrCompacted
-		}
-		var passed int64
-		return r.rows(q.Key, q.End, func(key []byte, h header) error {
-			if passed++; passed%scanCheck == 0 && ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if q.Revision != 0 {
-				var err error
-				if h, err = r.versionAt(h, q.Revision); err != nil {
-					return err
-				}
-			}
-			if h.deleted {
-				return nil
-			}
-			return emit(r, key, h)
-		})
-	})
-	return revision, err
-}
-
-// view is a read transaction. It must be short: pages that it can see are not reused.
-func (s *Store) view(fn func(*bbolt.Tx) error) error {
-	return closedError(s.db.View(fn))
-}
-
-// closedError translates bbolt's word for a store that has been closed.
-func closedError(err error) error {
-	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
-		return ErrClosed
-	}
-	return err
-}
-
-// reader is the file as one transaction sees it.
-type reader struct {
-	log, keys           *bbolt.Bucket
-	revision, compacted int64
-}
-
-func newReader(tx *bbolt.Tx) *reader {
-	meta := tx.Bucket(bucketMeta())
-	return &reader{
-		log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()),
-		revision: getMeta(meta, metaRevision), compacted: getMeta(meta, metaCompacted),
-	}
-}
-
-// rows calls fn with the latest version of each key of a range.
-func (r *reader) rows(key, end string, fn func(key []byte, h header) error) error {
-	c := r.keys.Cursor()
-	for k, row := c.Seek([]byte(key)); k != nil && inRange(string(k), key, end); k, row = c.Next() {
-		h, err := decodeHeader(k, row)
-		if err != nil {
-			return err
-		}
-		if err := fn(k, h); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *reader) record(revision int64) (record, error) {
-	return decodeRecord(revision, r.log.Get(revisionKey(revision)))
-}
-
-// versionAt walks back from the latest version of a key to the one that was valid at revision.
-// Where there was none, it returns a deletion.
-func (r *reader) versionAt(h header, revision int64) (header, error) {
-	for h.mod > revision {
-		rec, err := r.record(h.mod)
-		if err != nil {
-			return header{}, err
-		}
-		if rec.prev == 0 {
-			return header{deleted: true}, nil
-		}
-		b := r.log.Get(revisionKey(rec.prev))
-		if b == nil && rec.prev <= r.compacted {
-			// The scrubber removes deletions; of living keys it leaves the last version.
-			return header{deleted: true}, nil
-		}
-		before, err := decodeRecord(rec.prev, b)
-		if err != nil {
-			return header{}, err
-		}
-		h = before.header
-	}
-	return h, nil
 }

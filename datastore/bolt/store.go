@@ -4,31 +4,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/mote-k8s/mote/datastore/wal"
 )
 
-// Store is an open store. It runs three goroutines, which Close ends: the writer, the expirer of
-// leases and the scrubber of compacted history.
+// Store is an open store. It runs three goroutines, which Close ends: the writer, the checkpointer and the
+// expirer of leases.
 type Store struct {
+	options  Options
+	path     string
 	db       *bbolt.DB
 	requests chan *request
 	hub      *hub
 	leases   *leases
-	// scrub wakes the scrubber.
-	scrub chan struct{}
 
-	// revision and compacted are what the last published transaction left in the meta bucket.
+	// The writer's, and Close's after it. ceiling is what the last frame of the log promised.
+	wal         *wal.Log
+	ceiling     int64
+	pending     *checkpoint // until it is known to be done
+	checkpoints chan *checkpoint
+
+	// mu guards layers, the slice and which it is; see view.
+	mu     sync.RWMutex
+	layers []*layer
+	// revision and compacted are what the last transaction left that was published.
 	revision, compacted atomic.Int64
 
-	closing chan struct{} // closed: take no more requests
-	written chan struct{} // closed: the writer has returned
-	workers sync.WaitGroup
-	close   sync.Once
+	closing      chan struct{} // closed: take no more requests
+	written      chan struct{} // closed: the writer has returned
+	workers      sync.WaitGroup
+	checkpointed sync.WaitGroup
+	close        sync.Once
 	// failed is closed after failure has been set: the disk broke and nothing can be trusted.
+	failing sync.Once
 	failed  chan struct{}
 	failure error
 }
@@ -40,49 +57,140 @@ type Options struct {
 	// minutes between compactions, or idle watches could not be resumed; each time wakes the apiserver
 	// once for each resource.
 	ProgressInterval time.Duration
+	// Volatile are the beginnings of keys that are kept in memory, and written at checkpoints and at a clean
+	// stop only. After a crash they are what they were at the last checkpoint; who watched anything is told
+	// that the history is compacted. Only for what its owner writes again anyway. The default is none.
+	Volatile []string
+
+	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before and after a
+	// checkpoint.
+	limit        int64
+	openLog      func(path string) (wal.Files, error)
+	atCheckpoint func(done bool)
 }
 
 const defaultProgressInterval = time.Minute
 
-// Open opens the store at path, or makes one, with its folder. The error says what to do.
+// Open opens the store at path, or makes one, with its folder. Two files of its write-ahead log are beside
+// it. The error says what to do.
 func Open(path string, o Options) (*Store, error) {
 	if o.ProgressInterval <= 0 {
 		o.ProgressInterval = defaultProgressInterval
+	}
+	if o.limit <= 0 {
+		o.limit = layerLimit
+	}
+	if o.openLog == nil {
+		o.openLog = openLog
+	}
+	if o.atCheckpoint == nil {
+		o.atCheckpoint = func(bool) {}
 	}
 	db, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		db:       db,
-		requests: make(chan *request, maxBatch),
-		leases:   newLeases(),
-		scrub:    make(chan struct{}, 1),
-		closing:  make(chan struct{}),
-		written:  make(chan struct{}),
-		failed:   make(chan struct{}),
+		path: path, options: o, db: db,
+		requests: make(chan *request, maxBatch), leases: newLeases(),
+		checkpoints: make(chan *checkpoint, 1), layers: []*layer{newLayer()},
+		closing: make(chan struct{}), written: make(chan struct{}), failed: make(chan struct{}),
 	}
-	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot read datastore %s: %w; restore a backup", path, err), db.Close())
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(advise(path, err), db.Close())
 	}
-	s.hub = newHub(s, o.ProgressInterval)
+	s.hub = newHub(s)
 	s.workers.Go(s.write)
 	s.workers.Go(s.expire)
-	s.workers.Go(s.scrubber)
+	s.checkpointed.Go(s.checkpointer)
 	return s, nil
 }
 
-// load reads what the store keeps in memory: revisions, and keys with leases.
-func (s *Store) load() error {
-	return s.db.View(func(tx *bbolt.Tx) error {
-		r := newReader(tx)
-		s.revision.Store(r.revision)
-		s.compacted.Store(r.compacted)
-		if getMeta(tx.Bucket(bucketMeta()), metaScrubbed) < r.compacted {
-			s.scrub <- struct{}{}
-		}
+// recover reads what the store keeps in memory, and puts into the file what only the log has.
+func (s *Store) recover() error {
+	from := uint64(0)
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta())
+		s.revision.Store(getMeta(meta, metaRevision))
+		s.compacted.Store(getMeta(meta, metaCompacted))
+		s.ceiling = getMeta(meta, metaCeiling)
+		from = uint64(getMeta(meta, metaWAL))
 		return s.loadLeases(tx)
 	})
+	if err != nil {
+		return err
+	}
+	files, err := s.options.openLog(logPath(s.path))
+	if err != nil {
+		return err
+	}
+	frames := 0
+	s.wal, err = wal.Open(files, from, func(payload []byte) error {
+		frames++
+		return s.replay(payload)
+	})
+	if err != nil {
+		return errors.Join(err, files[0].Close(), files[1].Close())
+	}
+	if frames == 0 && s.ceiling == 0 {
+		return nil // it was stopped cleanly
+	}
+	if s.ceiling > 0 {
+		// Revisions up to the ceiling may have been given out, and what was written then is lost: who knows
+		// of it has to read everything again.
+		s.revision.Store(max(s.revision.Load(), s.ceiling) + 1)
+		s.compacted.Store(s.revision.Load())
+		s.ceiling = 0
+	}
+	if err := s.writeCheckpoint(s.newCheckpoint()); err != nil {
+		return errors.Join(err, s.wal.Close())
+	}
+	s.layers = []*layer{newLayer()}
+	return nil
+}
+
+// logPath is what the names of the write-ahead log's files begin with.
+func logPath(path string) string {
+	return strings.TrimSuffix(path, filepath.Ext(path)) + ".wal"
+}
+
+// openLog opens the log's files. Made for the first time, their names are durable before they are used.
+func openLog(path string) (wal.Files, error) {
+	_, err := os.Stat(path + ".1")
+	isNew := errors.Is(err, fs.ErrNotExist)
+	files, err := wal.OpenFiles(path)
+	if err == nil && isNew {
+		if err = syncDir(filepath.Dir(path)); err != nil {
+			err = errors.Join(err, files[0].Close(), files[1].Close())
+		}
+	}
+	return files, err
+}
+
+// replay does again what a frame of the log says.
+func (s *Store) replay(payload []byte) error {
+	f, err := decodeFrame(payload)
+	if err != nil {
+		return err
+	}
+	s.layers[0].add(f.records, f.leases)
+	for id, row := range f.leases {
+		if row.ttl > 0 {
+			s.leases.restore(id, row)
+		}
+	}
+	for _, rec := range f.records {
+		s.leases.attach(string(rec.key), rec.lease)
+	}
+	for id, row := range f.leases {
+		if row.ttl == 0 {
+			s.leases.remove(id)
+		}
+	}
+	s.revision.Store(f.revision)
+	s.compacted.Store(max(s.compacted.Load(), f.compacted))
+	s.ceiling = max(s.ceiling, f.ceiling)
+	return nil
 }
 
 func (s *Store) loadLeases(tx *bbolt.Tx) error {
@@ -105,20 +213,48 @@ func (s *Store) loadLeases(tx *bbolt.Tx) error {
 	})
 }
 
-// Close answers the requests that were taken, ends all watches and closes the file.
+// Close answers the requests that were taken, ends all watches, writes what is in memory to the file and
+// closes it.
 func (s *Store) Close() error {
 	var err error
 	s.close.Do(func() {
 		close(s.closing)
 		s.workers.Wait()
+		close(s.checkpoints)
+		s.checkpointed.Wait()
 		s.hub.close()
-		err = s.db.Close()
+		err = errors.Join(s.lastCheckpoint(), s.wal.Close(), s.db.Close())
 	})
 	return err
 }
 
-// Failed is closed when the disk refused a write in a way that leaves the file in doubt. From then
-// on every request fails; only opening the file anew tells what is on the disk. See Failure.
+// lastCheckpoint leaves nothing in the log. If there is no room for that, the next Open finds it there;
+// what is volatile is then lost.
+func (s *Store) lastCheckpoint() error {
+	if s.failureNow() != nil {
+		return nil // the failure has been told
+	}
+	var saved int64
+	err := s.view(func(v *view) error {
+		saved = getMeta(v.meta, metaCompacted)
+		return nil
+	})
+	if err == nil && s.pending != nil && s.pending.err != nil {
+		err = s.writeCheckpoint(s.pending)
+	}
+	if err == nil && (!s.newest().empty() || s.ceiling != 0 || s.compacted.Load() != saved) {
+		cp := s.newCheckpoint()
+		cp.ceiling = 0
+		err = s.writeCheckpoint(cp)
+	}
+	if isNoSpace(err) {
+		return nil
+	}
+	return err
+}
+
+// Failed is closed when the disk refused a write in a way that leaves the files in doubt. From then on
+// every request fails; only opening them anew tells what is on the disk. See Failure.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
 // Failure is why Failed is closed. It may be called only after that.
@@ -130,13 +266,18 @@ func (s *Store) Revision() int64 { return s.revision.Load() }
 // Compacted is the revision below which there is no history.
 func (s *Store) Compacted() int64 { return s.compacted.Load() }
 
-// Size is the size of the store in bytes, free pages included.
+// Size is the size of the store's files in bytes, free pages included.
 func (s *Store) Size() (int64, error) {
 	var size int64
-	err := s.view(func(tx *bbolt.Tx) error {
-		size = tx.Size()
+	err := s.view(func(v *view) error {
+		size = v.tx.Size()
 		return nil
 	})
+	for i := range 2 {
+		if info, err := os.Stat(fmt.Sprintf("%s.%d", logPath(s.path), i)); err == nil {
+			size += info.Size()
+		}
+	}
 	return size, err
 }
 

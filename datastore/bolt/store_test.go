@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,6 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
+
+	"github.com/mote-k8s/mote/datastore/wal"
+	"github.com/mote-k8s/mote/datastore/wal/waltest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -158,19 +162,40 @@ func TestFullDisk(t *testing.T) {
 	require.ErrorContains(t, err, "the file system is read-only; mount it writable")
 }
 
-// TestDiskFailure: when a sync fails nothing may be acknowledged any more.
+// TestDiskFailure: when a sync fails nothing may be acknowledged any more, and the next start has all that was.
 func TestDiskFailure(t *testing.T) {
-	s := openTemp(t)
-	_, err := s.create(t.Context(), "a", nil)
+	path := filepath.Join(t.TempDir(), "state.db")
+	disk := waltest.New(rand.New(rand.NewPCG(1, 1)))
+	o := Options{openLog: func(string) (wal.Files, error) { return disk.Files(), nil }}
+	s, err := Open(path, o)
 	require.NoError(t, err)
-	s.requests <- &request{done: make(chan struct{}), apply: func(tx *writeTx) (answer, error) {
-		tx.dirty = true
-		return answer{}, tx.tx.Rollback() // the commit that follows fails as it would on a bad disk
-	}}
+	_, err = s.create(t.Context(), "a", nil)
+	require.NoError(t, err)
+	disk.Fail = func(op string) error {
+		if op == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	_, err = s.create(t.Context(), "b", nil)
+	require.ErrorIs(t, err, syscall.EIO)
 	<-s.Failed()
 	require.ErrorContains(t, s.Failure(), "check the disk")
-	_, err = s.create(t.Context(), "b", nil)
+	_, err = s.create(t.Context(), "c", nil)
 	require.ErrorIs(t, err, s.Failure())
+	require.NoError(t, s.Close())
+
+	disk.Fail = nil
+	disk = disk.CutPower()
+	s, err = Open(path, o)
+	require.NoError(t, err)
+	n, err := s.count(t.Context(), "a", "")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	n, err = s.count(t.Context(), "c", "")
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.NoError(t, s.Close())
 }
 
 func TestGroupCommitSharesTransactions(t *testing.T) {
@@ -217,7 +242,9 @@ func TestClosedStoreRefuses(t *testing.T) {
 
 // TestCompactionFreesSpace: history is bounded by what is kept, not by what was written.
 func TestCompactionFreesSpace(t *testing.T) {
-	s := openTemp(t)
+	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{limit: 100_000})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
 	value := make([]byte, 2000)
 	rev, err := s.create(t.Context(), "hot", value)
 	require.NoError(t, err)
@@ -241,13 +268,14 @@ func TestCompactionFreesSpace(t *testing.T) {
 	require.Len(t, list.KVs, 1)
 }
 
-// scrubbed waits until the scrubber has nothing to do.
+// scrubbed waits until the file has no compacted history.
 func scrubbed(t testing.TB, s *Store) {
+	require.NoError(t, s.Checkpoint(t.Context()))
 	require.Eventually(t, func() bool {
 		done := false
 		require.NoError(t, s.db.View(func(tx *bbolt.Tx) error {
 			meta := tx.Bucket(bucketMeta())
-			done = getMeta(meta, metaScrubbed) == getMeta(meta, metaCompacted)
+			done = getMeta(meta, metaScrubbed) == s.Compacted()
 			return nil
 		}))
 		return done
@@ -357,4 +385,49 @@ func TestCheckWhileWriting(t *testing.T) {
 	cancel()
 	writers.Wait()
 	require.NoError(t, s.Check())
+}
+
+// TestReadsAreSnapshots: while layers are written to the file, dropped and compacted, a list has all keys, and the
+// same list at the same revision is the same.
+func TestReadsAreSnapshots(t *testing.T) {
+	const keys = 40
+	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{limit: 5_000})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	for i := range keys {
+		_, err := s.create(t.Context(), fmt.Sprintf("/k/%02d", i), []byte("new"))
+		require.NoError(t, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var writers sync.WaitGroup
+	defer writers.Wait()
+	defer cancel()
+	for range 4 {
+		writers.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				res, _ := s.Write(ctx, Write{Key: fmt.Sprintf("/k/%02d", rand.IntN(keys)), Value: []byte(fmt.Sprint(i))})
+				if i%10 == 0 {
+					_, _ = s.Compact(ctx, res.Revision)
+				}
+			}
+		})
+	}
+	list := func(revision int64) ([]*KV, int64) {
+		list, err := s.Range(t.Context(), Query{Key: "/k/", End: "/k0", Revision: revision})
+		if revision != 0 && errors.Is(err, ErrCompacted) {
+			return nil, 0
+		}
+		require.NoError(t, err)
+		require.Len(t, list.KVs, keys)
+		return list.KVs, list.Revision
+	}
+	again := 0
+	for range 3000 {
+		first, revision := list(0)
+		if second, _ := list(revision); second != nil {
+			require.Equal(t, first, second)
+			again++
+		}
+	}
+	require.Positive(t, again)
 }
