@@ -154,17 +154,15 @@ func logPath(path string) string {
 	return strings.TrimSuffix(path, filepath.Ext(path)) + ".wal"
 }
 
-// openLog opens the log's files. Made for the first time, their names are durable before they are used.
+// openLog opens the log's files, which are made before the file that they belong to.
 func openLog(path string) (wal.Files, error) {
-	_, err := os.Stat(path + ".1")
-	isNew := errors.Is(err, fs.ErrNotExist)
-	files, err := wal.OpenFiles(path)
-	if err == nil && isNew {
-		if err = syncDir(filepath.Dir(path)); err != nil {
-			err = errors.Join(err, files[0].Close(), files[1].Close())
+	for i := range 2 {
+		name := fmt.Sprintf("%s.%d", path, i)
+		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+			return wal.Files{}, fmt.Errorf("%w: its log %s is missing", errDamaged, name)
 		}
 	}
-	return files, err
+	return wal.OpenFiles(path)
 }
 
 // replay does again what a frame of the log says.

@@ -92,6 +92,32 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 			require.NoError(t, os.Truncate(path, 2*pageSize))
 			require.NoError(t, os.Truncate(path, info.Size()))
 		}, "not a mote datastore, or a damaged one"},
+		"log is gone": {func(t *testing.T, path string) {
+			require.NoError(t, open(t, path).Close())
+			require.NoError(t, os.Remove(logPath(path)+".0"))
+		}, "state.wal.0 is missing"},
+		"log of another": {func(t *testing.T, path string) {
+			s := open(t, path)
+			_, err := s.create(t.Context(), "a", nil)
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			require.NoError(t, os.Remove(path))
+		}, "put it back, or move the log away too"},
+		"damaged log": {func(t *testing.T, path string) {
+			s := open(t, path)
+			for _, key := range []string{"a", "b"} {
+				_, err := s.create(t.Context(), key, nil)
+				require.NoError(t, err)
+			}
+			log, err := os.ReadFile(logPath(path) + ".1")
+			require.NoError(t, err)
+			db, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			log[20] ^= 1 // in the first frame
+			require.NoError(t, os.WriteFile(logPath(path)+".1", log, 0o600))
+			require.NoError(t, os.WriteFile(path, db, 0o600))
+		}, "damaged write-ahead log"},
 		"newer format": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
 			db, err := bbolt.Open(path, 0o600, nil)
