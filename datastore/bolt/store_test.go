@@ -152,6 +152,12 @@ func TestOpenAfterInterruptedFirstStart(t *testing.T) {
 // TestFullDisk needs root for a small file system of its own, in a mount namespace that dies with
 // the test's thread.
 func TestFullDisk(t *testing.T) {
+	for name, limit := range map[string]int64{"log": 0, "checkpoint": 100_000} { // what meets the full disk
+		t.Run(name, func(t *testing.T) { testFullDisk(t, Options{limit: limit}) })
+	}
+}
+
+func testFullDisk(t *testing.T, o Options) {
 	runtime.LockOSThread() // and never unlock: the thread must not be used again
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 		t.Skip("cannot make a mount namespace: ", err)
@@ -161,30 +167,51 @@ func TestFullDisk(t *testing.T) {
 		require.NoError(t, syscall.Mount("mote-test", dir, "tmpfs", flags, options))
 	}
 	require.NoError(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
-	mount(0, "size=512k")
+	mount(0, "size=1m")
 	defer func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) }()
 	path := filepath.Join(dir, "state.db")
-	s, err := Open(path, Options{})
+	s, err := Open(path, o)
 	require.NoError(t, err)
 	value := make([]byte, 10<<10)
 	written := 0
-	for ; err == nil; written++ {
-		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
+	fill := func() {
+		for range 1000 {
+			if _, err = s.create(t.Context(), fmt.Sprint("key", written), value); err != nil {
+				break
+			}
+			written++
+		}
+		require.ErrorIs(t, err, ErrNoSpace)
 	}
-	require.ErrorIs(t, err, ErrNoSpace)
-	n, err := s.count(t.Context(), "key", "kez")
-	require.NoError(t, err)
-	require.EqualValues(t, written-1, n, "acknowledged keys")
+	check := func() {
+		n, err := s.count(t.Context(), "key", "kez")
+		require.NoError(t, err)
+		require.EqualValues(t, written, n, "acknowledged keys")
+		require.EqualValues(t, firstRevision+written, s.Revision())
+	}
+	fill()
+	fill() // again, after the first try
+	check()
 
-	mount(syscall.MS_REMOUNT, "size=8m")
-	rev, err := s.create(t.Context(), "key-after", value)
-	require.NoError(t, err, "there is space again")
-	require.EqualValues(t, firstRevision+written, rev)
+	mount(syscall.MS_REMOUNT, "size=2m")
+	require.Eventually(t, func() bool {
+		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "there is space again")
+	written++
+	fill()
+	check()
+	require.NoError(t, s.Close(), "a stop on a full disk")
+
+	mount(syscall.MS_REMOUNT, "size=20m")
+	s, err = Open(path, o)
+	require.NoError(t, err)
+	check()
 	require.NoError(t, s.Check())
 	require.NoError(t, s.Close())
 
 	mount(syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
-	_, err = Open(path, Options{})
+	_, err = Open(path, o)
 	require.ErrorContains(t, err, "the file system is read-only; mount it writable")
 }
 
