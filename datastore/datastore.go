@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -25,6 +26,8 @@ type Datastore struct {
 	cfg Config
 	// serving is closed once the socket accepts connections.
 	serving chan struct{}
+	// store is for the metrics.
+	store atomic.Pointer[bolt.Store]
 }
 
 var _ component.Component = (*Datastore)(nil)
@@ -60,6 +63,7 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	d.store.Store(store)
 	srv := newServer(store)
 	served := make(chan error, 1)
 	go func() { served <- srv.grpc.Serve(listener) }()

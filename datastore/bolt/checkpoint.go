@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -106,6 +107,7 @@ func (s *Store) checkpointer() {
 // writeCheckpoint puts a layer into the file in one transaction.
 func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	s.options.atCheckpoint(false)
+	start := time.Now()
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		meta, log, keys, leases := tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys()), tx.Bucket(bucketLeases())
 		log.FillPercent = logFill
@@ -139,6 +141,8 @@ func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
+	s.counters.checkpoints.Add(1)
+	since(&s.counters.checkpointing, start)
 	s.options.atCheckpoint(true)
 	return nil
 }

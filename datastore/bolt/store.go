@@ -26,6 +26,7 @@ type Store struct {
 	requests chan *request
 	hub      *hub
 	leases   *leases
+	counters counters
 
 	// The writer's, and Close's after it. ceiling is what the last frame of the log promised.
 	wal         *wal.Log
@@ -132,6 +133,7 @@ func (s *Store) recover() error {
 	if err != nil {
 		return errors.Join(err, files[0].Close(), files[1].Close())
 	}
+	s.counters.logBytes.Store(s.wal.Size())
 	if frames == 0 && s.ceiling == 0 {
 		return nil // it was stopped cleanly
 	}
@@ -266,17 +268,8 @@ func (s *Store) Compacted() int64 { return s.compacted.Load() }
 
 // Size is the size of the store's files in bytes, free pages included.
 func (s *Store) Size() (int64, error) {
-	var size int64
-	err := s.view(func(v *view) error {
-		size = v.tx.Size()
-		return nil
-	})
-	for i := range 2 {
-		if info, err := os.Stat(fmt.Sprintf("%s.%d", logPath(s.path), i)); err == nil {
-			size += info.Size()
-		}
-	}
-	return size, err
+	stats, err := s.Stats()
+	return stats.FileBytes + stats.LogBytes, err
 }
 
 // Write does w if its guard holds. When it does not, Result says what is in the way.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
+	"time"
 )
 
 const (
@@ -92,6 +93,9 @@ func (s *Store) write() {
 // commit runs first and what else is waiting in one transaction, and answers all of them.
 func (s *Store) commit(first *request) {
 	batch, err := s.transact(first)
+	if errors.Is(err, ErrNoSpace) {
+		s.counters.refusals.Add(int64(len(batch)))
+	}
 	for _, req := range batch {
 		req.err = err
 		close(req.done)
@@ -158,9 +162,13 @@ func (s *Store) save(tx *writeTx) error {
 	if !tx.durable && ceiling == s.ceiling {
 		return nil
 	}
+	start := time.Now()
 	err := s.wal.Append(tx.frame(ceiling).encode())
+	since(&s.counters.syncing, start)
+	s.counters.logBytes.Store(s.wal.Size())
 	switch {
 	case err == nil:
+		s.counters.frames.Add(1)
 		s.ceiling = ceiling
 		return nil
 	case isNoSpace(err):
@@ -174,6 +182,7 @@ func (s *Store) save(tx *writeTx) error {
 // got it as an answer can rely on the progress that watches tell.
 func (s *Store) publish(tx *writeTx) {
 	s.newest().add(tx.records, tx.leaseRows())
+	s.counters.writes.Add(int64(len(tx.records)))
 	s.leases.apply(tx.granted, tx.events)
 	s.hub.publish(tx.events, tx.revision)
 	s.revision.Store(tx.revision)
