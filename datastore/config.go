@@ -24,11 +24,13 @@ type Config struct {
 }
 
 // DefaultVolatile are keys whose values are signs of life, which their owners write again within seconds: leases of
-// nodes and of apiservers, and the apiserver's note of what it compacted.
+// nodes, of apiservers and of their addresses, and the apiserver's note of what it compacted.
 func DefaultVolatile() []string {
 	return []string{
 		"/registry/leases/kube-node-lease/",
 		"/registry/leases/kube-system/apiserver-",
+		"/registry/masterleases/",
+		"/registry/peerserverleases/",
 		"compact_rev_key",
 	}
 }

@@ -121,8 +121,12 @@ func (s *Store) isVolatile(key string) bool {
 func (t *writeTx) frame(ceiling int64) frame {
 	f := frame{revision: t.revision, compacted: t.compacted, ceiling: ceiling, leases: t.leaseRows()}
 	for _, rec := range t.records {
-		if !t.store.isVolatile(string(rec.key)) {
-			f.records = append(f.records, rec)
+		if t.store.isVolatile(string(rec.key)) {
+			continue
+		}
+		f.records = append(f.records, rec)
+		if l := t.lease(rec.lease); l != nil && !l.saved {
+			f.leases[l.id] = l.row()
 		}
 	}
 	return f
@@ -134,8 +138,10 @@ func (t *writeTx) leaseRows() map[int64]leaseRow {
 		if l == nil {
 			rows[id] = leaseRow{}
 		} else {
-			rows[id] = leaseRow{ttl: l.ttl, ends: l.ends.Unix()}
+			rows[id] = l.row()
 		}
 	}
 	return rows
 }
+
+func (l *lease) row() leaseRow { return leaseRow{ttl: l.ttl, ends: l.ends.Unix()} }

@@ -238,12 +238,25 @@ func TestVolatile(t *testing.T) {
 	disk.OnSync = func() { syncs++ }
 	var last int64
 	for range 1000 {
+		lease, err := s.Grant(t.Context(), 0, 1000)
+		require.NoError(t, err)
+		_, err = s.Write(t.Context(), Write{Key: "/volatile/leased", Lease: lease.ID})
+		require.NoError(t, err)
+		_, err = s.Revoke(t.Context(), lease.ID)
+		require.NoError(t, err)
 		last = put(s, "/volatile/a")
-		_, err := s.Compact(t.Context(), last)
+		_, err = s.Compact(t.Context(), last)
 		require.NoError(t, err)
 	}
 	require.Zero(t, syncs)
-	require.Less(t, s.newest().size(), 10_000, "a compaction cleans memory")
+	require.Less(t, s.newest().size(), 1000*leaseOverhead+10_000, "a compaction cleans memory")
+	lease, err := s.Grant(t.Context(), 0, 1000)
+	require.NoError(t, err)
+	require.Zero(t, syncs)
+	res, err := s.Write(t.Context(), Write{Key: "/leased", Lease: lease.ID})
+	require.NoError(t, err)
+	require.Equal(t, 1, syncs, "a durable key makes its lease durable")
+	last = res.Revision
 	disk.OnSync = nil
 
 	crashed := filepath.Join(t.TempDir(), "state.db")
@@ -270,6 +283,9 @@ func TestVolatile(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
 	require.Greater(t, put(after, "/volatile/a"), after.Compacted())
+	found, err := after.Lease(lease.ID)
+	require.NoError(t, err)
+	require.Equal(t, []string{"/leased"}, found.Keys)
 	require.NoError(t, after.Close())
 
 	require.NoError(t, s.Close())

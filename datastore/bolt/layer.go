@@ -33,6 +33,8 @@ const (
 	treeDegree = 32
 	// recordOverhead is what a record occupies in a layer beside key and value, roughly.
 	recordOverhead = 300
+	// leaseOverhead is what a lease's change occupies.
+	leaseOverhead = 64
 )
 
 func newLayer() *layer {
@@ -52,6 +54,7 @@ func (l *layer) add(records []*record, leases map[int64]leaseRow) {
 	}
 	for id, change := range leases {
 		l.leases[id] = change
+		l.bytes += leaseOverhead
 	}
 }
 
@@ -142,5 +145,6 @@ func (l *layer) compact(revision int64) *layer {
 		kept = append(kept, rec)
 	}
 	out.add(slices.Clip(kept), nil)
+	out.bytes += leaseOverhead * len(out.leases)
 	return out
 }

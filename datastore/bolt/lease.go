@@ -29,7 +29,8 @@ type Lease struct {
 	Keys []string
 }
 
-// Grant makes a lease of ttl seconds, with the number id or, if that is 0, one of the store's choice.
+// Grant makes a lease of ttl seconds, with the number id or, if that is 0, one of the store's choice. A
+// crash may lose it until it has a key that is not volatile.
 func (s *Store) Grant(ctx context.Context, id, ttl int64) (Lease, error) {
 	var granted Lease
 	_, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
@@ -111,11 +112,14 @@ func (t *writeTx) lease(id int64) *lease {
 	return t.store.leases.get(id)
 }
 
-// grant makes a lease, or begins it anew.
+// grant makes a lease, or begins it anew. It becomes durable with the first key of it that is.
 func (t *writeTx) grant(id, ttl int64) {
 	l := &lease{id: id, ttl: ttl, ends: t.now.Add(time.Duration(ttl) * time.Second)}
+	if old := t.lease(id); old != nil && old.saved {
+		t.durable = true
+	}
 	t.granted[id] = l
-	t.dirty, t.durable = true, true
+	t.dirty = true
 }
 
 func (t *writeTx) revoke(id int64) error {
@@ -136,8 +140,11 @@ func (t *writeTx) revoke(id int64) error {
 		}
 		t.append(&record{header: header{deleted: true}, prev: last.mod, key: []byte(key)}, last.kv())
 	}
+	if l := t.lease(id); l.saved {
+		t.durable = true
+	}
 	t.granted[id] = nil
-	t.dirty, t.durable = true, true
+	t.dirty = true
 	return nil
 }
 
@@ -159,6 +166,8 @@ type lease struct {
 	ends    time.Time
 	keys    map[string]struct{}
 	index   int // in the queue
+	// saved says that the lease is on the disk. It is the writer's.
+	saved bool
 }
 
 func newLeases() *leases {
@@ -190,7 +199,7 @@ func (l *leases) restore(id int64, row leaseRow) {
 	left := min(max(time.Until(time.Unix(row.ends, 0)), 0), whole)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.set(&lease{id: id, ttl: row.ttl, ends: time.Now().Add(left)})
+	l.set(&lease{id: id, ttl: row.ttl, ends: time.Now().Add(left), saved: true})
 }
 
 // apply follows a transaction that was committed.
@@ -227,7 +236,7 @@ func (l *leases) attach(key string, id int64) {
 // set needs mu.
 func (l *leases) set(one *lease) {
 	if old := l.byID[one.id]; old != nil {
-		old.ttl, old.ends = one.ttl, one.ends
+		old.ttl, old.ends, old.saved = one.ttl, one.ends, old.saved || one.saved
 		heap.Fix(&l.queue, old.index)
 	} else {
 		one.keys = map[string]struct{}{}

@@ -163,13 +163,19 @@ func (s *Store) save(tx *writeTx) error {
 		return nil
 	}
 	start := time.Now()
-	err := s.wal.Append(tx.frame(ceiling).encode())
+	f := tx.frame(ceiling)
+	err := s.wal.Append(f.encode())
 	since(&s.counters.syncing, start)
 	s.counters.logBytes.Store(s.wal.Size())
 	switch {
 	case err == nil:
 		s.counters.frames.Add(1)
 		s.ceiling = ceiling
+		for id := range f.leases {
+			if l := tx.lease(id); l != nil {
+				l.saved = true
+			}
+		}
 		return nil
 	case isNoSpace(err):
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
