@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 )
 
 // Config says where the datastore lives.
@@ -13,6 +14,25 @@ type Config struct {
 	// Socket is the unix socket that etcd v3 is served on, with mode 0600. Its folder is made with
 	// mode 0700 when missing.
 	Socket string
+	// ProgressInterval is how often watches are told the current revision when nothing happens in their
+	// range; 0 is once a minute. More often wakes the apiserver for nothing.
+	ProgressInterval time.Duration
+	// Volatile are the beginnings of keys that are kept in memory and written at checkpoints and at a clean
+	// stop only: after a crash they are what they were then. nil is DefaultVolatile, which an idle cluster
+	// needs to leave the disk alone; empty is none.
+	Volatile []string
+}
+
+// DefaultVolatile are keys whose values are signs of life, which their owners write again within seconds: leases of
+// nodes, of apiservers and of their addresses, and the apiserver's note of what it compacted.
+func DefaultVolatile() []string {
+	return []string{
+		"/registry/leases/kube-node-lease/",
+		"/registry/leases/kube-system/apiserver-",
+		"/registry/masterleases/",
+		"/registry/peerserverleases/",
+		"compact_rev_key",
+	}
 }
 
 // maxSocketPath is what the kernel has room for in a socket address, in bytes.

@@ -87,12 +87,23 @@ func (c *crash) round() int {
 		rng := rand.New(rand.NewPCG(c.rng.Uint64(), 0))
 		group.Go(func() { w.run(ctx, client, rng) })
 	}
+	beat := int64(0) // the highest revision of a key that may be lost: it must not be given out again
+	group.Go(func() {
+		for {
+			resp, err := client.Put(ctx, datastore.DefaultVolatile()[0]+"node", "alive")
+			if err != nil {
+				return
+			}
+			beat = resp.Header.Revision
+		}
+	})
 	time.Sleep(time.Duration(c.rng.IntN(200)) * time.Millisecond) // the random moment
 	require.NoError(c, child.Process.Kill())
 	_ = child.Wait()
 	cancel()
 	group.Wait()
 	require.NoError(c, client.Close())
+	c.revision = max(c.revision, beat)
 	c.checkFile()
 	return c.collect()
 }
@@ -133,7 +144,7 @@ func (c *crash) verify(client *clientv3.Client) {
 
 // checkFile looks at the file that the kill left.
 func (c *crash) checkFile() {
-	s, err := bolt.Open(config(c.dir).Path)
+	s, err := bolt.Open(config(c.dir).Path, bolt.Options{})
 	require.NoError(c, err)
 	require.NoError(c, s.Check())
 	require.NoError(c, s.Close())

@@ -1,8 +1,8 @@
 // Package datastore gives the apiserver an etcd v3 endpoint on a private unix socket.
 //
-// It owns the socket and the translation between etcd's protocol (kine's bridge) and the storage
-// engine, which is package bolt: the two meet only in backend.go. Enter through New; the Datastore
-// is a component.Component. Endpoint may be called at any time from any goroutine.
+// It owns the socket and the life of what serves it: package etcd speaks the protocol, package bolt is the
+// storage engine. Enter through New; the Datastore is a component.Component. Endpoint may be called at
+// any time from any goroutine.
 package datastore
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -25,6 +26,8 @@ type Datastore struct {
 	cfg Config
 	// serving is closed once the socket accepts connections.
 	serving chan struct{}
+	// store is for the metrics.
+	store atomic.Pointer[bolt.Store]
 }
 
 var _ component.Component = (*Datastore)(nil)
@@ -33,6 +36,9 @@ var _ component.Component = (*Datastore)(nil)
 func New(cfg Config) (*Datastore, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Volatile == nil {
+		cfg.Volatile = DefaultVolatile()
 	}
 	return &Datastore{cfg: cfg, serving: make(chan struct{})}, nil
 }
@@ -46,7 +52,9 @@ func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
 // Run opens the store and serves it until ctx ends. It may be called once.
 func (d *Datastore) Run(ctx context.Context) (err error) {
 	start := time.Now()
-	store, err := bolt.Open(d.cfg.Path)
+	store, err := bolt.Open(d.cfg.Path, bolt.Options{
+		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile,
+	})
 	if err != nil {
 		return err
 	}
@@ -55,10 +63,11 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	d.store.Store(store)
 	srv := newServer(store)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(listener) }()
-	defer stop(srv)
+	go func() { served <- srv.grpc.Serve(listener) }()
+	defer srv.stop()
 	close(d.serving)
 	slog.Info("datastore opened", "component", d.Name(), "path", d.cfg.Path,
 		"revision", store.Revision(), "took", time.Since(start))

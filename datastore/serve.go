@@ -12,50 +12,48 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/k3s-io/kine/pkg/server"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/etcd"
 )
 
 const (
-	// etcdVersion is what Status answers. The apiserver derives from it whether watches can be asked
-	// for their progress (etcd 3.5.13), which consistent reads from its cache need.
-	etcdVersion = "3.6.13"
-	// progressInterval is how often an idle watch is told the current revision. It must be well
-	// below the apiserver's five minutes between compactions, or idle watches could not be resumed;
-	// every tick wakes the apiserver once for each resource.
-	progressInterval = time.Minute
-	// maxRequest is the largest request in bytes: etcd's limit, and room for the protocol around it.
-	maxRequest = 2 << 20
+	// maxMessage is the largest request in bytes: etcd's limit for writes, and room for what is around it.
+	maxMessage = etcd.MaxRequest + 512<<10
 	// minPing is how often clients may ping: etcd's limit; the apiserver pings every 30 s.
 	minPing = 5 * time.Second
-	// stopTimeout is how long requests in flight may take at the end. Only watch streams of clients
-	// that did not go before us take longer, and they are not waiting for anything.
+	// stopTimeout is how long requests in flight may take at the end: one commit on a slow disk. Watches
+	// have ended by then, unless their client has stopped reading.
 	stopTimeout = time.Second
 )
 
-// newServer serves etcd v3 through kine's bridge.
-func newServer(store *bolt.Store) *grpc.Server {
+// server serves the etcd protocol.
+type server struct {
+	grpc *grpc.Server
+	etcd *etcd.Server
+}
+
+func newServer(store *bolt.Store) server {
 	srv := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing}),
 		// The store may be closed only when no handler uses it any more.
 		grpc.WaitForHandlers(true),
 	)
-	server.New(backend{store}, "unix", progressInterval, etcdVersion).Register(srv)
-	return srv
+	return server{grpc: srv, etcd: etcd.Register(srv, store)}
 }
 
-// stop ends srv; requests in flight are answered.
-func stop(srv *grpc.Server) {
-	timer := time.AfterFunc(stopTimeout, srv.Stop)
+// stop ends all watches, then answers the requests in flight.
+func (s server) stop() {
+	timer := time.AfterFunc(stopTimeout, s.grpc.Stop)
 	defer timer.Stop()
-	srv.GracefulStop()
+	s.etcd.Stop()
+	s.grpc.GracefulStop()
 }
 
 // listen binds the socket. The store's lock on its file has made sure that no other mote serves

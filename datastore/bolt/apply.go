@@ -1,95 +1,147 @@
 package bolt
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
-// latest returns the last record of key, a deletion included, or nil.
-func (t *writeTx) latest(key string) (*record, error) {
-	row := t.keys.Get([]byte(key))
-	if row == nil {
-		return nil, nil
-	}
-	h, err := decodeHeader([]byte(key), row)
+// writeTx is one transaction of the writer: what it does is in memory until it is committed.
+type writeTx struct {
+	store *Store
+	view  *view
+	now   time.Time
+	// revision and compacted begin as the view's.
+	revision, compacted int64
+	// pending has the latest record of each key that the transaction has written; records has all.
+	pending map[string]*record
+	records []*record
+	events  []Event
+	// granted holds the leases that this transaction changes; nil is one that ends.
+	granted map[int64]*lease
+	// dirty says that there is something to publish, durable that some of it must be on the disk before,
+	// volatile that some need not.
+	dirty, durable, volatile bool
+	bytes                    int
+}
+
+func (s *Store) begin() (*writeTx, error) {
+	v, err := s.open()
 	if err != nil {
 		return nil, err
 	}
-	rec, err := decodeRecord(h.mod, t.log.Get(revisionKey(h.mod)))
-	return &rec, err
+	return &writeTx{
+		store: s, view: v, now: time.Now(), revision: v.revision, compacted: v.compacted,
+		pending: map[string]*record{}, granted: map[int64]*lease{},
+	}, nil
 }
 
-func (t *writeTx) refuse(err error) result {
-	return result{revision: t.revision, refusal: err}
+// latest returns the last record of key, a deletion included, or nil.
+func (t *writeTx) latest(key string) (*record, error) {
+	if rec := t.pending[key]; rec != nil {
+		return rec, nil
+	}
+	return t.view.latest(key)
 }
 
-func (t *writeTx) create(key string, value []byte, lease int64) (result, error) {
-	if key == "" || len(key) > maxKeySize {
+// refuse answers without a write; err may be nil.
+func (t *writeTx) refuse(err error) answer {
+	return answer{Result: Result{Revision: t.revision}, refusal: err}
+}
+
+// write judges w against the key's latest version and does it if its guard holds.
+func (t *writeTx) write(w Write) (answer, error) {
+	if w.Key == "" || len(w.Key) > maxKeySize {
 		return t.refuse(ErrInvalidKey), nil
 	}
-	last, err := t.latest(key)
+	last, err := t.latest(w.Key)
 	if err != nil {
-		return result{}, err
+		return answer{}, err
 	}
+	var prev *KV
 	if last != nil && !last.deleted {
-		return t.refuse(ErrExists), nil
+		prev = last.kv()
 	}
-	revision := t.revision + 1
-	rec := record{header: header{create: revision, version: 1, lease: lease}, value: value}
+	ok := w.Guard.holds(prev)
+	switch {
+	case !ok, w.Delete && prev == nil:
+		return answer{Result: Result{Revision: t.revision, OK: ok, Prev: prev}}, nil
+	case !w.Delete && w.Lease != 0 && t.lease(w.Lease) == nil:
+		return t.refuse(ErrLeaseNotFound), nil
+	}
+	rec := &record{key: []byte(w.Key)}
 	if last != nil {
 		rec.prev = last.mod
 	}
-	return t.append(key, rec, nil)
-}
-
-func (t *writeTx) update(key string, value []byte, guard, lease int64) (result, error) {
-	last, err := t.latest(key)
 	switch {
-	case err != nil:
-		return result{}, err
-	case last == nil || last.deleted:
-		return result{revision: t.revision}, nil
-	case last.mod != guard:
-		return result{revision: t.revision, kv: last.kv(false)}, nil
+	case w.Delete:
+		rec.deleted = true
+	case prev == nil:
+		rec.value, rec.lease = w.Value, w.Lease
+		rec.create, rec.version = t.revision+1, 1
+	default:
+		rec.value, rec.lease = w.Value, w.Lease
+		rec.create, rec.version = prev.Create, prev.Version+1
 	}
-	rec := record{
-		header: header{create: last.create, version: last.version + 1, lease: lease},
-		prev:   last.mod, value: value,
+	res := Result{OK: true, KV: t.append(rec, prev), Prev: prev, Revision: t.revision}
+	if w.Delete {
+		res.KV = nil
 	}
-	return t.append(key, rec, last.kv(false))
+	return answer{Result: res}, nil
 }
 
-func (t *writeTx) remove(key string, guard int64) (result, error) {
-	last, err := t.latest(key)
-	switch {
-	case err != nil:
-		return result{}, err
-	case last == nil || last.deleted:
-		return result{revision: t.revision}, nil
-	case guard != 0 && last.mod != guard:
-		return result{revision: t.revision, kv: last.kv(false)}, nil
-	}
-	prev := last.kv(false)
-	res, err := t.append(key, record{header: header{deleted: true}, prev: last.mod}, prev)
-	res.kv = prev
-	return res, err
-}
-
-// append gives rec the next revision and puts it into log and index. prev is for the event.
-func (t *writeTx) append(key string, rec record, prev *KV) (result, error) {
-	rec.key = []byte(key)
-	rec.mod = t.revision + 1
-	if rec.lease > 0 {
-		rec.expires = t.now.Add(time.Duration(rec.lease) * time.Second).Unix()
-	}
-	if err := t.log.Put(revisionKey(rec.mod), encodeRecord(rec)); err != nil {
-		return result{}, err
-	}
-	if err := t.keys.Put(rec.key, encodeHeader(rec.header)); err != nil {
-		return result{}, err
-	}
-	t.revision = rec.mod
-	t.dirty = true
-	t.bytes += len(rec.value)
-	kv := newKV(key, rec.header)
-	kv.Value = rec.value
+// append gives rec the next revision. prev is for the event.
+func (t *writeTx) append(rec *record, prev *KV) *KV {
+	t.revision++
+	rec.mod, rec.heap = t.revision, true
+	kv := rec.kv()
+	t.pending[kv.Key] = rec
+	t.records = append(t.records, rec)
 	t.events = append(t.events, Event{Deleted: rec.deleted, KV: kv, Prev: prev})
-	return result{revision: rec.mod, kv: kv, ok: true}, nil
+	t.dirty = true
+	if t.store.isVolatile(kv.Key) {
+		t.volatile = true
+	} else {
+		t.durable = true
+	}
+	t.bytes += len(rec.value)
+	return kv
 }
+
+// isVolatile says whether a key is kept in memory until the next checkpoint.
+func (s *Store) isVolatile(key string) bool {
+	for _, prefix := range s.options.Volatile {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// frame is what has to be on the disk before the transaction may be published. ceiling is the store's.
+func (t *writeTx) frame(ceiling int64) frame {
+	f := frame{revision: t.revision, compacted: t.compacted, ceiling: ceiling, leases: t.leaseRows()}
+	for _, rec := range t.records {
+		if t.store.isVolatile(string(rec.key)) {
+			continue
+		}
+		f.records = append(f.records, rec)
+		if l := t.lease(rec.lease); l != nil && !l.saved {
+			f.leases[l.id] = l.row()
+		}
+	}
+	return f
+}
+
+func (t *writeTx) leaseRows() map[int64]leaseRow {
+	rows := make(map[int64]leaseRow, len(t.granted))
+	for id, l := range t.granted {
+		if l == nil {
+			rows[id] = leaseRow{}
+		} else {
+			rows[id] = l.row()
+		}
+	}
+	return rows
+}
+
+func (l *lease) row() leaseRow { return leaseRow{ttl: l.ttl, ends: l.ends.Unix()} }

@@ -18,7 +18,7 @@ func BenchmarkWrite(b *testing.B) {
 	for _, writers := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("create/writers=%d", writers), func(b *testing.B) {
 			bench(b, writers, func(s *Store, writer, i int, value []byte) error {
-				_, err := s.Create(b.Context(), fmt.Sprintf("/registry/pods/default/%d-%d", writer, i), value, 0)
+				_, err := s.create(b.Context(), fmt.Sprintf("/registry/pods/default/%d-%d", writer, i), value)
 				return err
 			})
 		})
@@ -26,11 +26,7 @@ func BenchmarkWrite(b *testing.B) {
 			revisions := make([]int64, writers)
 			bench(b, writers, func(s *Store, writer, i int, value []byte) (err error) {
 				key := fmt.Sprintf("/registry/pods/default/%d", writer)
-				if revisions[writer] == 0 {
-					revisions[writer], err = s.Create(b.Context(), key, value, 0)
-				} else {
-					revisions[writer], _, _, err = s.Update(b.Context(), key, value, revisions[writer], 0)
-				}
+				revisions[writer], err = s.update(b.Context(), key, value, revisions[writer])
 				return err
 			})
 		})

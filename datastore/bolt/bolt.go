@@ -1,30 +1,34 @@
-// Package bolt is mote's default storage engine: a multi-version key-value store in one bbolt file,
-// with the semantics that etcd gives to Kubernetes and without its network face.
+// Package bolt is mote's default storage engine: a multi-version key-value store with the semantics that
+// etcd gives to Kubernetes and without its network face. A write is a frame of a write-ahead log; what was
+// written lately is in memory, all else in a bbolt file, which is the log's checkpoint.
 //
-// It owns the file: the revision log, the key index, leases, compaction and watches. It leaves the
-// wire protocol to package datastore. Enter through Open; every method of Store is safe for
-// concurrent use.
+// It owns the files: the revision log, the key index, leases, compaction and watches. It leaves the
+// wire protocol to package etcd, and the log's files to package wal. Enter through Open; every method of
+// Store is safe for concurrent use.
 //
 // Invariants:
-//   - Each successful write gets the next revision. Revisions never repeat and never go back, also
-//     not over a crash: the counter is stored by the transaction that uses it.
-//   - A write is acknowledged only after its transaction is on the disk (two fdatasync).
+//   - Each successful write gets the next revision. Revisions never repeat and never go back, also not over
+//     a crash: after one, the store begins above all that it may have given out.
+//   - A write is acknowledged only after its frame is on the disk (one fdatasync), unless its key is
+//     volatile (Options).
 //   - One goroutine writes. It takes all waiting requests into one transaction, in order; each sees
 //     the effect of those before it.
 //   - A watch gets every event of its range once and in order, or ends with ErrCompacted.
 //
-// The file's format is described in ../README.md and stamped into the file as Format.
+// The formats are described in ../README.md and stamped into the file as Format.
 package bolt
 
 import "errors"
 
-// Format is the version of the file's layout that this package writes and reads.
-const Format = 1
+// Format is the version of the files' layout that this package writes and reads.
+const Format = 3
 
 // Refusals. They leave the store as it was; all others mean that the request met a broken store.
 var (
-	// ErrExists refuses to create a key that is there.
-	ErrExists = errors.New("key exists")
+	// ErrLeaseNotFound refuses a lease that was not granted, or has ended.
+	ErrLeaseNotFound = errors.New("lease not found")
+	// ErrLeaseExists refuses to grant a lease under a number that is taken.
+	ErrLeaseExists = errors.New("lease exists")
 	// ErrCompacted refuses a revision whose history has been removed.
 	ErrCompacted = errors.New("revision is compacted")
 	// ErrFutureRevision refuses a revision that has not been given out yet.
@@ -48,8 +52,65 @@ type KV struct {
 	Create, Mod int64
 	// Version counts the writes since the key was made, from 1.
 	Version int64
-	// Lease is the key's time to live in seconds, counted from its last write; 0 is for ever.
+	// Lease is the lease that the key goes with; 0 is for ever.
 	Lease int64
+}
+
+// Guard is what a key's latest version must be like for a write to happen. Of a key that is not there,
+// every field is 0.
+type Guard struct {
+	Field GuardField
+	Value int64
+}
+
+// GuardField is what a Guard compares.
+type GuardField int
+
+// The fields of a KV that a Guard can compare.
+const (
+	GuardMod GuardField = iota
+	GuardCreate
+	GuardVersion
+)
+
+// holds says whether kv, which may be nil, is as g wants it. No guard always holds.
+func (g *Guard) holds(kv *KV) bool {
+	switch {
+	case g == nil:
+		return true
+	case kv == nil:
+		return g.Value == 0
+	case g.Field == GuardCreate:
+		return kv.Create == g.Value
+	case g.Field == GuardVersion:
+		return kv.Version == g.Value
+	default:
+		return kv.Mod == g.Value
+	}
+}
+
+// Write is one change of one key.
+type Write struct {
+	Key string
+	// Guard refuses the write unless it holds; nil is no condition.
+	Guard *Guard
+	// Delete removes the key, which need not be there. Otherwise the key is made or replaced by Value,
+	// to live as long as Lease (0: for ever).
+	Delete bool
+	Value  []byte
+	Lease  int64
+}
+
+// Result is a write's answer.
+type Result struct {
+	// Revision is the write's, or the current one if nothing was written.
+	Revision int64
+	// OK says that the guard held.
+	OK bool
+	// KV is what was written; nil for a deletion and for a refusal.
+	KV *KV
+	// Prev is what the key held before, or what is in the way of a refused write; nil is nothing.
+	Prev *KV
 }
 
 // Event is one change. A deletion has a KV of only Key and Mod.

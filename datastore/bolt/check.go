@@ -3,36 +3,43 @@ package bolt
 import (
 	"errors"
 	"fmt"
+
+	"go.etcd.io/bbolt"
 )
 
 // maxFindings bounds what Check reports: one damaged page makes thousands.
 const maxFindings = 20
 
 // Check reads the whole file and compares pages, log and index with the format's promises. It
-// returns what it found, joined; nil is a sound store. Writes wait for it: bbolt can tell lost pages
+// returns what it found, joined; nil is a sound store. Checkpoints wait for it: bbolt can tell lost pages
 // only while nobody frees any.
 func (s *Store) Check() error {
-	tx, err := s.begin()
+	tx, err := s.db.Begin(true)
 	if err != nil {
-		return err
+		return closedError(err)
 	}
-	found := tx.check()
-	return errors.Join(append(found, tx.tx.Rollback())...)
+	found := check(tx)
+	return errors.Join(append(found, tx.Rollback())...)
 }
 
-func (t *writeTx) check() (found []error) {
+func check(tx *bbolt.Tx) (found []error) {
 	note := func(err error) {
 		if err != nil && len(found) < maxFindings {
 			found = append(found, err)
 		}
 	}
-	for err := range t.tx.Check() {
+	for err := range tx.Check() {
 		note(err)
 	}
 	if len(found) > 0 {
 		return found // a walk over broken pages could panic
 	}
-	c := checker{reader: newReader(t.tx), scrubbed: getMeta(t.meta, metaScrubbed), note: note}
+	meta := tx.Bucket(bucketMeta())
+	c := checker{
+		log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()), leases: tx.Bucket(bucketLeases()),
+		revision: getMeta(meta, metaRevision), compacted: getMeta(meta, metaCompacted),
+		scrubbed: getMeta(meta, metaScrubbed), note: note,
+	}
 	c.counters()
 	note(c.checkLog())
 	note(c.checkKeys())
@@ -40,9 +47,9 @@ func (t *writeTx) check() (found []error) {
 }
 
 type checker struct {
-	*reader
-	scrubbed int64
-	note     func(error)
+	log, keys, leases             *bbolt.Bucket
+	revision, compacted, scrubbed int64
+	note                          func(error)
 }
 
 func (c *checker) counters() {
@@ -54,15 +61,18 @@ func (c *checker) counters() {
 
 // checkLog looks at each record: is it reachable, and is what it refers to there?
 func (c *checker) checkLog() error {
+	scrubbed := map[string]int64{} // the record of a key that is left of the scrubbed history
 	return c.log.ForEach(func(k, v []byte) error {
 		revision := revisionOf(k)
-		rec, err := decodeRecord(revision, v)
+		rec, err := decodeRecord(v)
 		if err != nil {
 			c.note(err)
 			return nil
 		}
 		row := c.keys.Get(rec.key)
 		switch {
+		case rec.mod != revision:
+			c.note(fmt.Errorf("record %d is stored as revision %d", rec.mod, revision))
 		case revision > c.revision:
 			c.note(fmt.Errorf("record %d is above the last revision %d", revision, c.revision))
 		case rec.prev >= revision:
@@ -73,6 +83,12 @@ func (c *checker) checkLog() error {
 			c.note(fmt.Errorf("record %d is a deletion that was not scrubbed", revision))
 		case rec.version > 1 && revision > c.compacted && c.log.Get(revisionKey(rec.prev)) == nil:
 			c.note(fmt.Errorf("record %d follows record %d, which is gone", revision, rec.prev))
+		}
+		if revision <= c.scrubbed {
+			if old := scrubbed[string(rec.key)]; old != 0 {
+				c.note(fmt.Errorf("record %d was replaced by record %d and not scrubbed", old, revision))
+			}
+			scrubbed[string(rec.key)] = revision
 		}
 		return nil
 	})
@@ -86,8 +102,10 @@ func (c *checker) checkKeys() error {
 			c.note(err)
 			return nil
 		}
-		rec, err := c.record(h.mod)
+		rec, err := decodeRecord(c.log.Get(revisionKey(h.mod)))
 		switch {
+		case h.lease != 0 && c.leases.Get(revisionKey(h.lease)) == nil:
+			c.note(fmt.Errorf("key %q belongs to lease %x, which is not there", key, h.lease))
 		case err != nil:
 			c.note(fmt.Errorf("key %q: %w", key, err))
 		case rec.header != h || string(rec.key) != string(key):

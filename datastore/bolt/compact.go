@@ -3,18 +3,15 @@ package bolt
 import (
 	"context"
 	"encoding/binary"
-	"errors"
+
+	"go.etcd.io/bbolt"
 )
 
-// scrubStep is how many revisions the scrubber cleans in one transaction. Writes wait for it: it
-// is a few milliseconds of work.
-const scrubStep = 256
-
-// Compact gives up the history below revision: what was valid at revision and all after it stays.
-// It returns the current revision once reads of older revisions are refused for good; the scrubber
-// frees the space in small steps, and goes on after a restart.
+// Compact gives up the history below revision: what was valid at revision and all after it stays. It
+// returns the current revision; reads of older ones are refused from then on. The newest layer is cleaned
+// at once, the file with the next checkpoints: a compaction alone writes nothing, and a crash may undo it.
 func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
+	res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
 		switch {
 		case revision > tx.revision:
 			return tx.refuse(ErrFutureRevision), nil
@@ -23,48 +20,64 @@ func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 		}
 		tx.compacted = revision
 		tx.dirty = true
-		return result{revision: tx.revision}, tx.scrub()
+		return tx.refuse(nil), nil
 	})
-	return res.revision, err
+	return res.Revision, err
 }
 
-func (s *Store) wakeScrubber() {
-	select {
-	case s.scrub <- struct{}{}:
-	default:
-	}
+// compactNewest drops what is not needed of the newest layer. Who reads it now goes on with the old one.
+func (s *Store) compactNewest(revision int64) {
+	cleaned := s.newest().compact(revision)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.compacted.Store(revision)
+	s.layers = append([]*layer{cleaned}, s.layers[1:]...)
 }
 
-// scrubber frees compacted history, one step for each time that it is woken: a step that leaves
-// work wakes it again.
-func (s *Store) scrubber() {
-	for {
+// scrubStep is how many records of the log are looked at in one transaction.
+const scrubStep = 4096
+
+// scrubOn goes on with what the checkpoint left, until there is nothing left or another one waits.
+func (s *Store) scrubOn() {
+	for done := false; !done && len(s.checkpoints) == 0; {
 		select {
-		case <-s.scrub:
 		case <-s.closing:
 			return
+		default:
 		}
-		_, err := s.submit(context.Background(), func(tx *writeTx) (result, error) {
-			return result{}, tx.scrub()
+		err := s.db.View(func(tx *bbolt.Tx) error {
+			meta := tx.Bucket(bucketMeta())
+			done = getMeta(meta, metaScrubbed) >= getMeta(meta, metaCompacted)
+			return nil
 		})
-		if err != nil && !errors.Is(err, ErrNoSpace) {
-			return // closed or failed: the next Open goes on
+		if err == nil && !done {
+			err = s.db.Update(scrub)
+		}
+		if isNoSpace(err) {
+			return // the next checkpoint goes on
+		}
+		if err != nil {
+			_ = s.fail(err)
+			return
 		}
 	}
 }
 
-// scrub cleans the next revisions of the log up to the compacted one. Each record there makes the
-// version before it unreachable, and a deletion is unreachable itself.
-func (t *writeTx) scrub() error {
-	if t.scrubbed >= t.compacted {
-		return nil
-	}
-	target := min(t.compacted, t.scrubbed+scrubStep)
+// scrub cleans a step of the file's log up to the compacted revision. Each record there makes the version
+// before it unreachable, and a deletion is unreachable itself.
+func scrub(tx *bbolt.Tx) error {
+	meta, log, keys := tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys())
+	target := getMeta(meta, metaCompacted)
 	var dead []int64
 	var gone [][]byte
-	c := t.log.Cursor()
-	for k, v := c.Seek(revisionKey(t.scrubbed + 1)); k != nil && revisionOf(k) <= target; k, v = c.Next() {
-		rec, err := decodeRecord(revisionOf(k), v)
+	c := log.Cursor()
+	looked := 0
+	for k, b := c.Seek(revisionKey(getMeta(meta, metaScrubbed) + 1)); k != nil && revisionOf(k) <= target; k, b = c.Next() {
+		if looked++; looked > scrubStep {
+			target = revisionOf(k) - 1
+			break
+		}
+		rec, err := decodeRecord(b)
 		if err != nil {
 			return err
 		}
@@ -76,24 +89,22 @@ func (t *writeTx) scrub() error {
 			gone = append(gone, append([]byte{}, rec.key...))
 		}
 	}
-	t.scrubbed = target
-	t.dirty = true
 	for _, revision := range dead {
-		if err := t.log.Delete(revisionKey(revision)); err != nil {
+		if err := log.Delete(revisionKey(revision)); err != nil {
 			return err
 		}
 	}
 	for _, key := range gone {
-		if err := t.forget(key, target); err != nil {
+		if err := forget(keys, key, target); err != nil {
 			return err
 		}
 	}
-	return nil
+	return putMeta(meta, metaScrubbed, target)
 }
 
 // forget removes the index row of key if its latest version is a deletion at or below revision.
-func (t *writeTx) forget(key []byte, revision int64) error {
-	row := t.keys.Get(key)
+func forget(keys *bbolt.Bucket, key []byte, revision int64) error {
+	row := keys.Get(key)
 	if row == nil {
 		return nil
 	}
@@ -101,7 +112,7 @@ func (t *writeTx) forget(key []byte, revision int64) error {
 	if err != nil || !h.deleted || h.mod > revision {
 		return err
 	}
-	return t.keys.Delete(key)
+	return keys.Delete(key)
 }
 
 func revisionOf(key []byte) int64 {

@@ -3,14 +3,20 @@ package bolt
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"go.etcd.io/bbolt"
 )
 
-// bucket holds the names of the file's three buckets. See ../README.md for what is in them.
-func bucketMeta() []byte { return []byte("meta") }
-func bucketLog() []byte  { return []byte("log") }
-func bucketKeys() []byte { return []byte("keys") }
+// The names of the file's buckets. See ../README.md for what is in them.
+func bucketMeta() []byte   { return []byte("meta") }
+func bucketLog() []byte    { return []byte("log") }
+func bucketKeys() []byte   { return []byte("keys") }
+func bucketLeases() []byte { return []byte("leases") }
+
+func buckets() [][]byte {
+	return [][]byte{bucketMeta(), bucketLog(), bucketKeys(), bucketLeases()}
+}
 
 // Fields of the meta bucket, each a big-endian uint64. The bucket is small enough for bbolt to
 // keep it inside the root page, which every transaction writes anyway: changing it is free.
@@ -19,6 +25,8 @@ const (
 	metaRevision  = "revision"  // the last that was given out
 	metaCompacted = "compacted" // reads and watches below it are refused
 	metaScrubbed  = "scrubbed"  // the log is cleaned up to here; trails metaCompacted
+	metaCeiling   = "ceiling"   // above all revisions that volatile writes may have; 0 after a clean stop
+	metaWAL       = "wal"       // the first sequence of the write-ahead log that the file does not have
 )
 
 func getMeta(b *bbolt.Bucket, field string) int64 {
@@ -44,18 +52,18 @@ type header struct {
 	create  int64
 	version int64
 	lease   int64
-	// expires is when the lease ends, in Unix seconds; 0 without a lease.
-	expires int64
 }
 
-// record is an entry of the log. Decoded, its slices point into bbolt's memory map: they are valid
-// only inside the transaction.
+// record is an entry of the log. Decoded from the file, its slices point into bbolt's memory map: they are
+// valid only inside the transaction.
 type record struct {
 	header
 	// prev is the revision of the key's version before this one, a deletion included; 0 if none.
 	prev  int64
 	key   []byte
 	value []byte
+	// heap says that key and value are in ordinary memory, and never change.
+	heap bool
 }
 
 const flagDeleted = 1
@@ -66,7 +74,7 @@ func appendHeader(b []byte, h header) []byte {
 		flags |= flagDeleted
 	}
 	b = append(b, flags)
-	for _, n := range [...]int64{h.mod, h.create, h.version, h.lease, h.expires} {
+	for _, n := range [...]int64{h.mod, h.create, h.version, h.lease} {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
 	return b
@@ -76,13 +84,25 @@ func encodeHeader(h header) []byte {
 	return appendHeader(make([]byte, 0, 24), h)
 }
 
-func encodeRecord(r record) []byte {
-	b := make([]byte, 0, 40+len(r.key)+len(r.value))
+func encodeRecord(r *record) []byte {
+	return appendRecord(make([]byte, 0, recordSize(r)), r)
+}
+
+func appendRecord(b []byte, r *record) []byte {
 	b = appendHeader(b, r.header)
 	b = binary.AppendUvarint(b, uint64(r.prev))
 	b = binary.AppendUvarint(b, uint64(len(r.key)))
 	b = append(b, r.key...)
 	return append(b, r.value...)
+}
+
+// recordSize is the length of an encoded record.
+func recordSize(r *record) int {
+	size := 1 + len(r.key) + len(r.value)
+	for _, n := range [...]int64{r.mod, r.create, r.version, r.lease, r.prev, int64(len(r.key))} {
+		size += max(1, (bits.Len64(uint64(n))+6)/7)
+	}
+	return size
 }
 
 // decoder reads varints until the first damage, which it remembers.
@@ -101,6 +121,17 @@ func (d *decoder) int() int64 {
 	return int64(n)
 }
 
+func (d *decoder) bytes() []byte {
+	size := d.int()
+	if d.bad || size < 0 || size > int64(len(d.rest)) {
+		d.bad = true
+		return nil
+	}
+	b := d.rest[:size]
+	d.rest = d.rest[size:]
+	return b
+}
+
 func (d *decoder) header() header {
 	if len(d.rest) == 0 {
 		d.bad = true
@@ -108,7 +139,7 @@ func (d *decoder) header() header {
 	}
 	h := header{deleted: d.rest[0]&flagDeleted != 0}
 	d.rest = d.rest[1:]
-	h.mod, h.create, h.version, h.lease, h.expires = d.int(), d.int(), d.int(), d.int(), d.int()
+	h.mod, h.create, h.version, h.lease = d.int(), d.int(), d.int(), d.int()
 	return h
 }
 
@@ -121,22 +152,45 @@ func decodeHeader(key, row []byte) (header, error) {
 	return h, nil
 }
 
-func decodeRecord(revision int64, b []byte) (record, error) {
+func decodeRecord(b []byte) (record, error) {
 	d := decoder{rest: b}
 	r := record{header: d.header()}
 	r.prev = d.int()
-	size := d.int()
-	if d.bad || size < 0 || size > int64(len(d.rest)) || r.mod != revision {
-		return r, fmt.Errorf("damaged log record of revision %d", revision)
+	r.key = d.bytes()
+	r.value = d.rest
+	if d.bad {
+		return r, fmt.Errorf("damaged log record, perhaps of revision %d", r.mod)
 	}
-	r.key, r.value = d.rest[:size], d.rest[size:]
 	return r, nil
 }
 
-// kv copies the record out of the memory map.
-func (r record) kv(keysOnly bool) *KV {
+// leaseRow is a row of the leases bucket; its key is the lease's number.
+type leaseRow struct {
+	ttl  int64 // seconds
+	ends int64 // Unix seconds
+}
+
+func encodeLease(l leaseRow) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(nil, uint64(l.ttl)), uint64(l.ends))
+}
+
+func decodeLease(key, row []byte) (int64, leaseRow, error) {
+	d := decoder{rest: row}
+	l := leaseRow{ttl: d.int(), ends: d.int()}
+	if d.bad || len(key) != 8 {
+		return 0, l, fmt.Errorf("damaged row of lease %x", key)
+	}
+	return revisionOf(key), l, nil
+}
+
+// kv copies the record out of the memory map, if it is there.
+func (r *record) kv() *KV {
 	kv := newKV(string(r.key), r.header)
-	if !keysOnly {
+	switch {
+	case r.deleted:
+	case r.heap:
+		kv.Value = r.value
+	default:
 		kv.Value = append([]byte{}, r.value...)
 	}
 	return kv

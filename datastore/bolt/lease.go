@@ -4,114 +4,296 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
 
 const (
-	// expireBatch bounds how many keys are removed at once: after a long time without power all
-	// leases have ended, and the apiserver wants to write too.
-	expireBatch = 128
+	// expireBatch bounds how many leases end at once: after a long time without power all have ended,
+	// and the apiserver wants to write too.
+	expireBatch = 16
 	// expireRetry is when a removal that met a full disk is tried again.
 	expireRetry = 10 * time.Second
 )
 
-// leases knows when keys expire. Time is the process's monotonic clock: a clock that is set
-// neither expires keys early nor keeps them. Only the time left at a restart comes from wall clocks.
+// Lease is a time to live that keys share.
+type Lease struct {
+	// ID is never 0.
+	ID int64
+	// TTL is how many seconds were granted, and Left how much of it is left.
+	TTL  int64
+	Left time.Duration
+	// Keys are those that end with the lease, in order.
+	Keys []string
+}
+
+// Grant makes a lease of ttl seconds, with the number id or, if that is 0, one of the store's choice. A
+// crash may lose it until it has a key that is not volatile.
+func (s *Store) Grant(ctx context.Context, id, ttl int64) (Lease, error) {
+	var granted Lease
+	_, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
+		for id == 0 {
+			id = rand.Int64()
+		}
+		if tx.lease(id) != nil {
+			return tx.refuse(ErrLeaseExists), nil
+		}
+		granted = Lease{ID: id, TTL: ttl, Left: time.Duration(ttl) * time.Second}
+		tx.grant(id, ttl)
+		return tx.refuse(nil), nil
+	})
+	return granted, err
+}
+
+// Renew gives a lease its whole time again.
+func (s *Store) Renew(ctx context.Context, id int64) (Lease, error) {
+	var renewed Lease
+	_, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
+		l := tx.lease(id)
+		if l == nil {
+			return tx.refuse(ErrLeaseNotFound), nil
+		}
+		renewed = Lease{ID: id, TTL: l.ttl, Left: time.Duration(l.ttl) * time.Second}
+		tx.grant(id, l.ttl)
+		return tx.refuse(nil), nil
+	})
+	return renewed, err
+}
+
+// Revoke ends a lease and removes its keys.
+func (s *Store) Revoke(ctx context.Context, id int64) (int64, error) {
+	res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
+		if tx.lease(id) == nil {
+			return tx.refuse(ErrLeaseNotFound), nil
+		}
+		err := tx.revoke(id)
+		return tx.refuse(nil), err
+	})
+	return res.Revision, err
+}
+
+// Lease returns a lease with its keys, or ErrLeaseNotFound.
+func (s *Store) Lease(id int64) (Lease, error) {
+	l := s.leases
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.byID[id]
+	if one == nil {
+		return Lease{}, ErrLeaseNotFound
+	}
+	out := Lease{ID: id, TTL: one.ttl, Left: max(time.Until(one.ends), 0)}
+	for key := range one.keys {
+		out.Keys = append(out.Keys, key)
+	}
+	slices.Sort(out.Keys)
+	return out, nil
+}
+
+// Leases returns the numbers of all leases, in order.
+func (s *Store) Leases() []int64 {
+	l := s.leases
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ids := make([]int64, 0, len(l.byID))
+	for id := range l.byID {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// lease is what the transaction sees of a lease: nil if there is none.
+func (t *writeTx) lease(id int64) *lease {
+	if l, changed := t.granted[id]; changed {
+		return l
+	}
+	return t.store.leases.get(id)
+}
+
+// grant makes a lease, or begins it anew. It becomes durable with the first key of it that is.
+func (t *writeTx) grant(id, ttl int64) {
+	l := &lease{id: id, ttl: ttl, ends: t.now.Add(time.Duration(ttl) * time.Second)}
+	if old := t.lease(id); old != nil && old.saved {
+		t.durable = true
+	}
+	t.granted[id] = l
+	t.dirty = true
+}
+
+func (t *writeTx) revoke(id int64) error {
+	keys := t.store.leases.keysOf(id)
+	for _, e := range t.events { // what this transaction has attached is not in leases yet
+		if e.KV.Lease == id {
+			keys = append(keys, e.KV.Key)
+		}
+	}
+	slices.Sort(keys)
+	for _, key := range slices.Compact(keys) {
+		last, err := t.latest(key)
+		if err != nil {
+			return err
+		}
+		if last == nil || last.deleted || last.lease != id {
+			continue
+		}
+		t.append(&record{header: header{deleted: true}, prev: last.mod, key: []byte(key)}, last.kv())
+	}
+	if l := t.lease(id); l.saved {
+		t.durable = true
+	}
+	t.granted[id] = nil
+	t.dirty = true
+	return nil
+}
+
+// leases knows when leases end, and which keys go with them. Time is the process's monotonic clock: a
+// clock that is set neither ends leases early nor keeps them. Only the time left at a restart comes
+// from wall clocks.
 type leases struct {
-	// mu guards queue and byKey, which hold the same.
+	// mu guards the rest. queue and byID hold the same leases.
 	mu    sync.Mutex
 	queue leaseQueue
+	byID  map[int64]*lease
 	byKey map[string]*lease
 	// wake tells the expirer that the earliest end may have changed.
 	wake chan struct{}
 }
 
 type lease struct {
-	key   string
-	mod   int64 // the write that the lease counts from
-	ends  time.Time
-	index int // in the queue
+	id, ttl int64
+	ends    time.Time
+	keys    map[string]struct{}
+	index   int // in the queue
+	// saved says that the lease is on the disk. It is the writer's.
+	saved bool
 }
 
 func newLeases() *leases {
-	return &leases{byKey: map[string]*lease{}, wake: make(chan struct{}, 1)}
+	return &leases{byID: map[int64]*lease{}, byKey: map[string]*lease{}, wake: make(chan struct{}, 1)}
+}
+
+func (l *leases) get(id int64) *lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byID[id]
+}
+
+func (l *leases) keysOf(id int64) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var keys []string
+	if one := l.byID[id]; one != nil {
+		for key := range one.keys {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // restore takes up a lease from the file. The clock may have been set while we were away, on a
 // machine without a clock certainly: the time left is never more than the whole lease.
-func (l *leases) restore(key string, h header) {
-	whole := time.Duration(h.lease) * time.Second
-	left := min(max(time.Until(time.Unix(h.expires, 0)), 0), whole)
+func (l *leases) restore(id int64, row leaseRow) {
+	whole := time.Duration(row.ttl) * time.Second
+	left := min(max(time.Until(time.Unix(row.ends, 0)), 0), whole)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.set(key, h.mod, time.Now().Add(left))
+	l.set(&lease{id: id, ttl: row.ttl, ends: time.Now().Add(left), saved: true})
 }
 
-// apply follows the events of a transaction that happened at now.
-func (l *leases) apply(events []Event, now time.Time) {
+// apply follows a transaction that was committed.
+func (l *leases) apply(granted map[int64]*lease, events []Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, e := range events {
-		if !e.Deleted && e.KV.Lease > 0 {
-			l.set(e.KV.Key, e.KV.Mod, now.Add(time.Duration(e.KV.Lease)*time.Second))
-		} else if old := l.byKey[e.KV.Key]; old != nil {
-			l.drop(old)
+	for _, one := range granted {
+		if one != nil {
+			l.set(one)
 		}
+	}
+	for _, e := range events {
+		l.attach(e.KV.Key, e.KV.Lease)
+	}
+	for id, one := range granted {
+		if one == nil {
+			l.drop(id)
+		}
+	}
+}
+
+// attach needs mu. Lease 0 only takes the key from the lease that it had.
+func (l *leases) attach(key string, id int64) {
+	if old := l.byKey[key]; old != nil {
+		delete(old.keys, key)
+		delete(l.byKey, key)
+	}
+	if one := l.byID[id]; one != nil {
+		one.keys[key] = struct{}{}
+		l.byKey[key] = one
 	}
 }
 
 // set needs mu.
-func (l *leases) set(key string, mod int64, ends time.Time) {
-	old := l.byKey[key]
-	if old != nil {
-		old.mod, old.ends = mod, ends
+func (l *leases) set(one *lease) {
+	if old := l.byID[one.id]; old != nil {
+		old.ttl, old.ends, old.saved = one.ttl, one.ends, old.saved || one.saved
 		heap.Fix(&l.queue, old.index)
 	} else {
-		old = &lease{key: key, mod: mod, ends: ends}
-		l.byKey[key] = old
-		heap.Push(&l.queue, old)
+		one.keys = map[string]struct{}{}
+		l.byID[one.id] = one
+		heap.Push(&l.queue, one)
 	}
-	if old.index == 0 {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
-	}
+	l.notify()
+}
+
+// remove forgets a lease; its keys have been removed.
+func (l *leases) remove(id int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drop(id)
 }
 
 // drop needs mu.
-func (l *leases) drop(old *lease) {
+func (l *leases) drop(id int64) {
+	old := l.byID[id]
+	if old == nil {
+		return
+	}
+	for key := range old.keys {
+		delete(l.byKey, key)
+	}
 	heap.Remove(&l.queue, old.index)
-	delete(l.byKey, old.key)
+	delete(l.byID, id)
 }
 
-// due takes the leases that have ended, and says how long until the next ends (negative: never).
-func (l *leases) due(now time.Time) ([]*lease, time.Duration) {
+func (l *leases) notify() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// due returns some leases that have ended and, if there are none, how long until the next one does
+// (negative: never).
+func (l *leases) due(now time.Time) ([]int64, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var ended []*lease
-	for len(l.queue) > 0 && len(ended) < expireBatch && !l.queue[0].ends.After(now) {
-		first := l.queue[0]
-		l.drop(first)
-		ended = append(ended, first)
-	}
 	if len(l.queue) == 0 {
-		return ended, -1
+		return nil, -1
 	}
-	return ended, max(l.queue[0].ends.Sub(now), 0)
+	if left := l.queue[0].ends.Sub(now); left > 0 {
+		return nil, left
+	}
+	var ended []int64
+	for _, one := range l.queue {
+		if len(ended) < expireBatch && !one.ends.After(now) {
+			ended = append(ended, one.id)
+		}
+	}
+	return ended, 0
 }
 
-// retry puts a lease back unless its key has been written since.
-func (l *leases) retry(old *lease, at time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.byKey[old.key] == nil {
-		l.set(old.key, old.mod, at)
-	}
-}
-
-// expire is the expirer: it removes keys whose lease has ended, and sleeps until the next ends.
+// expire is the expirer: it ends the leases whose time is over, and sleeps until the next one's is.
 func (s *Store) expire() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -123,36 +305,45 @@ func (s *Store) expire() {
 			return
 		}
 		ended, next := s.leases.due(time.Now())
-		if !s.removeExpired(ended) {
-			return
+		if len(ended) > 0 {
+			var err error
+			if next, err = s.revokeEnded(ended); err != nil {
+				return // closed or failed
+			}
 		}
+		timer.Stop()
 		if next >= 0 {
 			timer.Reset(next)
 		}
 	}
 }
 
-// removeExpired removes keys in as few transactions as the writer can. It returns false when the
-// store has closed or failed.
-func (s *Store) removeExpired(ended []*lease) bool {
+// revokeEnded ends leases in as few transactions as the writer can, and says when to look again.
+func (s *Store) revokeEnded(ended []int64) (time.Duration, error) {
 	ctx := context.Background()
 	requests := make([]*request, len(ended))
-	for i, old := range ended {
-		req, err := s.enqueue(ctx, func(tx *writeTx) (result, error) { return tx.remove(old.key, old.mod) })
+	for i, id := range ended {
+		req, err := s.enqueue(ctx, func(tx *writeTx) (answer, error) {
+			if l := tx.lease(id); l == nil || l.ends.After(tx.now) {
+				return answer{}, nil // revoked or renewed since
+			}
+			return answer{}, tx.revoke(id)
+		})
 		if err != nil {
-			return false
+			return 0, err
 		}
 		requests[i] = req
 	}
-	for i, req := range requests {
+	var next time.Duration
+	for _, req := range requests {
 		switch _, err := s.wait(ctx, req); {
 		case errors.Is(err, ErrNoSpace):
-			s.leases.retry(ended[i], time.Now().Add(expireRetry))
+			next = expireRetry
 		case err != nil:
-			return false
+			return 0, err
 		}
 	}
-	return true
+	return next, nil
 }
 
 // leaseQueue is a heap.Interface, earliest end first.

@@ -2,10 +2,11 @@ package bolt
 
 import (
 	"bytes"
-	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -49,12 +50,15 @@ func (m *model) write(e Event) {
 	m.events = append(m.events, e)
 }
 
-func (m *model) list(q Query) []*KV {
-	var kvs []*KV
+func (m *model) list(q Query) (kvs []*KV, count int64) {
 	for i := range modelKeys {
 		key := modelKey(i)
 		kv := m.at(key, q.Revision)
-		if kv == nil || !inRange(key, q.Key, q.End) || (q.Limit > 0 && int64(len(kvs)) == q.Limit) {
+		if kv == nil || !inRange(key, q.Key, q.End) {
+			continue
+		}
+		count++
+		if q.CountOnly || q.Limit > 0 && count > q.Limit {
 			continue
 		}
 		if q.KeysOnly {
@@ -64,34 +68,12 @@ func (m *model) list(q Query) []*KV {
 		}
 		kvs = append(kvs, kv)
 	}
-	return kvs
+	return kvs, count
 }
 
 const modelKeys = 30
 
 func modelKey(i int) string { return fmt.Sprintf("/registry/things/%02d", i) }
-
-// recorder is a sink that notes all it gets, and sometimes refuses, as a slow client would.
-type recorder struct {
-	rng    *rand.Rand
-	events []Event
-	ended  chan error
-}
-
-func (r *recorder) Offer(events []Event) bool {
-	if r.rng.IntN(4) == 0 {
-		return false
-	}
-	r.events = append(r.events, events...)
-	return true
-}
-
-func (r *recorder) Send(_ context.Context, events []Event) bool {
-	r.events = append(r.events, events...)
-	return true
-}
-
-func (r *recorder) End(err error) { r.ended <- err }
 
 // player applies random operations to a store and to the model, which must agree.
 type player struct {
@@ -109,13 +91,14 @@ func TestModel(t *testing.T) {
 	}
 	t.Logf("replay with: go test ./datastore/bolt -run TestModel -model.seed=%d -model.ops=%d", seed, *modelOps)
 	p := &player{t: t, rng: rand.New(rand.NewPCG(seed, 0)), path: filepath.Join(t.TempDir(), "state.db"), model: newModel()}
-	p.store = open(t, p.path)
+	p.open()
+	defer func() { require.NoError(t, p.store.Close()) }()
 	steps := []struct {
 		weight int
 		step   func()
 	}{
-		{40, p.create}, {40, p.update}, {20, p.remove},
-		{20, p.list}, {5, p.watch}, {2, p.compact}, {1, p.reopen},
+		{30, p.create}, {40, p.update}, {10, p.put}, {20, p.remove},
+		{20, p.list}, {5, p.watch}, {2, p.compact}, {1, p.reopen}, {1, p.crash}, {2, p.checkpoint},
 	}
 	var wheel []func()
 	for _, s := range steps {
@@ -126,6 +109,13 @@ func TestModel(t *testing.T) {
 		require.Equal(t, p.model.revision, p.store.Revision())
 	}
 	require.NoError(t, p.store.Check())
+}
+
+// open has layers that fill up all the time.
+func (p *player) open() {
+	var err error
+	p.store, err = Open(p.path, Options{limit: 20_000})
+	require.NoError(p.t, err)
 }
 
 func (p *player) key() string { return modelKey(p.rng.IntN(modelKeys)) }
@@ -142,68 +132,65 @@ func (p *player) guard(kv *KV) int64 {
 	return kv.Mod
 }
 
-func (p *player) create() {
-	key, value := p.key(), p.value()
-	rev, err := p.store.Create(p.t.Context(), key, value, 0)
-	if p.model.at(key, p.model.revision) != nil {
-		require.ErrorIs(p.t, err, ErrExists)
-		require.Equal(p.t, p.model.revision, rev)
+func (p *player) write(w Write) {
+	old := p.model.at(w.Key, p.model.revision)
+	res, err := p.store.Write(p.t.Context(), w)
+	require.NoError(p.t, err)
+	require.Equal(p.t, old, res.Prev)
+	require.Equal(p.t, w.Guard.holds(old), res.OK)
+	if !res.OK || w.Delete && old == nil {
+		require.Equal(p.t, p.model.revision, res.Revision)
+		require.Nil(p.t, res.KV)
 		return
 	}
-	require.NoError(p.t, err)
-	require.Equal(p.t, p.model.revision+1, rev)
-	p.model.write(Event{KV: &KV{Key: key, Value: value, Create: rev, Mod: rev, Version: 1}})
-}
-
-func (p *player) update() {
-	key, value := p.key(), p.value()
-	old := p.model.at(key, p.model.revision)
-	guard := p.guard(old)
-	rev, kv, ok, err := p.store.Update(p.t.Context(), key, value, guard, 0)
-	require.NoError(p.t, err)
-	if old == nil || old.Mod != guard {
-		require.False(p.t, ok)
-		require.Equal(p.t, p.model.revision, rev)
-		require.Equal(p.t, old, kv)
+	revision := p.model.revision + 1
+	require.Equal(p.t, revision, res.Revision)
+	if w.Delete {
+		p.model.write(Event{Deleted: true, KV: &KV{Key: w.Key, Mod: revision}, Prev: old})
 		return
 	}
-	want := &KV{Key: key, Value: value, Create: old.Create, Mod: p.model.revision + 1, Version: old.Version + 1}
-	require.True(p.t, ok)
-	require.Equal(p.t, want, kv)
-	require.Equal(p.t, want.Mod, rev)
+	want := &KV{Key: w.Key, Value: w.Value, Create: revision, Mod: revision, Version: 1}
+	if old != nil {
+		want.Create, want.Version = old.Create, old.Version+1
+	}
+	require.Equal(p.t, want, res.KV)
 	p.model.write(Event{KV: want, Prev: old})
 }
 
-func (p *player) remove() {
+func (p *player) create() {
+	p.write(Write{Key: p.key(), Value: p.value(), Guard: &Guard{}})
+}
+
+func (p *player) update() {
 	key := p.key()
 	old := p.model.at(key, p.model.revision)
-	guard := p.guard(old)
+	guard := &Guard{Value: p.guard(old)}
+	if old != nil && p.rng.IntN(4) == 0 {
+		guard = &Guard{Field: GuardVersion, Value: old.Version}
+	}
+	p.write(Write{Key: key, Value: p.value(), Guard: guard})
+}
+
+func (p *player) put() {
+	p.write(Write{Key: p.key(), Value: p.value()})
+}
+
+func (p *player) remove() {
+	w := Write{Key: p.key(), Delete: true}
 	if p.rng.IntN(2) == 0 {
-		guard = 0
+		w.Guard = &Guard{Value: p.guard(p.model.at(w.Key, p.model.revision))}
 	}
-	rev, kv, ok, err := p.store.Delete(p.t.Context(), key, guard)
-	require.NoError(p.t, err)
-	require.Equal(p.t, old, kv)
-	if old == nil || (guard != 0 && guard != old.Mod) {
-		require.False(p.t, ok)
-		require.Equal(p.t, p.model.revision, rev)
-		return
-	}
-	require.True(p.t, ok)
-	require.Equal(p.t, p.model.revision+1, rev)
-	p.model.write(Event{Deleted: true, KV: &KV{Key: key, Mod: rev}, Prev: old})
+	p.write(w)
 }
 
 func (p *player) list() {
-	q := Query{Key: p.key(), Limit: p.rng.Int64N(5), KeysOnly: p.rng.IntN(4) == 0}
+	q := Query{Key: p.key(), Limit: p.rng.Int64N(5), KeysOnly: p.rng.IntN(4) == 0, CountOnly: p.rng.IntN(4) == 0}
 	q.End = []string{"", allKeys, p.key()}[p.rng.IntN(3)]
 	if p.rng.IntN(3) > 0 {
 		q.Revision = 1 + p.rng.Int64N(p.model.revision+1)
 	}
-	rev, kvs, err := p.store.Range(p.t.Context(), q)
-	_, n, countErr := p.store.Count(p.t.Context(), q)
-	require.Equal(p.t, p.model.revision, rev)
-	require.Equal(p.t, err, countErr)
+	list, err := p.store.Range(p.t.Context(), q)
+	require.Equal(p.t, p.model.revision, list.Revision)
 	switch {
 	case q.Revision > p.model.revision:
 		require.ErrorIs(p.t, err, ErrFutureRevision)
@@ -214,46 +201,65 @@ func (p *player) list() {
 	case q.Revision == 0:
 		q.Revision = p.model.revision
 	}
-	want := p.model.list(q)
 	require.NoError(p.t, err)
-	require.Equal(p.t, want, kvs, "%+v", q)
-	require.EqualValues(p.t, len(want), n)
+	want, count := p.model.list(q)
+	require.Equal(p.t, want, list.KVs, "%+v", q)
+	require.Equal(p.t, count, list.Count, "%+v", q)
 }
 
-// watch follows a range from a past or future revision over a few writes.
+// watch follows a range from a past or future revision over a few writes, and reads now and then.
 func (p *player) watch() {
-	from := p.rng.Int64N(p.model.revision + 3)
-	key, end := p.key(), []string{"", allKeys, p.key()}[p.rng.IntN(3)]
-	r := &recorder{rng: p.rng, ended: make(chan error, 1)}
-	ctx, cancel := context.WithCancel(p.t.Context())
-	defer cancel()
-	first := from
-	if from == 0 {
+	r := Range{
+		Key: p.key(), End: []string{"", allKeys, p.key()}[p.rng.IntN(3)],
+		From: p.rng.Int64N(p.model.revision + 3), PrevKV: p.rng.IntN(2) == 0,
+	}
+	first := r.From
+	if r.From == 0 {
 		first = p.model.revision + 1
 	}
-	err := p.store.Watch(ctx, key, end, from, r)
-	if from != 0 && from <= p.model.compacted {
-		require.ErrorIs(p.t, err, ErrCompacted)
-		return
+	w := p.store.NewWatcher()
+	defer w.Close()
+	require.True(p.t, w.Watch(7, r))
+	if r.From == 0 || r.From > p.model.compacted {
+		require.False(p.t, w.Watch(7, r), "the number is taken")
 	}
-	require.NoError(p.t, err)
-	// The recorder uses the generator too: what the store does from here on must not race with us.
-	p.store.WaitDelivered(p.model.revision)
+	var got []Event
+	compacted := false
+	read := func() {
+		w.RequestProgress()
+		for progress := false; !progress; {
+			messages, err := w.Next(p.t.Context())
+			require.NoError(p.t, err)
+			for _, m := range messages {
+				got = append(got, m.Events...)
+				compacted = compacted || errors.Is(m.Err, ErrCompacted)
+				progress = progress || m.Watch == AllWatches
+			}
+		}
+	}
 	for range p.rng.IntN(20) {
 		p.create()
-		p.store.WaitDelivered(p.model.revision)
 		p.remove()
-		p.store.WaitDelivered(p.model.revision)
+		if p.rng.IntN(3) == 0 {
+			read()
+		}
 	}
-	cancel()
-	require.NoError(p.t, <-r.ended)
+	read()
+	if r.From != 0 && r.From <= p.model.compacted {
+		require.True(p.t, compacted)
+		require.Empty(p.t, got)
+		return
+	}
 	var want []Event
 	for _, e := range p.model.events {
-		if e.KV.Mod >= first && inRange(e.KV.Key, key, end) {
+		if e.KV.Mod >= first && inRange(e.KV.Key, r.Key, r.End) {
+			if !r.PrevKV {
+				e.Prev = nil
+			}
 			want = append(want, e)
 		}
 	}
-	require.Equal(p.t, want, r.events, "watch of [%s, %q) from %d", key, end, from)
+	require.Equal(p.t, want, got, "watch %+v", r)
 }
 
 func (p *player) compact() {
@@ -273,6 +279,26 @@ func (p *player) compact() {
 func (p *player) reopen() {
 	require.NoError(p.t, p.store.Check())
 	require.NoError(p.t, p.store.Close())
-	p.store = open(p.t, p.path)
+	p.open()
 	require.Equal(p.t, p.model.compacted, p.store.Compacted())
+}
+
+// crash opens a copy of the files as they are: what kill -9 leaves.
+func (p *player) crash() {
+	dir := p.t.TempDir()
+	tx, err := p.store.db.Begin(true) // keeps the checkpointer out: a copy takes time
+	require.NoError(p.t, err)
+	require.NoError(p.t, os.CopyFS(dir, os.DirFS(filepath.Dir(p.path))))
+	require.NoError(p.t, tx.Rollback())
+	compacted := p.store.Compacted()
+	require.NoError(p.t, p.store.Close())
+	p.path = filepath.Join(dir, filepath.Base(p.path))
+	p.open()
+	require.NoError(p.t, p.store.Check())
+	require.LessOrEqual(p.t, p.store.Compacted(), compacted)
+	p.model.compacted = p.store.Compacted() // a crash may undo a compaction
+}
+
+func (p *player) checkpoint() {
+	require.NoError(p.t, p.store.Checkpoint(p.t.Context()))
 }

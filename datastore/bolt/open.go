@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/mote-k8s/mote/datastore/wal"
 )
 
 const (
@@ -95,6 +97,9 @@ func createFile(path string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	if err := createLog(logPath(path)); err != nil {
+		return err
+	}
 	draft := path + ".new"
 	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -113,6 +118,22 @@ func createFile(path string) error {
 	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
 }
 
+// createLog makes the log's files, so that a store without them is known to have lost them. What is left of
+// another store's log must not become part of this one.
+func createLog(path string) error {
+	files, err := wal.OpenFiles(path)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if size, sizeErr := f.Size(); sizeErr != nil || size > 0 {
+			err = errors.Join(err, sizeErr, errOrphanLog)
+		}
+		err = errors.Join(err, f.Close())
+	}
+	return err
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -122,34 +143,40 @@ func syncDir(dir string) error {
 }
 
 func initialise(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta(), bucketLog(), bucketKeys()} {
+	for _, name := range buckets() {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
 	}
 	meta := tx.Bucket(bucketMeta())
-	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision))
+	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision), putMeta(meta, metaWAL, 1))
 }
 
 var (
 	errNotStore    = errors.New("not a mote datastore")
 	errDamaged     = errors.New("damaged file")
 	errOtherFormat = errors.New("other format")
+	errOrphanLog   = errors.New("a log without its store")
 )
 
 func checkFormat(tx *bbolt.Tx) error {
 	meta := tx.Bucket(bucketMeta())
-	if meta == nil || tx.Bucket(bucketLog()) == nil || tx.Bucket(bucketKeys()) == nil {
+	if meta == nil {
 		return errNotStore
 	}
 	switch format := getMeta(meta, metaFormat); format {
 	case Format:
-		return nil
 	case 0:
 		return errNotStore
 	default:
 		return fmt.Errorf("%w %d", errOtherFormat, format)
 	}
+	for _, name := range buckets() {
+		if tx.Bucket(name) == nil {
+			return fmt.Errorf("%w: bucket %s is missing", errDamaged, name)
+		}
+	}
+	return nil
 }
 
 // advise says what to do about a file that cannot be opened.
@@ -166,12 +193,14 @@ func advise(path string, err error) error {
 		return advice("the file system is read-only; mount it writable or use another data directory")
 	case errors.Is(err, fs.ErrPermission):
 		return advice("no permission; run as the owner of the data directory")
+	case errors.Is(err, errOrphanLog):
+		return advice(fmt.Sprintf("it is not there, but its log %s.* is; put it back, or move the log away too to begin anew", logPath(path)))
 	case errors.Is(err, errOtherFormat):
 		return advice(fmt.Sprintf("written by another version of mote, this one reads format %d; run that version or restore a backup", Format))
-	case errors.Is(err, errDamaged), errors.Is(err, errNotStore), errors.Is(err, bolterrors.ErrInvalid),
+	case errors.Is(err, errDamaged), errors.Is(err, errNotStore), errors.Is(err, wal.ErrDamaged), errors.Is(err, errDamagedFrame), errors.Is(err, bolterrors.ErrInvalid),
 		errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum),
 		errors.Is(err, syscall.EISDIR):
-		return advice("not a mote datastore, or a damaged one; move it away or restore a backup")
+		return advice("not a mote datastore, or a damaged one; move its folder away or restore a backup")
 	default:
 		return fmt.Errorf("cannot open datastore %s: %w", path, err)
 	}

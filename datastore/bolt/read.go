@@ -1,12 +1,6 @@
 package bolt
 
-import (
-	"context"
-	"errors"
-
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
-)
+import "context"
 
 // Query selects keys at one moment.
 type Query struct {
@@ -16,141 +10,53 @@ type Query struct {
 	Revision int64
 	// Limit is how many keys to return at the most; 0 is all.
 	Limit int64
-	// KeysOnly leaves the values out.
-	KeysOnly bool
+	// KeysOnly leaves the values out, CountOnly the keys too.
+	KeysOnly, CountOnly bool
 }
 
-// Range returns the selected keys in order, and the store's current revision. Pages of one list
-// use the first page's revision and begin behind the last key of the page before.
-func (s *Store) Range(ctx context.Context, q Query) (int64, []*KV, error) {
-	var kvs []*KV
-	revision, err := s.scan(ctx, q, func(r *reader, key []byte, h header) error {
-		if q.KeysOnly {
-			kvs = append(kvs, newKV(string(key), h))
-			return nil
-		}
-		rec, err := r.record(h.mod)
-		kvs = append(kvs, rec.kv(false))
-		return err
-	})
-	if err != nil {
-		return revision, nil, err
-	}
-	return revision, kvs, nil
+// List is the answer to a Query.
+type List struct {
+	// Revision is the store's current one.
+	Revision int64
+	// KVs are in the order of their keys.
+	KVs []*KV
+	// Count is how many keys the range has, also those beyond the limit.
+	Count int64
 }
 
-// Count returns how many keys Range would, and the store's current revision.
-func (s *Store) Count(ctx context.Context, q Query) (int64, int64, error) {
-	var n int64
-	revision, err := s.scan(ctx, q, func(*reader, []byte, header) error {
-		n++
-		return nil
-	})
-	return revision, n, err
-}
-
-// scanCheck is how many keys a scan passes between looks at its context.
-const scanCheck = 1024
-
-func (s *Store) scan(ctx context.Context, q Query, emit func(*reader, []byte, header) error) (int64, error) {
-	var revision int64
-	err := s.view(func(tx *bbolt.Tx) error {
-		r := newReader(tx)
-		revision = r.revision
-		if q.Revision > r.revision {
+// Range returns the selected keys. Pages of one list use the first page's revision and begin behind the
+// last key of the page before.
+func (s *Store) Range(ctx context.Context, q Query) (List, error) {
+	var list List
+	err := s.view(func(v *view) error {
+		list.Revision = v.revision
+		at := q.Revision
+		switch {
+		case at > v.revision:
 			return ErrFutureRevision
-		}
-		if q.Revision != 0 && q.Revision < r.compacted {
+		case at == 0:
+			at = v.revision
+		case at < v.compacted:
 			return ErrCompacted
 		}
-		var passed, found int64
-		return r.rows(q.Key, q.End, func(key []byte, h header) (bool, error) {
-			if passed++; passed%scanCheck == 0 && ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			if q.Revision != 0 {
-				var err error
-				if h, err = r.versionAt(h, q.Revision); err != nil {
-					return false, err
+		return v.rows(ctx, q.Key, q.End, at, func(key string, h header) error {
+			list.Count++
+			switch {
+			case q.CountOnly || q.Limit > 0 && list.Count > q.Limit:
+			case q.KeysOnly:
+				list.KVs = append(list.KVs, newKV(key, h))
+			default:
+				rec, err := v.record(h.mod)
+				if err != nil {
+					return err
 				}
+				list.KVs = append(list.KVs, rec.kv())
 			}
-			if h.deleted {
-				return true, nil
-			}
-			found++
-			return found != q.Limit, emit(r, key, h)
+			return nil
 		})
 	})
-	return revision, err
-}
-
-// view is a read transaction. It must be short: pages that it can see are not reused.
-func (s *Store) view(fn func(*bbolt.Tx) error) error {
-	return closedError(s.db.View(fn))
-}
-
-// closedError translates bbolt's word for a store that has been closed.
-func closedError(err error) error {
-	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
-		return ErrClosed
+	if err != nil {
+		list.KVs = nil
 	}
-	return err
-}
-
-// reader is the file as one transaction sees it.
-type reader struct {
-	log, keys           *bbolt.Bucket
-	revision, compacted int64
-}
-
-func newReader(tx *bbolt.Tx) *reader {
-	meta := tx.Bucket(bucketMeta())
-	return &reader{
-		log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()),
-		revision: getMeta(meta, metaRevision), compacted: getMeta(meta, metaCompacted),
-	}
-}
-
-// rows calls fn with the latest version of each key of a range until fn returns false.
-func (r *reader) rows(key, end string, fn func(key []byte, h header) (bool, error)) error {
-	c := r.keys.Cursor()
-	for k, row := c.Seek([]byte(key)); k != nil && inRange(string(k), key, end); k, row = c.Next() {
-		h, err := decodeHeader(k, row)
-		if err != nil {
-			return err
-		}
-		if more, err := fn(k, h); err != nil || !more {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *reader) record(revision int64) (record, error) {
-	return decodeRecord(revision, r.log.Get(revisionKey(revision)))
-}
-
-// versionAt walks back from the latest version of a key to the one that was valid at revision.
-// Where there was none, it returns a deletion.
-func (r *reader) versionAt(h header, revision int64) (header, error) {
-	for h.mod > revision {
-		rec, err := r.record(h.mod)
-		if err != nil {
-			return header{}, err
-		}
-		if rec.prev == 0 {
-			return header{deleted: true}, nil
-		}
-		b := r.log.Get(revisionKey(rec.prev))
-		if b == nil && rec.prev <= r.compacted {
-			// The scrubber removes deletions; of living keys it leaves the last version.
-			return header{deleted: true}, nil
-		}
-		before, err := decodeRecord(rec.prev, b)
-		if err != nil {
-			return header{}, err
-		}
-		h = before.header
-	}
-	return h, nil
+	return list, err
 }

@@ -4,92 +4,257 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/mote-k8s/mote/datastore/wal"
 )
 
-// Store is an open store. It runs three goroutines, which Close ends: the writer, the expirer of
-// leases and the scrubber of compacted history.
+// Store is an open store. It runs three goroutines, which Close ends: the writer, the checkpointer and the
+// expirer of leases.
 type Store struct {
+	options  Options
+	path     string
 	db       *bbolt.DB
 	requests chan *request
 	hub      *hub
 	leases   *leases
-	// scrub wakes the scrubber.
-	scrub chan struct{}
+	counters counters
 
-	// revision and compacted are what the last published transaction left in the meta bucket.
+	// The writer's, and Close's after it. ceiling is what the last frame of the log promised.
+	wal         *wal.Log
+	ceiling     int64
+	pending     *checkpoint // until it is known to be done
+	checkpoints chan *checkpoint
+
+	// mu guards layers, the slice and which it is; see view.
+	mu     sync.RWMutex
+	layers []*layer
+	// revision and compacted are what the last transaction left that was published.
 	revision, compacted atomic.Int64
 
-	closing chan struct{} // closed: take no more requests
-	written chan struct{} // closed: the writer has returned
-	workers sync.WaitGroup
-	close   sync.Once
+	closing      chan struct{} // closed: take no more requests
+	written      chan struct{} // closed: the writer has returned
+	workers      sync.WaitGroup
+	checkpointed sync.WaitGroup
+	close        sync.Once
 	// failed is closed after failure has been set: the disk broke and nothing can be trusted.
+	failing sync.Once
 	failed  chan struct{}
 	failure error
 }
 
-// Open opens the store at path, or makes one, with its folder. The error says what to do.
-func Open(path string) (*Store, error) {
+// Options are what an operator may choose. The zero value is the default.
+type Options struct {
+	// ProgressInterval is how long a watch that wants progress may know less than the current revision when
+	// nothing happens in its range. The default is a minute: it must be well below the apiserver's five
+	// minutes between compactions, or idle watches could not be resumed; each time wakes the apiserver
+	// once for each resource.
+	ProgressInterval time.Duration
+	// Volatile are the beginnings of keys that are kept in memory, and written at checkpoints and at a clean
+	// stop only. After a crash they are what they were at the last checkpoint; who watched anything is told
+	// that the history is compacted. Only for what its owner writes again anyway. The default is none.
+	Volatile []string
+
+	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before and after a
+	// checkpoint.
+	limit        int64
+	openLog      func(path string) (wal.Files, error)
+	atCheckpoint func(done bool)
+}
+
+const defaultProgressInterval = time.Minute
+
+// Open opens the store at path, or makes one, with its folder. Two files of its write-ahead log are beside
+// it. The error says what to do.
+func Open(path string, o Options) (*Store, error) {
+	if o.ProgressInterval <= 0 {
+		o.ProgressInterval = defaultProgressInterval
+	}
+	if o.limit <= 0 {
+		o.limit = layerLimit
+	}
+	if o.openLog == nil {
+		o.openLog = openLog
+	}
+	if o.atCheckpoint == nil {
+		o.atCheckpoint = func(bool) {}
+	}
 	db, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		db:       db,
-		requests: make(chan *request, maxBatch),
-		leases:   newLeases(),
-		scrub:    make(chan struct{}, 1),
-		closing:  make(chan struct{}),
-		written:  make(chan struct{}),
-		failed:   make(chan struct{}),
+		path: path, options: o, db: db,
+		requests: make(chan *request, maxBatch), leases: newLeases(),
+		checkpoints: make(chan *checkpoint, 1), layers: []*layer{newLayer()},
+		closing: make(chan struct{}), written: make(chan struct{}), failed: make(chan struct{}),
 	}
-	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot read datastore %s: %w; restore a backup", path, err), db.Close())
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(advise(path, err), db.Close())
 	}
-	s.hub = newHub(s.history, s.revision.Load())
+	s.hub = newHub(s)
 	s.workers.Go(s.write)
 	s.workers.Go(s.expire)
-	s.workers.Go(s.scrubber)
+	s.checkpointed.Go(s.checkpointer)
 	return s, nil
 }
 
-// load reads what the store keeps in memory: revisions, and keys with leases.
-func (s *Store) load() error {
-	return s.db.View(func(tx *bbolt.Tx) error {
-		r := newReader(tx)
-		s.revision.Store(r.revision)
-		s.compacted.Store(r.compacted)
-		if getMeta(tx.Bucket(bucketMeta()), metaScrubbed) < r.compacted {
-			s.scrub <- struct{}{}
+// recover reads what the store keeps in memory, and puts into the file what only the log has.
+func (s *Store) recover() error {
+	from := uint64(0)
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta())
+		s.revision.Store(getMeta(meta, metaRevision))
+		s.compacted.Store(getMeta(meta, metaCompacted))
+		s.ceiling = getMeta(meta, metaCeiling)
+		from = uint64(getMeta(meta, metaWAL))
+		return s.loadLeases(tx)
+	})
+	if err != nil {
+		return err
+	}
+	files, err := s.options.openLog(logPath(s.path))
+	if err != nil {
+		return err
+	}
+	frames := 0
+	s.wal, err = wal.Open(files, from, func(payload []byte) error {
+		frames++
+		return s.replay(payload)
+	})
+	if err != nil {
+		return errors.Join(err, files[0].Close(), files[1].Close())
+	}
+	s.counters.logBytes.Store(s.wal.Size())
+	if frames == 0 && s.ceiling == 0 {
+		return nil // it was stopped cleanly
+	}
+	if s.ceiling > 0 {
+		// Revisions up to the ceiling may have been given out, and what was written then is lost: who knows
+		// of it has to read everything again.
+		s.revision.Store(max(s.revision.Load(), s.ceiling) + 1)
+		s.compacted.Store(s.revision.Load())
+		s.ceiling = 0
+	}
+	if err := s.writeCheckpoint(s.newCheckpoint()); err != nil {
+		return errors.Join(err, s.wal.Close())
+	}
+	s.layers = []*layer{newLayer()}
+	return nil
+}
+
+// logPath is what the names of the write-ahead log's files begin with.
+func logPath(path string) string {
+	return strings.TrimSuffix(path, filepath.Ext(path)) + ".wal"
+}
+
+// openLog opens the log's files, which are made before the file that they belong to.
+func openLog(path string) (wal.Files, error) {
+	for i := range 2 {
+		name := fmt.Sprintf("%s.%d", path, i)
+		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+			return wal.Files{}, fmt.Errorf("%w: its log %s is missing", errDamaged, name)
 		}
-		return r.keys.ForEach(func(key, row []byte) error {
-			h, err := decodeHeader(key, row)
-			if err == nil && h.lease > 0 {
-				s.leases.restore(string(key), h)
-			}
-			return err
-		})
+	}
+	return wal.OpenFiles(path)
+}
+
+// replay does again what a frame of the log says.
+func (s *Store) replay(payload []byte) error {
+	f, err := decodeFrame(payload)
+	if err != nil {
+		return err
+	}
+	s.layers[0].add(f.records, f.leases)
+	for id, row := range f.leases {
+		if row.ttl > 0 {
+			s.leases.restore(id, row)
+		}
+	}
+	for _, rec := range f.records {
+		s.leases.attach(string(rec.key), rec.lease)
+	}
+	for id, row := range f.leases {
+		if row.ttl == 0 {
+			s.leases.remove(id)
+		}
+	}
+	s.revision.Store(f.revision)
+	s.compacted.Store(max(s.compacted.Load(), f.compacted))
+	s.ceiling = max(s.ceiling, f.ceiling)
+	return nil
+}
+
+func (s *Store) loadLeases(tx *bbolt.Tx) error {
+	err := tx.Bucket(bucketLeases()).ForEach(func(k, v []byte) error {
+		id, row, err := decodeLease(k, v)
+		if err == nil {
+			s.leases.restore(id, row)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketKeys()).ForEach(func(key, row []byte) error {
+		h, err := decodeHeader(key, row)
+		if err == nil && h.lease != 0 {
+			s.leases.attach(string(key), h.lease)
+		}
+		return err
 	})
 }
 
-// Close answers the requests that were taken, ends all watches and closes the file.
+// Close answers the requests that were taken, ends all watches, writes what is in memory to the file and
+// closes it.
 func (s *Store) Close() error {
 	var err error
 	s.close.Do(func() {
 		close(s.closing)
 		s.workers.Wait()
+		close(s.checkpoints)
+		s.checkpointed.Wait()
 		s.hub.close()
-		err = s.db.Close()
+		err = errors.Join(s.lastCheckpoint(), s.wal.Close(), s.db.Close())
 	})
 	return err
 }
 
-// Failed is closed when the disk refused a write in a way that leaves the file in doubt. From then
-// on every request fails; only opening the file anew tells what is on the disk. See Failure.
+// lastCheckpoint leaves nothing in the log. If there is no room for that, the next Open finds it there;
+// what is volatile is then lost.
+func (s *Store) lastCheckpoint() error {
+	if s.failureNow() != nil {
+		return nil // the failure has been told
+	}
+	var saved int64
+	err := s.view(func(v *view) error {
+		saved = getMeta(v.meta, metaCompacted)
+		return nil
+	})
+	if err == nil && s.pending != nil && s.pending.err != nil {
+		err = s.writeCheckpoint(s.pending)
+	}
+	if err == nil && (!s.newest().empty() || s.ceiling != 0 || s.compacted.Load() != saved) {
+		cp := s.newCheckpoint()
+		cp.ceiling = 0
+		err = s.writeCheckpoint(cp)
+	}
+	if isNoSpace(err) {
+		return nil
+	}
+	return err
+}
+
+// Failed is closed when the disk refused a write in a way that leaves the files in doubt. From then on
+// every request fails; only opening them anew tells what is on the disk. See Failure.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
 // Failure is why Failed is closed. It may be called only after that.
@@ -101,52 +266,13 @@ func (s *Store) Revision() int64 { return s.revision.Load() }
 // Compacted is the revision below which there is no history.
 func (s *Store) Compacted() int64 { return s.compacted.Load() }
 
-// Size is the size of the store in bytes, free pages included.
+// Size is the size of the store's files in bytes, free pages included.
 func (s *Store) Size() (int64, error) {
-	var size int64
-	err := s.view(func(tx *bbolt.Tx) error {
-		size = tx.Size()
-		return nil
-	})
-	return size, err
+	stats, err := s.Stats()
+	return stats.FileBytes + stats.LogBytes, err
 }
 
-// Create makes key with a time to live of lease seconds (0: for ever). It returns the new revision,
-// or ErrExists and the current one.
-func (s *Store) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
-		return tx.create(key, value, lease)
-	})
-	return res.revision, err
+// Write does w if its guard holds. When it does not, Result says what is in the way.
+func (s *Store) Write(ctx context.Context, w Write) (Result, error) {
+	return s.submit(ctx, func(tx *writeTx) (answer, error) { return tx.write(w) })
 }
-
-// Update replaces key if its last write has the revision guard. It returns the new revision, the
-// new version and true; or the current revision, the version in the way (nil: none) and false.
-func (s *Store) Update(ctx context.Context, key string, value []byte, guard, lease int64) (int64, *KV, bool, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
-		return tx.update(key, value, guard, lease)
-	})
-	return res.revision, res.kv, res.ok, err
-}
-
-// Delete removes key if its last write has the revision guard; 0 removes any. It returns the new
-// revision, what was removed and true; or the current revision, the version in the way (nil: none)
-// and false.
-func (s *Store) Delete(ctx context.Context, key string, guard int64) (int64, *KV, bool, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (result, error) {
-		return tx.remove(key, guard)
-	})
-	return res.revision, res.kv, res.ok, err
-}
-
-// Watch sends every change of the keys in [key, end) from revision from on (0: from now on) to
-// sink, until ctx or the store ends. end is as in Query. Without error, sink.End is called once.
-func (s *Store) Watch(ctx context.Context, key, end string, from int64, sink Sink) error {
-	if from > 0 && from <= s.compacted.Load() {
-		return ErrCompacted
-	}
-	return s.hub.add(ctx, key, end, from, sink)
-}
-
-// WaitDelivered blocks until every watch has been given its events up to revision, or has ended.
-func (s *Store) WaitDelivered(revision int64) { s.hub.wait(revision) }

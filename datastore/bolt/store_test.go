@@ -2,7 +2,9 @@ package bolt
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,16 +18,47 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
+
+	"github.com/mote-k8s/mote/datastore/wal"
+	"github.com/mote-k8s/mote/datastore/wal/waltest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t testing.TB, path string) *Store {
 	t.Helper()
-	s, err := Open(path)
+	s, err := Open(path, Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
+}
+
+// create, update and remove write as the apiserver does. They return the revision, or errRefused.
+func (s *Store) create(ctx context.Context, key string, value []byte) (int64, error) {
+	return s.update(ctx, key, value, 0)
+}
+
+func (s *Store) update(ctx context.Context, key string, value []byte, guard int64) (int64, error) {
+	return s.tryWrite(ctx, Write{Key: key, Value: value, Guard: &Guard{Value: guard}})
+}
+
+func (s *Store) remove(ctx context.Context, key string) (int64, error) {
+	return s.tryWrite(ctx, Write{Key: key, Delete: true})
+}
+
+func (s *Store) tryWrite(ctx context.Context, w Write) (int64, error) {
+	res, err := s.Write(ctx, w)
+	if err == nil && !res.OK {
+		err = errRefused
+	}
+	return res.Revision, err
+}
+
+var errRefused = errors.New("refused")
+
+func (s *Store) count(ctx context.Context, key, end string) (int64, error) {
+	list, err := s.Range(ctx, Query{Key: key, End: end, CountOnly: true})
+	return list.Count, err
 }
 
 func openTemp(t testing.TB) *Store {
@@ -59,6 +92,32 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 			require.NoError(t, os.Truncate(path, 2*pageSize))
 			require.NoError(t, os.Truncate(path, info.Size()))
 		}, "not a mote datastore, or a damaged one"},
+		"log is gone": {func(t *testing.T, path string) {
+			require.NoError(t, open(t, path).Close())
+			require.NoError(t, os.Remove(logPath(path)+".0"))
+		}, "state.wal.0 is missing"},
+		"log of another": {func(t *testing.T, path string) {
+			s := open(t, path)
+			_, err := s.create(t.Context(), "a", nil)
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			require.NoError(t, os.Remove(path))
+		}, "put it back, or move the log away too"},
+		"damaged log": {func(t *testing.T, path string) {
+			s := open(t, path)
+			for _, key := range []string{"a", "b"} {
+				_, err := s.create(t.Context(), key, nil)
+				require.NoError(t, err)
+			}
+			log, err := os.ReadFile(logPath(path) + ".1")
+			require.NoError(t, err)
+			db, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			log[20] ^= 1 // in the first frame
+			require.NoError(t, os.WriteFile(logPath(path)+".1", log, 0o600))
+			require.NoError(t, os.WriteFile(path, db, 0o600))
+		}, "damaged write-ahead log"},
 		"newer format": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
 			db, err := bbolt.Open(path, 0o600, nil)
@@ -73,7 +132,7 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "state.db")
 			c.prepare(t, path)
-			_, err := Open(path)
+			_, err := Open(path, Options{})
 			require.ErrorContains(t, err, c.want)
 			require.ErrorContains(t, err, path)
 		})
@@ -93,6 +152,12 @@ func TestOpenAfterInterruptedFirstStart(t *testing.T) {
 // TestFullDisk needs root for a small file system of its own, in a mount namespace that dies with
 // the test's thread.
 func TestFullDisk(t *testing.T) {
+	for name, limit := range map[string]int64{"log": 0, "checkpoint": 100_000} { // what meets the full disk
+		t.Run(name, func(t *testing.T) { testFullDisk(t, Options{limit: limit}) })
+	}
+}
+
+func testFullDisk(t *testing.T, o Options) {
 	runtime.LockOSThread() // and never unlock: the thread must not be used again
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 		t.Skip("cannot make a mount namespace: ", err)
@@ -102,66 +167,108 @@ func TestFullDisk(t *testing.T) {
 		require.NoError(t, syscall.Mount("mote-test", dir, "tmpfs", flags, options))
 	}
 	require.NoError(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
-	mount(0, "size=512k")
+	mount(0, "size=1m")
 	defer func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) }()
 	path := filepath.Join(dir, "state.db")
-	s, err := Open(path)
+	s, err := Open(path, o)
 	require.NoError(t, err)
 	value := make([]byte, 10<<10)
 	written := 0
-	for ; err == nil; written++ {
-		_, err = s.Create(t.Context(), fmt.Sprint("key", written), value, 0)
+	fill := func() {
+		for range 1000 {
+			if _, err = s.create(t.Context(), fmt.Sprint("key", written), value); err != nil {
+				break
+			}
+			written++
+		}
+		require.ErrorIs(t, err, ErrNoSpace)
 	}
-	require.ErrorIs(t, err, ErrNoSpace)
-	_, n, err := s.Count(t.Context(), Query{Key: "key", End: "kez"})
-	require.NoError(t, err)
-	require.EqualValues(t, written-1, n, "acknowledged keys")
+	check := func() {
+		n, err := s.count(t.Context(), "key", "kez")
+		require.NoError(t, err)
+		require.EqualValues(t, written, n, "acknowledged keys")
+		require.EqualValues(t, firstRevision+written, s.Revision())
+	}
+	fill()
+	fill() // again, after the first try
+	check()
 
-	mount(syscall.MS_REMOUNT, "size=8m")
-	rev, err := s.Create(t.Context(), "key-after", value, 0)
-	require.NoError(t, err, "there is space again")
-	require.EqualValues(t, firstRevision+written, rev)
+	mount(syscall.MS_REMOUNT, "size=2m")
+	require.Eventually(t, func() bool {
+		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "there is space again")
+	written++
+	fill()
+	check()
+	require.NoError(t, s.Close(), "a stop on a full disk")
+
+	mount(syscall.MS_REMOUNT, "size=20m")
+	s, err = Open(path, o)
+	require.NoError(t, err)
+	check()
 	require.NoError(t, s.Check())
 	require.NoError(t, s.Close())
 
 	mount(syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
-	_, err = Open(path)
+	_, err = Open(path, o)
 	require.ErrorContains(t, err, "the file system is read-only; mount it writable")
 }
 
-// TestDiskFailure: when a sync fails nothing may be acknowledged any more.
+// TestDiskFailure: when a sync fails nothing may be acknowledged any more, and the next start has all that was.
 func TestDiskFailure(t *testing.T) {
-	s := openTemp(t)
-	_, err := s.Create(t.Context(), "a", nil, 0)
+	path := filepath.Join(t.TempDir(), "state.db")
+	disk := waltest.New(rand.New(rand.NewPCG(1, 1)))
+	o := Options{openLog: func(string) (wal.Files, error) { return disk.Files(), nil }}
+	s, err := Open(path, o)
 	require.NoError(t, err)
-	s.requests <- &request{done: make(chan struct{}), apply: func(tx *writeTx) (result, error) {
-		tx.dirty = true
-		return result{}, tx.tx.Rollback() // the commit that follows fails as it would on a bad disk
-	}}
+	_, err = s.create(t.Context(), "a", nil)
+	require.NoError(t, err)
+	disk.Fail = func(op string) error {
+		if op == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	_, err = s.create(t.Context(), "b", nil)
+	require.ErrorIs(t, err, syscall.EIO)
 	<-s.Failed()
 	require.ErrorContains(t, s.Failure(), "check the disk")
-	_, err = s.Create(t.Context(), "b", nil, 0)
+	_, err = s.create(t.Context(), "c", nil)
 	require.ErrorIs(t, err, s.Failure())
+	require.NoError(t, s.Close())
+
+	disk.Fail = nil
+	disk = disk.CutPower()
+	s, err = Open(path, o)
+	require.NoError(t, err)
+	n, err := s.count(t.Context(), "a", "")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	n, err = s.count(t.Context(), "c", "")
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.NoError(t, s.Close())
 }
 
 func TestGroupCommitSharesTransactions(t *testing.T) {
 	s := openTemp(t)
 	release := make(chan struct{})
-	blocker, err := s.enqueue(t.Context(), func(*writeTx) (result, error) { <-release; return result{}, nil })
+	blocker, err := s.enqueue(t.Context(), func(*writeTx) (answer, error) { <-release; return answer{}, nil })
 	require.NoError(t, err)
 	var seen sync.Map
 	requests := make([]*request, 50)
 	for i := range requests {
-		requests[i], err = s.enqueue(t.Context(), func(tx *writeTx) (result, error) {
+		requests[i], err = s.enqueue(t.Context(), func(tx *writeTx) (answer, error) {
 			seen.Store(tx, true)
-			return tx.create(fmt.Sprint(i%25), nil, 0)
+			return tx.write(Write{Key: fmt.Sprint(i % 25), Guard: &Guard{}})
 		})
 		require.NoError(t, err)
 	}
 	close(release)
 	created := 0
 	for _, req := range append(requests, blocker) {
-		if res, err := s.wait(t.Context(), req); err == nil && res.ok {
+		if res, err := s.wait(t.Context(), req); err == nil && res.OK {
 			created++
 		}
 	}
@@ -173,29 +280,31 @@ func TestGroupCommitSharesTransactions(t *testing.T) {
 
 func TestClosedStoreRefuses(t *testing.T) {
 	s := openTemp(t)
-	ended := make(chan error, 1)
-	require.NoError(t, s.Watch(t.Context(), "a", "", 0, &recorder{ended: ended}))
+	w := s.NewWatcher()
+	require.True(t, w.Watch(1, Range{Key: "a"}))
 	require.NoError(t, s.Close())
-	require.NoError(t, <-ended)
-	_, err := s.Create(t.Context(), "a", nil, 0)
+	_, err := w.Next(t.Context())
 	require.ErrorIs(t, err, ErrClosed)
-	_, _, err = s.Range(t.Context(), Query{Key: "a"})
+	w.Close()
+	_, err = s.create(t.Context(), "a", nil)
 	require.ErrorIs(t, err, ErrClosed)
-	require.ErrorIs(t, s.Watch(t.Context(), "a", "", 0, nil), ErrClosed)
+	_, err = s.Range(t.Context(), Query{Key: "a"})
+	require.ErrorIs(t, err, ErrClosed)
 	require.ErrorIs(t, s.Check(), ErrClosed)
-	s.WaitDelivered(1000)
 }
 
 // TestCompactionFreesSpace: history is bounded by what is kept, not by what was written.
 func TestCompactionFreesSpace(t *testing.T) {
-	s := openTemp(t)
+	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{limit: 100_000})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
 	value := make([]byte, 2000)
-	rev, err := s.Create(t.Context(), "hot", value, 0)
+	rev, err := s.create(t.Context(), "hot", value)
 	require.NoError(t, err)
 	var sizes []int64
 	for range 4 {
 		for range 250 {
-			rev, _, _, err = s.Update(t.Context(), "hot", value, rev, 0)
+			rev, err = s.update(t.Context(), "hot", value, rev)
 			require.NoError(t, err)
 		}
 		_, err = s.Compact(t.Context(), rev)
@@ -207,18 +316,19 @@ func TestCompactionFreesSpace(t *testing.T) {
 	}
 	require.Less(t, sizes[3], sizes[0]+sizes[0]/4, "%v", sizes)
 	require.NoError(t, s.Check())
-	_, kvs, err := s.Range(t.Context(), Query{Key: "hot", Revision: rev})
+	list, err := s.Range(t.Context(), Query{Key: "hot", Revision: rev})
 	require.NoError(t, err)
-	require.Len(t, kvs, 1)
+	require.Len(t, list.KVs, 1)
 }
 
-// scrubbed waits until the scrubber has nothing to do.
+// scrubbed waits until the file has no compacted history.
 func scrubbed(t testing.TB, s *Store) {
+	require.NoError(t, s.Checkpoint(t.Context()))
 	require.Eventually(t, func() bool {
 		done := false
 		require.NoError(t, s.db.View(func(tx *bbolt.Tx) error {
 			meta := tx.Bucket(bucketMeta())
-			done = getMeta(meta, metaScrubbed) == getMeta(meta, metaCompacted)
+			done = getMeta(meta, metaScrubbed) == s.Compacted()
 			return nil
 		}))
 		return done
@@ -229,27 +339,38 @@ func TestLeases(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
-		s, err := Open(path)
+		s, err := Open(path, Options{})
 		require.NoError(t, err)
 		alive := func(key string) bool {
 			synctest.Wait()
-			_, n, err := s.Count(ctx, Query{Key: key})
+			n, err := s.count(ctx, key, "")
 			require.NoError(t, err)
 			return n == 1
 		}
-		create := func(key string, lease int64) int64 {
-			rev, err := s.Create(ctx, key, nil, lease)
+		grant := func(id, ttl int64) {
+			_, err := s.Grant(ctx, id, ttl)
 			require.NoError(t, err)
-			return rev
 		}
-		create("short", 10)
-		renewed := create("renewed", 10)
-		freed := create("freed", 10)
-		create("long", 3600)
+		put := func(key string, lease int64) {
+			_, err := s.Write(ctx, Write{Key: key, Lease: lease})
+			require.NoError(t, err)
+		}
+		grant(1, 10)
+		grant(2, 10)
+		grant(3, 3600)
+		_, err = s.Grant(ctx, 3, 1)
+		require.ErrorIs(t, err, ErrLeaseExists)
+		put("short", 1)
+		put("freed", 1)
+		put("moved", 1)
+		put("renewed", 2)
+		put("long", 3)
+		_, err = s.Write(ctx, Write{Key: "none", Lease: 4})
+		require.ErrorIs(t, err, ErrLeaseNotFound)
 		time.Sleep(5 * time.Second)
-		_, _, _, err = s.Update(ctx, "renewed", nil, renewed, 10)
-		require.NoError(t, err)
-		_, _, _, err = s.Update(ctx, "freed", nil, freed, 0)
+		put("freed", 0)
+		put("moved", 3)
+		_, err = s.Renew(ctx, 2)
 		require.NoError(t, err)
 		time.Sleep(6 * time.Second)
 		require.False(t, alive("short"))
@@ -257,15 +378,28 @@ func TestLeases(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		require.False(t, alive("renewed"))
 		require.True(t, alive("freed"))
+		require.Equal(t, []int64{3}, s.Leases())
 
 		require.NoError(t, s.Close())
 		time.Sleep(1800 * time.Second) // without power
-		s, err = Open(path)
+		s, err = Open(path, Options{})
 		require.NoError(t, err)
 		require.True(t, alive("long"))
 		time.Sleep(1800 * time.Second)
 		require.False(t, alive("long"), "time without power counts")
+		require.False(t, alive("moved"))
 		require.True(t, alive("freed"))
+		grant(5, 3600)
+		put("revoked", 5)
+		lease, err := s.Lease(5)
+		require.NoError(t, err)
+		require.Equal(t, []string{"revoked"}, lease.Keys)
+		_, err = s.Revoke(ctx, 5)
+		require.NoError(t, err)
+		require.False(t, alive("revoked"))
+		_, err = s.Revoke(ctx, 5)
+		require.ErrorIs(t, err, ErrLeaseNotFound)
+		require.NoError(t, s.Check())
 		require.NoError(t, s.Close())
 	})
 }
@@ -274,13 +408,13 @@ func TestLeases(t *testing.T) {
 // file is from the future, nor keep them for decades.
 func TestLeaseAfterClockJump(t *testing.T) {
 	l := newLeases()
-	l.restore("future", header{mod: 2, lease: 60, expires: time.Now().Add(20 * 365 * 24 * time.Hour).Unix()})
+	l.restore(1, leaseRow{ttl: 60, ends: time.Now().Add(20 * 365 * 24 * time.Hour).Unix()})
 	ended, next := l.due(time.Now())
 	require.Empty(t, ended)
 	require.LessOrEqual(t, next, time.Minute)
-	l.restore("past", header{mod: 3, lease: 60, expires: 1})
+	l.restore(2, leaseRow{ttl: 60, ends: 1})
 	ended, _ = l.due(time.Now())
-	require.Len(t, ended, 1)
+	require.Equal(t, []int64{2}, ended)
 }
 
 func TestCheckWhileWriting(t *testing.T) {
@@ -290,8 +424,8 @@ func TestCheckWhileWriting(t *testing.T) {
 	for w := range 4 {
 		writers.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
-				rev, _ := s.Create(ctx, fmt.Sprintf("%d/%d", w, i%50), make([]byte, 500), 0)
-				_, _, _, _ = s.Delete(ctx, fmt.Sprintf("%d/%d", w, i%50), 0)
+				rev, _ := s.create(ctx, fmt.Sprintf("%d/%d", w, i%50), make([]byte, 500))
+				_, _ = s.remove(ctx, fmt.Sprintf("%d/%d", w, i%50))
 				if i%20 == 0 {
 					_, _ = s.Compact(ctx, rev)
 				}
@@ -304,4 +438,49 @@ func TestCheckWhileWriting(t *testing.T) {
 	cancel()
 	writers.Wait()
 	require.NoError(t, s.Check())
+}
+
+// TestReadsAreSnapshots: while layers are written to the file, dropped and compacted, a list has all keys, and the
+// same list at the same revision is the same.
+func TestReadsAreSnapshots(t *testing.T) {
+	const keys = 40
+	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{limit: 5_000})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	for i := range keys {
+		_, err := s.create(t.Context(), fmt.Sprintf("/k/%02d", i), []byte("new"))
+		require.NoError(t, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var writers sync.WaitGroup
+	defer writers.Wait()
+	defer cancel()
+	for range 4 {
+		writers.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				res, _ := s.Write(ctx, Write{Key: fmt.Sprintf("/k/%02d", rand.IntN(keys)), Value: []byte(fmt.Sprint(i))})
+				if i%10 == 0 {
+					_, _ = s.Compact(ctx, res.Revision)
+				}
+			}
+		})
+	}
+	list := func(revision int64) ([]*KV, int64) {
+		list, err := s.Range(t.Context(), Query{Key: "/k/", End: "/k0", Revision: revision})
+		if revision != 0 && errors.Is(err, ErrCompacted) {
+			return nil, 0
+		}
+		require.NoError(t, err)
+		require.Len(t, list.KVs, keys)
+		return list.KVs, list.Revision
+	}
+	again := 0
+	for range 3000 {
+		first, revision := list(0)
+		if second, _ := list(revision); second != nil {
+			require.Equal(t, first, second)
+			again++
+		}
+	}
+	require.Positive(t, again)
 }

@@ -1,254 +1,239 @@
 package bolt
 
-import (
-	"context"
-	"sync"
+import "context"
 
-	"go.etcd.io/bbolt"
-)
+// queueBytes is how much may wait for a watcher's client. What does not fit is read from the log
+// when there is room again: a client that does not read costs no more than this.
+const queueBytes = 1 << 20
 
-// Sink receives one watch's events. Its methods are called by one goroutine at a time. The events
-// are shared with other sinks and must not be changed.
-type Sink interface {
-	// Offer takes the events, or returns false when it would have to wait. It is called by the
-	// writer and must not block.
-	Offer(events []Event) bool
-	// Send takes the events, waiting for room until ctx ends; then it returns false.
-	Send(ctx context.Context, events []Event) bool
-	// End says that nothing follows. err is nil when the watch's context or the store ended.
-	End(err error)
+// eventOverhead is what an event occupies beside its key and its values, roughly.
+const eventOverhead = 200
+
+// AllWatches, as the watch of a progress message, means every watch of the watcher.
+const AllWatches int64 = -1
+
+// Range is a watch's wish.
+type Range struct {
+	// Key and End are as in Query.
+	Key, End string
+	// From is the first revision that is wanted; 0 begins with what comes next.
+	From int64
+	// PrevKV asks for the Prev of events.
+	PrevKV bool
+	// Progress asks to be told the current revision now and then when nothing happens in the range.
+	Progress bool
 }
 
-// hub knows all watches. The writer pushes each transaction's events to those that keep up:
-//
-//	add, next published --> following --Offer refused--> behind --all of the log sent--> following
-//	add, next older  -----------------------------------> behind
-//	following or behind --context, store or history ends--> ended
-//
-// A watch that is behind has a goroutine that feeds it from the log; one that follows costs nothing.
-type hub struct {
-	// history reads a page of the log.
-	history func(key, end string, from int64) (events []Event, next int64, err error)
-	feeders sync.WaitGroup
-
-	// mu guards the rest and the watches' fields. moved is signalled when a watch that is behind
-	// advances or ends.
-	mu        sync.Mutex
-	moved     sync.Cond
-	watches   map[*watch]struct{}
-	behind    map[*watch]struct{}
-	published int64
-	closed    bool
+// Message is one piece of news of a Watcher.
+type Message struct {
+	// Watch is the number that the watch was given, or AllWatches.
+	Watch int64
+	// Revision is the store's when the message was queued. A message that is none of the below is progress:
+	// no event up to Revision will follow.
+	Revision int64
+	// Events are in order, and shared with others: they must not be changed.
+	Events []Event
+	// Created is the first message of a watch.
+	Created bool
+	// Ended is the last message of a watch. Err says why when it was not cancelled: ErrCompacted, or a
+	// broken store's.
+	Ended bool
+	Err   error
 }
 
-type watch struct {
-	key, end string
-	sink     Sink
-	ctx      context.Context
-	cancel   context.CancelFunc
-	// next is the lowest revision that the sink does not have yet.
-	next  int64
-	ended bool
+// Watcher is a client's watches. Their messages wait in one queue, which Next reads. One goroutine
+// may call Next while others call the rest.
+type Watcher struct {
+	hub *hub
+	// ready has a token when the queue may have something.
+	ready chan struct{}
+
+	// The hub's mu guards the rest. asked says that progress was requested and not told yet.
+	watches map[int64]*watch
+	queue   []Message
+	bytes   int
+	asked   bool
+	closed  bool
 }
 
-func newHub(history func(string, string, int64) ([]Event, int64, error), published int64) *hub {
-	h := &hub{
-		history: history, published: published,
-		watches: map[*watch]struct{}{}, behind: map[*watch]struct{}{},
-	}
-	h.moved.L = &h.mu
-	return h
+// NewWatcher returns a Watcher without watches. It must be closed.
+func (s *Store) NewWatcher() *Watcher {
+	return &Watcher{hub: s.hub, ready: make(chan struct{}, 1), watches: map[int64]*watch{}}
 }
 
-func (h *hub) add(ctx context.Context, key, end string, from int64, sink Sink) error {
+// Watch begins a watch under a number that no other of w's watches has; it returns false when one has.
+// Its first message is Created; if its history is gone, the second is Ended with ErrCompacted.
+func (w *Watcher) Watch(id int64, r Range) bool {
+	h := w.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
-		return ErrClosed
+	if _, taken := w.watches[id]; taken {
+		return false
 	}
-	if from <= 0 {
-		from = h.published + 1
+	w.push(Message{Watch: id, Revision: h.published, Created: true})
+	if r.From <= 0 {
+		r.From = h.published + 1
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{key: key, end: end, sink: sink, ctx: ctx, cancel: cancel, next: from}
-	context.AfterFunc(ctx, func() { h.cancelled(w) })
-	h.watches[w] = struct{}{}
-	if from <= h.published {
-		h.fallBehind(w)
+	added := &watch{Range: r, id: id, watcher: w, next: r.From, told: r.From - 1}
+	w.watches[id] = added
+	h.watches[added] = struct{}{}
+	if added.next <= h.published {
+		h.fallBehind(added)
+		h.arm()
 	}
-	return nil
+	return true
 }
 
-// fallBehind needs mu.
-func (h *hub) fallBehind(w *watch) {
-	h.behind[w] = struct{}{}
-	h.feeders.Go(func() { h.feed(w) })
-}
-
-// cancelled ends a watch that follows; one that is behind is ended by its feeder, which may be
-// inside the sink.
-func (h *hub) cancelled(w *watch) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if _, behind := h.behind[w]; !behind {
-		h.end(w, nil)
+// Cancel ends a watch. It returns false when there is none of this number.
+func (w *Watcher) Cancel(id int64) bool {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	watch := w.watches[id]
+	if watch != nil {
+		w.hub.end(watch, nil)
 	}
+	return watch != nil
 }
 
-// end needs mu.
-func (h *hub) end(w *watch, err error) {
-	if w.ended {
+// RequestProgress asks for one message that says how far all of w's watches are, as soon as none of
+// them is behind.
+func (w *Watcher) RequestProgress() {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	w.asked = true
+	w.tellAll()
+}
+
+// tellAll answers RequestProgress if it can. It needs mu.
+func (w *Watcher) tellAll() {
+	if !w.asked {
 		return
 	}
-	w.ended = true
-	w.cancel()
-	delete(h.watches, w)
-	delete(h.behind, w)
-	w.sink.End(err)
-	h.moved.Broadcast()
-}
-
-// publish pushes the events of a committed transaction, which ended with revision.
-func (h *hub) publish(events []Event, revision int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.published = revision
-	for w := range h.watches {
-		if _, behind := h.behind[w]; behind {
-			continue
-		}
-		wanted := w.filter(events)
-		if len(wanted) == 0 {
-			continue
-		}
-		if w.sink.Offer(wanted) {
-			w.next = revision + 1
-		} else {
-			w.next = wanted[0].KV.Mod
-			h.fallBehind(w)
+	for _, one := range w.watches {
+		if one.behind {
+			return
 		}
 	}
+	w.asked = false
+	for _, one := range w.watches {
+		one.told = w.hub.published
+	}
+	w.push(Message{Watch: AllWatches, Revision: w.hub.published})
+}
+
+// Post queues a message of the caller's own, in order with the others.
+func (w *Watcher) Post(m Message) {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	m.Revision = w.hub.published
+	w.push(m)
+}
+
+// Next waits for messages and returns all that wait. It fails when ctx, the watcher or the store ends.
+func (w *Watcher) Next(ctx context.Context) ([]Message, error) {
+	for {
+		if messages, err := w.take(); len(messages) > 0 || err != nil {
+			return messages, err
+		}
+		select {
+		case <-w.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (w *Watcher) take() ([]Message, error) {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	if w.closed || w.hub.closed {
+		return nil, ErrClosed
+	}
+	messages := w.queue
+	w.queue, w.bytes = nil, 0
+	if len(messages) > 0 {
+		w.hub.moved.Broadcast()
+	}
+	return messages, nil
+}
+
+// Close ends all watches of w.
+func (w *Watcher) Close() {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	w.closed = true
+	for _, one := range w.watches {
+		w.hub.end(one, nil)
+	}
+	w.queue = nil
+	w.wake()
+}
+
+// push queues a message whatever waits already. It needs mu.
+func (w *Watcher) push(m Message) {
+	if !w.closed {
+		w.queue = append(w.queue, m)
+		w.wake()
+	}
+}
+
+func (w *Watcher) wake() {
+	select {
+	case w.ready <- struct{}{}:
+	default:
+	}
+}
+
+// offer queues events of a watch if there is room. It needs mu. It keeps the slice.
+func (w *Watcher) offer(id int64, events []Event) bool {
+	revision := w.hub.published
+	size := 0
+	for _, e := range events {
+		size += e.size()
+	}
+	if w.bytes > 0 && w.bytes+size > queueBytes {
+		return false
+	}
+	w.bytes += size
+	if last := len(w.queue) - 1; last >= 0 && w.queue[last].Watch == id && len(w.queue[last].Events) > 0 {
+		m := &w.queue[last]
+		m.Events, m.Revision = append(m.Events, events...), revision
+		return true
+	}
+	w.push(Message{Watch: id, Revision: revision, Events: events})
+	return true
+}
+
+func (e Event) size() int {
+	size := eventOverhead + len(e.KV.Key) + len(e.KV.Value)
+	if e.Prev != nil {
+		size += len(e.Prev.Value)
+	}
+	return size
+}
+
+// watch is one watch. The hub's mu guards it.
+type watch struct {
+	Range
+	id      int64
+	watcher *Watcher
+	// next is the lowest revision that is not in the queue yet.
+	next int64
+	// told is the highest revision that a message has promised.
+	told   int64
+	behind bool
+	ended  bool
 }
 
 func (w *watch) filter(events []Event) []Event {
 	var wanted []Event
 	for _, e := range events {
-		if e.KV.Mod >= w.next && inRange(e.KV.Key, w.key, w.end) {
+		if e.KV.Mod >= w.next && inRange(e.KV.Key, w.Key, w.End) {
+			if !w.PrevKV {
+				e.Prev = nil
+			}
 			wanted = append(wanted, e)
 		}
 	}
 	return wanted
-}
-
-// feed sends the log to a watch that is behind until it has caught up with the writer.
-func (h *hub) feed(w *watch) {
-	from := w.next
-	for {
-		events, next, err := h.history(w.key, w.end, from)
-		stopped := err == nil && len(events) > 0 && !w.sink.Send(w.ctx, events)
-		if from = next; h.fed(w, next, err, stopped) {
-			return
-		}
-	}
-}
-
-// fed notes how far a feeder came and says whether it is done.
-func (h *hub) fed(w *watch, next int64, err error, stopped bool) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err != nil || stopped || w.ctx.Err() != nil {
-		h.end(w, err)
-		return true
-	}
-	w.next = next
-	caughtUp := next > h.published
-	if caughtUp {
-		delete(h.behind, w)
-	}
-	h.moved.Broadcast()
-	return caughtUp
-}
-
-// wait blocks until no watch lacks events up to revision.
-func (h *hub) wait(revision int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for !h.closed && h.lacking(revision) {
-		h.moved.Wait()
-	}
-}
-
-// lacking needs mu.
-func (h *hub) lacking(revision int64) bool {
-	for w := range h.behind {
-		if w.next <= revision {
-			return true
-		}
-	}
-	return false
-}
-
-// close ends all watches. The writer must have stopped.
-func (h *hub) close() {
-	h.mu.Lock()
-	h.closed = true
-	h.moved.Broadcast()
-	for w := range h.watches {
-		w.cancel()
-		if _, behind := h.behind[w]; !behind {
-			h.end(w, nil)
-		}
-	}
-	h.mu.Unlock()
-	h.feeders.Wait()
-}
-
-// historyPage bounds a feeder's read transaction, in bytes of values.
-const historyPage = 1 << 20
-
-// history returns events of a range from revision from on, and the revision to go on with.
-func (s *Store) history(key, end string, from int64) ([]Event, int64, error) {
-	var events []Event
-	next := from
-	err := s.view(func(tx *bbolt.Tx) error {
-		r := newReader(tx)
-		if from <= r.compacted {
-			return ErrCompacted
-		}
-		next = max(from, r.revision+1)
-		size := 0
-		c := r.log.Cursor()
-		for k, v := c.Seek(revisionKey(from)); k != nil; k, v = c.Next() {
-			rec, err := decodeRecord(revisionOf(k), v)
-			if err != nil {
-				return err
-			}
-			if !inRange(string(rec.key), key, end) {
-				continue
-			}
-			if size >= historyPage {
-				next = rec.mod
-				return nil
-			}
-			e, err := r.event(rec)
-			if err != nil {
-				return err
-			}
-			events = append(events, e)
-			size += len(rec.value)
-		}
-		return nil
-	})
-	return events, next, err
-}
-
-// event makes the event that the writer published for rec.
-func (r *reader) event(rec record) (Event, error) {
-	e := Event{Deleted: rec.deleted, KV: rec.kv(rec.deleted)}
-	if rec.prev == 0 || rec.version == 1 {
-		return e, nil
-	}
-	prev, err := r.record(rec.prev)
-	e.Prev = prev.kv(false)
-	return e, err
 }

@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"syscall"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 const (
@@ -16,28 +14,26 @@ const (
 	// the work of the last.
 	maxBatch = 512
 	// maxBatchBytes bounds a transaction's new values for the same reason.
-	maxBatchBytes = 8 << 20
+	maxBatchBytes = 2 << 20
 )
 
 // request is one write on its way through the writer.
 type request struct {
-	apply func(*writeTx) (result, error)
-	// done is closed once result and err are final.
+	apply func(*writeTx) (answer, error)
+	// done is closed once answer and err are final.
 	done   chan struct{}
-	result result
+	answer answer
 	err    error
 }
 
-// result is a write's answer. refusal is for the caller that asked; the transaction goes on.
-type result struct {
-	revision int64
-	kv       *KV
-	ok       bool
-	refusal  error
+// answer is what a request gets. refusal is for the caller that asked; the transaction goes on.
+type answer struct {
+	Result
+	refusal error
 }
 
 // enqueue hands a write to the writer.
-func (s *Store) enqueue(ctx context.Context, apply func(*writeTx) (result, error)) (*request, error) {
+func (s *Store) enqueue(ctx context.Context, apply func(*writeTx) (answer, error)) (*request, error) {
 	req := &request{apply: apply, done: make(chan struct{})}
 	select {
 	case <-s.closing:
@@ -55,33 +51,33 @@ func (s *Store) enqueue(ctx context.Context, apply func(*writeTx) (result, error
 }
 
 // wait returns the request's answer. When ctx ends first, the write may still happen.
-func (s *Store) wait(ctx context.Context, req *request) (result, error) {
+func (s *Store) wait(ctx context.Context, req *request) (Result, error) {
 	select {
 	case <-req.done:
 	case <-ctx.Done():
-		return result{}, ctx.Err()
+		return Result{}, ctx.Err()
 	case <-s.written:
 		select {
 		case <-req.done:
 		default:
-			return result{}, ErrClosed
+			return Result{}, ErrClosed
 		}
 	}
 	if req.err != nil {
-		return result{}, req.err
+		return Result{}, req.err
 	}
-	return req.result, req.result.refusal
+	return req.answer.Result, req.answer.refusal
 }
 
-func (s *Store) submit(ctx context.Context, apply func(*writeTx) (result, error)) (result, error) {
+func (s *Store) submit(ctx context.Context, apply func(*writeTx) (answer, error)) (Result, error) {
 	req, err := s.enqueue(ctx, apply)
 	if err != nil {
-		return result{}, err
+		return Result{}, err
 	}
 	return s.wait(ctx, req)
 }
 
-// write is the writer: the only goroutine that changes the file.
+// write is the writer: the only goroutine that changes what the store holds.
 func (s *Store) write() {
 	defer close(s.written)
 	for {
@@ -96,12 +92,9 @@ func (s *Store) write() {
 
 // commit runs first and what else is waiting in one transaction, and answers all of them.
 func (s *Store) commit(first *request) {
-	batch := make([]*request, 0, 16)
-	err := s.failureNow()
-	if err == nil {
-		batch, err = s.transact(first, batch)
-	} else {
-		batch = append(batch, first)
+	batch, err := s.transact(first)
+	if errors.Is(err, ErrNoSpace) {
+		s.counters.refusals.Add(int64(len(batch)))
 	}
 	for _, req := range batch {
 		req.err = err
@@ -110,22 +103,35 @@ func (s *Store) commit(first *request) {
 }
 
 // transact returns the requests that it took into the transaction. On error none has happened.
-func (s *Store) transact(first *request, batch []*request) ([]*request, error) {
+func (s *Store) transact(first *request) ([]*request, error) {
+	batch := append(make([]*request, 0, 16), first)
+	if err := s.failureNow(); err != nil {
+		return batch, err
+	}
+	if err := s.makeRoom(); err != nil {
+		return batch, err
+	}
 	tx, err := s.begin()
 	if err != nil {
-		return append(batch, first), s.fail(err)
+		return batch, err
 	}
-	for req := first; req != nil; req = s.next(tx, len(batch)) {
-		batch = append(batch, req)
-		if req.result, err = req.apply(tx); err != nil {
-			return batch, errors.Join(fmt.Errorf("write to datastore: %w", err), tx.tx.Rollback())
+	for req := first; ; {
+		if req.answer, err = req.apply(tx); err != nil {
+			break
 		}
+		if req = s.next(tx, len(batch)); req == nil {
+			break
+		}
+		batch = append(batch, req)
+	}
+	if err := errors.Join(err, tx.view.tx.Rollback()); err != nil {
+		return batch, fmt.Errorf("write to datastore: %w", err)
 	}
 	if !tx.dirty {
-		return batch, tx.tx.Rollback()
+		return batch, nil
 	}
-	if err := tx.finish(); err != nil {
-		return batch, s.fail(err)
+	if err := s.save(tx); err != nil {
+		return batch, err
 	}
 	s.publish(tx)
 	return batch, nil
@@ -144,29 +150,69 @@ func (s *Store) next(tx *writeTx, taken int) *request {
 	}
 }
 
-// publish makes a committed transaction visible. Watches come first: whoever has read a revision
-// here or got it as an answer can rely on WaitDelivered for it.
-func (s *Store) publish(tx *writeTx) {
-	s.leases.apply(tx.events, tx.now)
-	s.compacted.Store(tx.compacted)
-	s.hub.publish(tx.events, tx.revision)
-	s.revision.Store(tx.revision)
-	if tx.scrubbed < tx.compacted {
-		s.wakeScrubber()
+// reserve is how many revisions are promised to volatile writes at once. A crash skips what is left.
+const reserve = 10_000
+
+// save makes what must be durable of a transaction durable.
+func (s *Store) save(tx *writeTx) error {
+	ceiling := s.ceiling
+	if tx.volatile && tx.revision > ceiling {
+		ceiling = tx.revision + reserve
+	}
+	if !tx.durable && ceiling == s.ceiling {
+		return nil
+	}
+	start := time.Now()
+	f := tx.frame(ceiling)
+	err := s.wal.Append(f.encode())
+	since(&s.counters.syncing, start)
+	s.counters.logBytes.Store(s.wal.Size())
+	switch {
+	case err == nil:
+		s.counters.frames.Add(1)
+		s.ceiling = ceiling
+		for id := range f.leases {
+			if l := tx.lease(id); l != nil {
+				l.saved = true
+			}
+		}
+		return nil
+	case isNoSpace(err):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	default:
+		return s.fail(err)
 	}
 }
 
-// fail decides what a failed commit means. A full disk is met before anything that counts has been
-// overwritten: bbolt rolls back and later writes may succeed. After any other error, above all one
-// of fdatasync, the page cache may claim what the disk does not have: the store is given up.
-func (s *Store) fail(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+// publish makes a committed transaction visible. Watches come first: whoever has read a revision here or
+// got it as an answer can rely on the progress that watches tell.
+func (s *Store) publish(tx *writeTx) {
+	s.newest().add(tx.records, tx.leaseRows())
+	s.counters.writes.Add(int64(len(tx.records)))
+	s.leases.apply(tx.granted, tx.events)
+	s.hub.publish(tx.events, tx.revision)
+	s.revision.Store(tx.revision)
+	// Last: a read of the revision before must not find its versions gone.
+	if tx.compacted > s.compacted.Load() {
+		s.compactNewest(tx.compacted)
 	}
-	s.failure = fmt.Errorf("commit to datastore %s: %w; check the disk, then start again", s.db.Path(), err)
-	close(s.failed)
+}
+
+// fail gives the store up. After a failed sync the page cache may claim what the disk does not have: only
+// the next Open reads what is really there.
+func (s *Store) fail(err error) error {
+	s.failing.Do(func() {
+		s.failure = fmt.Errorf("commit to datastore %s: %w; check the disk, then start again", s.path, err)
+		close(s.failed)
+	})
 	return s.failure
+}
+
+// isNoSpace says whether err is of a write that met a full disk, before anything that counts was
+// overwritten. Of a sync, the same error means that it is too late.
+func isNoSpace(err error) bool {
+	var write *fs.PathError
+	return errors.As(err, &write) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
 }
 
 func (s *Store) failureNow() error {
@@ -176,51 +222,4 @@ func (s *Store) failureNow() error {
 	default:
 		return nil
 	}
-}
-
-// writeTx is one transaction of the writer.
-type writeTx struct {
-	tx              *bbolt.Tx
-	meta, log, keys *bbolt.Bucket
-	now             time.Time
-	revision        int64
-	compacted       int64
-	scrubbed        int64
-	// dirty says that there is something to commit.
-	dirty  bool
-	bytes  int
-	events []Event
-}
-
-// logFill is how full bbolt leaves a page of the log when it splits it: full, since keys only grow.
-const logFill = 1.0
-
-func (s *Store) begin() (*writeTx, error) {
-	tx, err := s.db.Begin(true)
-	if err != nil {
-		return nil, closedError(err)
-	}
-	meta := tx.Bucket(bucketMeta())
-	t := &writeTx{
-		tx: tx, meta: meta, log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()),
-		now:       time.Now(),
-		revision:  getMeta(meta, metaRevision),
-		compacted: getMeta(meta, metaCompacted),
-		scrubbed:  getMeta(meta, metaScrubbed),
-	}
-	t.log.FillPercent = logFill
-	return t, nil
-}
-
-// finish writes the counters and commits.
-func (t *writeTx) finish() error {
-	err := errors.Join(
-		putMeta(t.meta, metaRevision, t.revision),
-		putMeta(t.meta, metaCompacted, t.compacted),
-		putMeta(t.meta, metaScrubbed, t.scrubbed),
-	)
-	if err != nil {
-		return errors.Join(err, t.tx.Rollback())
-	}
-	return t.tx.Commit()
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -41,7 +42,13 @@ func Run(t *testing.T, open Open) {
 		"WatchLongHistory": testWatchLongHistory,
 		"Compaction":       testCompaction,
 		"CompactionKey":    testCompactionKey,
+		"WatchBigEvents":   testWatchBigEvents,
+		"WatchesOfStream":  testWatchesOfStream,
 		"Leases":           testLeases,
+		"LeaseRevoked":     testLeaseRevoked,
+		"LeaseReopen":      testLeaseReopen,
+		"WithoutGuard":     testWithoutGuard,
+		"TooLarge":         testTooLarge,
 		"Concurrency":      testConcurrency,
 		"Reopen":           testReopen,
 		"Status":           testStatus,
@@ -344,19 +351,37 @@ func testStatus(t *testing.T, s *store) {
 	require.NoError(t, err, "the apiserver's health check")
 }
 
-func testLeases(t *testing.T, s *store) {
-	lease, err := s.client.Grant(s.ctx, 2)
-	require.NoError(t, err)
+// testWithoutGuard: what people do with etcdctl.
+func testWithoutGuard(t *testing.T, s *store) {
 	w := s.watch("/k/", clientv3.WithPrefix())
-	a := s.create("/k/a", "1", clientv3.WithLease(lease.ID))
-	b := s.create("/k/b", "1", clientv3.WithLease(lease.ID))
-	s.create("/k/c", "1")
-	s.update("/k/b", "2", b) // without a lease: it stays
-	require.Equal(t, []string{
-		"put /k/a=1", "put /k/b=1", "put /k/c=1", "put /k/b=2 was 1", "delete /k/a was 1",
-	}, w.take(5))
-	require.Equal(t, []string{"b=2", "c=1"}, s.list("/k/"))
-	require.Greater(t, s.get("/k/a").Header.Revision, a)
+	put, err := s.client.Put(s.ctx, "/k/a", "1")
+	require.NoError(t, err)
+	require.Nil(t, put.PrevKv)
+	put, err = s.client.Put(s.ctx, "/k/a", "2", clientv3.WithPrevKV())
+	require.NoError(t, err)
+	require.Equal(t, "1", string(put.PrevKv.Value))
+	kv := s.get("/k/a").Kvs[0]
+	require.EqualValues(t, 2, kv.Version)
+	require.Equal(t, put.Header.Revision, kv.ModRevision)
+	del, err := s.client.Delete(s.ctx, "/k/a", clientv3.WithPrevKV())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, del.Deleted)
+	require.Equal(t, "2", string(del.PrevKvs[0].Value))
+	again, err := s.client.Delete(s.ctx, "/k/a")
+	require.NoError(t, err)
+	require.Zero(t, again.Deleted)
+	require.Equal(t, del.Header.Revision, again.Header.Revision)
+	require.Equal(t, []string{"put /k/a=1", "put /k/a=2 was 1", "delete /k/a was 2"}, w.take(3))
+	_, err = s.client.Put(s.ctx, "", "1")
+	require.ErrorIs(t, err, rpctypes.ErrEmptyKey)
+}
+
+// testTooLarge: Kubernetes tells its users about this limit by etcd's error.
+func testTooLarge(t *testing.T, s *store) {
+	s.create("/k/large", strings.Repeat("x", 1500<<10))
+	_, err := s.client.Put(s.ctx, "/k/too", strings.Repeat("x", 1600<<10))
+	require.ErrorIs(t, err, rpctypes.ErrRequestTooLarge)
+	require.Len(t, s.list("/k/"), 1)
 }
 
 func testCompaction(t *testing.T, s *store) {

@@ -167,3 +167,43 @@ func testWatchLongHistory(t *testing.T, s *store) {
 		}
 	}
 }
+
+// testWatchBigEvents: events with previous values are larger together than any message should be.
+func testWatchBigEvents(t *testing.T, s *store) {
+	value := strings.Repeat("x", 1<<20)
+	first := s.create("/k/a", value)
+	last := first
+	for range 4 {
+		last = s.update("/k/a", value, last)
+	}
+	for _, revision := range []int64{first, last + 1} {
+		w := s.watch("/k/", clientv3.WithPrefix(), clientv3.WithRev(revision))
+		if revision > last {
+			s.delete("/k/a", last)
+			require.Equal(t, []string{"delete /k/a was " + value}, w.take(1))
+		} else {
+			require.Len(t, w.take(5), 5)
+		}
+	}
+}
+
+// testWatchesOfStream: watches of one client share a stream and do not hear of each other's keys.
+func testWatchesOfStream(t *testing.T, s *store) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	cancelled := s.client.Watch(ctx, "/k/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	require.True(t, (<-cancelled).Created)
+	var watchers []*watcher
+	for i := range 5 {
+		watchers = append(watchers, s.watch(fmt.Sprintf("/k/%d", i)))
+	}
+	cancel()
+	for resp := range cancelled {
+		require.NoError(t, resp.Err())
+	}
+	for i := range 5 {
+		s.create(fmt.Sprintf("/k/%d", i), "1")
+	}
+	for i, w := range watchers {
+		require.Equal(t, []string{fmt.Sprintf("put /k/%d=1", i)}, w.take(1))
+	}
+}

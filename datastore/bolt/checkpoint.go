@@ -1,0 +1,174 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
+// written to the file: twice this may be in memory, and in the log to be read after a crash. The larger,
+// the fewer pages of the file are written for each change.
+const layerLimit = 4 << 20
+
+// checkpoint is a layer on its way into the file, with the counters that go with it.
+type checkpoint struct {
+	layer                        *layer
+	revision, compacted, ceiling int64
+	// wal is the first sequence of the write-ahead log that the file does not have then.
+	wal uint64
+	// done is closed once err is final: nil, or that there is no room. The layer is then still needed.
+	done chan struct{}
+	err  error
+}
+
+func (s *Store) newest() *layer {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.layers[0]
+}
+
+// makeRoom begins a new layer when the newest is full. It is the writer's, and waits for the checkpoint
+// before: that is what holds back writers who are faster than the disk.
+func (s *Store) makeRoom() error {
+	if s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
+		return nil
+	}
+	if err := s.awaitCheckpoint(); err != nil {
+		return err
+	}
+	s.freeze()
+	return nil
+}
+
+// awaitCheckpoint waits until no checkpoint is under way. One that had no room is tried again meanwhile.
+func (s *Store) awaitCheckpoint() error {
+	if s.pending == nil {
+		return nil
+	}
+	<-s.pending.done
+	if err := s.failureNow(); err != nil {
+		return err
+	}
+	if err := s.pending.err; err != nil {
+		again := *s.pending
+		again.done, again.err = make(chan struct{}), nil
+		s.pending = &again
+		s.checkpoints <- s.pending
+		return err
+	}
+	s.pending = nil
+	return nil
+}
+
+// freeze puts an empty layer before the newest, which the checkpointer gets. There must be no other.
+func (s *Store) freeze() {
+	s.pending = s.newCheckpoint()
+	s.mu.Lock()
+	s.layers = []*layer{newLayer(), s.pending.layer}
+	s.mu.Unlock()
+	s.checkpoints <- s.pending
+}
+
+// newCheckpoint is of the newest layer. What is written from now on is not in it.
+func (s *Store) newCheckpoint() *checkpoint {
+	if s.wal.Used() > 0 {
+		s.wal.Rotate()
+	}
+	return &checkpoint{
+		layer: s.newest(), revision: s.revision.Load(), compacted: s.compacted.Load(), ceiling: s.ceiling,
+		wal: s.wal.Seq(), done: make(chan struct{}),
+	}
+}
+
+// checkpointer writes layers to the file, until the channel is closed.
+func (s *Store) checkpointer() {
+	for cp := range s.checkpoints {
+		switch err := s.writeCheckpoint(cp); {
+		case err == nil:
+			s.mu.Lock()
+			s.layers = s.layers[:1:1]
+			s.mu.Unlock()
+		case isNoSpace(err):
+			cp.err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+		default:
+			cp.err = s.fail(err)
+		}
+		close(cp.done)
+		if cp.err == nil {
+			s.scrubOn()
+		}
+	}
+}
+
+// writeCheckpoint puts a layer into the file in one transaction.
+func (s *Store) writeCheckpoint(cp *checkpoint) error {
+	s.options.atCheckpoint(false)
+	start := time.Now()
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		meta, log, keys, leases := tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys()), tx.Bucket(bucketLeases())
+		log.FillPercent = logFill
+		for _, rec := range cp.layer.since(0) {
+			if err := log.Put(revisionKey(rec.mod), encodeRecord(rec)); err != nil {
+				return err
+			}
+		}
+		for _, r := range cp.layer.rows("", allKeys) {
+			if err := keys.Put([]byte(r.key), encodeHeader(r.header)); err != nil {
+				return err
+			}
+		}
+		for id, l := range cp.layer.leases {
+			err := leases.Delete(revisionKey(id))
+			if l.ttl > 0 {
+				err = leases.Put(revisionKey(id), encodeLease(l))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return errors.Join(
+			putMeta(meta, metaRevision, cp.revision),
+			putMeta(meta, metaCompacted, cp.compacted),
+			putMeta(meta, metaCeiling, cp.ceiling),
+			putMeta(meta, metaWAL, int64(cp.wal)),
+			scrub(tx),
+		)
+	})
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	s.counters.checkpoints.Add(1)
+	since(&s.counters.checkpointing, start)
+	s.options.atCheckpoint(true)
+	return nil
+}
+
+// logFill is how full bbolt leaves a page of the log when it splits it: full, since keys only grow.
+const logFill = 1.0
+
+// Checkpoint writes all that is in memory to the file.
+func (s *Store) Checkpoint(ctx context.Context) error {
+	var cp *checkpoint
+	_, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
+		// The transaction has not published anything of this batch yet: it goes into the next layer.
+		if err := s.awaitCheckpoint(); err != nil {
+			return tx.refuse(err), nil
+		}
+		s.freeze()
+		cp = s.pending
+		return tx.refuse(nil), nil
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-cp.done:
+		return cp.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,227 @@
+package bolt
+
+import (
+	"sync"
+	"time"
+)
+
+// hub knows all watches. The writer pushes each transaction's events to those that keep up:
+//
+//	new, from published on --> following --no room in the queue--> behind --all of the log queued--> following
+//	new, from before       --> behind
+//	following or behind --cancelled, watcher or store closed, history gone--> ended
+//
+// A watch that is behind has a goroutine that feeds it from the log; one that follows costs nothing.
+type hub struct {
+	// history reads a page of the log.
+	history func(r Range, from int64) (events []Event, next int64, err error)
+	// progress is Options.options.ProgressInterval.
+	progress time.Duration
+	feeders  sync.WaitGroup
+
+	// mu guards the rest, and the fields of watches and watchers. moved is signalled when a queue has
+	// room again, and when a watch ends.
+	mu        sync.Mutex
+	moved     sync.Cond
+	watches   map[*watch]struct{}
+	published int64
+	closed    bool
+	// timer tells the progress. A write arms it, or a watch that begins in the past, and it fires once: a
+	// store that nobody uses has none.
+	timer *time.Timer
+}
+
+func newHub(s *Store) *hub {
+	h := &hub{history: s.history, progress: s.options.ProgressInterval, published: s.revision.Load(), watches: map[*watch]struct{}{}}
+	h.moved.L = &h.mu
+	return h
+}
+
+// publish pushes the events of a committed transaction, which ended with revision.
+func (h *hub) publish(events []Event, revision int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.published = revision
+	for w := range h.watches {
+		if w.behind {
+			continue
+		}
+		wanted := w.filter(events)
+		if len(wanted) == 0 {
+			continue
+		}
+		if w.watcher.offer(w.id, wanted) {
+			w.next, w.told = revision+1, wanted[len(wanted)-1].KV.Mod
+		} else {
+			w.next = wanted[0].KV.Mod
+			h.fallBehind(w)
+		}
+	}
+	if len(h.watches) > 0 {
+		h.arm()
+	}
+}
+
+// arm makes sure that progress will be told. It needs mu.
+func (h *hub) arm() {
+	if h.timer == nil && !h.closed {
+		h.timer = time.AfterFunc(h.progress, h.tellProgress)
+	}
+}
+
+// tellProgress tells the watches that want it how far they are, unless they know.
+func (h *hub) tellProgress() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.timer = nil
+	for w := range h.watches {
+		if w.Progress && !w.behind && w.told < h.published {
+			w.told = h.published
+			w.watcher.push(Message{Watch: w.id, Revision: h.published})
+		}
+	}
+}
+
+// fallBehind needs mu.
+func (h *hub) fallBehind(w *watch) {
+	w.behind = true
+	h.feeders.Go(func() { h.feed(w) })
+}
+
+// end needs mu.
+func (h *hub) end(w *watch, err error) {
+	if w.ended {
+		return
+	}
+	w.ended = true
+	delete(h.watches, w)
+	delete(w.watcher.watches, w.id)
+	w.watcher.push(Message{Watch: w.id, Revision: h.published, Ended: true, Err: err})
+	w.watcher.tellAll()
+	h.moved.Broadcast()
+}
+
+// feed sends the log to a watch that is behind until it has caught up with the writer.
+func (h *hub) feed(w *watch) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w.behind && !w.ended && !h.closed {
+		from := w.next
+		h.mu.Unlock()
+		events, next, err := h.history(w.Range, from)
+		h.mu.Lock()
+		switch {
+		case w.ended:
+		case err != nil:
+			h.end(w, err)
+		case h.queue(w, events):
+			w.next = next
+			if next > h.published {
+				w.behind = false
+				w.watcher.tellAll()
+			}
+		}
+	}
+}
+
+// queue waits for room for events. It needs mu, and returns false when the watch has ended.
+func (h *hub) queue(w *watch, events []Event) bool {
+	if len(events) == 0 {
+		return true
+	}
+	last := events[len(events)-1].KV.Mod
+	for !w.ended && !h.closed {
+		if w.watcher.offer(w.id, events) {
+			w.told = max(w.told, last)
+			return true
+		}
+		h.moved.Wait()
+	}
+	return false
+}
+
+// close ends all watches. The writer must have stopped.
+func (h *hub) close() {
+	h.mu.Lock()
+	h.closed = true
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	h.moved.Broadcast()
+	for w := range h.watches {
+		w.ended = true
+		w.watcher.wake()
+	}
+	h.mu.Unlock()
+	h.feeders.Wait()
+}
+
+// historyPage bounds a feeder's read transaction, in bytes of values.
+const historyPage = queueBytes / 4
+
+// history returns what r wants of the log from revision from on, and the revision to go on with.
+func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
+	var events []Event
+	next := from
+	err := s.view(func(v *view) error {
+		if from <= v.compacted {
+			return ErrCompacted
+		}
+		next = max(from, v.revision+1)
+		size := 0
+		return v.walk(from, func(rec *record) (bool, error) {
+			if !inRange(string(rec.key), r.Key, r.End) {
+				return true, nil
+			}
+			if size >= historyPage {
+				next = rec.mod
+				return false, nil
+			}
+			e, err := v.event(rec, r.PrevKV)
+			events = append(events, e)
+			size += e.size()
+			return true, err
+		})
+	})
+	return events, next, err
+}
+
+// walk calls fn with the records of the log from revision from on, until it returns false.
+func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
+	c := v.log.Cursor()
+	for k, b := c.Seek(revisionKey(from)); k != nil; k, b = c.Next() {
+		rec, err := decodeRecord(b)
+		if err != nil {
+			return err
+		}
+		if more, err := fn(&rec); err != nil || !more {
+			return err
+		}
+	}
+	from = max(from, getMeta(v.meta, metaRevision)+1)
+	for i := len(v.layers) - 1; i >= 0; i-- {
+		for _, rec := range v.layers[i].since(from) {
+			if rec.mod > v.revision {
+				return nil
+			}
+			if more, err := fn(rec); err != nil || !more {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// event makes the event that the writer published for rec.
+func (v *view) event(rec *record, prevKV bool) (Event, error) {
+	e := Event{Deleted: rec.deleted, KV: rec.kv()}
+	if !prevKV || rec.prev == 0 || rec.version == 1 {
+		return e, nil
+	}
+	prev, err := v.record(rec.prev)
+	if err != nil {
+		return e, err
+	}
+	e.Prev = prev.kv()
+	return e, nil
+}

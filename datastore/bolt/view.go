@@ -1,0 +1,194 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// view is the store at one moment: the layers in memory and, below them, the file. What is in both is the
+// same. It must be short: pages of the file that it can see are not reused.
+type view struct {
+	tx              *bbolt.Tx
+	meta, log, keys *bbolt.Bucket
+	// layers begin with the newest. It may have records above revision.
+	layers              []*layer
+	revision, compacted int64
+}
+
+// view calls fn with the store as it is.
+func (s *Store) view(fn func(*view) error) error {
+	v, err := s.open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(v), v.tx.Rollback())
+}
+
+// open returns a view, whose transaction must be ended.
+func (s *Store) open() (*view, error) {
+	// A checkpoint takes its layer away, under this lock, only when the file has it: a view has it at
+	// least once.
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return nil, closedError(err)
+	}
+	return &view{
+		tx: tx, meta: tx.Bucket(bucketMeta()), log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()),
+		layers: s.layers, revision: s.revision.Load(), compacted: s.compacted.Load(),
+	}, nil
+}
+
+// closedError translates bbolt's word for a store that has been closed.
+func closedError(err error) error {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+		return ErrClosed
+	}
+	return err
+}
+
+// find returns the record of a revision, or nil.
+func (v *view) find(revision int64) (*record, error) {
+	for _, l := range v.layers {
+		if rec := l.record(revision); rec != nil {
+			return rec, nil
+		}
+	}
+	b := v.log.Get(revisionKey(revision))
+	if b == nil {
+		return nil, nil
+	}
+	rec, err := decodeRecord(b)
+	if err == nil && rec.mod != revision {
+		err = fmt.Errorf("damaged log: record %d is stored as revision %d", rec.mod, revision)
+	}
+	return &rec, err
+}
+
+// record returns the record of a revision, which must be there.
+func (v *view) record(revision int64) (*record, error) {
+	rec, err := v.find(revision)
+	if rec == nil && err == nil {
+		err = fmt.Errorf("damaged log: the record of revision %d is missing", revision)
+	}
+	return rec, err
+}
+
+// latest returns the last record of key, a deletion included, or nil.
+func (v *view) latest(key string) (*record, error) {
+	for _, l := range v.layers {
+		if h, ok := l.latest(key); ok {
+			return v.record(h.mod)
+		}
+	}
+	b := v.keys.Get([]byte(key))
+	if b == nil {
+		return nil, nil
+	}
+	h, err := decodeHeader([]byte(key), b)
+	if err != nil {
+		return nil, err
+	}
+	return v.record(h.mod)
+}
+
+// scanCheck is how many keys a scan passes between looks at its context.
+const scanCheck = 1024
+
+// rows calls fn with the version of each key of a range that was valid at revision.
+func (v *view) rows(ctx context.Context, key, end string, revision int64, fn func(key string, h header) error) error {
+	passed := 0
+	return v.merge(key, end, func(r row) error {
+		if passed++; passed%scanCheck == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		h, err := v.versionAt(r.header, revision)
+		if err != nil || h.deleted {
+			return err
+		}
+		return fn(r.key, h)
+	})
+}
+
+// merge calls fn with the latest row of each key of a range, in order.
+func (v *view) merge(key, end string, fn func(row) error) error {
+	memory := v.memory(key, end)
+	c := v.keys.Cursor()
+	for k, b := c.Seek([]byte(key)); k != nil && inRange(string(k), key, end); k, b = c.Next() {
+		for len(memory) > 0 && memory[0].key < string(k) {
+			if err := fn(memory[0]); err != nil {
+				return err
+			}
+			memory = memory[1:]
+		}
+		if len(memory) > 0 && memory[0].key == string(k) {
+			continue // it comes next
+		}
+		h, err := decodeHeader(k, b)
+		if err != nil {
+			return err
+		}
+		if err := fn(row{string(k), h}); err != nil {
+			return err
+		}
+	}
+	for _, r := range memory {
+		if err := fn(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// memory returns what the layers have of a range, in order.
+func (v *view) memory(key, end string) []row {
+	newest := v.layers[0].rows(key, end)
+	if len(v.layers) == 1 {
+		return newest
+	}
+	older := v.layers[1].rows(key, end)
+	merged := make([]row, 0, len(newest)+len(older))
+	for len(newest) > 0 && len(older) > 0 {
+		switch {
+		case older[0].key < newest[0].key:
+			merged, older = append(merged, older[0]), older[1:]
+		case older[0].key == newest[0].key:
+			older = older[1:]
+		default:
+			merged, newest = append(merged, newest[0]), newest[1:]
+		}
+	}
+	return append(append(merged, newest...), older...)
+}
+
+// versionAt walks back from the latest version of a key to the one that was valid at revision. Where there
+// was none, it returns a deletion.
+func (v *view) versionAt(h header, revision int64) (header, error) {
+	for h.mod > revision {
+		rec, err := v.record(h.mod)
+		if err != nil {
+			return header{}, err
+		}
+		if rec.prev == 0 {
+			return header{deleted: true}, nil
+		}
+		before, err := v.find(rec.prev)
+		if err != nil {
+			return header{}, err
+		}
+		if before == nil && rec.prev <= v.compacted {
+			// Compaction removes deletions; of living keys it leaves the last version.
+			return header{deleted: true}, nil
+		}
+		if before == nil {
+			return header{}, fmt.Errorf("damaged log: record %d follows record %d, which is gone", h.mod, rec.prev)
+		}
+		h = before.header
+	}
+	return h, nil
+}

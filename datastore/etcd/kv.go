@@ -1,0 +1,139 @@
+package etcd
+
+import (
+	"context"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/mote-k8s/mote/datastore/bolt"
+)
+
+type kv struct{ *Server }
+
+var _ etcdserverpb.KVServer = kv{}
+
+// Range serves gets, lists and counts. Serializable reads are the others: there is one member.
+func (s kv) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	sorted := r.SortOrder == etcdserverpb.RangeRequest_DESCEND ||
+		r.SortOrder != etcdserverpb.RangeRequest_NONE && r.SortTarget != etcdserverpb.RangeRequest_KEY
+	switch {
+	case len(r.Key) == 0:
+		return nil, rpctypes.ErrGRPCEmptyKey
+	case sorted:
+		return nil, unserved("range that is sorted otherwise than by key")
+	case r.MinModRevision != 0, r.MaxModRevision != 0, r.MinCreateRevision != 0, r.MaxCreateRevision != 0:
+		return nil, unserved("range between revisions")
+	}
+	list, err := s.store.Range(ctx, bolt.Query{
+		Key: string(r.Key), End: string(r.RangeEnd), Revision: max(r.Revision, 0), Limit: max(r.Limit, 0),
+		KeysOnly: r.KeysOnly, CountOnly: r.CountOnly,
+	})
+	if err != nil {
+		return nil, protocolError(err)
+	}
+	resp := &etcdserverpb.RangeResponse{Header: header(list.Revision), Count: list.Count, Kvs: make([]*mvccpb.KeyValue, len(list.KVs))}
+	for i, kv := range list.KVs {
+		resp.Kvs[i] = keyValue(kv)
+	}
+	resp.More = !r.CountOnly && int64(len(resp.Kvs)) < list.Count
+	return resp, nil
+}
+
+// Put writes one key without a condition.
+func (s kv) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
+	w, err := put(r)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.write(ctx, r, w)
+	if err != nil {
+		return nil, err
+	}
+	return putResponse(r, res), nil
+}
+
+// DeleteRange removes one key without a condition.
+func (s kv) DeleteRange(ctx context.Context, r *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error) {
+	w, err := remove(r)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.write(ctx, r, w)
+	if err != nil {
+		return nil, err
+	}
+	return deleteResponse(r, res), nil
+}
+
+// Compact gives up history. It is physical soon after it is logical, whether or not that was asked for.
+func (s kv) Compact(ctx context.Context, r *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
+	revision, err := s.store.Compact(ctx, r.Revision)
+	if err != nil {
+		return nil, protocolError(err)
+	}
+	return &etcdserverpb.CompactionResponse{Header: header(revision)}, nil
+}
+
+func (s kv) write(ctx context.Context, r interface{ Size() int }, w bolt.Write) (bolt.Result, error) {
+	if r.Size() > MaxRequest {
+		return bolt.Result{}, rpctypes.ErrGRPCRequestTooLarge
+	}
+	res, err := s.store.Write(ctx, w)
+	return res, protocolError(err)
+}
+
+func put(r *etcdserverpb.PutRequest) (bolt.Write, error) {
+	switch {
+	case len(r.Key) == 0:
+		return bolt.Write{}, rpctypes.ErrGRPCEmptyKey
+	case r.IgnoreLease, r.IgnoreValue:
+		return bolt.Write{}, unserved("put that keeps the lease or the value")
+	}
+	// nil would be a key without value when it is read back, which is not what was written.
+	value := r.Value
+	if value == nil {
+		value = []byte{}
+	}
+	return bolt.Write{Key: string(r.Key), Value: value, Lease: r.Lease}, nil
+}
+
+func putResponse(r *etcdserverpb.PutRequest, res bolt.Result) *etcdserverpb.PutResponse {
+	resp := &etcdserverpb.PutResponse{Header: header(res.Revision)}
+	if r.PrevKv {
+		resp.PrevKv = keyValue(res.Prev)
+	}
+	return resp
+}
+
+func remove(r *etcdserverpb.DeleteRangeRequest) (bolt.Write, error) {
+	switch {
+	case len(r.Key) == 0:
+		return bolt.Write{}, rpctypes.ErrGRPCEmptyKey
+	case len(r.RangeEnd) > 0:
+		return bolt.Write{}, unserved("deletion of a range")
+	}
+	return bolt.Write{Key: string(r.Key), Delete: true}, nil
+}
+
+func deleteResponse(r *etcdserverpb.DeleteRangeRequest, res bolt.Result) *etcdserverpb.DeleteRangeResponse {
+	resp := &etcdserverpb.DeleteRangeResponse{Header: header(res.Revision)}
+	if res.Prev != nil {
+		resp.Deleted = 1
+		if r.PrevKv {
+			resp.PrevKvs = []*mvccpb.KeyValue{keyValue(res.Prev)}
+		}
+	}
+	return resp
+}
+
+func keyValue(kv *bolt.KV) *mvccpb.KeyValue {
+	if kv == nil {
+		return nil
+	}
+	return &mvccpb.KeyValue{
+		Key: []byte(kv.Key), Value: kv.Value, Version: kv.Version,
+		CreateRevision: kv.Create, ModRevision: kv.Mod, Lease: kv.Lease,
+	}
+}

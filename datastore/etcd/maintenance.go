@@ -1,0 +1,32 @@
+package etcd
+
+import (
+	"context"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// maintenance serves Status and the list of alarms; what is embedded refuses the rest by name.
+type maintenance struct {
+	*Server
+	etcdserverpb.UnimplementedMaintenanceServer
+}
+
+var _ etcdserverpb.MaintenanceServer = (*maintenance)(nil)
+
+// Status says what the apiserver's feature checks and its metric of the store's size ask for.
+func (s *maintenance) Status(context.Context, *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
+	size, err := s.store.Size()
+	if err != nil {
+		return nil, protocolError(err)
+	}
+	return &etcdserverpb.StatusResponse{Header: s.header(), Version: Version, DbSize: size}, nil
+}
+
+// Alarm lists no alarms: a full disk refuses writes only while it is full.
+func (s *maintenance) Alarm(_ context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
+	if r.Action == etcdserverpb.AlarmRequest_ACTIVATE {
+		return nil, unserved("alarm that is set by hand")
+	}
+	return &etcdserverpb.AlarmResponse{Header: s.header()}, nil
+}

@@ -1,0 +1,44 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// OpenFiles opens the files path.0 and path.1, and makes those that are missing. Their names are durable
+// when the caller has synced their folder.
+func OpenFiles(path string) (Files, error) {
+	var files Files
+	for i := range files {
+		f, err := os.OpenFile(fmt.Sprintf("%s.%d", path, i), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			for _, opened := range files[:i] {
+				err = errors.Join(err, opened.Close())
+			}
+			return Files{}, err
+		}
+		files[i] = file{f}
+	}
+	return files, nil
+}
+
+type file struct{ *os.File }
+
+func (f file) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+func (f file) Sync() error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
