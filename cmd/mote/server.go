@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/mote-k8s/mote/addons"
 	"github.com/mote-k8s/mote/addons/api"
@@ -124,6 +125,11 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	watch, err := newNodeWatch(s.Kubeconfig(), s.NodeName, started)
 	if err != nil {
 		return err
+	}
+
+	// All parts of one process share one registry: any component's /metrics shows the store's figures too.
+	if err := legacyregistry.Registerer().Register(store.Collector()); err != nil {
+		return fmt.Errorf("register the datastore's metrics: %w", err)
 	}
 
 	// 7. The parts, in an order that units() gives, and the addons.

@@ -38,6 +38,7 @@ func TestServer(t *testing.T) {
 	}{
 		{"readyz", testReadyz},
 		{"version", testVersion},
+		{"metrics", testMetrics},
 		{"services", testServices},
 		{"pod verbs", testPodVerbs},
 		{"attach", testAttach},
@@ -71,6 +72,11 @@ func testVersion(t *testing.T, h *cluster.Host) {
 	wantContains(t, "the node's version",
 		h.Kubectl(t, "get", "nodes", "-o", "jsonpath={.items[0].status.nodeInfo.kubeletVersion}"), want)
 	wantContains(t, "get nodes", h.Kubectl(t, "get", "nodes"), "control-plane")
+}
+
+func testMetrics(t *testing.T, h *cluster.Host) {
+	wantContains(t, "the apiserver's metrics", h.Kubectl(t, "get", "--raw", "/metrics"),
+		"\nmote_datastore_writes_total ", "\napiserver_request_total{")
 }
 
 func testServices(t *testing.T, h *cluster.Host) {
