@@ -98,10 +98,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	if err != nil {
 		return err
 	}
-	store, err := datastore.New(datastore.Config{
-		Path:   filepath.Join(s.DataDir, "datastore", "state.db"),
-		Socket: s.DatastoreSocket(),
-	})
+	store, err := newStore(s)
 	if err != nil {
 		return err
 	}
@@ -125,11 +122,6 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	watch, err := newNodeWatch(s.Kubeconfig(), s.NodeName, started)
 	if err != nil {
 		return err
-	}
-
-	// All parts of one process share one registry: any component's /metrics shows the store's figures too.
-	if err := legacyregistry.Registerer().Register(store.Collector()); err != nil {
-		return fmt.Errorf("register the datastore's metrics: %w", err)
 	}
 
 	// 7. The parts, in an order that units() gives, and the addons.
@@ -368,4 +360,20 @@ func makeReport(ctx context.Context, s *settings.Settings, group *component.Grou
 	r.Node = watch.state(ctx)
 	r.Ready = r.Ready && r.Node.Ready
 	return r
+}
+
+// newStore is the datastore that s describes. All parts of one process share one registry of metrics: any
+// component's /metrics shows the store's figures too.
+func newStore(s *settings.Settings) (*datastore.Datastore, error) {
+	store, err := datastore.New(datastore.Config{
+		Path:   filepath.Join(s.DataDir, "datastore", "state.db"),
+		Socket: s.DatastoreSocket(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := legacyregistry.Registerer().Register(store.Collector()); err != nil {
+		return nil, fmt.Errorf("register the datastore's metrics: %w", err)
+	}
+	return store, nil
 }
