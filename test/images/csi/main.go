@@ -1,4 +1,4 @@
-// Program csi is the smallest true CSI node driver: it registers through the kubelet's plugin
+// Command csi is the smallest true CSI node driver: it registers through the kubelet's plugin
 // registry and serves inline (ephemeral) volumes, each a folder with one file, "hello". The tests
 // prove with it that the kubelet writes CSINode and mounts CSI volumes.
 //

@@ -1,4 +1,4 @@
-// Program save writes one of the tests' images as an archive, for "mote run --image" and "mote image
+// Command save writes one of the tests' images as an archive, for "mote run --image" and "mote image
 // import":
 //
 //	go run ./test/images/save web web.tar

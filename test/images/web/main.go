@@ -1,4 +1,4 @@
-// Program web is a tiny HTTP server for the tests: / answers the pod's name, /healthz "ok",
+// Command web is a tiny HTTP server for the tests: / answers the pod's name, /healthz "ok",
 // /client the caller's address. It logs each request to stdout and ends on SIGTERM.
 // `web fetch URL` is a client: it prints the answer's body. (busybox has one, but Debian's static
 // build of it crashes in libc where there is no resolver.)
