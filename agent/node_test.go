@@ -62,7 +62,7 @@ func TestContainersOutliveTheNode(t *testing.T) {
 	require.Equal(t, first, containerPIDs(t))
 
 	require.NoError(t, node.Process.Signal(syscall.SIGTERM))
-	require.NoError(t, node.Wait())
+	require.NoError(t, node.Wait(), "%s", node.Stderr)
 	require.Equal(t, first, containerPIDs(t), "a stopped node took a container with it")
 
 	require.NoError(t, StopContainers(t.Context(), config))
@@ -72,7 +72,7 @@ func TestContainersOutliveTheNode(t *testing.T) {
 	require.Equal(t, runtimeapi.ContainerState_CONTAINER_EXITED, containerState(t, config, container))
 	startPod(t, config)
 	require.NoError(t, node.Process.Signal(syscall.SIGTERM))
-	require.NoError(t, node.Wait())
+	require.NoError(t, node.Wait(), "%s", node.Stderr)
 
 	require.NoError(t, Reset(t.Context(), config))
 	require.NoError(t, Reset(t.Context(), config), "a second reset")
@@ -116,6 +116,13 @@ func startPod(t *testing.T, config Config) (sandbox, container string) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	client := criClient(t, config)
+	// The node is ready before its CNI configuration is there; the kubelet waits for it too.
+	require.Eventually(t, func() bool {
+		answer, err := client.Status(ctx, &runtimeapi.StatusRequest{})
+		return err == nil && slices.ContainsFunc(answer.Status.Conditions, func(c *runtimeapi.RuntimeCondition) bool {
+			return c.Type == runtimeapi.NetworkReady && c.Status
+		})
+	}, time.Minute, 10*time.Millisecond)
 	started := time.Now()
 	name := strconv.FormatInt(started.UnixNano(), 36)
 	pod := &runtimeapi.PodSandboxConfig{

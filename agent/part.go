@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/mote-k8s/mote/internal/component"
@@ -27,7 +28,13 @@ func (p *part) Name() string { return p.name }
 
 func (p *part) Run(ctx context.Context) error {
 	var once sync.Once
-	return p.run(ctx, func() { once.Do(func() { close(p.serving) }) })
+	err := p.run(ctx, func() { once.Do(func() { close(p.serving) }) })
+	if err != nil && ctx.Err() != nil {
+		// What a stop interrupts fails, such as the program that writes rules; the next start does it again.
+		slog.Info("interrupted by the stop", "component", p.name, "err", err)
+		return nil
+	}
+	return err
 }
 
 func (p *part) Ready(ctx context.Context) error {

@@ -72,7 +72,7 @@ func TestControlPlane(t *testing.T) {
 }
 
 func findEtcd(t *testing.T) string {
-	built, err := filepath.Abs("../bin/stock/etcd") // scripts/bench builds it
+	built, err := filepath.Abs("../bin/stock/etcd") // scripts/test unit and scripts/bench build it
 	require.NoError(t, err)
 	for _, name := range []string{os.Getenv("MOTE_TEST_ETCD"), built, "etcd"} {
 		if path, err := exec.LookPath(name); err == nil {
