@@ -31,7 +31,12 @@ func config(dir string) datastore.Config {
 // serve runs a datastore in dir until stop.
 func serve(t testing.TB, dir string) (d *datastore.Datastore, stop func()) {
 	t.Helper()
-	d, err := datastore.New(config(dir))
+	return serveConfig(t, config(dir))
+}
+
+func serveConfig(t testing.TB, cfg datastore.Config) (d *datastore.Datastore, stop func()) {
+	t.Helper()
+	d, err := datastore.New(cfg)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -44,7 +49,7 @@ func serve(t testing.TB, dir string) (d *datastore.Datastore, stop func()) {
 }
 
 func TestSuite(t *testing.T) {
-	storetest.Run(t, openDatastore)
+	storetest.Run(t, openDatastore, nil)
 }
 
 var benchDir = flag.String("bench.dir", "", "folder for the benchmarks' stores, to compare disks")

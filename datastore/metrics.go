@@ -56,7 +56,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector. A store that is not open has no figures.
 func (c collector) Collect(out chan<- prometheus.Metric) {
-	store := c.datastore.store.Load()
+	store := c.datastore.bolt.Load()
 	if store == nil {
 		return
 	}

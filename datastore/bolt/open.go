@@ -39,11 +39,12 @@ func options() *bbolt.Options {
 	}
 }
 
-// openFile opens the bbolt file at path, and makes it when there is none.
-func openFile(path string) (*bbolt.DB, error) {
+// openFile opens the bbolt file at path, and makes it when there is none: as a store that may have given out
+// revisions up to above.
+func openFile(path string, above int64) (*bbolt.DB, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = createFile(path)
+		err = createFile(path, above)
 	}
 	if err != nil {
 		return nil, advise(path, err)
@@ -92,7 +93,7 @@ func checkLength(path string) error {
 
 // createFile makes an empty store beside path and moves it there once it is whole and on the disk:
 // whatever interrupts a first start, path is either absent or a store.
-func createFile(path string) error {
+func createFile(path string, above int64) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -108,7 +109,7 @@ func createFile(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(db.Update(initialise), db.Close()); err != nil {
+	if err := errors.Join(db.Update(func(tx *bbolt.Tx) error { return initialise(tx, above) }), db.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(draft, path); err != nil {
@@ -142,14 +143,15 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func initialise(tx *bbolt.Tx) error {
+func initialise(tx *bbolt.Tx, above int64) error {
 	for _, name := range buckets() {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
 	}
 	meta := tx.Bucket(bucketMeta())
-	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision), putMeta(meta, metaWAL, 1))
+	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision), putMeta(meta, metaWAL, 1),
+		putMeta(meta, metaCeiling, above))
 }
 
 var (

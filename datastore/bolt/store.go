@@ -62,6 +62,9 @@ type Options struct {
 	// stop only. After a crash they are what they were at the last checkpoint; who watched anything is told
 	// that the history is compacted. Only for what its owner writes again anyway. The default is none.
 	Volatile []string
+	// Above is a revision above which a store that is made begins, with its history compacted. One that is there
+	// already is left as it is.
+	Above int64
 
 	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before and after a
 	// checkpoint.
@@ -87,7 +90,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.atCheckpoint == nil {
 		o.atCheckpoint = func(bool) {}
 	}
-	db, err := openFile(path)
+	db, err := openFile(path, o.Above)
 	if err != nil {
 		return nil, err
 	}
