@@ -90,6 +90,9 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 		return err
 	}
 	if store == nil {
+		if err := d.checkWhole(ctx); err != nil {
+			return err
+		}
 		close(d.serving)
 		slog.Info("datastore is elsewhere", "component", d.Name(), "engine", d.String(), "took", time.Since(start))
 		<-ctx.Done()
@@ -109,6 +112,9 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 		d.bolt.Store(ours.Store)
 		attrs = append(attrs, "revision", ours.Revision())
 	}
+	if err := d.checkWhole(ctx); err != nil {
+		return err
+	}
 	close(d.serving)
 	slog.Info("datastore opened", attrs...)
 
@@ -120,6 +126,26 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	case <-store.failed():
 		return store.failure()
 	}
+}
+
+// checkWhole refuses to serve a store that has been copied in part.
+func (d *Datastore) checkWhole(ctx context.Context) error {
+	if d.cfg.Above > 0 {
+		return nil // it is being copied
+	}
+	client, err := d.Client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	marker, err := client.Get(ctx, markerKey)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read from %s: %w", d, err)
+	case len(marker.Kvs) > 0:
+		return fmt.Errorf("%s holds an unfinished migration; run \"mote datastore migrate\" again", d)
+	}
+	return nil
 }
 
 // reach waits until what keeps the data answers.

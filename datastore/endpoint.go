@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
-	"github.com/mote-k8s/mote/datastore/etcd"
 	"github.com/mote-k8s/mote/datastore/sql"
 )
 
@@ -93,7 +92,7 @@ func (e kineEngine) open(ctx context.Context) (store, error) {
 			return nil, err
 		}
 	}
-	opened, err := sql.Open(ctx, e.Endpoint, sql.Options{ProgressInterval: e.cfg.ProgressInterval, EtcdVersion: etcd.Version})
+	opened, err := sql.Open(ctx, e.Endpoint, sql.Options{ProgressInterval: e.cfg.ProgressInterval})
 	if err != nil {
 		return nil, err
 	}

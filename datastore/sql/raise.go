@@ -11,7 +11,8 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // registers pgx
 )
 
-// Raise makes an empty store whose next revision is above revision, with its history compacted. NATS cannot be told:
+// Raise makes an empty store whose next revision is above revision, with its history compacted. One that holds anything is
+// left as it is. NATS cannot be told:
 // there only writing moves the revision.
 func Raise(ctx context.Context, e Endpoint, revision int64) error {
 	if e.driver == driverNATS {
@@ -32,7 +33,6 @@ func Raise(ctx context.Context, e Endpoint, revision int64) error {
 	// kine's numbers are those of its rows. The row that it fills gaps with has the wanted one; its own mark of how
 	// far it has compacted is the previous revision of a row of that name.
 	statements := []string{
-		"DELETE FROM kine WHERE name LIKE 'gap-%'",
 		fmt.Sprintf("INSERT INTO kine(id, name, created, deleted, create_revision, prev_revision, lease) VALUES(%d, 'gap-%d', 0, 1, 0, 0, 0)", revision, revision),
 		fmt.Sprintf("UPDATE kine SET prev_revision = %d WHERE name = 'compact_rev_key'", revision),
 	}
@@ -52,7 +52,11 @@ func raise(ctx context.Context, db *sql.DB, revision int64, statements []string)
 	if err := tx.QueryRowContext(ctx, "SELECT MAX(id) FROM kine").Scan(&last); err != nil {
 		return fmt.Errorf("read the revision: %w", err)
 	}
-	if last >= revision {
+	var taken int64
+	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM kine WHERE name <> 'compact_rev_key' AND name <> '/registry/health'").Scan(&taken); err != nil {
+		return fmt.Errorf("look at the database: %w", err)
+	}
+	if last >= revision || taken > 0 {
 		return nil
 	}
 	for _, s := range statements {

@@ -46,12 +46,15 @@ const (
 // openTimeout is for a server that has just answered: kine makes its table in it.
 const openTimeout = time.Minute
 
+// etcdVersion is what clients are told: of etcd 3.5.12 the apiserver knows that watches cannot be asked for their progress,
+// and takes consistent lists from the store instead of from its cache. kine can be asked, but answers up to a second
+// late, when it polls, and looks only at the last of the queues that an event passes on its way to the client.
+const etcdVersion = "3.5.12"
+
 // Options are what the protocol's face needs to know.
 type Options struct {
 	// ProgressInterval is how often watches are told the current revision.
 	ProgressInterval time.Duration
-	// EtcdVersion is what clients are told.
-	EtcdVersion string
 }
 
 // Store is an open store.
@@ -126,7 +129,7 @@ func prepareFile(path string) (*os.File, error) {
 
 // Register makes srv serve the store.
 func (s *Store) Register(srv *grpc.Server) {
-	server.New(backend{s.backend}, "unix", s.options.ProgressInterval, s.options.EtcdVersion).Register(srv)
+	server.New(backend{s.backend}, "unix", s.options.ProgressInterval, etcdVersion).Register(srv)
 }
 
 // Close ends what Open began. The gRPC server must have stopped.

@@ -3,6 +3,7 @@ package settings
 // Sections of the table, in the order of help and reference.
 const (
 	sectionFiles    = "Files"
+	sectionStore    = "Datastore"
 	sectionAPI      = "API"
 	sectionNode     = "Node"
 	sectionNetwork  = "Network"
@@ -55,6 +56,32 @@ func Table() []Setting {
 			Name: "write-kubeconfig", Section: sectionFiles, DefaultHelp: "none",
 			Help:  "write a further copy of the administrator's kubeconfig to this file, mode 0600",
 			value: func(s *Settings) value { return scalar(&s.WriteKubeconfig, "path", absolutePath) },
+		},
+
+		{
+			Name: "datastore-endpoint", Section: sectionStore, Default: "bolt",
+			Help: "what keeps the state: bolt, sqlite, sqlite:///FILE, postgres://, mysql://, nats:// or, for etcd, https://; " +
+				"with a password rather a file's or the environment's, as others see flags",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreEndpoint, "endpoint", anyText) },
+		},
+		{
+			Name: "datastore-cafile", Section: sectionStore, DefaultHelp: "the system's authorities",
+			Help:  "certificate authority of the datastore's server",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreCAFile, "path", absolutePath) },
+		},
+		{
+			Name: "datastore-certfile", Section: sectionStore, DefaultHelp: "none",
+			Help:  "our certificate for the datastore's server",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreCertFile, "path", absolutePath) },
+		},
+		{
+			Name: "datastore-keyfile", Section: sectionStore, DefaultHelp: "none",
+			Help:  "key of datastore-certfile",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreKeyFile, "path", absolutePath) },
 		},
 
 		{
@@ -172,3 +199,6 @@ func Table() []Setting {
 		},
 	}
 }
+
+// datastoreVerbs are those that may have to open the store.
+func datastoreVerbs() []string { return []string{"server", "datastore", "datastore snapshot"} }
