@@ -3,11 +3,13 @@ package datastore_test
 import (
 	"context"
 	"flag"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -21,6 +23,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler))
+	logrus.SetOutput(io.Discard) // kine's
 	goleak.VerifyTestMain(m,
 		// kine never ends what waits for a poll that will not come, nor the connection that made a database.
 		goleak.IgnoreAnyFunction("github.com/k3s-io/kine/pkg/logstructured/sqllog.(*SQLLog).WaitForSyncTo"),

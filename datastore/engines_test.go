@@ -34,9 +34,16 @@ func beyondKine() map[string]string {
 	}
 }
 
-func with(except map[string]string, more map[string]string) map[string]string {
-	maps.Copy(except, more)
-	return except
+// beyondNATS are those and more.
+func beyondNATS() map[string]string {
+	out := beyondKine()
+	maps.Copy(out, map[string]string{
+		"Delete":           "a deletion takes two revisions",
+		"ListAtRevision":   "a list at a revision has this revision in its header, not the current one",
+		"Count":            "a list of keys has values too",
+		"WatchLongHistory": "of each key the last 10 versions are kept, which the endpoint's revHistory= changes",
+	})
+	return out
 }
 
 // openOn opens stores on an endpoint that dir belongs to.
@@ -81,7 +88,7 @@ func TestSuiteOnMySQL(t *testing.T) {
 
 func TestSuiteOnNATS(t *testing.T) {
 	_, endpoint := servers.NATS(t, needEngines(t), *natsProgram)
-	storetest.Run(t, openOn(func(dir string) string { return endpoint + "?bucket=" + nameOf(dir) }), with(beyondKine(), nil))
+	storetest.Run(t, openOn(func(dir string) string { return endpoint + "?bucket=" + nameOf(dir) }), beyondNATS())
 }
 
 // TestRemoteEtcd: who has the certificates gets in, and everybody else is told why not.

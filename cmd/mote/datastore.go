@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +38,7 @@ socket, and while it is stopped, on the files in the data directory; those that 
 	cmd.AddCommand(
 		newDatastoreGetCommand(e),
 		newDatastoreCompactCommand(e),
+		newDatastoreMigrateCommand(e),
 	)
 	return cmd
 }
@@ -54,6 +56,13 @@ const storeTimeout = 10 * time.Second
 // withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
 // opened for as long as fn takes, under the data directory's lock.
 func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
+	store, err := openStore(s, s.DatastoreSocket())
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(store.Endpoint(), "unix:") {
+		return withRunning(ctx, store, fn) // an etcd elsewhere, whether or not mote runs
+	}
 	pid, err := holderOf(s.DataDir)
 	if err != nil {
 		return err
@@ -100,20 +109,7 @@ func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grp
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- store.Run(ctx)
-		cancel() // a store that cannot be opened will never be ready
-	}()
-	defer func() {
-		cancel()
-		err = errors.Join(<-ended, err)
-	}()
-	if store.Ready(ctx) != nil {
-		return nil // Run has the reason
-	}
-	return withConnection(store.Endpoint(), fn)
+	return withRunning(ctx, store, fn)
 }
 
 // lockStopped takes the data directory of a stopped mote, which must have a store.
@@ -121,7 +117,7 @@ func lockStopped(s *settings.Settings) (*dataDirLock, error) {
 	if err := checkNoReset(s.DataDir); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(storeDir(s)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(storeDir(s)); errors.Is(err, fs.ErrNotExist) && s.DatastoreEndpoint == settings.Default("datastore-endpoint") {
 		return nil, fmt.Errorf("there is no datastore in %s; \"mote server\" makes one, and --data-dir names another", s.DataDir)
 	}
 	lock, err := takeLock(s.DataDir)

@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"slices"
 
 	"github.com/k3s-io/kine/pkg/server"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -11,7 +12,11 @@ import (
 const maxRequest = 1536 << 10
 
 // backend is kine's, as etcd would do what kine does otherwise.
-type backend struct{ server.Backend }
+type backend struct {
+	server.Backend
+	// stray says that watches are sent more than was asked for: over NATS, all keys beside the one that is watched.
+	stray bool
+}
 
 // Watch from no revision begins with what comes next; kine would send all that it has of the past.
 func (b backend) Watch(ctx context.Context, key, end string, revision int64) server.WatchResult {
@@ -20,7 +25,24 @@ func (b backend) Watch(ctx context.Context, key, end string, revision int64) ser
 			revision = current + 1
 		}
 	}
-	return b.Backend.Watch(ctx, key, end, revision)
+	result := b.Backend.Watch(ctx, key, end, revision)
+	if b.stray && result.CompactRevision == 0 {
+		wanted := make(chan []*server.Event)
+		go filter(key, end, result.Events, wanted)
+		result.Events = wanted
+	}
+	return result
+}
+
+// filter ends when kine closes its channel, which it does when the watch ends. The reader reads until then.
+func filter(key, end string, all <-chan []*server.Event, wanted chan<- []*server.Event) {
+	defer close(wanted)
+	for events := range all {
+		events = slices.DeleteFunc(events, func(e *server.Event) bool { return !e.InRange(key, end) })
+		if len(events) > 0 {
+			wanted <- events
+		}
+	}
 }
 
 // Create refuses what is too large for etcd; kine has no limit.

@@ -64,13 +64,14 @@ type Store struct {
 	end     context.CancelFunc
 	ended   *sync.WaitGroup
 	lock    *os.File // SQLite's
+	stray   bool     // see backend
 }
 
 // Open opens the store at e, and makes database and table when they are missing.
 func Open(ctx context.Context, e Endpoint, o Options) (_ *Store, err error) {
 	// kine's context is the life of the store, not of this call.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	s := &Store{options: o, end: end, ended: &sync.WaitGroup{}}
+	s := &Store{options: o, end: end, ended: &sync.WaitGroup{}, stray: e.driver == driverNATS}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("cannot open datastore in %s: %w", e, err), s.Close())
@@ -129,7 +130,7 @@ func prepareFile(path string) (*os.File, error) {
 
 // Register makes srv serve the store.
 func (s *Store) Register(srv *grpc.Server) {
-	server.New(backend{s.backend}, "unix", s.options.ProgressInterval, etcdVersion).Register(srv)
+	server.New(backend{s.backend, s.stray}, "unix", s.options.ProgressInterval, etcdVersion).Register(srv)
 }
 
 // Close ends what Open began. The gRPC server must have stopped.
