@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -35,8 +34,12 @@ socket, and while it is stopped, on the files in the data directory; those that 
 		},
 	}
 	cmd.AddCommand(
+		newDatastoreStatusCommand(e),
+		newDatastoreCheckCommand(e),
+		newDatastoreSnapshotCommand(e),
 		newDatastoreGetCommand(e),
 		newDatastoreCompactCommand(e),
+		newDatastoreServeCommand(e),
 	)
 	return cmd
 }
@@ -46,10 +49,6 @@ func storeDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "da
 
 // storePath is the file of mote's own engine.
 func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), "state.db") }
-
-// storeTimeout is how long a verb waits for a running mote's datastore to answer: it may have just been
-// started, and open its files after a crash.
-const storeTimeout = 10 * time.Second
 
 // withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
 // opened for as long as fn takes, under the data directory's lock.
@@ -128,8 +127,12 @@ func lockStopped(s *settings.Settings) (*dataDirLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lock.writePID(); err != nil {
-		return nil, errors.Join(diskHint(fmt.Errorf("lock data directory: %w", err)), lock.close())
+	err = lock.writePID()
+	if err == nil {
+		err = resumeRestore(s)
+	}
+	if err != nil {
+		return nil, errors.Join(diskHint(err), lock.close())
 	}
 	return lock, nil
 }

@@ -109,6 +109,9 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 	defer lock.close()
+	if err := resumeRestore(s); err != nil {
+		return err
+	}
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
 	plane, err := prepare(s, store.Endpoint())
@@ -274,6 +277,9 @@ func serverURL(s *settings.Settings) string {
 	return "https://" + netip.AddrPortFrom(addr, uint16(s.HTTPSListenPort)).String()
 }
 
+// serverDir has the control plane's keys.
+func serverDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "server") }
+
 func credentialsDir(s *settings.Settings) string {
 	return filepath.Join(s.DataDir, "agent", "credentials")
 }
@@ -315,7 +321,7 @@ func agentConfig(s *settings.Settings) agent.Config {
 
 // addonsConfig is what the addons that s asks for need to know.
 func addonsConfig(s *settings.Settings) addons.Config {
-	tls := filepath.Join(s.DataDir, "server", "tls")
+	tls := filepath.Join(serverDir(s), "tls")
 	return addons.Config{
 		Access: api.Access{
 			Server:   serverURL(s),

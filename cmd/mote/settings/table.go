@@ -6,6 +6,7 @@ const (
 	sectionAPI      = "API"
 	sectionNode     = "Node"
 	sectionNetwork  = "Network"
+	sectionStore    = "Datastore"
 	sectionAddons   = "Addons"
 	sectionUpstream = "Arguments of the parts"
 	sectionLog      = "Log"
@@ -125,6 +126,25 @@ func Table() []Setting {
 			Name: "proxy", Section: sectionNetwork, Default: "auto",
 			Help:  "kube-proxy's mode; auto takes nftables where the kernel has it; none runs no kube-proxy",
 			value: func(s *Settings) value { return choice(&s.Proxy, "auto", "nftables", "iptables", "none") },
+		},
+
+		{
+			Name: "snapshot-schedule", Section: sectionStore, Default: "0 */12 * * *",
+			Help:  "when the cluster's state is saved to a snapshot, in cron's syntax; off never does",
+			Verbs: []string{"server"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotSchedule, "schedule", schedule) },
+		},
+		{
+			Name: "snapshot-retention", Section: sectionStore, Default: "5",
+			Help:  "how many snapshots are kept of those that have no name",
+			Verbs: []string{"server", "datastore snapshot"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotRetention, "number", positive) },
+		},
+		{
+			Name: "snapshot-dir", Section: sectionStore, DefaultHelp: "datastore/snapshots in data-dir",
+			Help:  "directory of the snapshots",
+			Verbs: []string{"server", "datastore", "datastore snapshot"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotDir, "path", absolutePath) },
 		},
 
 		{
