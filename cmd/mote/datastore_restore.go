@@ -40,7 +40,7 @@ changes nothing, or is finished by the next start of mote.`,
 		if err != nil {
 			return err
 		}
-		done, err := restoreSnapshot(cmd.Context(), e, s, path, quiet)
+		done, err := restoreSnapshot(cmd.Context(), e, s, path, quiet || output.json())
 		switch {
 		case err != nil:
 			return diskHint(err)

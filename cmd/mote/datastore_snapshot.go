@@ -104,7 +104,7 @@ NAME stays until you remove the file.`,
 		if len(args) > 0 {
 			name = args[0]
 		}
-		saved, err := saveSnapshot(cmd.Context(), e, s, name, quiet)
+		saved, err := saveSnapshot(cmd.Context(), e, s, name, quiet || output.json())
 		switch {
 		case err != nil:
 			return err
@@ -113,7 +113,7 @@ NAME stays until you remove the file.`,
 		case quiet:
 			_, err = fmt.Fprintln(e.stdout, saved.Path)
 		default:
-			_, err = fmt.Fprintf(e.stdout, "%s (%s, revision %d)\n", saved.Path, mebibytes(saved.Size), saved.Revision)
+			_, err = fmt.Fprintf(e.stdout, "%s (%s, revision %d)\n", saved.Path, fileSize(saved.Size), saved.Revision)
 		}
 		return err
 	}
@@ -177,7 +177,7 @@ func printSnapshots(w io.Writer, list []snapshotInfo, quiet bool) error {
 		case s.Error != "":
 			fmt.Fprintf(t, "%s\tdamaged\t\t\t\t\n", s.Name)
 		default:
-			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\n", s.Name, s.Time.Format(time.RFC3339), s.Revision, mebibytes(s.Size), s.Node, s.Kubernetes)
+			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\n", s.Name, s.Time.Format(time.RFC3339), s.Revision, fileSize(s.Size), s.Node, s.Kubernetes)
 		}
 	}
 	return t.Flush()

@@ -104,9 +104,9 @@ func printStore(w io.Writer, r storeReport, now time.Time) error {
 		{"keys", fmt.Sprint(r.Keys)},
 		{"leases", fmt.Sprint(r.Leases)},
 		{"watches", fmt.Sprint(r.Watches)},
-		{"file", mebibytes(r.FileBytes)},
-		{"log", mebibytes(r.LogBytes)},
-		{"memory", mebibytes(r.MemoryBytes)},
+		{"file", fileSize(r.FileBytes)},
+		{"log", fileSize(r.LogBytes)},
+		{"memory", fileSize(r.MemoryBytes)},
 		{"alarms", alarms},
 		{"last snapshot", last},
 	} {
@@ -115,7 +115,12 @@ func printStore(w io.Writer, r storeReport, now time.Time) error {
 	return t.Flush()
 }
 
-func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+func fileSize(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+}
 
 // notOurs says what to do about a datastore that is not of mote's own engine.
 func notOurs(err error) error {
