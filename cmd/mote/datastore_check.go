@@ -20,7 +20,7 @@ hundred megabytes.`,
 		Args: noArgs,
 	}
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, "datastore")
+	load := withSettings(cmd, e, "datastore check")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

@@ -27,7 +27,7 @@ changes nothing, or is finished by the next start of mote.`,
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but errors")
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, snapshotVerb)
+	load := withSettings(cmd, e, "datastore snapshot restore")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := load()
 		if err != nil {

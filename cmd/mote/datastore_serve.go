@@ -44,7 +44,7 @@ It is the part of etcd's protocol that Kubernetes uses. Mote must be stopped, un
 	flags.StringVar(&o.listen.CertFile, "cert-file", "", "the server's certificate, a PEM `file`")
 	flags.StringVar(&o.listen.KeyFile, "key-file", "", "its private key, a PEM `file`")
 	flags.StringVar(&o.listen.ClientCAFile, "client-ca-file", "", "authorities of the clients that are let in, a PEM `file`")
-	load := withSettings(cmd, e, "datastore")
+	load := withSettings(cmd, e, "datastore serve")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

@@ -41,9 +41,6 @@ copy them to another machine, as a disk that dies takes them along.`,
 	return cmd
 }
 
-// snapshotVerb is the name under which these verbs take settings.
-const snapshotVerb = "datastore snapshot"
-
 // snapshotInfo is a snapshot for programs.
 type snapshotInfo struct {
 	Name       string    `json:"name"`
@@ -91,7 +88,7 @@ NAME stays until you remove the file.`,
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the path alone, and no progress")
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, snapshotVerb)
+	load := withSettings(cmd, e, "datastore snapshot save")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := load()
 		if err != nil {
@@ -143,7 +140,7 @@ func newSnapshotListCommand(e *env) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names alone")
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, snapshotVerb)
+	load := withSettings(cmd, e, "datastore snapshot list")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		s, err := load()
 		if err != nil {
@@ -194,7 +191,7 @@ never removed. The names of what was removed go to standard output.`,
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing")
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, snapshotVerb)
+	load := withSettings(cmd, e, "datastore snapshot prune")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {

@@ -26,7 +26,7 @@ func newDatastoreStatusCommand(e *env) *cobra.Command {
 		Args:  noArgs,
 	}
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, "datastore")
+	load := withSettings(cmd, e, "datastore status")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
 		if err != nil {
