@@ -3,6 +3,7 @@ package datastore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"time"
 )
@@ -16,6 +17,9 @@ type Config struct {
 	Socket string
 	// Listen is a further endpoint for clients elsewhere. The default is none.
 	Listen Listen
+	// Restore returns the store's file of the newest good snapshot and the snapshot's name, for a start that finds damage which cannot be
+	// repaired without. nil is none.
+	Restore func() (file io.ReadCloser, name string, err error)
 	// ProgressInterval is how often watches are told the current revision when nothing happens in their
 	// range; 0 is once a minute. More often wakes the apiserver for nothing.
 	ProgressInterval time.Duration

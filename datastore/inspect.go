@@ -82,10 +82,18 @@ func (i inspector) status() (Status, error) {
 	}, err
 }
 
-// check lists what is wrong with the store.
-func (i inspector) check() []string {
+func (i inspector) check() []string { return problems(i.store.Check()) }
+
+// CheckFile looks at the whole file of a store that nobody has open, changes nothing and returns what is wrong. Its log
+// is not looked at.
+func CheckFile(path string) []string {
+	_, err := bolt.Inspect(path)
+	return problems(err)
+}
+
+// problems lists the errors that were joined.
+func problems(err error) []string {
 	found := []string{}
-	err := i.store.Check()
 	var joined interface{ Unwrap() []error }
 	switch {
 	case err == nil:

@@ -53,6 +53,9 @@ func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), 
 // withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
 // opened for as long as fn takes, under the data directory's lock.
 func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
+	if err := requireRoot("datastore"); err != nil {
+		return err
+	}
 	pid, err := holderOf(s.DataDir)
 	if err != nil {
 		return err
@@ -79,9 +82,6 @@ func withConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
 
 // withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
 func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) (err error) {
-	if err := requireRoot("datastore"); err != nil {
-		return err
-	}
 	if err := logging.Setup(e.stderr, "warn", "text"); err != nil {
 		return err
 	}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 )
 
@@ -26,24 +29,52 @@ hundred megabytes.`,
 		if err != nil {
 			return err
 		}
-		var found []string
 		steps := newSteps(e)
-		err = withStore(cmd.Context(), e, s, func(conn *grpc.ClientConn) error {
-			if output.json() || !steps.terminal {
-				found, err = datastore.Check(cmd.Context(), conn)
-				return notOurs(err)
-			}
-			return steps.do("Check "+storePath(s), func() (err error) {
-				found, err = datastore.Check(cmd.Context(), conn)
-				return notOurs(err)
-			})
-		})
+		if output.json() {
+			steps.terminal = false
+		}
+		var found []string
+		look := func() (err error) {
+			found, err = checkStore(cmd.Context(), e, s)
+			return err
+		}
+		if steps.terminal {
+			err = steps.do("Check "+storePath(s), look)
+		} else {
+			err = look()
+		}
 		if err != nil {
 			return err
 		}
 		return reportCheck(e, found, output.json())
 	}
 	return cmd
+}
+
+// checkStore looks at a running mote's store, or else at the file before anybody opens it: to open it repairs what it can.
+func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []string, err error) {
+	if err := requireRoot("datastore check"); err != nil {
+		return nil, err
+	}
+	pid, err := holderOf(s.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if pid == 0 {
+		lock, err := lockStopped(s)
+		if err != nil {
+			return nil, err
+		}
+		found = datastore.CheckFile(storePath(s))
+		if err := lock.close(); err != nil || len(found) > 0 {
+			return found, err
+		}
+	}
+	err = withStore(ctx, e, s, func(conn *grpc.ClientConn) error {
+		found, err = datastore.Check(ctx, conn)
+		return notOurs(err)
+	})
+	return found, err
 }
 
 func reportCheck(e *env, found []string, asJSON bool) error {
@@ -60,7 +91,7 @@ func reportCheck(e *env, found []string, asJSON bool) error {
 		fmt.Fprintln(e.stdout, one)
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("the datastore is damaged; stop mote and bring back a good state with \"mote datastore snapshot restore\"")
+		return errors.New("the datastore is damaged; a start of mote repairs what can be repaired, and \"mote datastore snapshot restore\" brings back an earlier state")
 	}
 	_, err := fmt.Fprintln(e.stdout, "no problems found")
 	return err

@@ -23,7 +23,7 @@ func newDatastoreSnapshotCommand(e *env) *cobra.Command {
 		Short: "Back the cluster's state up, and bring it back",
 		Long: `A snapshot is one file with the whole state of the cluster and its keys: this machine, or another one, can be made
 what it was from that file alone. Whoever has the file has the cluster. A running mote saves some by itself (--snapshot-schedule);
-copy them to another machine, as a disk that dies takes them along.`,
+copy them to another machine: a disk that dies takes them along, and so does "mote reset".`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/logging"
 	"github.com/mote-k8s/mote/internal/version"
@@ -383,5 +385,14 @@ func newStore(s *settings.Settings) (*datastore.Datastore, error) {
 
 // openStore is the datastore that s describes, served on socket.
 func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
-	return datastore.New(datastore.Config{Path: storePath(s), Socket: socket})
+	return datastore.New(datastore.Config{
+		Path: storePath(s), Socket: socket,
+		Restore: func() (io.ReadCloser, string, error) {
+			cluster, err := snapshot.Fingerprint(serverDir(s))
+			if err != nil {
+				return nil, "", err
+			}
+			return snapshot.Newest(s.SnapshotDir, cluster)
+		},
+	})
 }

@@ -77,6 +77,22 @@ func fromStore(s *bolt.Store) Source {
 	}
 }
 
+// fromPipe is a Source that does not hold the store in memory, as FromConnection's does not.
+func fromPipe(s *bolt.Store) Source {
+	return func(ctx context.Context) (*Stream, error) {
+		c, err := s.Copy(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r, w := io.Pipe()
+		go func() {
+			_, err := c.WriteTo(w)
+			w.CloseWithError(errors.Join(err, c.Close()))
+		}()
+		return &Stream{Revision: c.Revision, Size: c.Size, Reader: r}, nil
+	}
+}
+
 func put(t *testing.T, s *bolt.Store, key, value string) int64 {
 	t.Helper()
 	res, err := s.Write(t.Context(), bolt.Write{Key: key, Value: []byte(value)})
