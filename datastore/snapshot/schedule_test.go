@@ -3,6 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,16 +24,16 @@ func scheduled(t *testing.T, m machine, timetable string, fn func(saved func() i
 	table, err := cron.ParseStandard(timetable)
 	require.NoError(t, err)
 	synctest.Test(t, func(t *testing.T) {
-		count := 0
+		var count atomic.Int64
 		source := func(context.Context) (*Stream, error) {
-			count++
+			count.Add(1)
 			return &Stream{Revision: stream.Revision, Size: stream.Size, Reader: bytes.NewReader(contents)}, nil
 		}
 		s := &Schedule{Folder: m.folder, Source: source, Origin: m.origin(), Timetable: table, Keep: 2}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- s.Run(ctx) }()
-		fn(func() int { synctest.Wait(); return count })
+		fn(func() int { synctest.Wait(); return int(count.Load()) })
 		cancel()
 		require.NoError(t, <-done)
 	})
