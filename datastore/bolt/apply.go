@@ -21,7 +21,9 @@ type writeTx struct {
 	// dirty says that there is something to publish, durable that some of it must be on the disk before,
 	// volatile that some need not.
 	dirty, durable, volatile bool
-	bytes                    int
+	// over says that the quota was exceeded when the transaction began.
+	over  bool
+	bytes int
 }
 
 func (s *Store) begin() (*writeTx, error) {
@@ -31,7 +33,7 @@ func (s *Store) begin() (*writeTx, error) {
 	}
 	return &writeTx{
 		store: s, view: v, now: time.Now(), revision: v.revision, compacted: v.compacted,
-		pending: map[string]*record{}, granted: map[int64]*lease{},
+		pending: map[string]*record{}, granted: map[int64]*lease{}, over: s.judgeQuota(),
 	}, nil
 }
 
@@ -52,6 +54,10 @@ func (t *writeTx) refuse(err error) answer {
 func (t *writeTx) write(w Write) (answer, error) {
 	if w.Key == "" || len(w.Key) > maxKeySize {
 		return t.refuse(ErrInvalidKey), nil
+	}
+	if t.over && !w.Delete && !t.store.isVolatile(w.Key) {
+		t.store.counters.refusals.Add(1)
+		return t.refuse(ErrNoSpace), nil
 	}
 	last, err := t.latest(w.Key)
 	if err != nil {
@@ -93,6 +99,9 @@ func (t *writeTx) write(w Write) (answer, error) {
 func (t *writeTx) append(rec *record, prev *KV) *KV {
 	t.revision++
 	rec.mod, rec.heap = t.revision, true
+	if t.over && rec.deleted {
+		t.store.space.reclaim.Store(true)
+	}
 	kv := rec.kv()
 	t.pending[kv.Key] = rec
 	t.records = append(t.records, rec)

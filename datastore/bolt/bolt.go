@@ -35,8 +35,8 @@ var (
 	ErrFutureRevision = errors.New("revision is in the future")
 	// ErrInvalidKey refuses keys that are empty or longer than maxKeySize.
 	ErrInvalidKey = errors.New("key is empty or too long")
-	// ErrNoSpace refuses a write because the disk is full. Later writes may succeed.
-	ErrNoSpace = errors.New("no space left on the datastore's disk")
+	// ErrNoSpace refuses a write because the disk is full or the quota exceeded. Later writes may succeed.
+	ErrNoSpace = errors.New("no space left for the datastore")
 	// ErrClosed answers requests that arrive while or after the store closes.
 	ErrClosed = errors.New("datastore is closed")
 )

@@ -23,6 +23,8 @@ type checkpoint struct {
 	// done is closed once err is final: nil, or that there is no room. The layer is then still needed.
 	done chan struct{}
 	err  error
+	// first says that the layer was read from the log, whose files must not be overwritten before.
+	first bool
 }
 
 func (s *Store) newest() *layer {
@@ -34,13 +36,16 @@ func (s *Store) newest() *layer {
 // makeRoom begins a new layer when the newest is full. It is the writer's, and waits for the checkpoint
 // before: that is what holds back writers who are faster than the disk.
 func (s *Store) makeRoom() error {
-	if s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
+	if first := s.pending != nil && s.pending.first; !first && s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
 		return nil
 	}
+	first := s.pending != nil && s.pending.first
 	if err := s.awaitCheckpoint(); err != nil {
 		return err
 	}
-	s.freeze()
+	if !first {
+		s.freeze()
+	}
 	return nil
 }
 
@@ -92,14 +97,20 @@ func (s *Store) checkpointer() {
 			s.mu.Lock()
 			s.layers = s.layers[:1:1]
 			s.mu.Unlock()
+			s.space.full.Store(false)
 		case isNoSpace(err):
-			cp.err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+			cp.err = noSpace(err)
+			s.space.full.Store(true)
 		default:
 			cp.err = s.fail(err)
 		}
 		close(cp.done)
 		if cp.err == nil {
 			s.scrubOn()
+			if err := s.measure(); err != nil {
+				_ = s.fail(err)
+			}
+			s.remindWriter()
 		}
 	}
 }

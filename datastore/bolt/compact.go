@@ -19,6 +19,9 @@ func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 			return tx.refuse(ErrCompacted), nil
 		}
 		tx.compacted = revision
+		if tx.over {
+			s.space.reclaim.Store(true)
+		}
 		tx.dirty = true
 		return tx.refuse(nil), nil
 	})

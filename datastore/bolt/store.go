@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,7 @@ type Store struct {
 	hub      *hub
 	leases   *leases
 	counters counters
+	space    space
 
 	// The writer's, and Close's after it. ceiling is what the last frame of the log promised.
 	wal         *wal.Log
@@ -62,6 +64,10 @@ type Options struct {
 	// stop only. After a crash they are what they were at the last checkpoint; who watched anything is told
 	// that the history is compacted. Only for what its owner writes again anyway. The default is none.
 	Volatile []string
+	// QuotaBytes is how much the store may hold, in bytes of the file that are in use and of memory that waits for it; 0 is 8 GiB. Over
+	// it, all writes are refused with ErrNoSpace but deletions, volatile ones and compactions. Too little stops the cluster from
+	// changing; too much may fill the disk.
+	QuotaBytes int64
 
 	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before and after a
 	// checkpoint.
@@ -70,13 +76,20 @@ type Options struct {
 	atCheckpoint func(done bool)
 }
 
-const defaultProgressInterval = time.Minute
+const (
+	defaultProgressInterval = time.Minute
+	// defaultQuota is what etcd recommends as the most.
+	defaultQuota = 8 << 30
+)
 
 // Open opens the store at path, or makes one, with its folder. Two files of its write-ahead log are beside
 // it. The error says what to do.
 func Open(path string, o Options) (*Store, error) {
 	if o.ProgressInterval <= 0 {
 		o.ProgressInterval = defaultProgressInterval
+	}
+	if o.QuotaBytes <= 0 {
+		o.QuotaBytes = defaultQuota
 	}
 	if o.limit <= 0 {
 		o.limit = layerLimit
@@ -91,14 +104,18 @@ func Open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, errors.Join(advise(path, err), db.Close())
+	}
 	s := &Store{
-		path: path, options: o, db: db,
+		path: path, options: o, db: db, space: space{file: f},
 		requests: make(chan *request, maxBatch), leases: newLeases(),
 		checkpoints: make(chan *checkpoint, 1), layers: []*layer{newLayer()},
 		closing: make(chan struct{}), written: make(chan struct{}), failed: make(chan struct{}),
 	}
 	if err := s.recover(); err != nil {
-		return nil, errors.Join(advise(path, err), db.Close())
+		return nil, errors.Join(advise(path, err), f.Close(), db.Close())
 	}
 	s.hub = newHub(s)
 	s.workers.Go(s.write)
@@ -134,6 +151,9 @@ func (s *Store) recover() error {
 		return errors.Join(err, files[0].Close(), files[1].Close())
 	}
 	s.counters.logBytes.Store(s.wal.Size())
+	if err := s.measure(); err != nil {
+		return errors.Join(err, s.wal.Close())
+	}
 	if frames == 0 && s.ceiling == 0 {
 		return nil // it was stopped cleanly
 	}
@@ -144,10 +164,27 @@ func (s *Store) recover() error {
 		s.compacted.Store(s.revision.Load())
 		s.ceiling = 0
 	}
-	if err := s.writeCheckpoint(s.newCheckpoint()); err != nil {
+	return s.firstCheckpoint()
+}
+
+// firstCheckpoint puts what only the log has into the file. Without room for that, the store serves reads: the log's files are still
+// needed, so writes wait until there is room.
+func (s *Store) firstCheckpoint() error {
+	cp := s.newCheckpoint()
+	err := s.writeCheckpoint(cp)
+	switch {
+	case err == nil:
+		s.layers = []*layer{newLayer()}
+		return nil
+	case !isNoSpace(err):
 		return errors.Join(err, s.wal.Close())
 	}
-	s.layers = []*layer{newLayer()}
+	slog.Warn("no space left on the datastore's disk, only reads are served", "component", "datastore", "path", s.path, "error", err)
+	cp.err, cp.first = noSpace(err), true
+	close(cp.done)
+	s.pending = cp
+	s.layers = []*layer{newLayer(), cp.layer}
+	s.space.full.Store(true)
 	return nil
 }
 
@@ -223,7 +260,7 @@ func (s *Store) Close() error {
 		close(s.checkpoints)
 		s.checkpointed.Wait()
 		s.hub.close()
-		err = errors.Join(s.lastCheckpoint(), s.wal.Close(), s.db.Close())
+		err = errors.Join(s.lastCheckpoint(), s.wal.Close(), s.space.file.Close(), s.db.Close())
 	})
 	return err
 }

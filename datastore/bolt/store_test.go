@@ -203,6 +203,24 @@ func testFullDisk(t *testing.T, o Options) {
 	check()
 	require.NoError(t, s.Close(), "a stop on a full disk")
 
+	s, err = Open(path, o)
+	require.NoError(t, err, "a start on a full disk, with a log to be read")
+	check()
+	for range 3 {
+		_, err = s.create(t.Context(), "refused", value)
+		require.ErrorIs(t, err, ErrNoSpace)
+		require.True(t, s.NoSpace())
+	}
+	mount(syscall.MS_REMOUNT, "size=10m")
+	require.Eventually(t, func() bool {
+		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "there is space again")
+	written++
+	require.False(t, s.NoSpace())
+	check()
+	require.NoError(t, s.Close())
+
 	mount(syscall.MS_REMOUNT, "size=20m")
 	s, err = Open(path, o)
 	require.NoError(t, err)

@@ -100,6 +100,9 @@ func (s *Store) commit(first *request) {
 		req.err = err
 		close(req.done)
 	}
+	if err == nil {
+		s.reclaimSpace()
+	}
 }
 
 // transact returns the requests that it took into the transaction. On error none has happened.
@@ -170,6 +173,7 @@ func (s *Store) save(tx *writeTx) error {
 	switch {
 	case err == nil:
 		s.counters.frames.Add(1)
+		s.space.full.Store(false)
 		s.ceiling = ceiling
 		for id := range f.leases {
 			if l := tx.lease(id); l != nil {
@@ -178,7 +182,8 @@ func (s *Store) save(tx *writeTx) error {
 		}
 		return nil
 	case isNoSpace(err):
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+		s.space.full.Store(true)
+		return noSpace(err)
 	default:
 		return s.fail(err)
 	}

@@ -28,6 +28,8 @@ const (
 	Version = "3.6.13"
 	// MaxRequest is the largest write in bytes: etcd's default.
 	MaxRequest = 1536 << 10
+	// envelope is what etcd adds to a request of about that size before it compares: number and kind of the request.
+	envelope = 18
 )
 
 // Server is the protocol's face of one store.
