@@ -65,6 +65,7 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 	d.store.Store(store)
 	srv := newServer(store)
+	inspector{store, d.cfg.Path}.register(srv.grpc)
 	served := make(chan error, 1)
 	go func() { served <- srv.grpc.Serve(listener) }()
 	defer srv.stop()

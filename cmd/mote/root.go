@@ -70,6 +70,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newImageCommand(e),
 		newStatusCommand(e),
 
+		newDatastoreCommand(e),
 		newCheckCommand(e),
 		newInstallCommand(e),
 		newUninstallCommand(e),

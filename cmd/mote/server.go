@@ -365,10 +365,7 @@ func makeReport(ctx context.Context, s *settings.Settings, group *component.Grou
 // newStore is the datastore that s describes. All parts of one process share one registry of metrics: any
 // component's /metrics shows the store's figures too.
 func newStore(s *settings.Settings) (*datastore.Datastore, error) {
-	store, err := datastore.New(datastore.Config{
-		Path:   filepath.Join(s.DataDir, "datastore", "state.db"),
-		Socket: s.DatastoreSocket(),
-	})
+	store, err := openStore(s, s.DatastoreSocket())
 	if err != nil {
 		return nil, err
 	}
@@ -376,4 +373,9 @@ func newStore(s *settings.Settings) (*datastore.Datastore, error) {
 		return nil, fmt.Errorf("register the datastore's metrics: %w", err)
 	}
 	return store, nil
+}
+
+// openStore is the datastore that s describes, served on socket.
+func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
+	return datastore.New(datastore.Config{Path: storePath(s), Socket: socket})
 }

@@ -31,13 +31,13 @@ func Table() []Setting {
 		{
 			Name: "data-dir", Section: sectionFiles, Default: "/var/lib/mote",
 			Help:  "directory for everything that lasts: state, keys, images, containers",
-			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall"},
+			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore", "datastore snapshot"},
 			value: func(s *Settings) value { return scalar(&s.DataDir, "path", absolutePath) },
 		},
 		{
 			Name: "run-dir", Section: sectionFiles, Default: "/run/mote",
 			Help:  "directory for sockets and what need not outlive a reboot",
-			Verbs: []string{"server", "status", "check", "image", "stop", "reset", "uninstall"},
+			Verbs: []string{"server", "status", "check", "image", "stop", "reset", "uninstall", "datastore", "datastore snapshot"},
 			value: func(s *Settings) value { return scalar(&s.RunDir, "path", absolutePath) },
 		},
 		{

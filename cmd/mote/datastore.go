@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/logging"
+)
+
+// newDatastoreCommand returns the verbs for the cluster's state.
+func newDatastoreCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "datastore",
+		Short: "Look at the cluster's state, check it, back it up",
+		Long: `Look after the store that the cluster's state is in. Each verb works while mote runs, through its
+socket, and while it is stopped, on the files in the data directory; those that need one or the other say so.`,
+		GroupID: groupManage,
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownVerb(cmd, args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(
+		newDatastoreGetCommand(e),
+		newDatastoreCompactCommand(e),
+	)
+	return cmd
+}
+
+// storeDir in the data directory has the datastore's files.
+func storeDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "datastore") }
+
+// storePath is the file of mote's own engine.
+func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), "state.db") }
+
+// storeTimeout is how long a verb waits for a running mote's datastore to answer: it may have just been
+// started, and open its files after a crash.
+const storeTimeout = 10 * time.Second
+
+// withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
+// opened for as long as fn takes, under the data directory's lock.
+func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
+	pid, err := holderOf(s.DataDir)
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		return withStopped(ctx, e, s, fn)
+	}
+	socket := s.DatastoreSocket()
+	if _, err := os.Stat(socket); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mote (pid %d) is running on %s, but there is no datastore on %s; wait until it has started, or give its --run-dir", pid, s.DataDir, socket)
+	}
+	return withConnection("unix://"+socket, fn)
+}
+
+func withConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1)))
+	if err != nil {
+		return fmt.Errorf("reach datastore on %s: %w", endpoint, err)
+	}
+	defer conn.Close()
+	return fn(conn)
+}
+
+// withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
+func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) (err error) {
+	if err := requireRoot("datastore"); err != nil {
+		return err
+	}
+	if err := logging.Setup(e.stderr, "warn", "text"); err != nil {
+		return err
+	}
+	lock, err := lockStopped(s)
+	if err != nil {
+		return err
+	}
+	defer lock.close()
+	dir, err := os.MkdirTemp("", "mote-datastore-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the datastore's socket: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	store, err := openStore(s, filepath.Join(dir, "datastore.sock"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- store.Run(ctx)
+		cancel() // a store that cannot be opened will never be ready
+	}()
+	defer func() {
+		cancel()
+		err = errors.Join(<-ended, err)
+	}()
+	if store.Ready(ctx) != nil {
+		return nil // Run has the reason
+	}
+	return withConnection(store.Endpoint(), fn)
+}
+
+// lockStopped takes the data directory of a stopped mote, which must have a store.
+func lockStopped(s *settings.Settings) (*dataDirLock, error) {
+	if err := checkNoReset(s.DataDir); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(storeDir(s)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no datastore in %s; \"mote server\" makes one, and --data-dir names another", s.DataDir)
+	}
+	lock, err := takeLock(s.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := lock.writePID(); err != nil {
+		return nil, errors.Join(diskHint(fmt.Errorf("lock data directory: %w", err)), lock.close())
+	}
+	return lock, nil
+}
+
+// oneArg refuses any number of arguments but one.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return fmt.Errorf("%s needs %s; see \"%s --help\"", verb(cmd), what, cmd.CommandPath())
+		case len(args) > 1:
+			return fmt.Errorf("%s takes one argument, but got %q too; see \"%s --help\"", verb(cmd), args[1], cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+// parseRevision reads a revision that a person typed.
+func parseRevision(text string) (int64, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%q is not a revision: a number from 1", text)
+	}
+	return n, nil
+}
