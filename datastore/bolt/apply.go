@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"errors"
 	"strings"
 	"time"
 )
@@ -60,7 +61,10 @@ func (t *writeTx) write(w Write) (answer, error) {
 		return t.refuse(ErrNoSpace), nil
 	}
 	last, err := t.latest(w.Key)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrDamaged):
+		return t.refuse(t.store.damage(err)), nil
+	case err != nil:
 		return answer{}, err
 	}
 	var prev *KV

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
@@ -43,10 +41,10 @@ func (s *Store) makeRoom() error {
 	if err := s.awaitCheckpoint(); err != nil {
 		return err
 	}
-	if !first {
-		s.freeze()
+	if first {
+		return nil
 	}
-	return nil
+	return s.freeze()
 }
 
 // awaitCheckpoint waits until no checkpoint is under way. One that had no room is tried again meanwhile.
@@ -70,23 +68,30 @@ func (s *Store) awaitCheckpoint() error {
 }
 
 // freeze puts an empty layer before the newest, which the checkpointer gets. There must be no other.
-func (s *Store) freeze() {
-	s.pending = s.newCheckpoint()
+func (s *Store) freeze() error {
+	cp, err := s.newCheckpoint()
+	if err != nil {
+		return err
+	}
+	s.pending = cp
 	s.mu.Lock()
 	s.layers = []*layer{newLayer(), s.pending.layer}
 	s.mu.Unlock()
 	s.checkpoints <- s.pending
+	return nil
 }
 
 // newCheckpoint is of the newest layer. What is written from now on is not in it.
-func (s *Store) newCheckpoint() *checkpoint {
+func (s *Store) newCheckpoint() (*checkpoint, error) {
 	if s.wal.Used() > 0 {
-		s.wal.Rotate()
+		if err := s.wal.Rotate(); err != nil {
+			return nil, s.refuseOrFail(err)
+		}
 	}
 	return &checkpoint{
 		layer: s.newest(), revision: s.revision.Load(), compacted: s.compacted.Load(), ceiling: s.ceiling,
 		wal: s.wal.Seq(), done: make(chan struct{}),
-	}
+	}, nil
 }
 
 // checkpointer writes layers to the file, until the channel is closed.
@@ -119,34 +124,34 @@ func (s *Store) checkpointer() {
 func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	s.options.atCheckpoint(false)
 	start := time.Now()
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		meta, log, keys, leases := tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys()), tx.Bucket(bucketLeases())
-		log.FillPercent = logFill
+	err := update(s.db, func(f *fileTx) error {
+		f.log.FillPercent = logFill
 		for _, rec := range cp.layer.since(0) {
-			if err := log.Put(revisionKey(rec.mod), encodeRecord(rec)); err != nil {
+			if err := f.put(f.log, revisionKey(rec.mod), encodeStored(rec)); err != nil {
 				return err
 			}
 		}
 		for _, r := range cp.layer.rows("", allKeys) {
-			if err := keys.Put([]byte(r.key), encodeHeader(r.header)); err != nil {
+			if err := f.put(f.keys, []byte(r.key), encodeHeader(r.header)); err != nil {
 				return err
 			}
 		}
 		for id, l := range cp.layer.leases {
-			err := leases.Delete(revisionKey(id))
+			err := f.delete(f.leases, revisionKey(id))
 			if l.ttl > 0 {
-				err = leases.Put(revisionKey(id), encodeLease(l))
+				err = f.put(f.leases, revisionKey(id), encodeLease(l))
 			}
 			if err != nil {
 				return err
 			}
 		}
 		return errors.Join(
-			putMeta(meta, metaRevision, cp.revision),
-			putMeta(meta, metaCompacted, cp.compacted),
-			putMeta(meta, metaCeiling, cp.ceiling),
-			putMeta(meta, metaWAL, int64(cp.wal)),
-			scrub(tx),
+			putMeta(f.meta, metaRevision, cp.revision),
+			putMeta(f.meta, metaCompacted, cp.compacted),
+			putMeta(f.meta, metaCeiling, cp.ceiling),
+			putMeta(f.meta, metaWAL, int64(cp.wal)),
+			putMeta(f.meta, metaMarked, 1),
+			scrub(f),
 		)
 	})
 	if err != nil {
@@ -169,7 +174,9 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 		if err := s.awaitCheckpoint(); err != nil {
 			return tx.refuse(err), nil
 		}
-		s.freeze()
+		if err := s.freeze(); err != nil {
+			return tx.refuse(err), nil
+		}
 		cp = s.pending
 		return tx.refuse(nil), nil
 	})

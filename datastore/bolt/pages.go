@@ -37,10 +37,8 @@ type root struct {
 	tx, bucket, freelist, pages uint64
 }
 
-var errUnsound = errors.New("unsound file")
-
 func unsound(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{errUnsound}, args...)...)
+	return fmt.Errorf("%w: "+format, append([]any{ErrDamaged}, args...)...)
 }
 
 // roots returns the whole headers, the newest first. A power cut may leave one that is not whole.
@@ -77,12 +75,15 @@ type tree struct {
 	image
 	root
 	// seen has the pages that were met.
-	seen map[uint64]bool
+	seen []bool
 	// shallow walks do not read leaves.
 	shallow bool
 }
 
-func (i image) tree(r root) *tree { return &tree{image: i, root: r, seen: map[uint64]bool{}} }
+func (i image) tree(r root) *tree {
+	r.pages = min(r.pages, uint64(i.size/pageSize)) // what is behind the end cannot be read
+	return &tree{image: i, root: r, seen: make([]bool, r.pages)}
+}
 
 // bytes reads page id with those that belong to it.
 func (t *tree) bytes(id uint64) ([]byte, error) {
@@ -157,6 +158,15 @@ func elements(b []byte, kind uint16) ([]element, error) {
 		}
 	}
 	return list, nil
+}
+
+// sizeOf is how many bytes page id has, judged by itself alone.
+func (t *tree) sizeOf(b []byte, id uint64) int64 {
+	more := uint64(binary.LittleEndian.Uint32(b[12:]))
+	if more >= t.pages || id+more >= t.pages {
+		return 0
+	}
+	return int64(1+more) * pageSize
 }
 
 // walk calls leaf with all that page id and those below it have. What it cannot read it tells note, and goes on. Keys must lie in
@@ -274,8 +284,8 @@ func (t *tree) free() (uint64, error) {
 }
 
 // checkFree compares the freelist with the pages that were met: after a walk of all that is in use, each of the others must be
-// free.
-func (t *tree) checkFree(note func(error)) {
+// free, if that was full.
+func (t *tree) checkFree(full bool, note func(error)) {
 	b, err := t.bytes(t.freelist)
 	if err != nil {
 		note(err)
@@ -305,7 +315,7 @@ func (t *tree) checkFree(note func(error)) {
 			t.seen[id] = true
 		}
 	}
-	if t.shallow {
+	if !full {
 		return
 	}
 	for id := uint64(2); id < t.pages; id++ {

@@ -24,11 +24,10 @@ type space struct {
 
 // measure finds out how much of the file is in use. No transaction may be writing.
 func (s *Store) measure() error {
-	info, err := s.space.file.Stat()
+	i, err := s.image()
 	if err != nil {
 		return err
 	}
-	i := image{s.space.file, info.Size()}
 	roots, err := i.roots()
 	if err != nil {
 		return err
@@ -39,6 +38,15 @@ func (s *Store) measure() error {
 	}
 	s.space.inFile.Store(int64(roots[0].pages-min(free, roots[0].pages)) * pageSize)
 	return nil
+}
+
+// image is the file for reading behind bbolt's back.
+func (s *Store) image() (image, error) {
+	info, err := s.space.file.Stat()
+	if err != nil {
+		return image{}, err
+	}
+	return image{s.space.file, info.Size()}, nil
 }
 
 // judgeQuota says whether writes must be refused, and logs when that changes. It is the writer's.
@@ -82,8 +90,9 @@ func (s *Store) reclaimSpace() {
 	if err := s.awaitCheckpoint(); err != nil {
 		return // no room, or failed, which the next write is told
 	}
-	s.space.reclaim.Store(false)
-	s.freeze()
+	if s.freeze() == nil {
+		s.space.reclaim.Store(false)
+	}
 }
 
 // remindWriter is the checkpointer's, when it has time again.
