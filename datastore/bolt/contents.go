@@ -13,11 +13,12 @@ import (
 // bbolt's pages have no checksums. So each record has one, the counters have one together, and for each bucket the counters
 // have the sum over its entries: what a page lost, or has twice, or has otherwise than it was written, is found.
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the polynomial that processors compute.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // entrySum is what an entry adds to the sum over its bucket.
 func entrySum(key, value []byte) uint64 {
-	return 1<<32 | uint64(crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value))
+	return 1<<32 | uint64(crc32.Update(crc32.Checksum(key, castagnoli()), castagnoli(), value))
 }
 
 // fileTx is a transaction that writes to the file and keeps the sums.

@@ -169,13 +169,13 @@ func decodeRecord(b []byte) (record, error) {
 // encodeStored is a record as the log of the file has it: behind its checksum.
 func encodeStored(r *record) []byte {
 	b := appendRecord(make([]byte, 4, 4+recordSize(r)), r)
-	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli()))
 	return b
 }
 
 // decodeStored returns the record that the file's log has under key, a revision.
 func decodeStored(key, b []byte) (record, error) {
-	if len(key) != 8 || len(b) < 4 || crc32.Checksum(b[4:], castagnoli) != binary.BigEndian.Uint32(b) {
+	if len(key) != 8 || len(b) < 4 || crc32.Checksum(b[4:], castagnoli()) != binary.BigEndian.Uint32(b) {
 		return record{}, fmt.Errorf("%w: record of revision %x differs from its checksum", ErrDamaged, key)
 	}
 	r, err := decodeRecord(b[4:])

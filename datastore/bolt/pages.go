@@ -184,6 +184,7 @@ func (t *tree) walkPage(id uint64, depth int, low, high []byte, leaf func(elemen
 	if depth == 0 && t.shallow {
 		if id < 2 || id >= t.pages || t.seen[id] {
 			note(unsound("page %d is outside the file, or used twice", id))
+			return
 		}
 		t.seen[id] = true
 		return
