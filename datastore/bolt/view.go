@@ -61,10 +61,15 @@ func (s *Store) open() (*view, error) {
 	if err != nil {
 		return nil, closedError(err)
 	}
-	return &view{
-		tx: tx, meta: tx.Bucket(bucketMeta()), log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()),
-		layers: s.layers, revision: s.revision.Load(), compacted: s.compacted.Load(),
-	}, nil
+	v := &view{tx: tx, layers: s.layers, revision: s.revision.Load(), compacted: s.compacted.Load()}
+	err = withFaults(func() error {
+		v.meta, v.log, v.keys = tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys())
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(s.damage(err), tx.Rollback())
+	}
+	return v, nil
 }
 
 // closedError translates bbolt's word for a store that has been closed.

@@ -83,6 +83,9 @@ func protocolError(err error) error {
 		return rpctypes.ErrGRPCLeaseNotFound
 	case errors.Is(err, bolt.ErrLeaseExists):
 		return rpctypes.ErrGRPCLeaseExist
+	case errors.Is(err, bolt.ErrDamaged):
+		// The code of etcd's own "corrupt cluster", with what helps here.
+		return status.Error(codes.DataLoss, err.Error()+"; restart mote, which repairs its datastore or says what to do")
 	case errors.Is(err, bolt.ErrClosed):
 		return rpctypes.ErrGRPCStopped
 	case errors.Is(err, bolt.ErrInvalidKey):
