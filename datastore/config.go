@@ -27,6 +27,9 @@ type Config struct {
 	// stop only: after a crash they are what they were then. nil is DefaultVolatile, which an idle cluster
 	// needs to leave the disk alone; empty is none.
 	Volatile []string
+	// QuotaBytes is how much the store may hold; 0 is 8 GiB. Over it, writes are refused as etcd refuses them, until compaction has made
+	// room. Too little stops the cluster from changing; more than the disk has lets it run full.
+	QuotaBytes int64
 }
 
 // DefaultVolatile are keys whose values are signs of life, which their owners write again within seconds: leases of
@@ -51,6 +54,8 @@ func (c Config) Validate() error {
 		return errors.New("datastore: path and socket must be set")
 	case !filepath.IsAbs(c.Path) || !filepath.IsAbs(c.Socket):
 		return fmt.Errorf("datastore: path %q and socket %q must be absolute", c.Path, c.Socket)
+	case c.QuotaBytes < 0:
+		return fmt.Errorf("datastore: quota of %d bytes must not be negative", c.QuotaBytes)
 	case len(c.Socket) > maxSocketPath:
 		return fmt.Errorf("datastore: socket path %s is longer than the %d bytes that the kernel allows; use a shorter run directory", c.Socket, maxSocketPath)
 	}

@@ -54,7 +54,7 @@ func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
 func (d *Datastore) Run(ctx context.Context) (err error) {
 	start := time.Now()
 	store, err := bolt.Open(d.cfg.Path, bolt.Options{
-		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile,
+		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile, QuotaBytes: d.cfg.QuotaBytes,
 	})
 	if err != nil {
 		return err

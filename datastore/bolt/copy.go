@@ -3,12 +3,10 @@ package bolt
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"os"
 
 	"go.etcd.io/bbolt"
-
-	"github.com/mote-k8s/mote/datastore/wal"
 )
 
 // Copy is the store at one moment in the form of its file: what was in memory is in it, volatile keys too. Writers
@@ -47,74 +45,80 @@ type Info struct {
 // Inspect reads the whole file of a store that nobody has open, and compares it with the format's promises. Its
 // log is not looked at: a Copy has none.
 func Inspect(path string) (info Info, err error) {
-	defer func() {
-		if p := recover(); p != nil { // as bbolt says that a page makes no sense
-			err = fmt.Errorf("%w: %v", errDamaged, p)
-		}
-	}()
-	err = readFile(path, func(tx *bbolt.Tx) error {
-		info = infoOf(tx)
-		return errors.Join(check(tx)...)
+	err = readFile(path, true, func(c *contents) error {
+		info = infoOf(c)
+		return errors.Join(c.findings()...)
 	})
 	return info, err
 }
 
 // Peek reads what the file of a store that nobody has open says of itself, and nothing else of it.
 func Peek(path string) (info Info, err error) {
-	err = readFile(path, func(tx *bbolt.Tx) error {
-		info = infoOf(tx)
+	err = readFile(path, false, func(c *contents) error {
+		info = infoOf(c)
 		return nil
 	})
 	return info, err
 }
 
-func infoOf(tx *bbolt.Tx) Info {
-	meta := tx.Bucket(bucketMeta())
-	return Info{getMeta(meta, metaRevision), getMeta(meta, metaCompacted), getMeta(meta, metaCeiling)}
+func infoOf(c *contents) Info {
+	return Info{c.counters[metaRevision], c.counters[metaCompacted], c.counters[metaCeiling]}
 }
 
-func readFile(path string, fn func(*bbolt.Tx) error) error {
-	if err := checkLength(path); err != nil {
-		return err
-	}
-	o := options()
-	o.ReadOnly = true
-	db, err := bbolt.Open(path, 0o600, o)
+// readFile calls fn with what a file has if its counters are sound.
+func readFile(path string, full bool, fn func(*contents) error) error {
+	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	err = db.View(func(tx *bbolt.Tx) error {
-		if err := checkFormat(tx); err != nil {
-			return err
-		}
-		return fn(tx)
-	})
-	return errors.Join(err, db.Close())
+	defer file.Close()
+	o := opening{path: path, file: file}
+	now, _, err := o.look(full)
+	switch {
+	case err != nil:
+		return err
+	case now == nil:
+		return unsound("neither header is whole")
+	case now.damaged(string(bucketMeta())):
+		return errors.Join(now.damage[string(bucketMeta())]...)
+	}
+	return fn(now)
 }
 
 // Adopt makes a Copy that was written to path a store that Open opens. Its revisions begin above floor, so that those who
 // knew the store that it replaces are told to read everything again.
 func Adopt(path string, floor int64) error {
-	db, err := openSound(path)
+	file, err := lockFile(path)
 	if err != nil {
 		return advise(path, err)
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		if err := checkFormat(tx); err != nil {
-			return err
-		}
-		meta := tx.Bucket(bucketMeta())
-		return putMeta(meta, metaCeiling, max(floor, getMeta(meta, metaRevision), getMeta(meta, metaCeiling)))
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
+	o := opening{path: path, file: file}
+	if err := errors.Join(o.adopt(floor), o.file.Close()); err != nil {
 		return advise(path, err)
 	}
-	files, err := wal.OpenFiles(logPath(path))
+	return nil
+}
+
+func (o *opening) adopt(floor int64) error {
+	now, _, err := o.look(true)
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		err = errors.Join(err, f.Sync(), f.Close())
+	if now == nil || !now.sound() {
+		return o.cause(now)
 	}
-	return err
+	if now.counters[metaFormat] < Format {
+		if err := o.upgrade(now); err != nil {
+			return err
+		}
+	}
+	db, err := o.database()
+	if err != nil {
+		return err
+	}
+	err = update(db, func(f *fileTx) error {
+		ceiling := max(floor, getMeta(f.meta, metaRevision), getMeta(f.meta, metaCeiling))
+		return errors.Join(putMeta(f.meta, metaCeiling, ceiling), putMeta(f.meta, metaMarked, 1))
+	})
+	return errors.Join(err, db.Close(), replaceLog(logPath(o.path), uint64(now.counters[metaWAL])))
 }
