@@ -54,7 +54,7 @@ func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
 func (d *Datastore) Run(ctx context.Context) (err error) {
 	start := time.Now()
 	store, err := bolt.Open(d.cfg.Path, bolt.Options{
-		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile, QuotaBytes: d.cfg.QuotaBytes,
+		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile, QuotaBytes: d.cfg.QuotaBytes, Restore: d.cfg.Restore,
 	})
 	if err != nil {
 		return err

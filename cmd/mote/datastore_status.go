@@ -97,7 +97,7 @@ func printStore(w io.Writer, r storeReport, now time.Time) error {
 		last = fmt.Sprintf("%s, %s ago", l.Name, age(now, l.Time))
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	for _, row := range [][2]string{
+	rows := [][2]string{
 		{"engine", fmt.Sprintf("%s, format %d", r.Engine, r.Format)},
 		{"path", r.Path},
 		{"revision", fmt.Sprintf("%d, with history from %d", r.Revision, max(r.Compacted, 1))},
@@ -107,12 +107,28 @@ func printStore(w io.Writer, r storeReport, now time.Time) error {
 		{"file", fileSize(r.FileBytes)},
 		{"log", fileSize(r.LogBytes)},
 		{"memory", fileSize(r.MemoryBytes)},
+		{"used", fmt.Sprintf("%s of %s", fileSize(r.UsedBytes), fileSize(r.QuotaBytes))},
 		{"alarms", alarms},
 		{"last snapshot", last},
-	} {
+	}
+	for _, repair := range r.Repairs {
+		rows = append(rows, [2]string{"repaired", sayRepair(repair)})
+	}
+	for _, row := range rows {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
 	}
 	return t.Flush()
+}
+
+func sayRepair(r datastore.Repair) string {
+	text := fmt.Sprintf("%s: %s", r.Time.Format(time.RFC3339), r.What)
+	if r.Lost != "" {
+		text += "; lost: " + r.Lost
+	}
+	if len(r.Aside) > 0 {
+		text += "; the damaged files are " + strings.Join(r.Aside, ", ")
+	}
+	return text
 }
 
 func fileSize(n int64) string {

@@ -2,10 +2,10 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -31,6 +31,7 @@ func TestSnapshot(t *testing.T) {
 	wantToken(t, h, token)
 
 	written := saveWhileWriting(t, s, "before")
+	h.Kubectl(t, "delete", "pod", "box", "-n", "keep", "--now")
 	h.Kubectl(t, "delete", "namespace", "keep")
 	h.Kubectl(t, "create", "namespace", "later")
 	revision := revisionOf(t, h)
@@ -158,10 +159,10 @@ func wantToken(t *testing.T, h *cluster.Host, token string) {
 
 func revisionOf(t *testing.T, h *cluster.Host) int64 {
 	t.Helper()
-	text := h.Kubectl(t, "get", "namespaces", "-o", "jsonpath={.metadata.resourceVersion}")
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		t.Fatalf("revision %q: %v", text, err)
+	var status struct{ Revision int64 }
+	out := h.Run(t, "mote", "datastore", "status", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &status); err != nil || status.Revision == 0 {
+		t.Fatalf("mote datastore status printed %s: %v", out, err)
 	}
-	return n
+	return status.Revision
 }
