@@ -90,8 +90,11 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 }
 
-// Snapshot is the store as a snapshot.Source.
+// Snapshot is the store as a snapshot.Source. It may be called when the store is ready.
 func (d *Datastore) Snapshot(ctx context.Context) (*snapshot.Stream, error) {
+	if d.store.Load() == nil {
+		return nil, snapshot.ErrUnserved
+	}
 	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, fmt.Errorf("datastore endpoint %s: %w", d.Endpoint(), err)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/version"
 )
@@ -120,6 +121,9 @@ NAME stays until you remove the file.`,
 func saveSnapshot(ctx context.Context, e *env, s *settings.Settings, name string, quiet bool) (snapshot.Snapshot, error) {
 	var saved snapshot.Snapshot
 	err := withStore(ctx, e, s, func(conn *grpc.ClientConn) error {
+		if _, err := datastore.FetchStatus(ctx, conn); err != nil {
+			return err // other databases answer in many ways
+		}
 		return newSteps(e).long("Save a snapshot", quiet, func(progress func(done, all int64)) (err error) {
 			saved, err = snapshot.Folder(s.SnapshotDir).Save(ctx, name, snapshot.FromConnection(conn), snapshotOrigin(s), progress)
 			return err

@@ -16,7 +16,7 @@ import (
 )
 
 // ErrUnserved says that the datastore has no snapshots: it is another database, which has backups of its own.
-var ErrUnserved = errors.New("the datastore is not mote's own")
+var ErrUnserved = errors.New("the datastore is another database, which has backups of its own")
 
 // FromConnection is the Source of a store that is served as etcd's are.
 func FromConnection(conn *grpc.ClientConn) Source {
