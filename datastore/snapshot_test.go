@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -128,4 +129,23 @@ func TestInspection(t *testing.T) {
 	found, err := datastore.Check(t.Context(), client.ActiveConnection())
 	require.NoError(t, err)
 	require.Empty(t, found)
+}
+
+// TestInspectionOfAnotherDatabase is what the verbs get from a store that is not ours.
+func TestInspectionOfAnotherDatabase(t *testing.T) {
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	require.NoError(t, err)
+	srv := grpc.NewServer()
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(listener) }()
+	defer func() { srv.Stop(); require.NoError(t, <-served) }()
+	conn, err := grpc.NewClient("unix://"+listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = datastore.FetchStatus(t.Context(), conn)
+	require.ErrorIs(t, err, datastore.ErrNotOurs)
+	_, err = datastore.Check(t.Context(), conn)
+	require.ErrorIs(t, err, datastore.ErrNotOurs)
+	_, err = snapshot.FromConnection(conn)(t.Context())
+	require.ErrorIs(t, err, snapshot.ErrUnserved)
 }

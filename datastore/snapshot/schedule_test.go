@@ -101,6 +101,24 @@ func TestScheduleWithoutAClock(t *testing.T) {
 	})
 }
 
+// TestScheduleOfAnotherDatabase asks once.
+func TestScheduleOfAnotherDatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		source := func(context.Context) (*Stream, error) {
+			asked++
+			return nil, ErrUnserved
+		}
+		table, err := cron.ParseStandard("@every 1h")
+		require.NoError(t, err)
+		s := &Schedule{Folder: Folder(t.TempDir()), Source: source, Timetable: table, Keep: 1}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Hour)
+		defer cancel()
+		require.NoError(t, s.Run(ctx))
+		require.Equal(t, 1, asked)
+	})
+}
+
 func TestScheduleEarlyClock(t *testing.T) {
 	table, err := cron.ParseStandard("CRON_TZ=UTC 0 */12 * * *")
 	require.NoError(t, err)

@@ -348,6 +348,23 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
+func TestSaveAfterACrash(t *testing.T) {
+	m := newMachine(t)
+	store := m.open(t)
+	require.NoError(t, os.MkdirAll(string(m.folder), 0o755))
+	for _, left := range []string{draftFile, checkFile} {
+		require.NoError(t, os.WriteFile(m.folder.path(left), []byte("half"), 0o644))
+	}
+	list, err := m.folder.List()
+	require.NoError(t, err)
+	require.Empty(t, list)
+	saved := m.save(t, "", store)
+	entries, err := os.ReadDir(string(m.folder))
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	require.Equal(t, saved.Name, entries[0].Name())
+}
+
 func TestOneSaveAtATime(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)
