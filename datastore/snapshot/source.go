@@ -73,8 +73,11 @@ func (r *streamReader) Read(p []byte) (int, error) {
 }
 
 func streamError(err error) error {
-	if status.Code(err) == codes.Unimplemented {
+	switch status.Code(err) {
+	case codes.Unimplemented:
 		return ErrUnserved
+	case codes.ResourceExhausted: // what is in memory does not go into the file
+		return fmt.Errorf("%w: %s", ErrNoRoom, status.Convert(err).Message())
 	}
 	return fmt.Errorf("read datastore: %s", status.Convert(err).Message())
 }
