@@ -105,9 +105,11 @@ func (i image) inspect(r root, full bool) *contents {
 		c.note(outside)(unsound("the file is cut off after %d of %d pages", c.pages, r.pages))
 	}
 	c.walk(c.bucket, func(e element) {
-		if e.bucket {
-			c.buckets[string(e.key)] = slices.Clone(e.value)
+		if !e.bucket {
+			c.note(string(bucketMeta()))(unsound("%q is no bucket", e.key))
+			return
 		}
+		c.buckets[string(e.key)] = slices.Clone(e.value)
 	}, c.note(string(bucketMeta())))
 	c.readCounters()
 	if c.damaged(string(bucketMeta())) {
@@ -167,7 +169,13 @@ func (c *contents) each(bucket []byte, fn func(element), note func(error)) {
 		note(unsound("the bucket is missing"))
 		return
 	}
-	c.walkBucket(value, fn, note)
+	c.walkBucket(value, func(e element) {
+		if e.bucket {
+			note(unsound("entry %x is a bucket", e.key))
+			return
+		}
+		fn(e)
+	}, note)
 }
 
 // checkBucket compares a bucket with its sum, if full; else it reads the branches only.

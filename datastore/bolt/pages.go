@@ -53,8 +53,11 @@ func (i image) roots() ([]root, error) {
 		sum := fnv.New64a()
 		_, _ = sum.Write(b[:headerSize-8])
 		word := binary.LittleEndian.Uint32
-		if word(b) != headerMagic || word(b[4:]) != headerVersion || word(b[8:]) != pageSize || sum.Sum64() != binary.LittleEndian.Uint64(b[headerSize-8:]) {
+		if word(b) != headerMagic || word(b[4:]) != headerVersion || sum.Sum64() != binary.LittleEndian.Uint64(b[headerSize-8:]) {
 			continue
+		}
+		if size := word(b[8:]); size != pageSize {
+			return nil, fmt.Errorf("%w: its pages have %d bytes", errNotStore, size)
 		}
 		number := func(at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
 		r := root{bucket: number(16), freelist: number(32), pages: number(40), tx: number(48)}
@@ -143,7 +146,10 @@ func elements(b []byte, kind uint16) ([]element, error) {
 		word := func(i int) int64 { return int64(binary.LittleEndian.Uint32(b[at+4*i:])) }
 		position, keySize, valueSize := word(0), word(1), int64(0)
 		if kind == kindLeaf {
-			list[n].bucket = word(0)&elementBucket != 0
+			if word(0) > elementBucket {
+				return list[:n], unsound("element %d is of no kind", n)
+			}
+			list[n].bucket = word(0) == elementBucket
 			position, keySize, valueSize = word(1), word(2), word(3)
 		} else {
 			list[n].child = binary.LittleEndian.Uint64(b[at+8:])
