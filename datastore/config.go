@@ -10,7 +10,15 @@ import (
 
 // Config says where the datastore lives.
 type Config struct {
-	// Path is the bbolt file. It and its folder (0700) are made when missing.
+	// Endpoint says what keeps the data: "bolt" (or nothing), the default; "sqlite" or "sqlite:///FILE";
+	// "postgres://USER:PASSWORD@HOST:5432/DATABASE"; "mysql://USER:PASSWORD@tcp(HOST:3306)/DATABASE";
+	// "nats://USER:PASSWORD@HOST:4222"; or an etcd's "https://HOST:2379", several joined by commas. It may hold a
+	// password: it is in no error and in no log.
+	Endpoint string
+	// CAFile verifies the server of Endpoint; CertFile and KeyFile are ours before it. PEM; all may be empty.
+	CAFile, CertFile, KeyFile string
+	// Path is the bbolt file. It and its folder (0700) are made when missing. SQLite's file is beside it, unless
+	// Endpoint names another.
 	Path string
 	// Socket is the unix socket that etcd v3 is served on, with mode 0600. Its folder is made with
 	// mode 0700 when missing.
@@ -30,7 +38,14 @@ type Config struct {
 	// QuotaBytes is how much the store may hold; 0 is 8 GiB. Over it, writes are refused as etcd refuses them, until compaction has made
 	// room. Too little stops the cluster from changing; more than the disk has lets it run full.
 	QuotaBytes int64
+	// Above is a revision above which a store that is still without one of mote's keys begins, with its history
+	// compacted: for copies of another store. 0 is no wish.
+	Above int64
 }
+
+// defaultProgressInterval must be well below the apiserver's five minutes between compactions, or idle watches
+// could not be resumed; each time wakes the apiserver once for each resource.
+const defaultProgressInterval = time.Minute
 
 // DefaultVolatile are keys whose values are signs of life, which their owners write again within seconds: leases of
 // nodes, of apiservers and of their addresses, and the apiserver's note of what it compacted.
@@ -56,6 +71,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("datastore: path %q and socket %q must be absolute", c.Path, c.Socket)
 	case c.QuotaBytes < 0:
 		return fmt.Errorf("datastore: quota of %d bytes must not be negative", c.QuotaBytes)
+	case (c.CertFile == "") != (c.KeyFile == ""):
+		return errors.New("datastore: certificate file and key file must be given together")
 	case len(c.Socket) > maxSocketPath:
 		return fmt.Errorf("datastore: socket path %s is longer than the %d bytes that the kernel allows; use a shorter run directory", c.Socket, maxSocketPath)
 	}

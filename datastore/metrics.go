@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/sql"
 )
 
 // figure is one metric.
@@ -14,8 +15,11 @@ type figure struct {
 }
 
 // Collector gives the store's figures to a Prometheus registry, while the datastore runs. Asking for them
-// costs the store nothing between the questions.
+// costs the store nothing between the questions. SQLite, PostgreSQL, MySQL and NATS have kine's figures, an etcd elsewhere has none.
 func (d *Datastore) Collector() prometheus.Collector {
+	if _, kine := d.engine.(kineEngine); kine {
+		return joined(sql.Collectors())
+	}
 	c := collector{datastore: d}
 	add := func(kind prometheus.ValueType, name, help string, value func(bolt.Stats) float64) {
 		c.figures = append(c.figures, figure{prometheus.NewDesc("mote_datastore_"+name, help, nil, nil), kind, value})
@@ -44,6 +48,23 @@ func (d *Datastore) Collector() prometheus.Collector {
 	return c
 }
 
+// joined is several collectors as one.
+type joined []prometheus.Collector
+
+// Describe implements prometheus.Collector.
+func (j joined) Describe(out chan<- *prometheus.Desc) {
+	for _, c := range j {
+		c.Describe(out)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (j joined) Collect(out chan<- prometheus.Metric) {
+	for _, c := range j {
+		c.Collect(out)
+	}
+}
+
 type collector struct {
 	datastore *Datastore
 	figures   []figure
@@ -58,7 +79,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector. A store that is not open has no figures.
 func (c collector) Collect(out chan<- prometheus.Metric) {
-	store := c.datastore.store.Load()
+	store := c.datastore.bolt.Load()
 	if store == nil {
 		return
 	}

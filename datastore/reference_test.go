@@ -19,7 +19,7 @@ func TestSuiteOnEtcd(t *testing.T) {
 	if *etcdProgram == "" {
 		t.Skip("needs -etcd=PROGRAM")
 	}
-	storetest.Run(t, openEtcd)
+	storetest.Run(t, openEtcd, nil)
 }
 
 func BenchmarkEtcd(b *testing.B) {

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
-	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/datastore/etcd"
 )
 
@@ -32,11 +31,11 @@ const (
 
 // server serves the etcd protocol.
 type server struct {
-	grpc *grpc.Server
-	etcd *etcd.Server
+	grpc       *grpc.Server
+	endStreams func()
 }
 
-func newServer(store *bolt.Store) server {
+func newServer(s store) server {
 	srv := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(math.MaxInt32),
@@ -45,14 +44,14 @@ func newServer(store *bolt.Store) server {
 		// The store may be closed only when no handler uses it any more.
 		grpc.WaitForHandlers(true),
 	)
-	return server{grpc: srv, etcd: etcd.Register(srv, store)}
+	return server{grpc: srv, endStreams: s.register(srv)}
 }
 
 // stop ends all watches, then answers the requests in flight.
 func (s server) stop() {
 	timer := time.AfterFunc(stopTimeout, s.grpc.Stop)
 	defer timer.Stop()
-	s.etcd.Stop()
+	s.endStreams()
 	s.grpc.GracefulStop()
 }
 

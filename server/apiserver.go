@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/server/flagz"
@@ -34,8 +35,7 @@ func encryptionConfig(dir string) string { return filepath.Join(dir, "encryption
 
 func (s *apiServer) args() []arg {
 	tls := s.creds.tls
-	return []arg{
-		{"etcd-servers", s.cfg.DatastoreEndpoint},
+	return append(s.datastoreArgs(), []arg{
 		{"encryption-provider-config", encryptionConfig(s.creds.dir)},
 		{"encryption-provider-config-automatic-reload", "true"}, // keys are rotated without a restart
 
@@ -78,7 +78,23 @@ func (s *apiServer) args() []arg {
 		// Aggregated servers and webhooks are called at their endpoints, without waiting for
 		// kube-proxy's rules.
 		{"enable-aggregator-routing", "true"},
+	}...)
+}
+
+// datastoreArgs give TLS files to an etcd elsewhere only: our own socket is no server's.
+func (s *apiServer) datastoreArgs() []arg {
+	args := []arg{{"etcd-servers", s.cfg.DatastoreEndpoint}}
+	if !strings.HasPrefix(s.cfg.DatastoreEndpoint, "https://") {
+		return args
 	}
+	for _, file := range []arg{
+		{"etcd-cafile", s.cfg.DatastoreCAFile}, {"etcd-certfile", s.cfg.DatastoreCertFile}, {"etcd-keyfile", s.cfg.DatastoreKeyFile},
+	} {
+		if file.value != "" {
+			args = append(args, file)
+		}
+	}
+	return args
 }
 
 // complete finds whatever upstream holds against the arguments' values.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"strings"
 )
 
 // Config says what control plane to run. Prepare copies, defaults and validates it once; it is
@@ -15,8 +16,12 @@ type Config struct {
 	DataDir string
 	// AdminKubeconfig is the path that the administrator's kubeconfig is written to, mode 0600.
 	AdminKubeconfig string
-	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock.
+	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock, or several URLs of one
+	// etcd, joined by commas.
 	DatastoreEndpoint string
+	// DatastoreCAFile verifies an etcd whose URLs are https; DatastoreCertFile and DatastoreKeyFile are ours before
+	// it. All may be empty.
+	DatastoreCAFile, DatastoreCertFile, DatastoreKeyFile string
 	// ListenAddress and ListenPort are where kube-apiserver serves HTTPS. Default 0.0.0.0:6443.
 	// With a specific address other than loopback, mote's own parts use that address too.
 	ListenAddress netip.Addr
@@ -66,8 +71,10 @@ func (c Config) validate() error {
 	if !filepath.IsAbs(c.AdminKubeconfig) {
 		return fmt.Errorf("administrator's kubeconfig %q is not an absolute path", c.AdminKubeconfig)
 	}
-	if u, err := url.Parse(c.DatastoreEndpoint); err != nil || u.Scheme == "" {
-		return fmt.Errorf("datastore endpoint %q is not a URL", c.DatastoreEndpoint)
+	for endpoint := range strings.SplitSeq(c.DatastoreEndpoint, ",") {
+		if u, err := url.Parse(endpoint); err != nil || u.Scheme == "" {
+			return errors.New("datastore endpoint is not a URL")
+		}
 	}
 	if c.ListenPort < 1 || c.ListenPort > 65535 {
 		return fmt.Errorf("listen port %d is not between 1 and 65535", c.ListenPort)

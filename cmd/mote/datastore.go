@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -40,12 +41,18 @@ socket, and while it is stopped, on the files in the data directory; those that 
 		newDatastoreGetCommand(e),
 		newDatastoreCompactCommand(e),
 		newDatastoreServeCommand(e),
+		newDatastoreMigrateCommand(e),
 	)
 	return cmd
 }
 
 // storeDir in the data directory has the datastore's files.
 func storeDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "datastore") }
+
+// ownEngine tells whether the cluster's state is in mote's own engine.
+func ownEngine(s *settings.Settings) bool {
+	return s.DatastoreEndpoint == settings.Default("datastore-endpoint")
+}
 
 // storePath is the file of mote's own engine.
 func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), "state.db") }
@@ -55,6 +62,13 @@ func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), 
 func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
 	if err := requireRoot("datastore"); err != nil {
 		return err
+	}
+	store, err := openStore(s, s.DatastoreSocket())
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(store.Endpoint(), "unix:") {
+		return withRunning(ctx, store, fn) // an etcd elsewhere, whether or not mote runs
 	}
 	pid, err := holderOf(s.DataDir)
 	if err != nil {
@@ -99,20 +113,7 @@ func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grp
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- store.Run(ctx)
-		cancel() // a store that cannot be opened will never be ready
-	}()
-	defer func() {
-		cancel()
-		err = errors.Join(<-ended, err)
-	}()
-	if store.Ready(ctx) != nil {
-		return nil // Run has the reason
-	}
-	return withConnection(store.Endpoint(), fn)
+	return withRunning(ctx, store, fn)
 }
 
 // lockStopped takes the data directory of a stopped mote, which must have a store.
@@ -120,7 +121,7 @@ func lockStopped(s *settings.Settings) (*dataDirLock, error) {
 	if err := checkNoReset(s.DataDir); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(storeDir(s)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(storeDir(s)); errors.Is(err, fs.ErrNotExist) && ownEngine(s) {
 		return nil, fmt.Errorf("there is no datastore in %s; \"mote server\" makes one, and --data-dir names another", s.DataDir)
 	}
 	lock, err := takeLock(s.DataDir)

@@ -60,7 +60,7 @@ func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []stri
 	if err != nil {
 		return nil, err
 	}
-	if pid == 0 {
+	if pid == 0 && ownEngine(s) {
 		lock, err := lockStopped(s)
 		if err != nil {
 			return nil, err

@@ -68,6 +68,9 @@ type restoredInfo struct {
 
 func restoreSnapshot(ctx context.Context, e *env, s *settings.Settings, path string, quiet bool) (snapshot.Restored, error) {
 	var done snapshot.Restored
+	if !ownEngine(s) {
+		return done, errors.New("datastore-endpoint names another database, and a snapshot is of mote's own: restore with --datastore-endpoint=bolt, then move the state there with \"mote datastore migrate\"")
+	}
 	if err := checkNoReset(s.DataDir); err != nil {
 		return done, err
 	}

@@ -98,13 +98,8 @@ func (s *steps) long(what string, quiet bool, work func(progress func(done, all 
 	if !s.terminal {
 		return s.do(what, func() error { return work(func(int64, int64) {}) })
 	}
-	shown := int64(-1)
+	b := &bar{w: s.w, terminal: true}
 	return s.do(what, func() error {
-		return work(func(done, all int64) {
-			if percent := done * 100 / max(all, 1); percent != shown {
-				shown = percent
-				fmt.Fprintf(s.w, "\r   %s [%-20s] %3d %%", what, strings.Repeat("#", int(percent/5)), percent)
-			}
-		})
+		return work(func(done, all int64) { b.show(what, done, all) })
 	})
 }

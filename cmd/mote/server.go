@@ -219,6 +219,9 @@ func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error
 		DataDir:               s.DataDir,
 		AdminKubeconfig:       s.Kubeconfig(),
 		DatastoreEndpoint:     endpoint,
+		DatastoreCAFile:       s.DatastoreCAFile,
+		DatastoreCertFile:     s.DatastoreCertFile,
+		DatastoreKeyFile:      s.DatastoreKeyFile,
 		ListenAddress:         s.HTTPSListenAddress,
 		ListenPort:            s.HTTPSListenPort,
 		AdvertiseAddress:      nodeIP(s),
@@ -386,7 +389,12 @@ func newStore(s *settings.Settings) (*datastore.Datastore, error) {
 // openStore is the datastore that s describes, served on socket.
 func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
 	return datastore.New(datastore.Config{
-		Path: storePath(s), Socket: socket,
+		Endpoint: s.DatastoreEndpoint,
+		CAFile:   s.DatastoreCAFile,
+		CertFile: s.DatastoreCertFile,
+		KeyFile:  s.DatastoreKeyFile,
+		Path:     storePath(s),
+		Socket:   socket,
 		Restore: func() (io.ReadCloser, string, error) {
 			cluster, err := snapshot.Fingerprint(serverDir(s))
 			if err != nil {

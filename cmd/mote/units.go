@@ -44,7 +44,7 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 	if s.Proxy != "none" {
 		list = append(list, component.Unit{Component: node.Proxy(), After: []string{"kube-apiserver", "network"}})
 	}
-	if s.SnapshotSchedule != nil {
+	if s.SnapshotSchedule != nil && ownEngine(s) {
 		list = append(list, component.Unit{Component: newSnapshots(s, store), After: []string{"datastore"}})
 	}
 	return append(list, component.Unit{

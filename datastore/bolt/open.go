@@ -72,7 +72,7 @@ func (j *journal) close() error { return errors.Join(j.files[0].Close(), j.files
 func begin(path string, options Options) (*opening, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = createFile(path)
+		err = createFile(path, options.Above)
 	}
 	if err != nil {
 		return nil, err
@@ -245,8 +245,8 @@ func lock(f *os.File) error {
 }
 
 // createFile makes an empty store beside path and moves it there once it is whole and on the disk:
-// whatever interrupts a first start, path is either absent or a store.
-func createFile(path string) error {
+// whatever interrupts a first start, path is either absent or a store, which may have given out revisions up to above.
+func createFile(path string, above int64) error {
 	dir := dirOf(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -256,7 +256,7 @@ func createFile(path string) error {
 	}
 	draft := path + ".new"
 	err := build(draft, func(b *builder) error {
-		return b.counters(map[string]int64{metaRevision: firstRevision, metaWAL: 1, metaMarked: 1})
+		return b.counters(map[string]int64{metaRevision: firstRevision, metaWAL: 1, metaMarked: 1, metaCeiling: above})
 	})
 	if err != nil {
 		return err

@@ -74,6 +74,9 @@ type Options struct {
 	// Restore returns the file of the newest good snapshot and its name. It is called when the file is damaged so that data would be
 	// lost. Nil, and no reader, is none.
 	Restore func() (file io.ReadCloser, name string, err error)
+	// Above is a revision above which a store that is made begins, with its history compacted. One that is there
+	// already is left as it is.
+	Above int64
 
 	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before and after a
 	// checkpoint.

@@ -1,5 +1,5 @@
 // Package logging makes one log of all that runs in the process: mote's own log/slog records, klog's
-// (Kubernetes), logrus' (containerd) and those of package log (CoreDNS, Go's servers). Every record has a component key.
+// (Kubernetes), logrus' (containerd, kine) and those of package log (CoreDNS, Go's servers). Every record has a component key.
 //
 // Upstream parts log their routine at "info"; a quiet idle wants only mote's own changes of state
 // there. So upstream's info records are debug records here, and its errors stay errors.
@@ -66,6 +66,7 @@ func routeLogrus(handler slog.Handler) {
 	if handler.Enabled(context.Background(), slog.LevelDebug) {
 		logrus.SetLevel(logrus.InfoLevel)
 	}
+	logrus.SetReportCaller(true) // two components share it
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
 	logrus.AddHook(hook{handler})
 }
@@ -152,12 +153,25 @@ func (h hook) Fire(e *logrus.Entry) error {
 	if !h.handler.Enabled(ctx, level) {
 		return nil
 	}
+	component := "containerd"
+	if e.Caller != nil && strings.HasPrefix(e.Caller.Function, "github.com/k3s-io/kine/") {
+		if repeatsRequest(e.Message) {
+			return nil
+		}
+		component = "datastore"
+	}
 	r := slog.NewRecord(e.Time, level, e.Message, 0)
-	r.AddAttrs(slog.String("component", "containerd"))
+	r.AddAttrs(slog.String("component", component))
 	for k, v := range e.Data {
 		r.AddAttrs(slog.Any(k, v))
 	}
 	return h.handler.Handle(ctx, r)
+}
+
+// repeatsRequest tells the lines of kine that hold a whole request, with the object in it. The error goes to the client, who
+// says it.
+func repeatsRequest(message string) bool {
+	return strings.HasPrefix(message, "error in txn ") || strings.HasPrefix(message, "error in put ")
 }
 
 // nothing formats nothing: the hook has written the entry already.

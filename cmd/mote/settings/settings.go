@@ -28,6 +28,10 @@ type Settings struct {
 	DataDir, RunDir, KubeletDir, ImageDir string
 	WriteKubeconfig                       string
 
+	// DatastoreEndpoint may hold a password: it must get into no output.
+	DatastoreEndpoint                                    string
+	DatastoreCAFile, DatastoreCertFile, DatastoreKeyFile string
+
 	HTTPSListenAddress netip.Addr
 	HTTPSListenPort    int
 	TLSSANs            []string

@@ -3,10 +3,10 @@ package settings
 // Sections of the table, in the order of help and reference.
 const (
 	sectionFiles    = "Files"
+	sectionStore    = "Datastore"
 	sectionAPI      = "API"
 	sectionNode     = "Node"
 	sectionNetwork  = "Network"
-	sectionStore    = "Datastore"
 	sectionAddons   = "Addons"
 	sectionUpstream = "Arguments of the parts"
 	sectionLog      = "Log"
@@ -56,6 +56,50 @@ func Table() []Setting {
 			Name: "write-kubeconfig", Section: sectionFiles, DefaultHelp: "none",
 			Help:  "write a further copy of the administrator's kubeconfig to this file, mode 0600",
 			value: func(s *Settings) value { return scalar(&s.WriteKubeconfig, "path", absolutePath) },
+		},
+
+		{
+			Name: "datastore-endpoint", Section: sectionStore, Default: "bolt",
+			Help: "what keeps the state: bolt, sqlite, sqlite:///FILE, postgres://, mysql://, nats:// or, for etcd, https://; " +
+				"with a password rather a file's or the environment's, as others see flags",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreEndpoint, "endpoint", anyText) },
+		},
+		{
+			Name: "datastore-cafile", Section: sectionStore, DefaultHelp: "the system's authorities",
+			Help:  "certificate authority of the datastore's server",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreCAFile, "path", absolutePath) },
+		},
+		{
+			Name: "datastore-certfile", Section: sectionStore, DefaultHelp: "none",
+			Help:  "our certificate for the datastore's server",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreCertFile, "path", absolutePath) },
+		},
+		{
+			Name: "datastore-keyfile", Section: sectionStore, DefaultHelp: "none",
+			Help:  "key of datastore-certfile",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreKeyFile, "path", absolutePath) },
+		},
+		{
+			Name: "snapshot-schedule", Section: sectionStore, Default: "0 */12 * * *",
+			Help:  "when the cluster's state is saved to a snapshot, in cron's syntax; off never does",
+			Verbs: []string{"server"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotSchedule, "schedule", schedule) },
+		},
+		{
+			Name: "snapshot-retention", Section: sectionStore, Default: "5",
+			Help:  "how many snapshots are kept of those that have no name",
+			Verbs: []string{"server", "datastore snapshot prune"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotRetention, "number", positive) },
+		},
+		{
+			Name: "snapshot-dir", Section: sectionStore, DefaultHelp: "datastore/snapshots in data-dir",
+			Help:  "directory of the snapshots",
+			Verbs: []string{"server", "datastore status", "datastore snapshot"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotDir, "path", absolutePath) },
 		},
 
 		{
@@ -129,25 +173,6 @@ func Table() []Setting {
 		},
 
 		{
-			Name: "snapshot-schedule", Section: sectionStore, Default: "0 */12 * * *",
-			Help:  "when the cluster's state is saved to a snapshot, in cron's syntax; off never does",
-			Verbs: []string{"server"},
-			value: func(s *Settings) value { return scalar(&s.SnapshotSchedule, "schedule", schedule) },
-		},
-		{
-			Name: "snapshot-retention", Section: sectionStore, Default: "5",
-			Help:  "how many snapshots are kept of those that have no name",
-			Verbs: []string{"server", "datastore snapshot prune"},
-			value: func(s *Settings) value { return scalar(&s.SnapshotRetention, "number", positive) },
-		},
-		{
-			Name: "snapshot-dir", Section: sectionStore, DefaultHelp: "datastore/snapshots in data-dir",
-			Help:  "directory of the snapshots",
-			Verbs: []string{"server", "datastore status", "datastore snapshot"},
-			value: func(s *Settings) value { return scalar(&s.SnapshotDir, "path", absolutePath) },
-		},
-
-		{
 			Name: "disable", Section: sectionAddons,
 			Help:  "addon that does not run and leaves nothing in the cluster; several may be joined by commas",
 			Verbs: []string{"server", "check", "run"},
@@ -192,3 +217,6 @@ func Table() []Setting {
 		},
 	}
 }
+
+// datastoreVerbs are those that may have to open the store.
+func datastoreVerbs() []string { return []string{"server", "datastore"} }

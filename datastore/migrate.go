@@ -1,0 +1,300 @@
+package datastore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+)
+
+const (
+	// All that Kubernetes keeps is in [firstKey, endKey): its prefix begins with a slash. The key of the compactor, outside,
+	// belongs to its store.
+	firstKey, endKey = "/", "0"
+	// markerKey is in a store that is not whole yet. No server runs on one.
+	markerKey = "mote/migration"
+	// migratePage is how many keys are read at once: of the largest, they are 150 MiB.
+	migratePage = 100
+	// migrateWriters write side by side: more do not make any engine faster.
+	migrateWriters = 16
+)
+
+// ErrNotEmpty refuses to migrate to a store that holds something.
+var ErrNotEmpty = errors.New("the target is not empty")
+
+// Migration copies a store as it is at one revision. An interrupted one is begun anew by the next.
+//
+// Objects get new revisions, as no engine but ours can be told which to give. All of them are above the source's last
+// one, so that a client that comes back with an old one is told to list again, never that nothing happened.
+type Migration struct {
+	Source, Target *grpc.ClientConn
+	// Revision is the source's, from Survey.
+	Revision int64
+	// Progress is told how much of what is done; it is called by one goroutine at a time. It must be set.
+	Progress func(step string, done, total int64)
+}
+
+// Survey returns what there is to migrate: the revision at which it is looked at, and how many keys there are.
+func Survey(ctx context.Context, source *grpc.ClientConn) (revision, keys int64, err error) {
+	resp, err := etcdserverpb.NewKVClient(source).Range(ctx,
+		&etcdserverpb.RangeRequest{Key: []byte(firstKey), RangeEnd: []byte(endKey), CountOnly: true})
+	if err != nil {
+		return 0, 0, fmt.Errorf("count the source's keys: %w", err)
+	}
+	return resp.Header.Revision, resp.Count, nil
+}
+
+// Run copies and compares, and returns how many keys there are.
+func (m Migration) Run(ctx context.Context) (int64, error) {
+	source, target := etcdserverpb.NewKVClient(m.Source), etcdserverpb.NewKVClient(m.Target)
+	marker, err := m.begin(ctx, target)
+	if err != nil {
+		return 0, err
+	}
+	if err := m.raise(ctx, target); err != nil {
+		return 0, err
+	}
+	sums, err := m.copy(ctx, source, target)
+	if err != nil {
+		return 0, err
+	}
+	keys := int64(len(sums))
+	if err := m.compare(ctx, target, sums); err != nil {
+		return 0, err
+	}
+	if err := removeKey(ctx, target, []byte(markerKey), marker); err != nil {
+		return 0, fmt.Errorf("finish the target: %w", err)
+	}
+	// Where that can be asked for: nobody gets to see the target being filled.
+	now, _, err := Survey(ctx, m.Target)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := target.Compact(ctx, &etcdserverpb.CompactionRequest{Revision: now}); err != nil {
+		return 0, fmt.Errorf("compact the target: %w", err)
+	}
+	return keys, nil
+}
+
+// begin sees to it that the target is empty, and marks it as not whole. What an unfinished migration left is removed.
+func (m Migration) begin(ctx context.Context, target etcdserverpb.KVClient) (marker int64, err error) {
+	found, err := target.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(markerKey)})
+	if err != nil {
+		return 0, fmt.Errorf("look at the target: %w", err)
+	}
+	if len(found.Kvs) > 0 {
+		marker = found.Kvs[0].ModRevision
+	}
+	err = pages(ctx, target, 0, true, func(kvs []*mvccpb.KeyValue, count int64) error {
+		for _, kv := range kvs {
+			switch {
+			case string(kv.Key) == healthKey:
+			case marker == 0:
+				return fmt.Errorf("%w: it holds some %d keys, such as %s", ErrNotEmpty, count, kv.Key)
+			default:
+				if err := removeKey(ctx, target, kv.Key, kv.ModRevision); err != nil {
+					return fmt.Errorf("remove what an unfinished migration left: %w", err)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || marker != 0 {
+		return marker, err
+	}
+	if marker, err = writeKey(ctx, target, &mvccpb.KeyValue{Key: []byte(markerKey), Value: fmt.Append(nil, m.Revision)}, 0, 0); err != nil {
+		return 0, fmt.Errorf("mark the target: %w", err)
+	}
+	return marker, nil
+}
+
+// raise writes until the target's revision is the source's. Stores that can be told where to begin are there already.
+func (m Migration) raise(ctx context.Context, target etcdserverpb.KVClient) error {
+	resp, err := target.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(markerKey)})
+	if err != nil {
+		return fmt.Errorf("read the target's revision: %w", err)
+	}
+	total := m.Revision - resp.Header.Revision
+	if total <= 0 {
+		return nil
+	}
+	var done atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range migrateWriters {
+		group.Go(func() error {
+			scratch := &mvccpb.KeyValue{Key: fmt.Appendf(nil, "%s/%d", markerKey, i)}
+			last, err := modRevision(ctx, target, scratch.Key) // an unfinished migration may have left it
+			for err == nil && done.Add(1) <= total {
+				if last, err = writeKey(ctx, target, scratch, last, 0); i == 0 {
+					m.Progress("raising the revision", min(done.Load(), total), total)
+				}
+			}
+			if err == nil && last != 0 {
+				err = removeKey(ctx, target, scratch.Key, last)
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("raise the target's revision: %w", err)
+	}
+	return nil
+}
+
+// copy returns the sums of all values.
+func (m Migration) copy(ctx context.Context, source, target etcdserverpb.KVClient) (map[string][sha256.Size]byte, error) {
+	sums := make(map[string][sha256.Size]byte)
+	leases := leaseCopier{source: etcdserverpb.NewLeaseClient(m.Source), target: etcdserverpb.NewLeaseClient(m.Target), ids: map[int64]int64{}}
+	health, err := modRevision(ctx, target, []byte(healthKey)) // kine makes it
+	if err != nil {
+		return nil, fmt.Errorf("read from the target: %w", err)
+	}
+	err = pages(ctx, source, m.Revision, false, func(kvs []*mvccpb.KeyValue, count int64) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(migrateWriters)
+		for _, kv := range kvs {
+			sums[string(kv.Key)] = sha256.Sum256(kv.Value)
+			lease, err := leases.copy(ctx, kv.Lease)
+			if err != nil {
+				return errors.Join(fmt.Errorf("copy the lease of %s: %w", kv.Key, err), group.Wait())
+			}
+			group.Go(func() error {
+				guard := int64(0)
+				if string(kv.Key) == healthKey {
+					guard = health
+				}
+				if _, err := writeKey(ctx, target, kv, guard, lease); err != nil {
+					return fmt.Errorf("copy %s: %w", kv.Key, err)
+				}
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		m.Progress("copying", int64(len(sums)), int64(len(sums))-int64(len(kvs))+count)
+		return nil
+	})
+	return sums, err
+}
+
+// compare reads the target. What the source has not must not be in it, but kine's own health key.
+func (m Migration) compare(ctx context.Context, target etcdserverpb.KVClient, sums map[string][sha256.Size]byte) error {
+	total, seen := int64(len(sums)), int64(0)
+	err := pages(ctx, target, 0, false, func(kvs []*mvccpb.KeyValue, _ int64) error {
+		for _, kv := range kvs {
+			sum, known := sums[string(kv.Key)]
+			switch {
+			case !known && string(kv.Key) == healthKey:
+				continue
+			case !known:
+				return fmt.Errorf("the target has %s, which was not copied; is another server using it?", kv.Key)
+			case sum != sha256.Sum256(kv.Value):
+				return fmt.Errorf("the target has another value of %s than the source", kv.Key)
+			}
+			seen++
+		}
+		m.Progress("comparing", seen, total)
+		return nil
+	})
+	if err == nil && seen != total {
+		err = fmt.Errorf("the target has %d keys of %d", seen, total)
+	}
+	return err
+}
+
+// pages calls fn with all keys at a revision (0: at the time of the first page), in order. count is of the keys from the page's
+// first one on.
+func pages(ctx context.Context, kv etcdserverpb.KVClient, revision int64, keysOnly bool, fn func(kvs []*mvccpb.KeyValue, count int64) error) error {
+	next := []byte(firstKey)
+	for more := true; more; {
+		resp, err := kv.Range(ctx, &etcdserverpb.RangeRequest{
+			Key: next, RangeEnd: []byte(endKey), Revision: revision, Limit: migratePage, KeysOnly: keysOnly,
+		})
+		if err != nil {
+			return fmt.Errorf("list keys from %q on: %w", next, err)
+		}
+		if revision == 0 {
+			revision = resp.Header.Revision
+		}
+		if len(resp.Kvs) == 0 {
+			return nil
+		}
+		if err := fn(resp.Kvs, resp.Count); err != nil {
+			return err
+		}
+		more, next = resp.More, append(bytes.Clone(resp.Kvs[len(resp.Kvs)-1].Key), 0)
+	}
+	return nil
+}
+
+func modRevision(ctx context.Context, kv etcdserverpb.KVClient, key []byte) (int64, error) {
+	resp, err := kv.Range(ctx, &etcdserverpb.RangeRequest{Key: key})
+	if err != nil || len(resp.Kvs) == 0 {
+		return 0, err
+	}
+	return resp.Kvs[0].ModRevision, nil
+}
+
+// writeKey writes a key whose last revision is guard; 0 is one that is not there.
+func writeKey(ctx context.Context, kv etcdserverpb.KVClient, what *mvccpb.KeyValue, guard, lease int64) (int64, error) {
+	put := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{
+		RequestPut: &etcdserverpb.PutRequest{Key: what.Key, Value: what.Value, Lease: lease},
+	}}
+	return guarded(ctx, kv, what.Key, guard, put)
+}
+
+func removeKey(ctx context.Context, kv etcdserverpb.KVClient, key []byte, guard int64) error {
+	remove := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestDeleteRange{
+		RequestDeleteRange: &etcdserverpb.DeleteRangeRequest{Key: key},
+	}}
+	_, err := guarded(ctx, kv, key, guard, remove)
+	return err
+}
+
+// guarded does op in the one shape of transaction that all engines serve.
+func guarded(ctx context.Context, kv etcdserverpb.KVClient, key []byte, guard int64, op *etcdserverpb.RequestOp) (int64, error) {
+	resp, err := kv.Txn(ctx, &etcdserverpb.TxnRequest{
+		Compare: []*etcdserverpb.Compare{{
+			Key: key, Target: etcdserverpb.Compare_MOD, TargetUnion: &etcdserverpb.Compare_ModRevision{ModRevision: guard},
+		}},
+		Success: []*etcdserverpb.RequestOp{op},
+		Failure: []*etcdserverpb.RequestOp{{Request: &etcdserverpb.RequestOp_RequestRange{RequestRange: &etcdserverpb.RangeRequest{Key: key}}}},
+	})
+	if err != nil {
+		return 0, err
+	}
+	if !resp.Succeeded {
+		return 0, fmt.Errorf("%s was written by somebody else", key)
+	}
+	return resp.Header.Revision, nil
+}
+
+// leaseCopier makes a lease in the target for each in the source, with what is left of its time.
+type leaseCopier struct {
+	source, target etcdserverpb.LeaseClient
+	ids            map[int64]int64
+}
+
+func (c leaseCopier) copy(ctx context.Context, id int64) (int64, error) {
+	if id == 0 || c.ids[id] != 0 {
+		return c.ids[id], nil
+	}
+	ttl := id // kine's leases are their own time to live
+	if left, err := c.source.LeaseTimeToLive(ctx, &etcdserverpb.LeaseTimeToLiveRequest{ID: id}); err == nil {
+		ttl = max(left.TTL, 1)
+	}
+	granted, err := c.target.LeaseGrant(ctx, &etcdserverpb.LeaseGrantRequest{TTL: ttl})
+	if err != nil {
+		return 0, err
+	}
+	c.ids[id] = granted.ID
+	return granted.ID, nil
+}

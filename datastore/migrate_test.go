@@ -1,0 +1,156 @@
+package datastore_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/test/servers"
+)
+
+// migration is a chain of stores, each the copy of the one before.
+type migration struct {
+	*testing.T
+	source *clientv3.Client
+	want   map[string]string
+	last   int64 // the source's revision
+}
+
+func clientOf(t *testing.T, d *datastore.Datastore) *clientv3.Client {
+	t.Helper()
+	client, err := d.Client()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return client
+}
+
+// beginMigration fills a first store: with more than a page, with history, and with a lease.
+func beginMigration(t *testing.T) *migration {
+	d, stop := serve(t, t.TempDir())
+	t.Cleanup(stop)
+	m := &migration{T: t, source: clientOf(t, d), want: map[string]string{"/registry/health": "{}"}}
+	for i := range 250 {
+		m.want[fmt.Sprintf("/registry/pods/default/%03d", i)] = fmt.Sprintf("value %d\x00\xff", i)
+	}
+	lease, err := m.source.Grant(t.Context(), 1000)
+	require.NoError(t, err)
+	for key, value := range m.want {
+		for _, v := range []string{"before", value} {
+			_, err := m.source.Put(t.Context(), key, v, clientv3.WithLease(lease.ID))
+			require.NoError(t, err)
+		}
+	}
+	_, err = m.source.Put(t.Context(), "compact_rev_key", "1")
+	require.NoError(t, err)
+	return m
+}
+
+// to copies the last store to a new one, which becomes the last.
+func (m *migration) to(cfg datastore.Config) {
+	m.Helper()
+	revision, keys, err := datastore.Survey(m.Context(), m.source.ActiveConnection())
+	require.NoError(m, err)
+	require.EqualValues(m, len(m.want), keys)
+	cfg.Above = revision
+	d, stop := serveConfig(m.T, cfg)
+	m.Cleanup(stop)
+	target := clientOf(m.T, d)
+	var last string
+	copied, err := datastore.Migration{
+		Source: m.source.ActiveConnection(), Target: target.ActiveConnection(), Revision: revision,
+		Progress: func(step string, done, total int64) { last = fmt.Sprintf("%s %d/%d", step, done, total) },
+	}.Run(m.Context())
+	require.NoError(m, err)
+	require.Equal(m, keys, copied)
+	require.Equal(m, fmt.Sprintf("comparing %d/%d", keys, keys), last)
+
+	all, err := target.Get(m.Context(), "/", clientv3.WithRange("0"))
+	require.NoError(m, err)
+	got := map[string]string{}
+	for _, kv := range all.Kvs {
+		got[string(kv.Key)] = string(kv.Value)
+		require.Greater(m, kv.ModRevision, revision, "%s is older than what clients have seen", kv.Key)
+		require.NotZero(m, kv.Lease, kv.Key)
+	}
+	require.Equal(m, m.want, got)
+	marker, err := target.Get(m.Context(), "mote/migration")
+	require.NoError(m, err)
+	require.Empty(m, marker.Kvs)
+
+	again := datastore.Migration{Source: m.source.ActiveConnection(), Target: target.ActiveConnection(), Revision: revision}
+	_, err = again.Run(m.Context())
+	require.ErrorIs(m, err, datastore.ErrNotEmpty)
+	m.source, m.last = target, revision
+}
+
+// oldRevisionIsGone: who comes with a revision of the store before must list again.
+func (m *migration) oldRevisionIsGone() {
+	m.Helper()
+	ctx, cancel := context.WithCancel(m.Context())
+	defer cancel()
+	refused := <-m.source.Watch(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(m.last-100))
+	require.Error(m, refused.Err())
+	require.NotZero(m, refused.CompactRevision)
+}
+
+func at(t *testing.T, endpoint string) datastore.Config {
+	cfg := config(t.TempDir())
+	cfg.Endpoint = endpoint
+	return cfg
+}
+
+func TestMigrate(t *testing.T) {
+	m := beginMigration(t)
+	for _, endpoint := range []string{"sqlite", "bolt", "sqlite://" + filepath.Join(t.TempDir(), "a", "b.db")} {
+		m.to(at(t, endpoint))
+		m.oldRevisionIsGone()
+	}
+}
+
+func TestMigrateToServers(t *testing.T) {
+	place := needEngines(t)
+	_, postgres := servers.Postgres(t, place)
+	_, mysql := servers.MySQL(t, place)
+	_, etcd, certs := servers.Etcd(t, place, "")
+	m := beginMigration(t)
+	for _, endpoint := range []string{postgres, mysql + "of_mote", etcd} {
+		cfg := at(t, endpoint)
+		if endpoint == etcd {
+			cfg.CAFile, cfg.CertFile, cfg.KeyFile = certs.CA, certs.Cert, certs.Key
+		}
+		m.to(cfg)
+		m.oldRevisionIsGone()
+	}
+}
+
+// TestMigrateAgain: what an interrupted migration left keeps a server out, and the next one begins anew.
+func TestMigrateAgain(t *testing.T) {
+	m := beginMigration(t)
+	for _, endpoint := range []string{"bolt", "sqlite"} {
+		cfg := at(t, endpoint)
+		revision, _, err := datastore.Survey(t.Context(), m.source.ActiveConnection())
+		require.NoError(t, err)
+		cfg.Above = revision
+		d, stop := serveConfig(t, cfg)
+		target := clientOf(t, d)
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err = datastore.Migration{
+			Source: m.source.ActiveConnection(), Target: target.ActiveConnection(), Revision: revision,
+			Progress: func(string, int64, int64) { cancel() }, // after the first page
+		}.Run(ctx)
+		require.Error(t, err)
+		stop()
+
+		cfg.Above = 0
+		require.ErrorContains(t, run(t, cfg), "holds an unfinished migration")
+		m.to(cfg)
+		stopped, stop := serveConfig(t, at(t, "bolt"))
+		_ = stopped
+		stop()
+	}
+}

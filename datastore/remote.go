@@ -1,0 +1,113 @@
+package datastore
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/blang/semver/v4"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// progressVersion is the first etcd that tells watches their progress on request without a race. With an older one
+// the apiserver asks etcd itself for each consistent list.
+const progressVersion = "3.5.13"
+
+// questionTimeout is for one question to one member.
+const questionTimeout = 5 * time.Second
+
+// remote is an etcd of others.
+type remote struct {
+	urls []*url.URL
+	tls  *tls.Config
+}
+
+// load reads the TLS files, so that one that is missing is found before anything starts.
+func (r remote) load(cfg Config) error {
+	if cfg.CAFile != "" {
+		pem, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return fmt.Errorf("read datastore-cafile: %w", err)
+		}
+		r.tls.RootCAs = x509.NewCertPool()
+		if !r.tls.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("datastore-cafile %s holds no certificate in PEM form", cfg.CAFile)
+		}
+	}
+	if cfg.CertFile == "" {
+		return nil
+	}
+	pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+	if err != nil {
+		return fmt.Errorf("datastore-certfile and datastore-keyfile: %w", err)
+	}
+	r.tls.Certificates = []tls.Certificate{pair}
+	return nil
+}
+
+// String implements fmt.Stringer.
+func (r remote) String() string {
+	hosts := make([]string, len(r.urls))
+	for i, u := range r.urls {
+		hosts[i] = u.Host
+	}
+	return "etcd at " + strings.Join(hosts, ",")
+}
+
+func (remote) open(context.Context) (store, error) { return nil, nil }
+
+// probe is content with one member that answers.
+func (r remote) probe(ctx context.Context) error {
+	var failed error
+	for _, u := range r.urls {
+		version, err := r.ask(ctx, u)
+		if err == nil {
+			return judge(u.Host, version)
+		}
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", u.Host, err))
+	}
+	return failed
+}
+
+// ask has a member read, which it can only while most of them agree, and returns its version.
+func (r remote) ask(ctx context.Context, u *url.URL) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	defer cancel()
+	creds := insecure.NewCredentials()
+	if u.Scheme == "https" {
+		creds = credentials.NewTLS(r.tls.Clone())
+	}
+	conn, err := grpc.NewClient(u.Host, grpc.WithTransportCredentials(creds))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if _, err := etcdserverpb.NewKVClient(conn).Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(healthKey)}); err != nil {
+		return "", err
+	}
+	status, err := etcdserverpb.NewMaintenanceClient(conn).Status(ctx, &etcdserverpb.StatusRequest{})
+	return status.GetVersion(), err
+}
+
+// judge warns of an etcd that works less well than it could.
+func judge(host, text string) error {
+	version, err := semver.ParseTolerant(text)
+	if err != nil {
+		return fmt.Errorf("%s has version %q: %w", host, text, err)
+	}
+	if version.LT(semver.MustParse(progressVersion)) {
+		slog.Warn("etcd is old, so consistent lists are not answered from the apiserver's cache", "component", "datastore",
+			"host", host, "version", text, "wanted", progressVersion)
+	}
+	return nil
+}

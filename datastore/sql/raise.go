@@ -1,0 +1,92 @@
+package sql
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/go-sql-driver/mysql"
+	_ "github.com/jackc/pgx/v5/stdlib" // registers pgx
+)
+
+// Raise makes an empty store whose next revision is above revision, with its history compacted. One that holds anything is
+// left as it is. NATS cannot be told:
+// there only writing moves the revision.
+func Raise(ctx context.Context, e Endpoint, revision int64) error {
+	if e.driver == driverNATS {
+		return nil
+	}
+	// kine makes the table.
+	made, err := Open(ctx, e, Options{})
+	if err != nil {
+		return err
+	}
+	if err := made.Close(); err != nil {
+		return err
+	}
+	db, err := openDB(e)
+	if err != nil {
+		return err
+	}
+	// kine's numbers are those of its rows. The row that it fills gaps with has the wanted one; its own mark of how
+	// far it has compacted is the previous revision of a row of that name.
+	statements := []string{
+		fmt.Sprintf("INSERT INTO kine(id, name, created, deleted, create_revision, prev_revision, lease) VALUES(%d, 'gap-%d', 0, 1, 0, 0, 0)", revision, revision),
+		fmt.Sprintf("UPDATE kine SET prev_revision = %d WHERE name = 'compact_rev_key'", revision),
+	}
+	if e.driver == driverPostgres {
+		statements = append(statements, fmt.Sprintf("SELECT setval('kine_id_seq', %d)", revision))
+	}
+	return errors.Join(raise(ctx, db, revision, statements), db.Close())
+}
+
+func raise(ctx context.Context, db *sql.DB, revision int64, statements []string) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("raise the revision: %w", err)
+	}
+	defer tx.Rollback() // nothing after a commit
+	var last int64
+	if err := tx.QueryRowContext(ctx, "SELECT MAX(id) FROM kine").Scan(&last); err != nil {
+		return fmt.Errorf("read the revision: %w", err)
+	}
+	var taken int64
+	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM kine WHERE name <> 'compact_rev_key' AND name <> '/registry/health'").Scan(&taken); err != nil {
+		return fmt.Errorf("look at the database: %w", err)
+	}
+	if last >= revision || taken > 0 {
+		return nil
+	}
+	for _, s := range statements {
+		if _, err := tx.ExecContext(ctx, s); err != nil {
+			return fmt.Errorf("raise the revision: %w", err)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("raise the revision: %w", err)
+	}
+	return nil
+}
+
+// openDB opens the database beside kine.
+func openDB(e Endpoint) (*sql.DB, error) {
+	switch e.driver {
+	case driverPostgres:
+		return sql.Open("pgx", e.dsn)
+	case driverMySQL:
+		config, err := mysqlConfig(e)
+		if err != nil {
+			return nil, err
+		}
+		connector, err := mysql.NewConnector(config)
+		if err != nil {
+			return nil, err
+		}
+		return sql.OpenDB(connector), nil
+	default:
+		path, _, _ := strings.Cut(strings.TrimPrefix(e.dsn, "sqlite://"), "?")
+		return sql.Open("sqlite", "file://"+path+"?_pragma=busy_timeout(30000)&_pragma=synchronous(FULL)")
+	}
+}
