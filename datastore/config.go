@@ -3,6 +3,7 @@ package datastore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"time"
 )
@@ -22,6 +23,11 @@ type Config struct {
 	// Socket is the unix socket that etcd v3 is served on, with mode 0600. Its folder is made with
 	// mode 0700 when missing.
 	Socket string
+	// Listen is a further endpoint for clients elsewhere. The default is none.
+	Listen Listen
+	// Restore returns the store's file of the newest good snapshot and the snapshot's name, for a start that finds damage which cannot be
+	// repaired without. nil is none.
+	Restore func() (file io.ReadCloser, name string, err error)
 	// ProgressInterval is how often watches are told the current revision when nothing happens in their
 	// range; 0 is once a minute. More often wakes the apiserver for nothing.
 	ProgressInterval time.Duration
@@ -29,6 +35,9 @@ type Config struct {
 	// stop only: after a crash they are what they were then. nil is DefaultVolatile, which an idle cluster
 	// needs to leave the disk alone; empty is none.
 	Volatile []string
+	// QuotaBytes is how much the store may hold; 0 is 8 GiB. Over it, writes are refused as etcd refuses them, until compaction has made
+	// room. Too little stops the cluster from changing; more than the disk has lets it run full.
+	QuotaBytes int64
 	// Above is a revision above which a store that is still without one of mote's keys begins, with its history
 	// compacted: for copies of another store. 0 is no wish.
 	Above int64
@@ -60,10 +69,12 @@ func (c Config) Validate() error {
 		return errors.New("datastore: path and socket must be set")
 	case !filepath.IsAbs(c.Path) || !filepath.IsAbs(c.Socket):
 		return fmt.Errorf("datastore: path %q and socket %q must be absolute", c.Path, c.Socket)
+	case c.QuotaBytes < 0:
+		return fmt.Errorf("datastore: quota of %d bytes must not be negative", c.QuotaBytes)
 	case (c.CertFile == "") != (c.KeyFile == ""):
 		return errors.New("datastore: certificate file and key file must be given together")
 	case len(c.Socket) > maxSocketPath:
 		return fmt.Errorf("datastore: socket path %s is longer than the %d bytes that the kernel allows; use a shorter run directory", c.Socket, maxSocketPath)
 	}
-	return nil
+	return c.Listen.validate()
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/datastore/sql"
 	"github.com/mote-k8s/mote/internal/component"
 )
@@ -103,9 +104,15 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	further, err := d.cfg.Listen.listen(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	srv := newServer(store)
-	served := make(chan error, 1)
-	go func() { served <- srv.grpc.Serve(listener) }()
+	served := make(chan error, 2)
+	for _, l := range append(further, listener) {
+		go func() { served <- srv.grpc.Serve(l) }()
+	}
 	defer srv.stop()
 	attrs := []any{"component", d.Name(), "engine", d.String(), "took", time.Since(start)}
 	if ours, ok := store.(boltStore); ok {
@@ -126,6 +133,19 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	case <-store.failed():
 		return store.failure()
 	}
+}
+
+// Snapshot is the store as a snapshot.Source. It may be called when the store is ready.
+func (d *Datastore) Snapshot(ctx context.Context) (*snapshot.Stream, error) {
+	if d.bolt.Load() == nil {
+		return nil, snapshot.ErrUnserved
+	}
+	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("datastore endpoint %s: %w", d.Endpoint(), err)
+	}
+	context.AfterFunc(ctx, func() { conn.Close() })
+	return snapshot.FromConnection(conn)(ctx)
 }
 
 // checkWhole refuses to serve a store that has been copied in part.

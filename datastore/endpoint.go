@@ -42,7 +42,7 @@ func newEngine(cfg Config) (engine, error) {
 			return nil, errors.New("datastore endpoint: bolt has no server, so no TLS files can be given")
 		}
 		return boltEngine{path: cfg.Path, options: bolt.Options{
-			ProgressInterval: cfg.ProgressInterval, Volatile: cfg.Volatile, Above: cfg.Above,
+			ProgressInterval: cfg.ProgressInterval, Volatile: cfg.Volatile, Above: cfg.Above, QuotaBytes: cfg.QuotaBytes, Restore: cfg.Restore,
 		}}, nil
 	case "http", "https":
 		remote, err := parseRemote(cfg)
@@ -76,7 +76,7 @@ func (e boltEngine) open(context.Context) (store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return boltStore{opened}, nil
+	return boltStore{opened, e.path}, nil
 }
 
 type kineEngine struct {

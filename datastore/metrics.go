@@ -30,7 +30,7 @@ func (d *Datastore) Collector() prometheus.Collector {
 	gauge := func(name, help string, value func(bolt.Stats) float64) { add(prometheus.GaugeValue, name, help, value) }
 
 	counter("writes_total", "Keys written or removed.", func(s bolt.Stats) float64 { return float64(s.Writes) })
-	counter("refusals_total", "Requests refused because the disk was full.", func(s bolt.Stats) float64 { return float64(s.Refusals) })
+	counter("refusals_total", "Requests refused because the disk was full or the quota exceeded.", func(s bolt.Stats) float64 { return float64(s.Refusals) })
 	counter("frames_total", "Transactions written to the log; one sync each.", func(s bolt.Stats) float64 { return float64(s.Frames) })
 	counter("sync_seconds_total", "Time spent writing and syncing the log.", func(s bolt.Stats) float64 { return s.Syncing.Seconds() })
 	counter("checkpoints_total", "Checkpoints written to the file.", func(s bolt.Stats) float64 { return float64(s.Checkpoints) })
@@ -40,6 +40,8 @@ func (d *Datastore) Collector() prometheus.Collector {
 	gauge("memory_bytes", "What waits in memory for the next checkpoint.", func(s bolt.Stats) float64 { return float64(s.MemoryBytes) })
 	gauge("log_bytes", "Size of the log's files.", func(s bolt.Stats) float64 { return float64(s.LogBytes) })
 	gauge("file_bytes", "Size of the checkpoint's file, free pages included.", func(s bolt.Stats) float64 { return float64(s.FileBytes) })
+	gauge("used_bytes", "What of the file and of memory holds something.", func(s bolt.Stats) float64 { return float64(s.UsedBytes) })
+	gauge("quota_bytes", "What used_bytes may be before writes are refused.", func(s bolt.Stats) float64 { return float64(s.QuotaBytes) })
 	gauge("watches", "Open watches.", func(s bolt.Stats) float64 { return float64(s.Watches) })
 	gauge("watches_behind", "Watches that read history.", func(s bolt.Stats) float64 { return float64(s.Behind) })
 	gauge("leases", "Leases that have not ended.", func(s bolt.Stats) float64 { return float64(s.Leases) })

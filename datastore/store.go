@@ -18,11 +18,17 @@ type store interface {
 	Close() error
 }
 
-type boltStore struct{ *bolt.Store }
+type boltStore struct {
+	*bolt.Store
+	path string
+}
 
-func (s boltStore) register(srv *grpc.Server) func() { return etcd.Register(srv, s.Store).Stop }
-func (s boltStore) failed() <-chan struct{}          { return s.Failed() }
-func (s boltStore) failure() error                   { return s.Failure() }
+func (s boltStore) register(srv *grpc.Server) func() {
+	inspector{s.Store, s.path}.register(srv)
+	return etcd.Register(srv, s.Store).Stop
+}
+func (s boltStore) failed() <-chan struct{} { return s.Failed() }
+func (s boltStore) failure() error          { return s.Failure() }
 
 // kineStore never fails as a whole: each request to a server that is gone fails, until it is there again.
 type kineStore struct{ *sql.Store }

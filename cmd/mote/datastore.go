@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -36,8 +35,12 @@ socket, and while it is stopped, on the files in the data directory; those that 
 		},
 	}
 	cmd.AddCommand(
+		newDatastoreStatusCommand(e),
+		newDatastoreCheckCommand(e),
+		newDatastoreSnapshotCommand(e),
 		newDatastoreGetCommand(e),
 		newDatastoreCompactCommand(e),
+		newDatastoreServeCommand(e),
 		newDatastoreMigrateCommand(e),
 	)
 	return cmd
@@ -46,16 +49,20 @@ socket, and while it is stopped, on the files in the data directory; those that 
 // storeDir in the data directory has the datastore's files.
 func storeDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "datastore") }
 
+// ownEngine tells whether the cluster's state is in mote's own engine.
+func ownEngine(s *settings.Settings) bool {
+	return s.DatastoreEndpoint == settings.Default("datastore-endpoint")
+}
+
 // storePath is the file of mote's own engine.
 func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), "state.db") }
-
-// storeTimeout is how long a verb waits for a running mote's datastore to answer: it may have just been
-// started, and open its files after a crash.
-const storeTimeout = 10 * time.Second
 
 // withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
 // opened for as long as fn takes, under the data directory's lock.
 func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
+	if err := requireRoot("datastore"); err != nil {
+		return err
+	}
 	store, err := openStore(s, s.DatastoreSocket())
 	if err != nil {
 		return err
@@ -89,9 +96,6 @@ func withConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
 
 // withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
 func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) (err error) {
-	if err := requireRoot("datastore"); err != nil {
-		return err
-	}
 	if err := logging.Setup(e.stderr, "warn", "text"); err != nil {
 		return err
 	}
@@ -117,15 +121,19 @@ func lockStopped(s *settings.Settings) (*dataDirLock, error) {
 	if err := checkNoReset(s.DataDir); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(storeDir(s)); errors.Is(err, fs.ErrNotExist) && s.DatastoreEndpoint == settings.Default("datastore-endpoint") {
+	if _, err := os.Stat(storeDir(s)); errors.Is(err, fs.ErrNotExist) && ownEngine(s) {
 		return nil, fmt.Errorf("there is no datastore in %s; \"mote server\" makes one, and --data-dir names another", s.DataDir)
 	}
 	lock, err := takeLock(s.DataDir)
 	if err != nil {
 		return nil, err
 	}
-	if err := lock.writePID(); err != nil {
-		return nil, errors.Join(diskHint(fmt.Errorf("lock data directory: %w", err)), lock.close())
+	err = lock.writePID()
+	if err == nil {
+		err = resumeRestore(s)
+	}
+	if err != nil {
+		return nil, errors.Join(diskHint(err), lock.close())
 	}
 	return lock, nil
 }

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"errors"
 	"strings"
 	"time"
 )
@@ -21,7 +22,9 @@ type writeTx struct {
 	// dirty says that there is something to publish, durable that some of it must be on the disk before,
 	// volatile that some need not.
 	dirty, durable, volatile bool
-	bytes                    int
+	// over says that the quota was exceeded when the transaction began.
+	over  bool
+	bytes int
 }
 
 func (s *Store) begin() (*writeTx, error) {
@@ -31,7 +34,7 @@ func (s *Store) begin() (*writeTx, error) {
 	}
 	return &writeTx{
 		store: s, view: v, now: time.Now(), revision: v.revision, compacted: v.compacted,
-		pending: map[string]*record{}, granted: map[int64]*lease{},
+		pending: map[string]*record{}, granted: map[int64]*lease{}, over: s.judgeQuota(),
 	}, nil
 }
 
@@ -53,8 +56,15 @@ func (t *writeTx) write(w Write) (answer, error) {
 	if w.Key == "" || len(w.Key) > maxKeySize {
 		return t.refuse(ErrInvalidKey), nil
 	}
+	if t.over && !w.Delete && !t.store.isVolatile(w.Key) {
+		t.store.counters.refusals.Add(1)
+		return t.refuse(ErrNoSpace), nil
+	}
 	last, err := t.latest(w.Key)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrDamaged):
+		return t.refuse(t.store.damage(err)), nil
+	case err != nil:
 		return answer{}, err
 	}
 	var prev *KV
@@ -93,6 +103,9 @@ func (t *writeTx) write(w Write) (answer, error) {
 func (t *writeTx) append(rec *record, prev *KV) *KV {
 	t.revision++
 	rec.mod, rec.heap = t.revision, true
+	if t.over && rec.deleted {
+		t.store.space.reclaim.Store(true)
+	}
 	kv := rec.kv()
 	t.pending[kv.Key] = rec
 	t.records = append(t.records, rec)

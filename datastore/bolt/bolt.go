@@ -20,8 +20,13 @@ package bolt
 
 import "errors"
 
-// Format is the version of the files' layout that this package writes and reads.
-const Format = 3
+// Format is the version of the files' layout that this package writes. It opens formatUnsummed, too, and rewrites it.
+const Format = formatSums
+
+const (
+	formatUnsummed = 3
+	formatSums     = 4
+)
 
 // Refusals. They leave the store as it was; all others mean that the request met a broken store.
 var (
@@ -35,8 +40,10 @@ var (
 	ErrFutureRevision = errors.New("revision is in the future")
 	// ErrInvalidKey refuses keys that are empty or longer than maxKeySize.
 	ErrInvalidKey = errors.New("key is empty or too long")
-	// ErrNoSpace refuses a write because the disk is full. Later writes may succeed.
-	ErrNoSpace = errors.New("no space left on the datastore's disk")
+	// ErrNoSpace refuses a write because the disk is full or the quota exceeded. Later writes may succeed.
+	ErrNoSpace = errors.New("no space left for the datastore")
+	// ErrDamaged answers requests that met what is not as it was written. It is never given out.
+	ErrDamaged = errors.New("the datastore's file is damaged")
 	// ErrClosed answers requests that arrive while or after the store closes.
 	ErrClosed = errors.New("datastore is closed")
 )

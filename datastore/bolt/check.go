@@ -8,31 +8,50 @@ import (
 )
 
 // maxFindings bounds what Check reports: one damaged page makes thousands.
-const maxFindings = 20
+const maxFindings = 100
 
-// Check reads the whole file and compares pages, log and index with the format's promises. It
-// returns what it found, joined; nil is a sound store. Checkpoints wait for it: bbolt can tell lost pages
+// Check reads the whole file and compares pages, sums, log and index with the format's promises. It
+// returns all that it found, joined; nil is a sound store. Checkpoints wait for it: bbolt can tell lost pages
 // only while nobody frees any.
 func (s *Store) Check() error {
 	tx, err := s.db.Begin(true)
 	if err != nil {
 		return closedError(err)
 	}
-	found := check(tx)
-	return errors.Join(append(found, tx.Rollback())...)
+	var found []error
+	err = withFaults(func() error {
+		found, err = s.check(tx)
+		return err
+	})
+	return errors.Join(append(found, err, tx.Rollback())...)
 }
 
-func check(tx *bbolt.Tx) (found []error) {
+func (s *Store) check(tx *bbolt.Tx) (found []error, err error) {
+	i, err := s.image()
+	if err != nil {
+		return nil, err
+	}
+	roots, err := i.roots()
+	if err != nil {
+		return nil, err
+	}
+	if found = i.inspect(roots[0], true).findings(); len(found) > 0 {
+		s.suspect.Store(true)
+	} else {
+		found = checkOrder(tx)
+	}
+	if more := len(found) - maxFindings; more > 0 {
+		found = append(found[:maxFindings], fmt.Errorf("and %d more", more))
+	}
+	return found, nil
+}
+
+// checkOrder compares log and index of a file whose pages are sound.
+func checkOrder(tx *bbolt.Tx) (found []error) {
 	note := func(err error) {
-		if err != nil && len(found) < maxFindings {
+		if err != nil {
 			found = append(found, err)
 		}
-	}
-	for err := range tx.Check() {
-		note(err)
-	}
-	if len(found) > 0 {
-		return found // a walk over broken pages could panic
 	}
 	meta := tx.Bucket(bucketMeta())
 	c := checker{
@@ -64,15 +83,13 @@ func (c *checker) checkLog() error {
 	scrubbed := map[string]int64{} // the record of a key that is left of the scrubbed history
 	return c.log.ForEach(func(k, v []byte) error {
 		revision := revisionOf(k)
-		rec, err := decodeRecord(v)
+		rec, err := decodeStored(k, v)
 		if err != nil {
 			c.note(err)
 			return nil
 		}
 		row := c.keys.Get(rec.key)
 		switch {
-		case rec.mod != revision:
-			c.note(fmt.Errorf("record %d is stored as revision %d", rec.mod, revision))
 		case revision > c.revision:
 			c.note(fmt.Errorf("record %d is above the last revision %d", revision, c.revision))
 		case rec.prev >= revision:
@@ -102,7 +119,7 @@ func (c *checker) checkKeys() error {
 			c.note(err)
 			return nil
 		}
-		rec, err := decodeRecord(c.log.Get(revisionKey(h.mod)))
+		rec, err := decodeStored(revisionKey(h.mod), c.log.Get(revisionKey(h.mod)))
 		switch {
 		case h.lease != 0 && c.leases.Get(revisionKey(h.lease)) == nil:
 			c.note(fmt.Errorf("key %q belongs to lease %x, which is not there", key, h.lease))

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
@@ -23,6 +21,8 @@ type checkpoint struct {
 	// done is closed once err is final: nil, or that there is no room. The layer is then still needed.
 	done chan struct{}
 	err  error
+	// first says that the layer was read from the log, whose files must not be overwritten before.
+	first bool
 }
 
 func (s *Store) newest() *layer {
@@ -34,14 +34,17 @@ func (s *Store) newest() *layer {
 // makeRoom begins a new layer when the newest is full. It is the writer's, and waits for the checkpoint
 // before: that is what holds back writers who are faster than the disk.
 func (s *Store) makeRoom() error {
-	if s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
+	if first := s.pending != nil && s.pending.first; !first && s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
 		return nil
 	}
+	first := s.pending != nil && s.pending.first
 	if err := s.awaitCheckpoint(); err != nil {
 		return err
 	}
-	s.freeze()
-	return nil
+	if first {
+		return nil
+	}
+	return s.freeze()
 }
 
 // awaitCheckpoint waits until no checkpoint is under way. One that had no room is tried again meanwhile.
@@ -65,23 +68,30 @@ func (s *Store) awaitCheckpoint() error {
 }
 
 // freeze puts an empty layer before the newest, which the checkpointer gets. There must be no other.
-func (s *Store) freeze() {
-	s.pending = s.newCheckpoint()
+func (s *Store) freeze() error {
+	cp, err := s.newCheckpoint()
+	if err != nil {
+		return err
+	}
+	s.pending = cp
 	s.mu.Lock()
 	s.layers = []*layer{newLayer(), s.pending.layer}
 	s.mu.Unlock()
 	s.checkpoints <- s.pending
+	return nil
 }
 
 // newCheckpoint is of the newest layer. What is written from now on is not in it.
-func (s *Store) newCheckpoint() *checkpoint {
+func (s *Store) newCheckpoint() (*checkpoint, error) {
 	if s.wal.Used() > 0 {
-		s.wal.Rotate()
+		if err := s.wal.Rotate(); err != nil {
+			return nil, s.refuseOrFail(err)
+		}
 	}
 	return &checkpoint{
 		layer: s.newest(), revision: s.revision.Load(), compacted: s.compacted.Load(), ceiling: s.ceiling,
 		wal: s.wal.Seq(), done: make(chan struct{}),
-	}
+	}, nil
 }
 
 // checkpointer writes layers to the file, until the channel is closed.
@@ -92,14 +102,20 @@ func (s *Store) checkpointer() {
 			s.mu.Lock()
 			s.layers = s.layers[:1:1]
 			s.mu.Unlock()
+			s.space.full.Store(false)
 		case isNoSpace(err):
-			cp.err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+			cp.err = noSpace(err)
+			s.space.full.Store(true)
 		default:
 			cp.err = s.fail(err)
 		}
 		close(cp.done)
 		if cp.err == nil {
 			s.scrubOn()
+			if err := s.measure(); err != nil {
+				_ = s.fail(err)
+			}
+			s.remindWriter()
 		}
 	}
 }
@@ -108,34 +124,34 @@ func (s *Store) checkpointer() {
 func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	s.options.atCheckpoint(false)
 	start := time.Now()
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		meta, log, keys, leases := tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys()), tx.Bucket(bucketLeases())
-		log.FillPercent = logFill
+	err := update(s.db, func(f *fileTx) error {
+		f.log.FillPercent = logFill
 		for _, rec := range cp.layer.since(0) {
-			if err := log.Put(revisionKey(rec.mod), encodeRecord(rec)); err != nil {
+			if err := f.put(f.log, revisionKey(rec.mod), encodeStored(rec)); err != nil {
 				return err
 			}
 		}
 		for _, r := range cp.layer.rows("", allKeys) {
-			if err := keys.Put([]byte(r.key), encodeHeader(r.header)); err != nil {
+			if err := f.put(f.keys, []byte(r.key), encodeHeader(r.header)); err != nil {
 				return err
 			}
 		}
 		for id, l := range cp.layer.leases {
-			err := leases.Delete(revisionKey(id))
+			err := f.delete(f.leases, revisionKey(id))
 			if l.ttl > 0 {
-				err = leases.Put(revisionKey(id), encodeLease(l))
+				err = f.put(f.leases, revisionKey(id), encodeLease(l))
 			}
 			if err != nil {
 				return err
 			}
 		}
 		return errors.Join(
-			putMeta(meta, metaRevision, cp.revision),
-			putMeta(meta, metaCompacted, cp.compacted),
-			putMeta(meta, metaCeiling, cp.ceiling),
-			putMeta(meta, metaWAL, int64(cp.wal)),
-			scrub(tx),
+			putMeta(f.meta, metaRevision, cp.revision),
+			putMeta(f.meta, metaCompacted, cp.compacted),
+			putMeta(f.meta, metaCeiling, cp.ceiling),
+			putMeta(f.meta, metaWAL, int64(cp.wal)),
+			putMeta(f.meta, metaMarked, 1),
+			scrub(f),
 		)
 	})
 	if err != nil {
@@ -158,7 +174,9 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 		if err := s.awaitCheckpoint(); err != nil {
 			return tx.refuse(err), nil
 		}
-		s.freeze()
+		if err := s.freeze(); err != nil {
+			return tx.refuse(err), nil
+		}
 		cp = s.pending
 		return tx.refuse(nil), nil
 	})

@@ -19,6 +19,9 @@ func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 			return tx.refuse(ErrCompacted), nil
 		}
 		tx.compacted = revision
+		if tx.over {
+			s.space.reclaim.Store(true)
+		}
 		tx.dirty = true
 		return tx.refuse(nil), nil
 	})
@@ -51,7 +54,7 @@ func (s *Store) scrubOn() {
 			return nil
 		})
 		if err == nil && !done {
-			err = s.db.Update(scrub)
+			err = update(s.db, scrub)
 		}
 		if isNoSpace(err) {
 			return // the next checkpoint goes on
@@ -65,19 +68,18 @@ func (s *Store) scrubOn() {
 
 // scrub cleans a step of the file's log up to the compacted revision. Each record there makes the version
 // before it unreachable, and a deletion is unreachable itself.
-func scrub(tx *bbolt.Tx) error {
-	meta, log, keys := tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys())
-	target := getMeta(meta, metaCompacted)
+func scrub(f *fileTx) error {
+	target := getMeta(f.meta, metaCompacted)
 	var dead []int64
 	var gone [][]byte
-	c := log.Cursor()
+	c := f.log.Cursor()
 	looked := 0
-	for k, b := c.Seek(revisionKey(getMeta(meta, metaScrubbed) + 1)); k != nil && revisionOf(k) <= target; k, b = c.Next() {
+	for k, b := c.Seek(revisionKey(getMeta(f.meta, metaScrubbed) + 1)); k != nil && revisionOf(k) <= target; k, b = c.Next() {
 		if looked++; looked > scrubStep {
 			target = revisionOf(k) - 1
 			break
 		}
-		rec, err := decodeRecord(b)
+		rec, err := decodeStored(k, b)
 		if err != nil {
 			return err
 		}
@@ -90,21 +92,21 @@ func scrub(tx *bbolt.Tx) error {
 		}
 	}
 	for _, revision := range dead {
-		if err := log.Delete(revisionKey(revision)); err != nil {
+		if err := f.delete(f.log, revisionKey(revision)); err != nil {
 			return err
 		}
 	}
 	for _, key := range gone {
-		if err := forget(keys, key, target); err != nil {
+		if err := forget(f, key, target); err != nil {
 			return err
 		}
 	}
-	return putMeta(meta, metaScrubbed, target)
+	return putMeta(f.meta, metaScrubbed, target)
 }
 
 // forget removes the index row of key if its latest version is a deletion at or below revision.
-func forget(keys *bbolt.Bucket, key []byte, revision int64) error {
-	row := keys.Get(key)
+func forget(f *fileTx, key []byte, revision int64) error {
+	row := f.keys.Get(key)
 	if row == nil {
 		return nil
 	}
@@ -112,7 +114,7 @@ func forget(keys *bbolt.Bucket, key []byte, revision int64) error {
 	if err != nil || !h.deleted || h.mod > revision {
 		return err
 	}
-	return keys.Delete(key)
+	return f.delete(f.keys, key)
 }
 
 func revisionOf(key []byte) int64 {

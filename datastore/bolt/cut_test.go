@@ -52,11 +52,19 @@ func TestPowerCut(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	cuts := 0
 	for cuts < *cutRounds {
-		c := &cutter{T: t, rng: rng, path: filepath.Join(t.TempDir(), "state.db"), disk: waltest.New(rng), acknowledged: map[string]string{}}
+		c := &cutter{T: t, rng: rng, path: filepath.Join(t.TempDir(), "state.db"), disk: newDisk(t, rng), acknowledged: map[string]string{}}
 		c.run()
 		cuts += c.cuts
 	}
 	t.Logf("%d power cuts", cuts)
+}
+
+// newDisk returns a disk with the log of a new store.
+func newDisk(t *testing.T, rng *rand.Rand) *waltest.Disk {
+	disk := waltest.New(rng)
+	_, err := wal.Create(disk.Files(), 1)
+	require.NoError(t, err)
+	return disk
 }
 
 func (c *cutter) options(disk *waltest.Disk) Options {
@@ -219,7 +227,7 @@ func (c *cutter) cut(file []byte) {
 // are told who might know them.
 func TestVolatile(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	disk := waltest.New(rng)
+	disk := newDisk(t, rng)
 	c := &cutter{T: t, rng: rng, path: filepath.Join(t.TempDir(), "state.db"), disk: disk}
 	open := func(path string, disk *waltest.Disk) *Store {
 		s, err := Open(path, c.options(disk))

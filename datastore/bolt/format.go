@@ -3,6 +3,7 @@ package bolt
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"math/bits"
 
 	"go.etcd.io/bbolt"
@@ -27,6 +28,11 @@ const (
 	metaScrubbed  = "scrubbed"  // the log is cleaned up to here; trails metaCompacted
 	metaCeiling   = "ceiling"   // above all revisions that volatile writes may have; 0 after a clean stop
 	metaWAL       = "wal"       // the first sequence of the write-ahead log that the file does not have
+	metaMarked    = "marked"    // 1: that sequence begins with an empty frame, and ends with a mark
+	metaLogSum    = "sum.log"   // over the entries of the log, see entrySum
+	metaKeysSum   = "sum.keys"
+	metaLeasesSum = "sum.leases"
+	metaSum       = "sum" // over all the others
 )
 
 func getMeta(b *bbolt.Bucket, field string) int64 {
@@ -82,10 +88,6 @@ func appendHeader(b []byte, h header) []byte {
 
 func encodeHeader(h header) []byte {
 	return appendHeader(make([]byte, 0, 24), h)
-}
-
-func encodeRecord(r *record) []byte {
-	return appendRecord(make([]byte, 0, recordSize(r)), r)
 }
 
 func appendRecord(b []byte, r *record) []byte {
@@ -147,7 +149,7 @@ func decodeHeader(key, row []byte) (header, error) {
 	d := decoder{rest: row}
 	h := d.header()
 	if d.bad {
-		return h, fmt.Errorf("damaged index row of key %q", key)
+		return h, fmt.Errorf("%w: index row of key %q", ErrDamaged, key)
 	}
 	return h, nil
 }
@@ -159,9 +161,28 @@ func decodeRecord(b []byte) (record, error) {
 	r.key = d.bytes()
 	r.value = d.rest
 	if d.bad {
-		return r, fmt.Errorf("damaged log record, perhaps of revision %d", r.mod)
+		return r, fmt.Errorf("%w: record, perhaps of revision %d", ErrDamaged, r.mod)
 	}
 	return r, nil
+}
+
+// encodeStored is a record as the log of the file has it: behind its checksum.
+func encodeStored(r *record) []byte {
+	b := appendRecord(make([]byte, 4, 4+recordSize(r)), r)
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli()))
+	return b
+}
+
+// decodeStored returns the record that the file's log has under key, a revision.
+func decodeStored(key, b []byte) (record, error) {
+	if len(key) != 8 || len(b) < 4 || crc32.Checksum(b[4:], castagnoli()) != binary.BigEndian.Uint32(b) {
+		return record{}, fmt.Errorf("%w: record of revision %x differs from its checksum", ErrDamaged, key)
+	}
+	r, err := decodeRecord(b[4:])
+	if err == nil && r.mod != revisionOf(key) {
+		err = fmt.Errorf("%w: record %d is stored as revision %d", ErrDamaged, r.mod, revisionOf(key))
+	}
+	return r, err
 }
 
 // leaseRow is a row of the leases bucket; its key is the lease's number.
@@ -178,7 +199,7 @@ func decodeLease(key, row []byte) (int64, leaseRow, error) {
 	d := decoder{rest: row}
 	l := leaseRow{ttl: d.int(), ends: d.int()}
 	if d.bad || len(key) != 8 {
-		return 0, l, fmt.Errorf("damaged row of lease %x", key)
+		return 0, l, fmt.Errorf("%w: row of lease %x", ErrDamaged, key)
 	}
 	return revisionOf(key), l, nil
 }

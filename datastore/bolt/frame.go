@@ -2,7 +2,7 @@ package bolt
 
 import (
 	"encoding/binary"
-	"errors"
+	"fmt"
 )
 
 // frame is what the write-ahead log says of one transaction. See ../README.md.
@@ -36,7 +36,7 @@ func (f frame) encode() []byte {
 	return b
 }
 
-var errDamagedFrame = errors.New("damaged frame of the write-ahead log")
+var errDamagedFrame = fmt.Errorf("%w: frame of the write-ahead log", ErrDamaged)
 
 // decodeFrame copies what it needs of b.
 func decodeFrame(b []byte) (frame, error) {

@@ -17,13 +17,18 @@ var updateGolden = flag.Bool("golden.update", false, "write testdata anew; a new
 // goldenFiles are a store that was killed: part of it is in the file, part in the log only.
 func goldenFiles() []string { return []string{"state.db", "state.wal.0", "state.wal.1"} }
 
-// TestGolden opens what another build of this format wrote. Every later format must open it too, or say how
+// TestGolden opens what another build wrote, of this format and of those before. Every later format must open them too, or say how
 // to get from one to the other.
 func TestGolden(t *testing.T) {
-	golden := filepath.Join("testdata", fmt.Sprintf("format%d", Format))
 	if *updateGolden {
-		writeGolden(t, golden)
+		writeGolden(t, filepath.Join("testdata", fmt.Sprintf("format%d", Format)))
 	}
+	for format := formatUnsummed; format <= Format; format++ {
+		t.Run(fmt.Sprint(format), func(t *testing.T) { testGolden(t, filepath.Join("testdata", fmt.Sprintf("format%d", format))) })
+	}
+}
+
+func testGolden(t *testing.T, golden string) {
 	dir := t.TempDir()
 	for _, name := range goldenFiles() {
 		b, err := os.ReadFile(filepath.Join(golden, name))
@@ -32,6 +37,7 @@ func TestGolden(t *testing.T) {
 	}
 	s := open(t, filepath.Join(dir, "state.db"))
 	require.NoError(t, s.Check())
+	require.Empty(t, s.Repairs())
 	require.EqualValues(t, 10, s.Revision())
 	list, err := s.Range(t.Context(), Query{Key: "/", End: "0"})
 	require.NoError(t, err)

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
@@ -186,19 +187,26 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 	return events, next, err
 }
 
-// walk calls fn with the records of the log from revision from on, until it returns false.
+// walk calls fn with the records of the log from revision from on, until it returns false. Above the compacted history, each revision has
+// one.
 func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
 	c := v.log.Cursor()
 	for k, b := c.Seek(revisionKey(from)); k != nil; k, b = c.Next() {
-		rec, err := decodeRecord(b)
+		rec, err := decodeStored(k, b)
+		if err == nil && rec.mod != from {
+			err = fmt.Errorf("%w: the record of revision %d is missing", ErrDamaged, from)
+		}
 		if err != nil {
 			return err
 		}
 		if more, err := fn(&rec); err != nil || !more {
 			return err
 		}
+		from++
 	}
-	from = max(from, getMeta(v.meta, metaRevision)+1)
+	if last := getMeta(v.meta, metaRevision); from <= last {
+		return fmt.Errorf("%w: the records of revisions %d to %d are missing", ErrDamaged, from, last)
+	}
 	for i := len(v.layers) - 1; i >= 0; i-- {
 		for _, rec := range v.layers[i].since(from) {
 			if rec.mod > v.revision {

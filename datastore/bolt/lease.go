@@ -132,7 +132,11 @@ func (t *writeTx) revoke(id int64) error {
 	slices.Sort(keys)
 	for _, key := range slices.Compact(keys) {
 		last, err := t.latest(key)
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrDamaged):
+			_ = t.store.damage(err)
+			continue // the others must end
+		case err != nil:
 			return err
 		}
 		if last == nil || last.deleted || last.lease != id {

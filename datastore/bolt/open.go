@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/mote-k8s/mote/datastore/wal"
 )
@@ -19,6 +21,8 @@ const (
 	// lockTimeout is how long Open waits for another process to let go of the file. A killed
 	// process loses its lock at once; more than this is a process that lives.
 	lockTimeout = time.Second
+	// lockPoll is how often it looks.
+	lockPoll = 20 * time.Millisecond
 	// mapSize is mapped at the start, in bytes of address space, not memory: bbolt remaps when the
 	// file outgrows its map, and that waits for every running read.
 	mapSize = 64 << 20
@@ -27,6 +31,8 @@ const (
 	pageSize = 4096
 	// firstRevision is the revision of an empty store: etcd's. Kubernetes refuses revision 0.
 	firstRevision = 1
+	// maxRepairs bounds what one start does: a repair makes a sound file, perhaps of an older format.
+	maxRepairs = 3
 )
 
 func options() *bbolt.Options {
@@ -39,62 +45,209 @@ func options() *bbolt.Options {
 	}
 }
 
-// openFile opens the bbolt file at path, and makes it when there is none: as a store that may have given out
-// revisions up to above.
-func openFile(path string, above int64) (*bbolt.DB, error) {
+// opening is a start: it makes sure that the file is sound before bbolt sees it.
+type opening struct {
+	path    string
+	options Options
+	// file is locked; image reads it.
+	file    *os.File
+	image   image
+	stamp   string // of what is set aside
+	repairs []Repair
+	// noSnapshot is why there is none that helps.
+	noSnapshot error
+}
+
+// journal is what the write-ahead log has that the file does not.
+type journal struct {
+	files  wal.Files
+	log    *wal.Log
+	found  wal.Found
+	frames []frame
+}
+
+func (j *journal) close() error { return errors.Join(j.files[0].Close(), j.files[1].Close()) }
+
+// begin locks the file at path, which is made when there is none.
+func begin(path string, options Options) (*opening, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = createFile(path, above)
+		err = createFile(path, options.Above)
 	}
 	if err != nil {
-		return nil, advise(path, err)
-	}
-	db, err := openSound(path)
-	if err != nil {
-		return nil, advise(path, err)
-	}
-	if err := db.View(checkFormat); err != nil {
-		return nil, advise(path, errors.Join(err, db.Close()))
-	}
-	return db, nil
-}
-
-// openSound opens a file that is there. Of a damaged one bbolt says so by a panic, and of one that
-// was cut off by a memory fault that would end the process: its length is compared beforehand.
-func openSound(path string) (db *bbolt.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errDamaged, p)
-		}
-	}()
-	if err := checkLength(path); err != nil {
 		return nil, err
 	}
-	return bbolt.Open(path, 0o600, options())
+	o := &opening{path: path, options: options, stamp: time.Now().UTC().Format(asideTime)}
+	o.file, err = lockFile(path)
+	return o, err
 }
 
-// checkLength reads the header only: a read-only bbolt looks no further.
-func checkLength(path string) error {
-	o := options()
-	o.ReadOnly = true
-	db, err := bbolt.Open(path, 0o600, o)
+// judge returns what a sound file and its log have; an unsound one is repaired before. What only an unclean stop can have left half
+// done, or half an hour without power, is looked for after one: then all of the file is read.
+func (o *opening) judge() (*contents, *journal, error) {
+	for range maxRepairs {
+		now, roots, err := o.look(false)
+		if err != nil {
+			return nil, nil, err
+		}
+		if now != nil && now.sound() {
+			j, err := o.readLog(now)
+			if err != nil {
+				return nil, nil, err
+			}
+			old := now.counters[metaFormat] < Format
+			if j.clean() && now.counters[metaCeiling] == 0 && !old {
+				return now, j, nil
+			}
+			now = o.image.inspect(roots[0], true)
+			if err := now.unreadable(); err != nil {
+				return nil, nil, errors.Join(err, j.close())
+			}
+			if now.sound() && !old {
+				return now, j, nil
+			}
+			if err := j.close(); err != nil {
+				return nil, nil, err
+			}
+			if now.sound() {
+				if err := o.upgrade(now); err != nil {
+					return nil, nil, err
+				}
+				continue
+			}
+		}
+		if now, roots, err = o.look(true); err != nil {
+			return nil, nil, err
+		}
+		if err := o.repair(now, roots); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, unsound("it is damaged again after each repair")
+}
+
+func (j *journal) clean() bool {
+	return len(j.frames) == 0 && !j.found.Torn && j.found.Damage == nil
+}
+
+// look reads the newest transaction; without one it returns nil. The error is not damage.
+func (o *opening) look(full bool) (*contents, []root, error) {
+	info, err := o.file.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	o.image = image{o.file, info.Size()}
+	roots, err := o.image.roots()
+	if errors.Is(err, ErrDamaged) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	now := o.image.inspect(roots[0], full)
+	return now, roots, now.unreadable()
+}
+
+func (o *opening) readLog(c *contents) (*journal, error) {
+	files, err := o.options.openLog(logPath(o.path))
+	if err != nil {
+		return nil, err
+	}
+	j := &journal{files: files}
+	from, marked := uint64(c.counters[metaWAL]), c.counters[metaMarked] == 1
+	j.log, j.found, err = wal.Open(files, from, marked, func(payload []byte) error {
+		f, err := decodeFrame(payload)
+		j.frames = append(j.frames, f)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, j.close())
+	}
+	return j, nil
+}
+
+// upgrade rewrites a file of formatUnsummed. Its log is read as before; the first checkpoint ends that.
+func (o *opening) upgrade(c *contents) error {
+	slog.Info("datastore gets a new format", "component", "datastore", "path", o.path, "from", c.counters[metaFormat], "to", Format)
+	if err := build(o.draft(), func(b *builder) error { return b.copyStore(c) }); err != nil {
+		return err
+	}
+	return o.swap()
+}
+
+func (o *opening) draft() string { return o.path + ".new" }
+
+// swap puts the draft in the file's place. At each moment there is a whole file, which is locked.
+func (o *opening) swap() error {
+	draft, err := lockFile(o.draft())
 	if err != nil {
 		return err
 	}
-	err = db.View(func(tx *bbolt.Tx) error {
-		info, err := os.Stat(path)
-		if err == nil && info.Size() < tx.Size() {
-			err = fmt.Errorf("%w: %d bytes of %d", errDamaged, info.Size(), tx.Size())
-		}
+	if err := os.Rename(o.draft(), o.path); err != nil {
+		return errors.Join(err, draft.Close())
+	}
+	old := o.file
+	o.file = draft
+	return errors.Join(syncDir(dirOf(o.path)), old.Close())
+}
+
+// database hands the file to bbolt, lock and all.
+func (o *opening) database() (db *bbolt.DB, err error) {
+	return openDB(o.path, o.file)
+}
+
+func openDB(path string, locked *os.File) (db *bbolt.DB, err error) {
+	settings := options()
+	settings.OpenFile = func(string, int, os.FileMode) (*os.File, error) {
+		fd, err := unix.FcntlInt(locked.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewFile(uintptr(fd), path), err
+	}
+	err = withFaults(func() error {
+		db, err = bbolt.Open(path, 0o600, settings)
 		return err
 	})
-	return errors.Join(err, db.Close())
+	return db, err
+}
+
+// lockFile opens a file for this process alone. The lock is bbolt's.
+func lockFile(path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := lock(f); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		// Who had the lock may have put another file there.
+		mine, err := f.Stat()
+		now, nowErr := os.Stat(path)
+		if err := errors.Join(err, nowErr); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if os.SameFile(mine, now) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+func lock(f *os.File) error {
+	for end := time.Now().Add(lockTimeout); ; time.Sleep(lockPoll) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		if time.Now().After(end) {
+			return bolterrors.ErrTimeout
+		}
+	}
 }
 
 // createFile makes an empty store beside path and moves it there once it is whole and on the disk:
-// whatever interrupts a first start, path is either absent or a store.
+// whatever interrupts a first start, path is either absent or a store, which may have given out revisions up to above.
 func createFile(path string, above int64) error {
-	dir := filepath.Dir(path)
+	dir := dirOf(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -102,14 +255,10 @@ func createFile(path string, above int64) error {
 		return err
 	}
 	draft := path + ".new"
-	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	db, err := bbolt.Open(draft, 0o600, options())
+	err := build(draft, func(b *builder) error {
+		return b.counters(map[string]int64{metaRevision: firstRevision, metaWAL: 1, metaMarked: 1, metaCeiling: above})
+	})
 	if err != nil {
-		return err
-	}
-	if err := errors.Join(db.Update(func(tx *bbolt.Tx) error { return initialise(tx, above) }), db.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(draft, path); err != nil {
@@ -119,21 +268,61 @@ func createFile(path string, above int64) error {
 	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
 }
 
+func dirOf(path string) string { return filepath.Dir(path) }
+
 // createLog makes the log's files, so that a store without them is known to have lost them. What is left of
-// another store's log must not become part of this one.
+// another store's log must not become part of this one; a log that nothing was written to is of a first start that
+// was interrupted.
 func createLog(path string) error {
 	files, err := wal.OpenFiles(path)
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		if size, sizeErr := f.Size(); sizeErr != nil || size > 0 {
-			err = errors.Join(err, sizeErr, errOrphanLog)
+	_, found, err := wal.Open(files, 1, true, func([]byte) error { return errOrphanLog })
+	if found.Damage != nil {
+		for _, f := range files {
+			if size, sizeErr := f.Size(); sizeErr != nil || size > 0 {
+				err = errors.Join(err, sizeErr, errOrphanLog)
+			}
 		}
-		err = errors.Join(err, f.Close())
 	}
-	return err
+	if err == nil {
+		_, err = wal.Create(files, 1)
+	}
+	return errors.Join(err, files[0].Close(), files[1].Close())
 }
+
+// replaceLog puts an empty log in the place of another.
+func replaceLog(path string, seq uint64) error {
+	draft := path + ".new"
+	files, err := emptyLog(draft)
+	if err != nil {
+		return err
+	}
+	log, err := wal.Create(files, seq)
+	if err != nil {
+		return errors.Join(err, files[0].Close(), files[1].Close())
+	}
+	if err := log.Close(); err != nil {
+		return err
+	}
+	for i, name := range logNames(path) {
+		err = errors.Join(err, os.Rename(logNames(draft)[i], name))
+	}
+	return errors.Join(err, syncDir(dirOf(path)))
+}
+
+func emptyLog(path string) (wal.Files, error) {
+	for _, name := range logNames(path) {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return wal.Files{}, err
+		}
+	}
+	return wal.OpenFiles(path)
+}
+
+// logNames are the log's two files.
+func logNames(path string) [2]string { return [2]string{path + ".0", path + ".1"} }
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -143,50 +332,23 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func initialise(tx *bbolt.Tx, above int64) error {
-	for _, name := range buckets() {
-		if _, err := tx.CreateBucket(name); err != nil {
-			return err
-		}
-	}
-	meta := tx.Bucket(bucketMeta())
-	return errors.Join(putMeta(meta, metaFormat, Format), putMeta(meta, metaRevision, firstRevision), putMeta(meta, metaWAL, 1),
-		putMeta(meta, metaCeiling, above))
-}
-
 var (
 	errNotStore    = errors.New("not a mote datastore")
-	errDamaged     = errors.New("damaged file")
 	errOtherFormat = errors.New("other format")
 	errOrphanLog   = errors.New("a log without its store")
+	errNoLog       = errors.New("its log is missing")
 )
-
-func checkFormat(tx *bbolt.Tx) error {
-	meta := tx.Bucket(bucketMeta())
-	if meta == nil {
-		return errNotStore
-	}
-	switch format := getMeta(meta, metaFormat); format {
-	case Format:
-	case 0:
-		return errNotStore
-	default:
-		return fmt.Errorf("%w %d", errOtherFormat, format)
-	}
-	for _, name := range buckets() {
-		if tx.Bucket(name) == nil {
-			return fmt.Errorf("%w: bucket %s is missing", errDamaged, name)
-		}
-	}
-	return nil
-}
 
 // advise says what to do about a file that cannot be opened.
 func advise(path string, err error) error {
 	advice := func(text string) error {
 		return fmt.Errorf("cannot open datastore %s: %s (%w)", path, text, err)
 	}
+	const restore = "restore a snapshot with `mote datastore snapshot restore NAME`, see `mote datastore snapshot list`"
+	refused := (*refusedError)(nil)
 	switch {
+	case errors.As(err, &refused):
+		return fmt.Errorf("cannot open datastore %s: %w", path, err)
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return advice("another process has it open; stop the other mote or use another data directory")
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -195,14 +357,16 @@ func advise(path string, err error) error {
 		return advice("the file system is read-only; mount it writable or use another data directory")
 	case errors.Is(err, fs.ErrPermission):
 		return advice("no permission; run as the owner of the data directory")
+	case errors.Is(err, syscall.EIO):
+		return advice("the disk cannot be read; check it, then start again, or " + restore + " on another disk")
 	case errors.Is(err, errOrphanLog):
-		return advice(fmt.Sprintf("it is not there, but its log %s.* is; put it back, or move the log away too to begin anew", logPath(path)))
+		return advice(fmt.Sprintf("it is not there, but its log %s.* is; put it back, %s, or move the log away too to begin anew", logPath(path), restore))
+	case errors.Is(err, errNoLog):
+		return advice("without its log it may lack what was written last; put the log back or " + restore)
 	case errors.Is(err, errOtherFormat):
-		return advice(fmt.Sprintf("written by another version of mote, this one reads format %d; run that version or restore a backup", Format))
-	case errors.Is(err, errDamaged), errors.Is(err, errNotStore), errors.Is(err, wal.ErrDamaged), errors.Is(err, errDamagedFrame), errors.Is(err, bolterrors.ErrInvalid),
-		errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum),
-		errors.Is(err, syscall.EISDIR):
-		return advice("not a mote datastore, or a damaged one; move its folder away or restore a backup")
+		return advice(fmt.Sprintf("written by another version of mote, this one reads format %d; run that version or %s", Format, restore))
+	case errors.Is(err, errNotStore), errors.Is(err, ErrDamaged), errors.Is(err, wal.ErrDamaged), errors.Is(err, syscall.EISDIR):
+		return advice("not a mote datastore, or a damaged one; move its folder away or " + restore)
 	default:
 		return fmt.Errorf("cannot open datastore %s: %w", path, err)
 	}

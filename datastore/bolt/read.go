@@ -46,7 +46,7 @@ func (s *Store) Range(ctx context.Context, q Query) (List, error) {
 			case q.KeysOnly:
 				list.KVs = append(list.KVs, newKV(key, h))
 			default:
-				rec, err := v.record(h.mod)
+				rec, err := v.recordOf(key, h)
 				if err != nil {
 					return err
 				}

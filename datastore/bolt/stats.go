@@ -19,6 +19,8 @@ type Stats struct {
 	// MemoryBytes is about what the layers occupy, LogBytes the size of the log's two files, and FileBytes
 	// that of the bbolt file, free pages included.
 	MemoryBytes, LogBytes, FileBytes int64
+	// QuotaBytes is what UsedBytes, the part of the file and of memory that holds something, may be.
+	UsedBytes, QuotaBytes int64
 	// Watches are open; of these, Behind read from the log because their client is slow or began in the past.
 	Watches, Behind int64
 	// Leases have been granted and have not ended.
@@ -39,7 +41,7 @@ func (s *Store) Stats() (Stats, error) {
 		Writes: s.counters.writes.Load(), Refusals: s.counters.refusals.Load(),
 		Frames: s.counters.frames.Load(), Syncing: time.Duration(s.counters.syncing.Load()),
 		Checkpoints: s.counters.checkpoints.Load(), Checkpointing: time.Duration(s.counters.checkpointing.Load()),
-		LogBytes: s.counters.logBytes.Load(),
+		LogBytes: s.counters.logBytes.Load(), UsedBytes: s.used(), QuotaBytes: s.options.QuotaBytes,
 	}
 	out.Watches, out.Behind = s.hub.count()
 	s.leases.mu.Lock()

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +29,9 @@ type Store struct {
 	hub      *hub
 	leases   *leases
 	counters counters
+	repairs  []Repair
+	suspect  atomic.Bool // damage was met
+	space    space
 
 	// The writer's, and Close's after it. ceiling is what the last frame of the log promised.
 	wal         *wal.Log
@@ -62,6 +67,13 @@ type Options struct {
 	// stop only. After a crash they are what they were at the last checkpoint; who watched anything is told
 	// that the history is compacted. Only for what its owner writes again anyway. The default is none.
 	Volatile []string
+	// QuotaBytes is how much the store may hold, in bytes of the file that are in use and of memory that waits for it; 0 is 8 GiB. Over
+	// it, all writes are refused with ErrNoSpace but deletions, volatile ones and compactions. Too little stops the cluster from
+	// changing; too much may fill the disk.
+	QuotaBytes int64
+	// Restore returns the file of the newest good snapshot and its name. It is called when the file is damaged so that data would be
+	// lost. Nil, and no reader, is none.
+	Restore func() (file io.ReadCloser, name string, err error)
 	// Above is a revision above which a store that is made begins, with its history compacted. One that is there
 	// already is left as it is.
 	Above int64
@@ -73,13 +85,20 @@ type Options struct {
 	atCheckpoint func(done bool)
 }
 
-const defaultProgressInterval = time.Minute
+const (
+	defaultProgressInterval = time.Minute
+	// defaultQuota is what etcd recommends as the most.
+	defaultQuota = 8 << 30
+)
 
 // Open opens the store at path, or makes one, with its folder. Two files of its write-ahead log are beside
 // it. The error says what to do.
 func Open(path string, o Options) (*Store, error) {
 	if o.ProgressInterval <= 0 {
 		o.ProgressInterval = defaultProgressInterval
+	}
+	if o.QuotaBytes <= 0 {
+		o.QuotaBytes = defaultQuota
 	}
 	if o.limit <= 0 {
 		o.limit = layerLimit
@@ -90,18 +109,13 @@ func Open(path string, o Options) (*Store, error) {
 	if o.atCheckpoint == nil {
 		o.atCheckpoint = func(bool) {}
 	}
-	db, err := openFile(path, o.Above)
+	start, err := begin(path, o)
 	if err != nil {
-		return nil, err
+		return nil, advise(path, err)
 	}
-	s := &Store{
-		path: path, options: o, db: db,
-		requests: make(chan *request, maxBatch), leases: newLeases(),
-		checkpoints: make(chan *checkpoint, 1), layers: []*layer{newLayer()},
-		closing: make(chan struct{}), written: make(chan struct{}), failed: make(chan struct{}),
-	}
-	if err := s.recover(); err != nil {
-		return nil, errors.Join(advise(path, err), db.Close())
+	s, err := start.open()
+	if err != nil {
+		return nil, errors.Join(advise(path, err), start.file.Close())
 	}
 	s.hub = newHub(s)
 	s.workers.Go(s.write)
@@ -110,36 +124,62 @@ func Open(path string, o Options) (*Store, error) {
 	return s, nil
 }
 
+// open makes a store of the file, which is repaired if need be, and puts into it what only the log has.
+func (o *opening) open() (*Store, error) {
+	now, log, err := o.judge()
+	if err != nil {
+		return nil, err
+	}
+	db, err := o.database()
+	if err != nil {
+		return nil, errors.Join(err, log.close())
+	}
+	s := &Store{
+		path: o.path, options: o.options, db: db, space: space{file: o.file},
+		requests: make(chan *request, maxBatch), leases: newLeases(),
+		checkpoints: make(chan *checkpoint, 1), layers: []*layer{newLayer()},
+		closing: make(chan struct{}), written: make(chan struct{}), failed: make(chan struct{}),
+		ceiling: now.counters[metaCeiling], wal: log.log,
+	}
+	s.revision.Store(now.counters[metaRevision])
+	s.compacted.Store(now.counters[metaCompacted])
+	if err := s.recover(o, log, now.counters[metaMarked] == 1); err != nil {
+		return nil, errors.Join(err, log.close(), db.Close())
+	}
+	s.repairs = o.repairs
+	return s, nil
+}
+
 // recover reads what the store keeps in memory, and puts into the file what only the log has.
-func (s *Store) recover() error {
-	from := uint64(0)
-	err := s.db.View(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(bucketMeta())
-		s.revision.Store(getMeta(meta, metaRevision))
-		s.compacted.Store(getMeta(meta, metaCompacted))
-		s.ceiling = getMeta(meta, metaCeiling)
-		from = uint64(getMeta(meta, metaWAL))
-		return s.loadLeases(tx)
-	})
-	if err != nil {
+func (s *Store) recover(o *opening, log *journal, marked bool) error {
+	if err := s.db.View(s.loadLeases); err != nil {
 		return err
 	}
-	files, err := s.options.openLog(logPath(s.path))
-	if err != nil {
+	for _, f := range log.frames {
+		s.replay(f)
+	}
+	if err := s.measure(); err != nil {
 		return err
 	}
-	frames := 0
-	s.wal, err = wal.Open(files, from, func(payload []byte) error {
-		frames++
-		return s.replay(payload)
-	})
-	if err != nil {
-		return errors.Join(err, files[0].Close(), files[1].Close())
+	if log.found.Damage != nil {
+		if err := s.repairLog(o, log.found, len(log.frames)); err != nil {
+			return err
+		}
+		s.counters.logBytes.Store(s.wal.Size())
+		return log.close()
 	}
 	s.counters.logBytes.Store(s.wal.Size())
-	if frames == 0 && s.ceiling == 0 {
+	if log.found.Torn {
+		s.tellTorn(o)
+	}
+	if len(log.frames) == 0 && s.ceiling == 0 && marked {
 		return nil // it was stopped cleanly
 	}
+	return s.saveFirst()
+}
+
+// saveFirst puts what was read from the log into the file, with revisions that nobody was given.
+func (s *Store) saveFirst() error {
 	if s.ceiling > 0 {
 		// Revisions up to the ceiling may have been given out, and what was written then is lost: who knows
 		// of it has to read everything again.
@@ -147,10 +187,35 @@ func (s *Store) recover() error {
 		s.compacted.Store(s.revision.Load())
 		s.ceiling = 0
 	}
-	if err := s.writeCheckpoint(s.newCheckpoint()); err != nil {
-		return errors.Join(err, s.wal.Close())
+	// The checkpoint names a sequence of the log, which should have begun. It cannot where that overwrites what was read.
+	if s.wal.Spare() {
+		if err := s.wal.Begin(); err != nil && !isNoSpace(err) {
+			return err
+		}
 	}
-	s.layers = []*layer{newLayer()}
+	return s.firstCheckpoint()
+}
+
+// firstCheckpoint puts what only the log has into the file. Without room for that, the store serves reads: the log's files are still
+// needed, so writes wait until there is room.
+func (s *Store) firstCheckpoint() error {
+	cp, err := s.newCheckpoint()
+	if err == nil {
+		err = s.writeCheckpoint(cp)
+	}
+	switch {
+	case err == nil:
+		s.layers = []*layer{newLayer()}
+		return nil
+	case !isNoSpace(err):
+		return err
+	}
+	slog.Warn("no space left on the datastore's disk, only reads are served", "component", "datastore", "path", s.path, "error", err)
+	cp.err, cp.first = noSpace(err), true
+	close(cp.done)
+	s.pending = cp
+	s.layers = []*layer{newLayer(), cp.layer}
+	s.space.full.Store(true)
 	return nil
 }
 
@@ -161,21 +226,16 @@ func logPath(path string) string {
 
 // openLog opens the log's files, which are made before the file that they belong to.
 func openLog(path string) (wal.Files, error) {
-	for i := range 2 {
-		name := fmt.Sprintf("%s.%d", path, i)
+	for _, name := range logNames(path) {
 		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-			return wal.Files{}, fmt.Errorf("%w: its log %s is missing", errDamaged, name)
+			return wal.Files{}, fmt.Errorf("%w: %s", errNoLog, name)
 		}
 	}
 	return wal.OpenFiles(path)
 }
 
 // replay does again what a frame of the log says.
-func (s *Store) replay(payload []byte) error {
-	f, err := decodeFrame(payload)
-	if err != nil {
-		return err
-	}
+func (s *Store) replay(f frame) {
 	s.layers[0].add(f.records, f.leases)
 	for id, row := range f.leases {
 		if row.ttl > 0 {
@@ -193,7 +253,6 @@ func (s *Store) replay(payload []byte) error {
 	s.revision.Store(f.revision)
 	s.compacted.Store(max(s.compacted.Load(), f.compacted))
 	s.ceiling = max(s.ceiling, f.ceiling)
-	return nil
 }
 
 func (s *Store) loadLeases(tx *bbolt.Tx) error {
@@ -226,7 +285,7 @@ func (s *Store) Close() error {
 		close(s.checkpoints)
 		s.checkpointed.Wait()
 		s.hub.close()
-		err = errors.Join(s.lastCheckpoint(), s.wal.Close(), s.db.Close())
+		err = errors.Join(s.lastCheckpoint(), s.wal.Close(), s.space.file.Close(), s.db.Close())
 	})
 	return err
 }
@@ -237,6 +296,10 @@ func (s *Store) lastCheckpoint() error {
 	if s.failureNow() != nil {
 		return nil // the failure has been told
 	}
+	if s.suspect.Load() { // a start after this looks at everything
+		f := frame{revision: s.revision.Load(), compacted: s.compacted.Load(), ceiling: s.ceiling}
+		return s.wal.Append(f.encode())
+	}
 	var saved int64
 	err := s.view(func(v *view) error {
 		saved = getMeta(v.meta, metaCompacted)
@@ -246,11 +309,13 @@ func (s *Store) lastCheckpoint() error {
 		err = s.writeCheckpoint(s.pending)
 	}
 	if err == nil && (!s.newest().empty() || s.ceiling != 0 || s.compacted.Load() != saved) {
-		cp := s.newCheckpoint()
-		cp.ceiling = 0
-		err = s.writeCheckpoint(cp)
+		var cp *checkpoint
+		if cp, err = s.newCheckpoint(); err == nil {
+			cp.ceiling = 0
+			err = s.writeCheckpoint(cp)
+		}
 	}
-	if isNoSpace(err) {
+	if isNoSpace(err) || errors.Is(err, ErrNoSpace) {
 		return nil
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -20,10 +21,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mote-k8s/mote/datastore/wal"
-	"github.com/mote-k8s/mote/datastore/wal/waltest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
 
 func open(t testing.TB, path string) *Store {
 	t.Helper()
@@ -95,36 +98,19 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 		"log is gone": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
 			require.NoError(t, os.Remove(logPath(path)+".0"))
-		}, "state.wal.0 is missing"},
+		}, "put the log back or restore a snapshot"},
 		"log of another": {func(t *testing.T, path string) {
 			s := open(t, path)
 			_, err := s.create(t.Context(), "a", nil)
 			require.NoError(t, err)
 			require.NoError(t, s.Close())
 			require.NoError(t, os.Remove(path))
-		}, "put it back, or move the log away too"},
-		"damaged log": {func(t *testing.T, path string) {
-			s := open(t, path)
-			for _, key := range []string{"a", "b"} {
-				_, err := s.create(t.Context(), key, nil)
-				require.NoError(t, err)
-			}
-			log, err := os.ReadFile(logPath(path) + ".1")
-			require.NoError(t, err)
-			db, err := os.ReadFile(path)
-			require.NoError(t, err)
-			require.NoError(t, s.Close())
-			log[20] ^= 1 // in the first frame
-			require.NoError(t, os.WriteFile(logPath(path)+".1", log, 0o600))
-			require.NoError(t, os.WriteFile(path, db, 0o600))
-		}, "damaged write-ahead log"},
+		}, "put it back, restore a snapshot"},
 		"newer format": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
 			db, err := bbolt.Open(path, 0o600, nil)
 			require.NoError(t, err)
-			require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-				return putMeta(tx.Bucket(bucketMeta()), metaFormat, Format+1)
-			}))
+			require.NoError(t, update(db, func(f *fileTx) error { return putMeta(f.meta, metaFormat, Format+1) }))
 			require.NoError(t, db.Close())
 		}, "written by another version of mote"},
 	}
@@ -203,6 +189,24 @@ func testFullDisk(t *testing.T, o Options) {
 	check()
 	require.NoError(t, s.Close(), "a stop on a full disk")
 
+	s, err = Open(path, o)
+	require.NoError(t, err, "a start on a full disk, with a log to be read")
+	check()
+	for range 3 {
+		_, err = s.create(t.Context(), "refused", value)
+		require.ErrorIs(t, err, ErrNoSpace)
+		require.True(t, s.NoSpace())
+	}
+	mount(syscall.MS_REMOUNT, "size=10m")
+	require.Eventually(t, func() bool {
+		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "there is space again")
+	written++
+	require.False(t, s.NoSpace())
+	check()
+	require.NoError(t, s.Close())
+
 	mount(syscall.MS_REMOUNT, "size=20m")
 	s, err = Open(path, o)
 	require.NoError(t, err)
@@ -218,7 +222,7 @@ func testFullDisk(t *testing.T, o Options) {
 // TestDiskFailure: when a sync fails nothing may be acknowledged any more, and the next start has all that was.
 func TestDiskFailure(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
-	disk := waltest.New(rand.New(rand.NewPCG(1, 1)))
+	disk := newDisk(t, rand.New(rand.NewPCG(1, 1)))
 	o := Options{openLog: func(string) (wal.Files, error) { return disk.Files(), nil }}
 	s, err := Open(path, o)
 	require.NoError(t, err)

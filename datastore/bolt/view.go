@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -25,7 +27,28 @@ func (s *Store) view(fn func(*view) error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(v), v.tx.Rollback())
+	err = withFaults(func() error { return fn(v) })
+	return errors.Join(s.damage(err), v.tx.Rollback())
+}
+
+// withFaults returns as errors what bbolt does when a page makes no sense to it, and what the kernel does when a page cannot be read.
+func withFaults(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			slog.Error("page of the datastore cannot be used", "component", "datastore", "cause", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: %v", ErrDamaged, p)
+		}
+	}()
+	return fn()
+}
+
+// damage remembers that damage was met: the next start looks for all of it, and repairs it.
+func (s *Store) damage(err error) error {
+	if errors.Is(err, ErrDamaged) && s.suspect.CompareAndSwap(false, true) {
+		slog.Error("datastore is damaged, what is hit is not answered; a restart repairs it or says what to do", "component", "datastore", "path", s.path, "error", err)
+	}
+	return err
 }
 
 // open returns a view, whose transaction must be ended.
@@ -38,10 +61,15 @@ func (s *Store) open() (*view, error) {
 	if err != nil {
 		return nil, closedError(err)
 	}
-	return &view{
-		tx: tx, meta: tx.Bucket(bucketMeta()), log: tx.Bucket(bucketLog()), keys: tx.Bucket(bucketKeys()),
-		layers: s.layers, revision: s.revision.Load(), compacted: s.compacted.Load(),
-	}, nil
+	v := &view{tx: tx, layers: s.layers, revision: s.revision.Load(), compacted: s.compacted.Load()}
+	err = withFaults(func() error {
+		v.meta, v.log, v.keys = tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys())
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(s.damage(err), tx.Rollback())
+	}
+	return v, nil
 }
 
 // closedError translates bbolt's word for a store that has been closed.
@@ -63,10 +91,7 @@ func (v *view) find(revision int64) (*record, error) {
 	if b == nil {
 		return nil, nil
 	}
-	rec, err := decodeRecord(b)
-	if err == nil && rec.mod != revision {
-		err = fmt.Errorf("damaged log: record %d is stored as revision %d", rec.mod, revision)
-	}
+	rec, err := decodeStored(revisionKey(revision), b)
 	return &rec, err
 }
 
@@ -74,7 +99,7 @@ func (v *view) find(revision int64) (*record, error) {
 func (v *view) record(revision int64) (*record, error) {
 	rec, err := v.find(revision)
 	if rec == nil && err == nil {
-		err = fmt.Errorf("damaged log: the record of revision %d is missing", revision)
+		err = fmt.Errorf("%w: the record of revision %d is missing", ErrDamaged, revision)
 	}
 	return rec, err
 }
@@ -94,7 +119,16 @@ func (v *view) latest(key string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.record(h.mod)
+	return v.recordOf(key, h)
+}
+
+// recordOf returns the record that an index row is of.
+func (v *view) recordOf(key string, h header) (*record, error) {
+	rec, err := v.record(h.mod)
+	if err == nil && (string(rec.key) != key || rec.header != h) {
+		err = fmt.Errorf("%w: index row of key %q differs from record %d", ErrDamaged, key, h.mod)
+	}
+	return rec, err
 }
 
 // scanCheck is how many keys a scan passes between looks at its context.
@@ -186,7 +220,7 @@ func (v *view) versionAt(h header, revision int64) (header, error) {
 			return header{deleted: true}, nil
 		}
 		if before == nil {
-			return header{}, fmt.Errorf("damaged log: record %d follows record %d, which is gone", h.mod, rec.prev)
+			return header{}, fmt.Errorf("%w: record %d follows record %d, which is gone", ErrDamaged, h.mod, rec.prev)
 		}
 		h = before.header
 	}

@@ -100,6 +100,9 @@ func (s *Store) commit(first *request) {
 		req.err = err
 		close(req.done)
 	}
+	if err == nil {
+		s.reclaimSpace()
+	}
 }
 
 // transact returns the requests that it took into the transaction. On error none has happened.
@@ -115,15 +118,18 @@ func (s *Store) transact(first *request) ([]*request, error) {
 	if err != nil {
 		return batch, err
 	}
-	for req := first; ; {
-		if req.answer, err = req.apply(tx); err != nil {
-			break
+	err = withFaults(func() error {
+		for req := first; req != nil; {
+			var err error
+			if req.answer, err = req.apply(tx); err != nil {
+				return err
+			}
+			if req = s.next(tx, len(batch)); req != nil {
+				batch = append(batch, req)
+			}
 		}
-		if req = s.next(tx, len(batch)); req == nil {
-			break
-		}
-		batch = append(batch, req)
-	}
+		return nil
+	})
 	if err := errors.Join(err, tx.view.tx.Rollback()); err != nil {
 		return batch, fmt.Errorf("write to datastore: %w", err)
 	}
@@ -167,21 +173,27 @@ func (s *Store) save(tx *writeTx) error {
 	err := s.wal.Append(f.encode())
 	since(&s.counters.syncing, start)
 	s.counters.logBytes.Store(s.wal.Size())
-	switch {
-	case err == nil:
-		s.counters.frames.Add(1)
-		s.ceiling = ceiling
-		for id := range f.leases {
-			if l := tx.lease(id); l != nil {
-				l.saved = true
-			}
+	if err != nil {
+		return s.refuseOrFail(err)
+	}
+	s.counters.frames.Add(1)
+	s.space.full.Store(false)
+	s.ceiling = ceiling
+	for id := range f.leases {
+		if l := tx.lease(id); l != nil {
+			l.saved = true
 		}
-		return nil
-	case isNoSpace(err):
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	default:
+	}
+	return nil
+}
+
+// refuseOrFail judges an error of the log.
+func (s *Store) refuseOrFail(err error) error {
+	if !isNoSpace(err) {
 		return s.fail(err)
 	}
+	s.space.full.Store(true)
+	return noSpace(err)
 }
 
 // publish makes a committed transaction visible. Watches come first: whoever has read a revision here or

@@ -31,8 +31,12 @@ type face struct {
 }
 
 func serve(t testing.TB) face {
+	return serveStore(t, bolt.Options{ProgressInterval: time.Millisecond})
+}
+
+func serveStore(t testing.TB, o bolt.Options) face {
 	dir := t.TempDir()
-	store, err := bolt.Open(filepath.Join(dir, "state.db"), bolt.Options{ProgressInterval: time.Millisecond})
+	store, err := bolt.Open(filepath.Join(dir, "state.db"), o)
 	require.NoError(t, err)
 	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
 	require.NoError(t, err)

@@ -77,7 +77,7 @@ func (s kv) Compact(ctx context.Context, r *etcdserverpb.CompactionRequest) (*et
 }
 
 func (s kv) write(ctx context.Context, r interface{ Size() int }, w bolt.Write) (bolt.Result, error) {
-	if r.Size() > MaxRequest {
+	if r.Size()+envelope > MaxRequest {
 		return bolt.Result{}, rpctypes.ErrGRPCRequestTooLarge
 	}
 	res, err := s.store.Write(ctx, w)

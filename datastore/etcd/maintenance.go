@@ -23,10 +23,15 @@ func (s *maintenance) Status(context.Context, *etcdserverpb.StatusRequest) (*etc
 	return &etcdserverpb.StatusResponse{Header: s.header(), Version: Version, DbSize: size}, nil
 }
 
-// Alarm lists no alarms: a full disk refuses writes only while it is full.
+// Alarm lists NOSPACE while writes are refused for want of space. It ends by itself when there is room: to disarm it is allowed and
+// changes nothing.
 func (s *maintenance) Alarm(_ context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
 	if r.Action == etcdserverpb.AlarmRequest_ACTIVATE {
 		return nil, unserved("alarm that is set by hand")
 	}
-	return &etcdserverpb.AlarmResponse{Header: s.header()}, nil
+	resp := &etcdserverpb.AlarmResponse{Header: s.header()}
+	if s.store.NoSpace() && (r.Alarm == etcdserverpb.AlarmType_NONE || r.Alarm == etcdserverpb.AlarmType_NOSPACE) {
+		resp.Alarms = []*etcdserverpb.AlarmMember{{Alarm: etcdserverpb.AlarmType_NOSPACE}}
+	}
+	return resp, nil
 }

@@ -28,6 +28,8 @@ const (
 	Version = "3.6.13"
 	// MaxRequest is the largest write in bytes: etcd's default.
 	MaxRequest = 1536 << 10
+	// envelope is what etcd adds to a request of about that size before it compares: number and kind of the request.
+	envelope = 18
 )
 
 // Server is the protocol's face of one store.
@@ -81,6 +83,9 @@ func protocolError(err error) error {
 		return rpctypes.ErrGRPCLeaseNotFound
 	case errors.Is(err, bolt.ErrLeaseExists):
 		return rpctypes.ErrGRPCLeaseExist
+	case errors.Is(err, bolt.ErrDamaged):
+		// The code of etcd's own "corrupt cluster", with what helps here.
+		return status.Error(codes.DataLoss, err.Error()+"; restart mote, which repairs its datastore or says what to do")
 	case errors.Is(err, bolt.ErrClosed):
 		return rpctypes.ErrGRPCStopped
 	case errors.Is(err, bolt.ErrInvalidKey):

@@ -10,8 +10,12 @@
 //     there, a frame changes no metadata of the file system. It grows by writing zeros, a step at a time.
 //   - Each use of a file has a sequence number, one above the last; its frames carry it. What is left of
 //     an earlier use never passes for a frame.
-//   - A frame is written only when the one before is on the disk. So what follows the first frame that is
-//     not whole was never acknowledged, unless there is a whole frame behind it: that is damage.
+//   - A sequence begins with an empty frame, which is on the disk before a checkpoint may name the sequence. So a
+//     log that is gone does not look like an empty one.
+//   - A frame is written only when the one before is on the disk, and with it a mark that the log ends there. So what follows
+//     the first frame that is not whole was never acknowledged, unless there is a whole frame behind it: that is
+//     damage. Where neither a frame nor the mark is, a write was torn, or the last frame has been damaged since: Open tells
+//     of it, because nobody can know which.
 package wal
 
 import (
@@ -33,6 +37,9 @@ const (
 	// growth is how much of a file is filled with zeros at once. The sync that follows has to write the
 	// file's new size and blocks too; later ones only the frame.
 	growth = 256 << 10
+	// A mark says that the log ends: a magic number (4 bytes), checksum of sequence number and offset (4).
+	markSize  = 8
+	markMagic = 0x454e440a
 	// maxFrame bounds a length that is read from a file.
 	maxFrame = 64 << 20
 )
@@ -54,49 +61,122 @@ type Log struct {
 	files Files
 	sizes [2]int64
 	seq   uint64
+	// begun says that the sequence's first frame is on the disk.
+	begun bool
+	// spare says that the file of the sequence has nothing that was read.
+	spare bool
 	// end is where the next frame begins.
-	end    int64
-	buffer []byte
+	end int64
+	// unmarked is where the mark may be missing.
+	unmarked *position
+	buffer   []byte
 }
 
-// Open reads the frames whose sequence number is at least from, in order, and returns a log whose next
-// frame begins a new sequence: that overwrites frames that were read, so they must be in the checkpoint
-// before. The payload that replay gets is valid during the call. Open owns the files only on success.
-func Open(files Files, from uint64, replay func(payload []byte) error) (*Log, error) {
-	l := &Log{files: files}
-	var contents [2]content
+type position struct {
+	seq    uint64
+	offset int64
+}
+
+// Found is what Open met.
+type Found struct {
+	// Frames is how many were replayed.
+	Frames int
+	// Torn says that there is neither a frame nor the mark behind the last frame: after a power cut this is a frame that was never
+	// acknowledged, otherwise one that was damaged.
+	Torn bool
+	// Damage, an ErrDamaged, says that frames were lost that had been on the disk. Those before are replayed; Behind are those that
+	// can be read behind it. There is no Log then, and Next is the sequence number to create another one with.
+	Damage error
+	Behind [][]byte
+	Next   uint64
+}
+
+// Create begins a log with sequence number seq. What the files have does not count any more.
+func Create(files Files, seq uint64) (*Log, error) {
+	l := &Log{files: files, seq: seq, spare: true}
 	for i, f := range files {
 		var err error
 		if l.sizes[i], err = f.Size(); err != nil {
 			return nil, err
 		}
+	}
+	return l, l.Begin()
+}
+
+// Open reads the frames whose sequence number is at least from, in order, and returns a log. Its next frame begins a new sequence,
+// which may overwrite frames that were read: they must be in the checkpoint before. The payload that replay
+// gets is valid during the call. marked is false for a log of before there were marks and first frames. Open
+// owns the files only when it returns a log.
+func Open(files Files, from uint64, marked bool, replay func(payload []byte) error) (*Log, Found, error) {
+	l := &Log{files: files}
+	var contents [2]content
+	for i, f := range files {
+		var err error
+		if l.sizes[i], err = f.Size(); err != nil {
+			return nil, Found{}, err
+		}
 		if contents[i], err = read(f, l.sizes[i], from); err != nil {
-			return nil, err
+			return nil, Found{}, err
 		}
 	}
+	last := contents[from%2] // of from, or of what came before it
 	first, second := contents[0], contents[1]
 	if first.seq > second.seq {
 		first, second = second, first
 	}
-	l.seq = max(from, second.seq+1)
+	found := Found{Next: max(from, second.seq+1, first.behindSeq+1, second.behindSeq+1)}
 	switch {
+	case second.seq == 0 && marked && last.old+2 != from:
+		found.Damage = fmt.Errorf("%w: sequence %d is gone", ErrDamaged, from)
+	case second.seq == 0:
 	case first.seq == 0 && second.seq > from, first.seq != 0 && second.seq != first.seq+1, first.seq > from:
-		return nil, fmt.Errorf("%w: it has sequences %d and %d and should begin with %d", ErrDamaged, first.seq, second.seq, from)
+		found.Damage = fmt.Errorf("%w: it has sequences %d and %d and should begin with %d", ErrDamaged, first.seq, second.seq, from)
+	case marked && first.seq != 0 && !first.ended:
+		first.damage = errors.Join(first.damage, fmt.Errorf("%w: sequence %d ends before its end", ErrDamaged, first.seq))
 	}
 	for _, c := range []content{first, second} {
-		for _, payload := range c.payloads {
-			if err := replay(payload); err != nil {
-				return nil, err
-			}
+		if found.Damage != nil {
+			found.Behind = append(found.Behind, c.payloads...)
 		}
+		for _, payload := range c.payloads {
+			if len(payload) == 0 || found.Damage != nil {
+				continue
+			}
+			if err := replay(payload); err != nil {
+				return nil, found, err
+			}
+			found.Frames++
+		}
+		found.Behind = append(found.Behind, c.behind...)
+		found.Damage = errors.Join(found.Damage, c.damage)
 	}
-	return l, nil
+	if found.Damage != nil {
+		return nil, found, nil
+	}
+	found.Torn = marked && second.seq != 0 && !second.ended
+	if found.Torn {
+		l.unmarked = &position{second.seq, int64(second.end)}
+	}
+	l.seq = found.Next
+	if marked && second.seq == from && second.ended && found.Frames == 0 { // it goes on
+		l.seq, l.begun, l.end = from, true, int64(second.end)
+	}
+	l.spare = contents[l.seq%2].seq == 0
+	return l, found, nil
 }
 
 // content is what a file has for us; a file without frames of interest has sequence number 0.
 type content struct {
 	seq      uint64
 	payloads [][]byte
+	end      int  // of the last frame
+	ended    bool // by a mark
+	// old is the sequence of a first frame of no interest.
+	old uint64
+	// damage is set if there are whole frames, behind, where there should be none.
+	damage    error
+	behind    [][]byte
+	behindSeq uint64
 }
 
 func read(f File, size int64, from uint64) (content, error) {
@@ -105,20 +185,32 @@ func read(f File, size int64, from uint64) (content, error) {
 	if _, err := f.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
 		return c, err
 	}
-	offset := 0
 	for {
-		seq, payload, ok := frame(data, offset)
+		seq, payload, ok := frame(data, c.end)
+		if ok && seq < from && c.end == 0 {
+			c.old = seq
+		}
 		if !ok || seq < from || c.seq != 0 && seq != c.seq {
 			break
 		}
 		c.seq = seq
 		c.payloads = append(c.payloads, payload)
-		offset += space(len(payload))
+		c.end += space(len(payload))
 	}
-	for at := offset + align; at+headerSize <= len(data); at += align {
-		if seq, _, ok := frame(data, at); ok && seq >= from && seq >= c.seq {
-			return c, fmt.Errorf("%w: no frame at %d, but one at %d", ErrDamaged, offset, at)
+	if c.seq != 0 && c.end+markSize <= len(data) && string(data[c.end:c.end+markSize]) == string(mark(c.seq, int64(c.end))) {
+		c.ended = true
+		return c, nil
+	}
+	for at := c.end + align; at+headerSize <= len(data); at += align {
+		seq, payload, ok := frame(data, at)
+		if !ok || seq < from || seq < c.seq {
+			continue
 		}
+		if c.damage == nil {
+			c.damage = fmt.Errorf("%w: no frame at %d, but one at %d", ErrDamaged, c.end, at)
+		}
+		c.behind, c.behindSeq = append(c.behind, payload), max(c.behindSeq, seq)
+		at += space(len(payload)) - align
 	}
 	return c, nil
 }
@@ -151,34 +243,66 @@ func space(payload int) int {
 	return (headerSize + payload + align - 1) / align * align
 }
 
-// Append writes a frame. After an error of the writing (WriteError) nothing has happened, and Append may
-// be tried again; after any other the frame may or may not be there for the next Open.
+func mark(seq uint64, offset int64) []byte {
+	b := make([]byte, 16)
+	binary.BigEndian.PutUint64(b, seq)
+	binary.BigEndian.PutUint64(b[8:], uint64(offset))
+	sum := checksum(b)
+	binary.BigEndian.PutUint32(b, markMagic)
+	binary.BigEndian.PutUint32(b[4:], sum)
+	return b[:markSize]
+}
+
+// Append writes a frame with a payload, which is not empty. After an error of the writing (WriteError) nothing has happened, and Append
+// may be tried again; after any other the frame may or may not be there for the next Open.
 func (l *Log) Append(payload []byte) error {
-	n := space(len(payload))
+	if err := l.Begin(); err != nil {
+		return err
+	}
+	n := space(len(payload)) + markSize
 	if cap(l.buffer) < n {
 		l.buffer = make([]byte, n)
 	}
 	b := l.buffer[:n]
-	clear(b[headerSize+len(payload):])
-	binary.BigEndian.PutUint32(b[4:], uint32(len(payload)))
-	binary.BigEndian.PutUint64(b[8:], l.seq)
-	binary.BigEndian.PutUint64(b[16:], uint64(l.end))
-	copy(b[headerSize:], payload)
-	binary.BigEndian.PutUint32(b, checksum(b[4:headerSize+len(payload)]))
 	if n > keepBuffer {
 		l.buffer = nil
 	}
-	i := l.seq % 2
-	if err := l.grow(int(i), l.end+int64(n)); err != nil {
+	encode(b, l.seq, l.end, payload)
+	if err := l.write(l.seq, b, l.end); err != nil {
+		if refused := (*WriteError)(nil); errors.As(err, &refused) {
+			l.unmarked = &position{l.seq, l.end}
+		}
+		return err
+	}
+	l.unmarked = nil
+	l.end += int64(n - markSize)
+	return nil
+}
+
+// encode fills b with a frame and the mark behind it.
+func encode(b []byte, seq uint64, offset int64, payload []byte) {
+	end := len(b) - markSize
+	clear(b[headerSize+len(payload) : end])
+	binary.BigEndian.PutUint32(b[4:], uint32(len(payload)))
+	binary.BigEndian.PutUint64(b[8:], seq)
+	binary.BigEndian.PutUint64(b[16:], uint64(offset))
+	copy(b[headerSize:], payload)
+	binary.BigEndian.PutUint32(b, checksum(b[4:headerSize+len(payload)]))
+	copy(b[end:], mark(seq, offset+int64(end)))
+}
+
+// write puts b on the disk, into the file of a sequence.
+func (l *Log) write(seq uint64, b []byte, offset int64) error {
+	i := int(seq % 2)
+	if err := l.grow(i, offset+int64(len(b))); err != nil {
 		return &WriteError{err}
 	}
-	if _, err := l.files[i].WriteAt(b, l.end); err != nil {
+	if _, err := l.files[i].WriteAt(b, offset); err != nil {
 		return &WriteError{err}
 	}
 	if err := l.files[i].Sync(); err != nil {
 		return fmt.Errorf("sync write-ahead log: %w", err)
 	}
-	l.end += int64(n)
 	return nil
 }
 
@@ -206,23 +330,74 @@ func (l *Log) grow(i int, end int64) error {
 	return nil
 }
 
+// firstFrame is what the empty frame that a sequence begins with occupies.
+const firstFrame = headerSize
+
+// Begin writes the first frame of the sequence, if it is not there yet. A checkpoint may name the sequence then. Append does it,
+// too: for a checkpoint that must come first, because the file is not Spare.
+func (l *Log) Begin() error {
+	if l.begun {
+		return nil
+	}
+	if err := l.finish(); err != nil {
+		return err
+	}
+	if err := l.begin(l.seq); err != nil {
+		return err
+	}
+	l.begun, l.end = true, firstFrame
+	return nil
+}
+
+func (l *Log) begin(seq uint64) error {
+	b := make([]byte, firstFrame+markSize)
+	encode(b, seq, 0, nil)
+	return l.write(seq, b, 0)
+}
+
+// Spare says that Begin overwrites nothing that was read.
+func (l *Log) Spare() bool { return l.spare }
+
 // Seq is the sequence number of the frames that are being appended.
 func (l *Log) Seq() uint64 { return l.seq }
 
 // Used is how many bytes have been appended since the last Rotate.
-func (l *Log) Used() int64 { return l.end }
+func (l *Log) Used() int64 { return max(0, l.end-firstFrame) }
 
 // Size is how many bytes the files have.
 func (l *Log) Size() int64 { return l.sizes[0] + l.sizes[1] }
 
 // Rotate begins the next sequence in the other file. All frames of the sequence before the current one
-// must be in the checkpoint.
-func (l *Log) Rotate() {
-	l.seq++
-	l.end = 0
+// must be in the checkpoint. Errors are as Append's.
+func (l *Log) Rotate() error {
+	if err := l.finish(); err != nil {
+		return err
+	}
+	if err := l.begin(l.seq + 1); err != nil {
+		return err
+	}
+	l.seq, l.begun, l.end = l.seq+1, true, firstFrame
+	return nil
+}
+
+// finish writes the mark again where a write that was refused may have left anything.
+func (l *Log) finish() error {
+	if l.unmarked == nil {
+		return nil
+	}
+	seq, offset := l.unmarked.seq, l.unmarked.offset
+	if err := l.write(seq, mark(seq, offset), offset); err != nil {
+		return err
+	}
+	l.unmarked = nil
+	return nil
 }
 
 // Close closes the files.
 func (l *Log) Close() error {
-	return errors.Join(l.files[0].Close(), l.files[1].Close())
+	err := l.finish()
+	if full := (*WriteError)(nil); errors.As(err, &full) {
+		err = nil // what is there is not whole, and was refused
+	}
+	return errors.Join(err, l.files[0].Close(), l.files[1].Close())
 }

@@ -47,22 +47,24 @@ func TestPowerCut(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	cuts := 0
 	for range *cutRounds {
-		h := &history{T: t, rng: rng, disk: waltest.New(rng), from: 1, frames: map[uint64][]string{}}
-		h.reopen()
+		disk, _ := create(t, rng)
+		h := &history{T: t, rng: rng, disk: disk, from: 1, frames: map[uint64][]string{}}
+		cut := func() { cuts++ }
+		h.reopen(cut)
 		for range 2 + rng.IntN(60) {
 			switch rng.IntN(12) {
 			case 0:
-				h.rotate()
+				h.rotate(cut)
 			case 1:
-				h.reopen()
+				h.reopen(cut)
 			default:
-				h.append(rng.IntN(3000), func() { cuts++ })
+				h.append(rng.IntN(3000), cut)
 			}
 		}
 		if rng.IntN(2) == 0 { // what follows a power cut is as good as what follows a start
 			h.disk = h.disk.CutPower()
-			h.reopen()
-			h.append(100, func() { cuts++ })
+			h.reopen(cut)
+			h.append(100, cut)
 		}
 	}
 	t.Logf("%d power cuts", cuts)
@@ -71,10 +73,7 @@ func TestPowerCut(t *testing.T) {
 func (h *history) append(size int, cut func()) {
 	h.serial++
 	h.doubtful = fmt.Sprint(h.serial, " ", strings.Repeat("x", size))
-	h.disk.OnSync = func() {
-		cut()
-		h.check(h.disk.CutPower())
-	}
+	h.cutOnSync(cut)
 	require.NoError(h, h.log.Append([]byte(h.doubtful)))
 	h.frames[h.log.Seq()] = append(h.frames[h.log.Seq()], h.doubtful)
 	h.doubtful = ""
@@ -83,13 +82,23 @@ func (h *history) append(size int, cut func()) {
 }
 
 // rotate has the checkpoint follow one sequence behind.
-func (h *history) rotate() {
+func (h *history) rotate(cut func()) {
 	if h.log.Used() == 0 {
 		return
 	}
 	h.from = h.log.Seq()
 	delete(h.frames, h.from-1)
-	h.log.Rotate()
+	h.cutOnSync(cut)
+	require.NoError(h, h.log.Rotate())
+	h.disk.OnSync = nil
+}
+
+// cutOnSync cuts the power when the log does something, and goes on.
+func (h *history) cutOnSync(cut func()) {
+	h.disk.OnSync = func() {
+		cut()
+		h.check(h.disk.CutPower())
+	}
 }
 
 // check opens a disk that has lost power.
@@ -98,11 +107,12 @@ func (h *history) check(disk *waltest.Disk) *wal.Log {
 	for _, seq := range []uint64{h.from, h.from + 1} {
 		want = append(want, h.frames[seq]...)
 	}
-	log, err := wal.Open(disk.Files(), h.from, func(p []byte) error {
+	log, found, err := wal.Open(disk.Files(), h.from, true, func(p []byte) error {
 		got = append(got, string(p))
 		return nil
 	})
 	require.NoError(h, err)
+	require.NoError(h, found.Damage)
 	if len(got) == len(want)+1 && h.doubtful != "" {
 		want = append(want, h.doubtful)
 	}
@@ -111,42 +121,86 @@ func (h *history) check(disk *waltest.Disk) *wal.Log {
 }
 
 // reopen puts all into the checkpoint, as the store does when it opens.
-func (h *history) reopen() {
+func (h *history) reopen(cut func()) {
 	h.log = h.check(h.disk)
+	h.cutOnSync(cut)
+	if h.log.Spare() {
+		require.NoError(h, h.log.Begin())
+	}
 	h.from = h.log.Seq()
 	clear(h.frames)
+	require.NoError(h, h.log.Begin())
+	h.disk.OnSync = nil
 }
 
+// create begins a log and returns its disk.
+func create(t testing.TB, rng *rand.Rand) (*waltest.Disk, *wal.Log) {
+	disk := waltest.New(rng)
+	log, err := wal.Create(disk.Files(), 1)
+	require.NoError(t, err)
+	return disk, log
+}
+
+// TestDamageIsFound: what is before the damage is kept, and what is behind it is told.
 func TestDamageIsFound(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for _, where := range []int64{0, 30, 500, 2000} { // in the first and the second frame
-		disk := waltest.New(rng)
-		log, err := wal.Open(disk.Files(), 1, nil)
-		require.NoError(t, err)
+	const frame = 24 + 1504
+	for where, kept := range map[int64]int{0: 0, 30: 0, 24 + 30: 0, frame: 0, frame + 100: 1} { // in the empty, the first and the second frame
+		disk, log := create(t, rng)
 		for range 3 {
 			require.NoError(t, log.Append(make([]byte, 1500)))
 		}
 		disk.Damage(1, where)
-		_, err = wal.Open(disk.Files(), 1, func([]byte) error { return nil })
-		require.ErrorIs(t, err, wal.ErrDamaged, "offset %d", where)
+		again, found, err := wal.Open(disk.Files(), 1, true, func([]byte) error { return nil })
+		require.NoError(t, err)
+		require.Nil(t, again)
+		require.ErrorIs(t, found.Damage, wal.ErrDamaged, "offset %d", where)
+		require.Equal(t, kept, found.Frames, "offset %d", where)
+		require.NotEmpty(t, found.Behind)
+		require.EqualValues(t, 2, found.Next)
 	}
-	disk := waltest.New(rng)
-	log, err := wal.Open(disk.Files(), 1, nil)
-	require.NoError(t, err)
+	disk, log := create(t, rng)
 	require.NoError(t, log.Append([]byte("one")))
-	log.Rotate()
+	require.NoError(t, log.Rotate())
 	require.NoError(t, log.Append([]byte("two")))
 	disk.Damage(1, 5)
-	_, err = wal.Open(disk.Files(), 1, func([]byte) error { return nil })
-	require.ErrorIs(t, err, wal.ErrDamaged, "a sequence is gone")
+	_, found, err := wal.Open(disk.Files(), 1, true, func([]byte) error { return errors.New("it begins with a gap") })
+	require.NoError(t, err)
+	require.ErrorIs(t, found.Damage, wal.ErrDamaged, "a sequence is gone")
+}
+
+// TestDamageAtTheEndIsTold: it cannot be told from a torn write, but both from a log that ended well.
+func TestDamageAtTheEndIsTold(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, where := range []int64{-1, 24, 30, 40, 44, 60, 66, 72, 79} { // in the last frame or its mark
+		disk, log := create(t, rng)
+		require.NoError(t, log.Append([]byte("the only one, 24 bytes..")))
+		if where >= 0 {
+			disk.Damage(1, where)
+		}
+		again, found, err := wal.Open(disk.Files(), 1, true, func([]byte) error { return nil })
+		require.NoError(t, err)
+		require.NoError(t, found.Damage)
+		require.Equal(t, where >= 0, found.Torn, "offset %d", where)
+		require.NoError(t, again.Begin())
+		_, found, err = wal.Open(disk.Files(), 1, true, func([]byte) error { return nil })
+		require.NoError(t, err)
+		require.NoError(t, found.Damage, "what was torn has an end now")
+	}
+	for _, size := range []int64{0, 24, 40} {
+		disk, log := create(t, rng)
+		require.NoError(t, log.Append([]byte("the only one, 24 bytes..")))
+		disk.Truncate(1, size)
+		_, found, err := wal.Open(disk.Files(), 1, true, func([]byte) error { return nil })
+		require.NoError(t, err)
+		require.True(t, found.Torn || found.Damage != nil, "cut off at %d", size)
+	}
 }
 
 // TestRefusedWrite: a full disk refuses a frame, and there is no trace of it when there is room again.
 func TestRefusedWrite(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
-	disk := waltest.New(rng)
-	log, err := wal.Open(disk.Files(), 1, nil)
-	require.NoError(t, err)
+	disk, log := create(t, rng)
 	var want []string
 	full := errors.New("full")
 	for i := range 400 {
@@ -171,12 +225,22 @@ func TestRefusedWrite(t *testing.T) {
 		require.ErrorIs(t, err, full)
 	}
 	var got []string
-	_, err = wal.Open(disk.CutPower().Files(), 1, func(p []byte) error {
+	_, found, err := wal.Open(disk.CutPower().Files(), 1, true, func(p []byte) error {
 		got = append(got, string(p))
 		return nil
 	})
 	require.NoError(t, err)
+	require.NoError(t, found.Damage)
 	require.Equal(t, want, got)
+
+	disk.Fail = func(string) error { return full }
+	require.Error(t, log.Append([]byte("refused")))
+	require.Error(t, log.Rotate())
+	disk.Fail = nil
+	require.NoError(t, log.Rotate())
+	_, found, err = wal.Open(disk.CutPower().Files(), 1, true, func([]byte) error { return nil })
+	require.NoError(t, err)
+	require.NoError(t, found.Damage, "what was refused is no damage")
 }
 
 func TestFiles(t *testing.T) {
@@ -186,7 +250,12 @@ func TestFiles(t *testing.T) {
 		files, err := wal.OpenFiles(path)
 		require.NoError(t, err)
 		got = nil
-		log, err := wal.Open(files, 1, func(p []byte) error { got = append(got, string(p)); return nil })
+		var log *wal.Log
+		if i == 0 {
+			log, err = wal.Create(files, 1)
+		} else {
+			log, _, err = wal.Open(files, 1, true, func(p []byte) error { got = append(got, string(p)); return nil })
+		}
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 		if i == 0 {
@@ -199,24 +268,34 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// FuzzOpen: whatever is in the files, Open says what it found or that they are damaged.
+// FuzzOpen: whatever is in the files, Open says what it found, and a log that it returns works.
 func FuzzOpen(f *testing.F) {
-	disk := waltest.New(rand.New(rand.NewPCG(5, 6)))
-	log, err := wal.Open(disk.Files(), 1, nil)
-	require.NoError(f, err)
+	disk, log := create(f, rand.New(rand.NewPCG(5, 6)))
 	require.NoError(f, log.Append([]byte("frame")))
 	content := make([]byte, 200)
-	_, err = disk.Files()[1].ReadAt(content, 0)
+	_, err := disk.Files()[1].ReadAt(content, 0)
 	require.NoError(f, err)
-	f.Add(content, []byte{}, uint64(1))
-	f.Fuzz(func(t *testing.T, one, zero []byte, from uint64) {
+	f.Add(content, []byte{}, uint64(1), true)
+	f.Add(content, content, uint64(1), false)
+	f.Fuzz(func(t *testing.T, one, zero []byte, from uint64, marked bool) {
+		from = min(max(from, 1), 1<<40)
 		disk := waltest.New(rand.New(rand.NewPCG(0, 0)))
 		files := disk.Files()
 		_, _ = files[0].WriteAt(zero, 0)
 		_, _ = files[1].WriteAt(one, 0)
-		_, err := wal.Open(files, max(from, 1), func([]byte) error { return nil })
-		if err != nil {
-			require.ErrorIs(t, err, wal.ErrDamaged)
+		read := 0
+		log, found, err := wal.Open(files, from, marked, func([]byte) error { read++; return nil })
+		require.NoError(t, err)
+		require.Equal(t, found.Frames, read)
+		require.Equal(t, found.Damage == nil, log != nil)
+		require.GreaterOrEqual(t, found.Next, from)
+		if log != nil {
+			next := log.Seq()
+			require.NoError(t, log.Append([]byte("new")))
+			found := ""
+			_, _, err = wal.Open(files, next, true, func(p []byte) error { found = string(p); return nil })
+			require.NoError(t, err)
+			require.Equal(t, "new", found)
 		}
 	})
 }

@@ -57,6 +57,9 @@ func (d *Disk) Damage(file int, offset int64) {
 	d.files[file].now[offset] ^= 1 << d.rng.IntN(8)
 }
 
+// Truncate cuts a file off.
+func (d *Disk) Truncate(file int, size int64) { d.files[file].now = d.files[file].now[:size] }
+
 type write struct {
 	offset int64
 	data   []byte

@@ -1,0 +1,246 @@
+package bolt
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/datastore/wal"
+)
+
+// fill makes a store with n keys of 3 kB in its file, and returns its path.
+func fill(t *testing.T, n int) string {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s, err := Open(path, Options{})
+	require.NoError(t, err)
+	for i := range n {
+		_, err := s.create(t.Context(), fmt.Sprintf("/key/%03d", i), make([]byte, 3000))
+		require.NoError(t, err)
+	}
+	for range 3 { // what is in the log is not needed any more
+		_, err := s.Write(t.Context(), Write{Key: "/last"})
+		require.NoError(t, err)
+		require.NoError(t, s.Checkpoint(t.Context()))
+	}
+	require.NoError(t, s.Close())
+	return path
+}
+
+// pageOf returns where in the file the record of a revision is.
+func pageOf(t *testing.T, path string, revision int64) int64 {
+	file, err := os.Open(path)
+	require.NoError(t, err)
+	defer file.Close()
+	o := opening{path: path, file: file}
+	now, _, err := o.look(true)
+	require.NoError(t, err)
+	for id := uint64(2); id < now.pages; id++ {
+		for _, rec := range now.records(id) {
+			if rec.mod == revision && now.seen[id] {
+				return int64(id) * pageSize
+			}
+		}
+	}
+	require.Fail(t, "no record", "%d", revision)
+	return 0
+}
+
+// TestDamageWhileOpen: what is hit is not answered, all else is; and the next start knows.
+func TestDamageWhileOpen(t *testing.T) {
+	path := fill(t, 100)
+	at := pageOf(t, path, 50)
+	s, err := Open(path, Options{})
+	require.NoError(t, err)
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer file.Close()
+	_, err = file.WriteAt(make([]byte, pageSize), at)
+	require.NoError(t, err)
+
+	hit := fmt.Sprintf("/key/%03d", 50-firstRevision-1)
+	_, err = s.Range(t.Context(), Query{Key: hit})
+	require.ErrorIs(t, err, ErrDamaged)
+	_, err = s.update(t.Context(), hit, nil, 50)
+	require.ErrorIs(t, err, ErrDamaged)
+	_, err = s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
+	require.ErrorIs(t, err, ErrDamaged, "a list does not leave out what it cannot read")
+	_, _, err = s.history(Range{Key: "/key/", End: "/key0"}, 2)
+	require.ErrorIs(t, err, ErrDamaged)
+	list, err := s.Range(t.Context(), Query{Key: "/key/099"})
+	require.NoError(t, err)
+	require.Len(t, list.KVs, 1)
+	_, err = s.create(t.Context(), "/other", nil)
+	require.NoError(t, err)
+	require.ErrorIs(t, s.Check(), ErrDamaged)
+	require.NoError(t, s.Close())
+
+	_, err = Open(path, Options{})
+	require.ErrorContains(t, err, "there is no snapshot")
+}
+
+// TestFileIsCutOffWhileOpen: the kernel ends a process that reads what is not there any more, unless it is caught.
+func TestFileIsCutOffWhileOpen(t *testing.T) {
+	path := fill(t, 100)
+	s, err := Open(path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(path, 4*pageSize))
+	_, err = s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
+	require.ErrorIs(t, err, ErrDamaged)
+	_, err = s.create(t.Context(), "/key/000", nil)
+	require.ErrorIs(t, err, ErrDamaged)
+	require.Error(t, s.Checkpoint(t.Context()))
+	_ = s.Close() // it says what could not be written
+}
+
+// TestCheckpointFails: what the log has is safe when the file cannot be written, and nothing is acknowledged after that.
+func TestCheckpointFails(t *testing.T) {
+	path := fill(t, 10)
+	s, err := Open(path, Options{})
+	require.NoError(t, err)
+	_, err = s.create(t.Context(), "/new", nil)
+	require.NoError(t, err)
+	readOnly, err := os.Open(path)
+	require.NoError(t, err)
+	defer readOnly.Close()
+	for fd, name := range descriptors(t) { // bbolt's are the only ones
+		if name == path && fd != int(readOnly.Fd()) && fd != int(s.space.file.Fd()) {
+			require.NoError(t, unix.Dup3(int(readOnly.Fd()), fd, unix.O_CLOEXEC))
+		}
+	}
+	require.ErrorContains(t, s.Checkpoint(t.Context()), "check the disk")
+	<-s.Failed()
+	_, err = s.create(t.Context(), "/newer", nil)
+	require.ErrorIs(t, err, s.Failure())
+	require.NoError(t, s.Close())
+
+	s = open(t, path)
+	n, err := s.count(t.Context(), "/new", "")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	require.Empty(t, s.Repairs())
+	require.NoError(t, s.Check())
+}
+
+func descriptors(t *testing.T) map[int]string {
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	open := map[int]string{}
+	for _, e := range entries {
+		var fd int
+		if _, err := fmt.Sscan(e.Name(), &fd); err == nil {
+			open[fd], _ = os.Readlink(filepath.Join("/proc/self/fd", e.Name()))
+		}
+	}
+	return open
+}
+
+// faulty is a file whose disk fails.
+type faulty struct {
+	wal.File
+	fail *string
+}
+
+func (f faulty) ReadAt(b []byte, at int64) (int, error) { return f.or("read", f.File.ReadAt, b, at) }
+
+func (f faulty) WriteAt(b []byte, at int64) (int, error) {
+	return f.or("write", f.File.WriteAt, b, at)
+}
+
+func (f faulty) or(op string, do func([]byte, int64) (int, error), b []byte, at int64) (int, error) {
+	if *f.fail == op {
+		return 0, &fs.PathError{Op: op, Path: "log", Err: syscall.EIO}
+	}
+	return do(b, at)
+}
+
+func (f faulty) Sync() error {
+	if *f.fail == "sync" {
+		return syscall.EIO
+	}
+	return f.File.Sync()
+}
+
+// TestLogFails: a disk that refuses to write or to sync ends the store, one that cannot be read refuses the start; nothing is repaired
+// that is only unreadable.
+func TestLogFails(t *testing.T) {
+	for _, op := range []string{"write", "sync"} {
+		t.Run(op, func(t *testing.T) {
+			path := fill(t, 10)
+			fail := ""
+			o := Options{openLog: func(path string) (wal.Files, error) {
+				files, err := openLog(path)
+				return wal.Files{faulty{files[0], &fail}, faulty{files[1], &fail}}, err
+			}}
+			s, err := Open(path, o)
+			require.NoError(t, err)
+			_, err = s.create(t.Context(), "/acknowledged", nil)
+			require.NoError(t, err)
+			fail = op
+			_, err = s.create(t.Context(), "/refused", nil)
+			require.ErrorIs(t, err, syscall.EIO)
+			<-s.Failed()
+			_ = s.Close() // the disk fails, too
+
+			fail = "read"
+			_, err = Open(path, o)
+			require.ErrorContains(t, err, "the disk cannot be read; check it")
+			fail = ""
+			s, err = Open(path, o)
+			require.NoError(t, err)
+			n, err := s.count(t.Context(), "/acknowledged", "")
+			require.NoError(t, err)
+			require.EqualValues(t, 1, n)
+			require.NoError(t, s.Check())
+			require.NoError(t, s.Close())
+		})
+	}
+}
+
+// badSector cannot be read where bad is.
+type badSector struct {
+	io.ReaderAt
+	bad int64
+}
+
+func (f badSector) ReadAt(b []byte, at int64) (int, error) {
+	if at <= f.bad && f.bad < at+int64(len(b)) {
+		return 0, &fs.PathError{Op: "read", Path: "state.db", Err: syscall.EIO}
+	}
+	return f.ReaderAt.ReadAt(b, at)
+}
+
+// TestUnreadablePageIsNoDamage: it may be there the next time.
+func TestUnreadablePageIsNoDamage(t *testing.T) {
+	path := fill(t, 100)
+	file, err := os.Open(path)
+	require.NoError(t, err)
+	defer file.Close()
+	info, err := file.Stat()
+	require.NoError(t, err)
+	i := image{badSector{file, pageOf(t, path, 50)}, info.Size()}
+	roots, err := i.roots()
+	require.NoError(t, err)
+	require.ErrorIs(t, i.inspect(roots[0], true).unreadable(), syscall.EIO)
+}
+
+// TestClockGoesBack: names of what is set aside do not meet, and leases keep their time; see TestLeaseAfterClockJump.
+func TestClockGoesBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	names := map[string]bool{}
+	for range 3 {
+		require.NoError(t, os.WriteFile(path, []byte{byte(rand.Int())}, 0o600))
+		aside, err := setAside(path, "20010101T000000Z")
+		require.NoError(t, err)
+		require.False(t, names[aside])
+		names[aside] = true
+		require.NoError(t, os.Remove(path))
+	}
+}

@@ -1,0 +1,154 @@
+package datastore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/mote-k8s/mote/datastore/bolt"
+)
+
+// Status is what a store says of itself.
+type Status struct {
+	Engine    string `json:"engine"`
+	Path      string `json:"path"`
+	Format    int    `json:"format"`
+	Revision  int64  `json:"revision"`
+	Compacted int64  `json:"compacted"`
+	// FileBytes and LogBytes are the sizes of the files, MemoryBytes what is not in the file yet.
+	FileBytes   int64 `json:"fileBytes"`
+	LogBytes    int64 `json:"logBytes"`
+	MemoryBytes int64 `json:"memoryBytes"`
+	Leases      int64 `json:"leases"`
+	Watches     int64 `json:"watches"`
+	// UsedBytes is how much of QuotaBytes is taken.
+	UsedBytes  int64 `json:"usedBytes"`
+	QuotaBytes int64 `json:"quotaBytes"`
+	// Repairs are what the start of the store has repaired.
+	Repairs []Repair `json:"repairs"`
+}
+
+// Repair is what a start did to damaged files.
+type Repair struct {
+	Time time.Time `json:"time"`
+	What string    `json:"what"`
+	// Lost is empty when nothing is.
+	Lost string `json:"lost,omitempty"`
+	// Aside are the damaged files, as they were.
+	Aside []string `json:"aside"`
+}
+
+// ErrNotOurs is what a store that is not of mote's own engine answers to FetchStatus and Check.
+var ErrNotOurs = errors.New("the datastore is another database")
+
+// The service for mote's own questions, beside etcd's, on the same socket. Its messages are JSON in protobuf's well-known
+// types: both ends are in the same file.
+const (
+	inspection   = "mote.datastore.Inspection"
+	methodStatus = "Status"
+	methodCheck  = "Check"
+)
+
+// inspector answers those questions.
+type inspector struct {
+	store *bolt.Store
+	path  string
+}
+
+func (i inspector) register(srv *grpc.Server) {
+	srv.RegisterService(&grpc.ServiceDesc{
+		ServiceName: inspection,
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{
+			{MethodName: methodStatus, Handler: answer(func() (any, error) { return i.status() })},
+			{MethodName: methodCheck, Handler: answer(func() (any, error) { return i.check(), nil })},
+		},
+	}, i)
+}
+
+// answer is the handler of a question without parameters.
+func answer(ask func() (any, error)) grpc.MethodHandler {
+	return func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		if err := decode(&emptypb.Empty{}); err != nil {
+			return nil, err
+		}
+		v, err := ask()
+		if err != nil {
+			return nil, err
+		}
+		data, err := json.Marshal(v)
+		return wrapperspb.Bytes(data), err
+	}
+}
+
+func (i inspector) status() (Status, error) {
+	stats, err := i.store.Stats()
+	repairs := []Repair{}
+	for _, r := range i.store.Repairs() {
+		repairs = append(repairs, Repair(r))
+	}
+	return Status{
+		Engine: "bolt", Path: i.path, Format: bolt.Format, Revision: i.store.Revision(), Compacted: i.store.Compacted(),
+		FileBytes: stats.FileBytes, LogBytes: stats.LogBytes, MemoryBytes: stats.MemoryBytes,
+		Leases: stats.Leases, Watches: stats.Watches, UsedBytes: stats.UsedBytes, QuotaBytes: stats.QuotaBytes, Repairs: repairs,
+	}, err
+}
+
+func (i inspector) check() []string { return problems(i.store.Check()) }
+
+// CheckFile looks at the whole file of a store that nobody has open, changes nothing and returns what is wrong. Its log
+// is not looked at.
+func CheckFile(path string) []string {
+	_, err := bolt.Inspect(path)
+	return problems(err)
+}
+
+// problems lists the errors that were joined.
+func problems(err error) []string {
+	found := []string{}
+	var joined interface{ Unwrap() []error }
+	switch {
+	case err == nil:
+	case errors.As(err, &joined):
+		for _, one := range joined.Unwrap() {
+			found = append(found, one.Error())
+		}
+	default:
+		found = append(found, err.Error())
+	}
+	return found
+}
+
+// FetchStatus asks the store behind conn how it is.
+func FetchStatus(ctx context.Context, conn *grpc.ClientConn) (Status, error) {
+	var s Status
+	err := ask(ctx, conn, methodStatus, &s)
+	return s, err
+}
+
+// Check has the store behind conn look at everything that it has, and returns what is wrong.
+func Check(ctx context.Context, conn *grpc.ClientConn) ([]string, error) {
+	var found []string
+	err := ask(ctx, conn, methodCheck, &found)
+	return found, err
+}
+
+func ask(ctx context.Context, conn *grpc.ClientConn, method string, out any) error {
+	resp := &wrapperspb.BytesValue{}
+	err := conn.Invoke(ctx, "/"+inspection+"/"+method, &emptypb.Empty{}, resp)
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return ErrNotOurs
+	case err != nil:
+		return fmt.Errorf("ask datastore: %s", status.Convert(err).Message())
+	}
+	return json.Unmarshal(resp.Value, out)
+}

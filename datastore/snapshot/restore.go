@@ -1,0 +1,273 @@
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mote-k8s/mote/datastore/bolt"
+)
+
+// Names in the data directory, which a restore needs to itself.
+const (
+	storeDir  = "datastore"
+	planFile  = "restore.json"
+	stageDir  = "restore.new" // what will be put in place
+	serverDir = "server"
+)
+
+// revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot
+// and the restore, on whichever machine. etcd's own advice for a restore.
+const revisionGap = 1_000_000_000
+
+// Restored says what a restore did.
+type Restored struct {
+	Manifest
+	// Replaced is the folder with what was there before; empty if nothing was.
+	Replaced string
+}
+
+// plan is what is left to do once everything is staged. It is there from the first change to the last.
+//
+//	(no plan) -- stage --> staged -- write plan --> planned -- swap each item --> swapped -- remove plan --> (no plan)
+//
+// Before the plan is there, nothing has changed, and whoever comes next removes the stage. From then on whoever
+// comes next goes on: an item that is still staged has not been put in place.
+type plan struct {
+	Manifest Manifest `json:"manifest"`
+	// Replaced is the name of the folder for what was there before, beside the plan.
+	Replaced string `json:"replaced"`
+}
+
+// items are what a restore puts in place, by their paths below the data directory.
+func items() []string {
+	return []string{serverDir, storeDir + "/state.db", storeDir + "/state.wal.0", storeDir + "/state.wal.1"}
+}
+
+// restoring is a restore into one data directory.
+type restoring struct {
+	dataDir string
+	// before is told of each change of the disk, for the tests that end the process there.
+	before func(what string)
+}
+
+// Restore puts the snapshot at path in place of what is in dataDir, whose lock the caller has. An interrupted one is
+// finished first.
+func Restore(ctx context.Context, path, dataDir string, progress Progress) (Restored, error) {
+	return newRestoring(dataDir).restore(ctx, path, progress)
+}
+
+// Resume finishes a restore that was interrupted in dataDir, whose lock the caller has, and says whether there was
+// one.
+func Resume(dataDir string) (Restored, bool, error) { return newRestoring(dataDir).resume() }
+
+func newRestoring(dataDir string) *restoring {
+	return &restoring{dataDir: dataDir, before: func(string) {}}
+}
+
+func (r *restoring) restore(ctx context.Context, path string, progress Progress) (Restored, error) {
+	if _, _, err := r.resume(); err != nil {
+		return Restored{}, err
+	}
+	p, err := r.stage(ctx, path, progress)
+	if err != nil {
+		// Nothing has changed, and a stage that is left is removed by the next who comes.
+		_ = os.RemoveAll(r.path(stageDir))
+		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
+	}
+	if err := r.write(p); err != nil {
+		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
+	}
+	return r.swap(p)
+}
+
+func (r *restoring) resume() (Restored, bool, error) {
+	data, err := os.ReadFile(r.path(planFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(r.path(stageDir)); err != nil && !errors.Is(err, syscall.EROFS) {
+			return Restored{}, false, fmt.Errorf("remove what an interrupted restore left: %w", err)
+		}
+		return Restored{}, false, nil
+	}
+	if err != nil {
+		return Restored{}, false, fmt.Errorf("read the plan of an interrupted restore: %w", err)
+	}
+	var p plan
+	if err := json.Unmarshal(data, &p); err != nil || !strings.HasPrefix(p.Replaced, replacedPrefix) || !filepath.IsLocal(p.Replaced) {
+		return Restored{}, false, fmt.Errorf("%s is not the plan of a restore (%v); move it away if you know what it is, and restore again", r.path(planFile), err)
+	}
+	done, err := r.swap(p)
+	return done, true, err
+}
+
+// stage unpacks the snapshot beside what it will replace, and makes it what a start wants.
+func (r *restoring) stage(ctx context.Context, path string, progress Progress) (plan, error) {
+	s, err := openFile(path)
+	if err != nil {
+		return plan{}, err
+	}
+	defer s.Close()
+	stage := r.path(stageDir)
+	if err := os.MkdirAll(filepath.Join(stage, storeDir), 0o700); err != nil {
+		return plan{}, err
+	}
+	if err := checkRoom(stage, s.size()+spare); err != nil {
+		return plan{}, err
+	}
+	r.before("unpack")
+	err = s.each(ctx, progress, func(p Part, contents io.Reader) error {
+		target := filepath.Join(stage, filepath.FromSlash(p.Name))
+		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
+			return err
+		}
+		return copyTo(target, p.Mode.Perm(), contents, true)
+	})
+	if err != nil {
+		return plan{}, err
+	}
+	store := filepath.Join(stage, storePart)
+	if _, err := bolt.Inspect(store); err != nil {
+		return plan{}, fmt.Errorf("its store is not sound: %w; restore another snapshot", err)
+	}
+	floor, err := r.floor(s.Manifest, filepath.Dir(path))
+	if err != nil {
+		return plan{}, err
+	}
+	r.before("adopt")
+	if err := bolt.Adopt(store, floor); err != nil {
+		return plan{}, err
+	}
+	replaced, err := r.replacedName(time.Now())
+	if err != nil {
+		return plan{}, err
+	}
+	r.before("sync")
+	return plan{Manifest: s.Manifest, Replaced: replaced}, syncTree(stage)
+}
+
+// floor is what the restored store's revisions must be above: what this store may have given out, and what
+// the one that the snapshot is of may have since. Other snapshots know of stores that cannot be read any more.
+func (r *restoring) floor(m Manifest, folder string) (int64, error) {
+	highest := m.Revision
+	for _, f := range []Folder{Folder(folder), Folder(r.path("snapshots"))} {
+		list, err := f.List()
+		if err != nil {
+			return 0, err
+		}
+		for _, s := range list {
+			highest = max(highest, s.Revision)
+		}
+	}
+	if now, err := bolt.Peek(r.path("state.db")); err == nil {
+		// What is in its log is not in the file yet, and far less than the gap.
+		highest = max(highest, now.Revision, now.Ceiling)
+	}
+	return highest + revisionGap, nil
+}
+
+const replacedPrefix = "replaced-"
+
+// replacedName is a name that nothing has: a clock that was set back must not mix up two restores.
+func (r *restoring) replacedName(now time.Time) (string, error) {
+	name := replacedPrefix + now.UTC().Format("20060102T150405Z")
+	for i := 1; ; i++ {
+		candidate := name
+		if i > 1 {
+			candidate = fmt.Sprintf("%s-%d", name, i)
+		}
+		_, err := os.Lstat(r.path(candidate))
+		if errors.Is(err, fs.ErrNotExist) {
+			return candidate, nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
+
+// write makes the plan: from here on there is no way back but by another restore.
+func (r *restoring) write(p plan) error {
+	data, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	draft := filepath.Join(r.path(stageDir), planFile)
+	r.before("write plan")
+	if err := copyTo(draft, 0o600, strings.NewReader(string(data)), true); err != nil {
+		return err
+	}
+	r.before("place plan")
+	if err := os.Rename(draft, r.path(planFile)); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(r.path("")), syncDir(r.dataDir))
+}
+
+// swap puts in place what is staged and sets aside what was there. Each step can be repeated.
+func (r *restoring) swap(p plan) (Restored, error) {
+	done := Restored{Manifest: p.Manifest}
+	for _, item := range items() {
+		if err := r.swapItem(p, item); err != nil {
+			return done, fmt.Errorf("put %s of a snapshot in place: %w; the next start, or the same command again, goes on", item, err)
+		}
+	}
+	if _, err := os.Stat(r.path(p.Replaced)); err == nil {
+		done.Replaced = r.path(p.Replaced)
+	}
+	r.before("remove plan")
+	if err := errors.Join(os.Remove(r.path(planFile)), syncDir(r.path(""))); err != nil {
+		return done, fmt.Errorf("remove the plan of a restore: %w", err)
+	}
+	r.before("remove stage")
+	if err := os.RemoveAll(r.path(stageDir)); err != nil {
+		return done, fmt.Errorf("remove what a restore left: %w", err)
+	}
+	return done, nil
+}
+
+func (r *restoring) swapItem(p plan, item string) error {
+	staged, live := filepath.Join(r.path(stageDir), item), filepath.Join(r.dataDir, item)
+	if _, err := os.Lstat(staged); errors.Is(err, fs.ErrNotExist) {
+		return nil // it is in place, or not in the snapshot
+	}
+	if _, err := os.Lstat(live); err == nil {
+		aside := filepath.Join(r.path(p.Replaced), filepath.Base(item))
+		r.before("set aside " + item)
+		if err := os.MkdirAll(filepath.Dir(aside), 0o700); err != nil {
+			return err
+		}
+		if err := os.Rename(live, aside); err != nil {
+			return err
+		}
+		// What was there must be safe under its new name before its old one is taken.
+		if err := errors.Join(syncDir(filepath.Dir(aside)), syncDir(r.path("")), syncDir(filepath.Dir(live))); err != nil {
+			return err
+		}
+	}
+	r.before("place " + item)
+	if err := os.Rename(staged, live); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(filepath.Dir(live)), syncDir(filepath.Dir(staged)))
+}
+
+// path is a path in the datastore's folder.
+func (r *restoring) path(name string) string { return filepath.Join(r.dataDir, storeDir, name) }
+
+// syncTree makes all folders below dir durable. Their files are.
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return syncDir(path)
+	})
+}
