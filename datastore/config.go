@@ -3,6 +3,7 @@ package datastore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"time"
 )
@@ -14,6 +15,11 @@ type Config struct {
 	// Socket is the unix socket that etcd v3 is served on, with mode 0600. Its folder is made with
 	// mode 0700 when missing.
 	Socket string
+	// Listen is a further endpoint for clients elsewhere. The default is none.
+	Listen Listen
+	// Restore returns the store's file of the newest good snapshot and the snapshot's name, for a start that finds damage which cannot be
+	// repaired without. nil is none.
+	Restore func() (file io.ReadCloser, name string, err error)
 	// ProgressInterval is how often watches are told the current revision when nothing happens in their
 	// range; 0 is once a minute. More often wakes the apiserver for nothing.
 	ProgressInterval time.Duration
@@ -53,5 +59,5 @@ func (c Config) Validate() error {
 	case len(c.Socket) > maxSocketPath:
 		return fmt.Errorf("datastore: socket path %s is longer than the %d bytes that the kernel allows; use a shorter run directory", c.Socket, maxSocketPath)
 	}
-	return nil
+	return c.Listen.validate()
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 )
 
@@ -53,7 +54,7 @@ func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
 func (d *Datastore) Run(ctx context.Context) (err error) {
 	start := time.Now()
 	store, err := bolt.Open(d.cfg.Path, bolt.Options{
-		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile, QuotaBytes: d.cfg.QuotaBytes,
+		ProgressInterval: d.cfg.ProgressInterval, Volatile: d.cfg.Volatile, QuotaBytes: d.cfg.QuotaBytes, Restore: d.cfg.Restore,
 	})
 	if err != nil {
 		return err
@@ -64,10 +65,16 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 		return err
 	}
 	d.store.Store(store)
+	further, err := d.cfg.Listen.listen(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	srv := newServer(store)
 	inspector{store, d.cfg.Path}.register(srv.grpc)
-	served := make(chan error, 1)
-	go func() { served <- srv.grpc.Serve(listener) }()
+	served := make(chan error, 2)
+	for _, l := range append(further, listener) {
+		go func() { served <- srv.grpc.Serve(l) }()
+	}
 	defer srv.stop()
 	close(d.serving)
 	slog.Info("datastore opened", "component", d.Name(), "path", d.cfg.Path,
@@ -81,6 +88,19 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	case <-store.Failed():
 		return store.Failure()
 	}
+}
+
+// Snapshot is the store as a snapshot.Source. It may be called when the store is ready.
+func (d *Datastore) Snapshot(ctx context.Context) (*snapshot.Stream, error) {
+	if d.store.Load() == nil {
+		return nil, snapshot.ErrUnserved
+	}
+	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("datastore endpoint %s: %w", d.Endpoint(), err)
+	}
+	context.AfterFunc(ctx, func() { conn.Close() })
+	return snapshot.FromConnection(conn)(ctx)
 }
 
 // Ready implements component.Component: it blocks until a read through the socket is answered.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -28,6 +29,21 @@ type Status struct {
 	MemoryBytes int64 `json:"memoryBytes"`
 	Leases      int64 `json:"leases"`
 	Watches     int64 `json:"watches"`
+	// UsedBytes is how much of QuotaBytes is taken.
+	UsedBytes  int64 `json:"usedBytes"`
+	QuotaBytes int64 `json:"quotaBytes"`
+	// Repairs are what the start of the store has repaired.
+	Repairs []Repair `json:"repairs"`
+}
+
+// Repair is what a start did to damaged files.
+type Repair struct {
+	Time time.Time `json:"time"`
+	What string    `json:"what"`
+	// Lost is empty when nothing is.
+	Lost string `json:"lost,omitempty"`
+	// Aside are the damaged files, as they were.
+	Aside []string `json:"aside"`
 }
 
 // ErrNotOurs is what a store that is not of mote's own engine answers to FetchStatus and Check.
@@ -75,17 +91,29 @@ func answer(ask func() (any, error)) grpc.MethodHandler {
 
 func (i inspector) status() (Status, error) {
 	stats, err := i.store.Stats()
+	repairs := []Repair{}
+	for _, r := range i.store.Repairs() {
+		repairs = append(repairs, Repair(r))
+	}
 	return Status{
 		Engine: "bolt", Path: i.path, Format: bolt.Format, Revision: i.store.Revision(), Compacted: i.store.Compacted(),
 		FileBytes: stats.FileBytes, LogBytes: stats.LogBytes, MemoryBytes: stats.MemoryBytes,
-		Leases: stats.Leases, Watches: stats.Watches,
+		Leases: stats.Leases, Watches: stats.Watches, UsedBytes: stats.UsedBytes, QuotaBytes: stats.QuotaBytes, Repairs: repairs,
 	}, err
 }
 
-// check lists what is wrong with the store.
-func (i inspector) check() []string {
+func (i inspector) check() []string { return problems(i.store.Check()) }
+
+// CheckFile looks at the whole file of a store that nobody has open, changes nothing and returns what is wrong. Its log
+// is not looked at.
+func CheckFile(path string) []string {
+	_, err := bolt.Inspect(path)
+	return problems(err)
+}
+
+// problems lists the errors that were joined.
+func problems(err error) []string {
 	found := []string{}
-	err := i.store.Check()
 	var joined interface{ Unwrap() []error }
 	switch {
 	case err == nil:

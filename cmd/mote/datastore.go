@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -35,8 +34,12 @@ socket, and while it is stopped, on the files in the data directory; those that 
 		},
 	}
 	cmd.AddCommand(
+		newDatastoreStatusCommand(e),
+		newDatastoreCheckCommand(e),
+		newDatastoreSnapshotCommand(e),
 		newDatastoreGetCommand(e),
 		newDatastoreCompactCommand(e),
+		newDatastoreServeCommand(e),
 	)
 	return cmd
 }
@@ -47,13 +50,12 @@ func storeDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "da
 // storePath is the file of mote's own engine.
 func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), "state.db") }
 
-// storeTimeout is how long a verb waits for a running mote's datastore to answer: it may have just been
-// started, and open its files after a crash.
-const storeTimeout = 10 * time.Second
-
 // withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
 // opened for as long as fn takes, under the data directory's lock.
 func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
+	if err := requireRoot("datastore"); err != nil {
+		return err
+	}
 	pid, err := holderOf(s.DataDir)
 	if err != nil {
 		return err
@@ -80,9 +82,6 @@ func withConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
 
 // withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
 func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) (err error) {
-	if err := requireRoot("datastore"); err != nil {
-		return err
-	}
 	if err := logging.Setup(e.stderr, "warn", "text"); err != nil {
 		return err
 	}
@@ -128,8 +127,12 @@ func lockStopped(s *settings.Settings) (*dataDirLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lock.writePID(); err != nil {
-		return nil, errors.Join(diskHint(fmt.Errorf("lock data directory: %w", err)), lock.close())
+	err = lock.writePID()
+	if err == nil {
+		err = resumeRestore(s)
+	}
+	if err != nil {
+		return nil, errors.Join(diskHint(err), lock.close())
 	}
 	return lock, nil
 }

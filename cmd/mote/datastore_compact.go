@@ -26,7 +26,7 @@ at that moment have to begin again. The space is used again; the file does not b
 		},
 	}
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, "datastore")
+	load := withSettings(cmd, e, "datastore compact")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := load()
 		if err != nil {

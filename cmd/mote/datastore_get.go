@@ -37,7 +37,7 @@ as JSON, Secrets encrypted. With --prefix, each key that begins with KEY is prin
 	cmd.Flags().BoolVar(&o.keysOnly, "keys-only", false, "print keys without values")
 	cmd.Flags().Int64Var(&o.revision, "rev", 0, "as it was at this `revision` (default: now)")
 	output := outputFlag(cmd)
-	load := withSettings(cmd, e, "datastore")
+	load := withSettings(cmd, e, "datastore get")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := load()
 		if err != nil {

@@ -72,9 +72,9 @@ func (s *steps) do(what string, step func() error) error {
 	err := step()
 	switch {
 	case s.terminal && err != nil:
-		fmt.Fprintf(s.w, "\r ✗ %s\n", what)
+		fmt.Fprintf(s.w, "\r\x1b[K ✗ %s\n", what)
 	case s.terminal:
-		fmt.Fprintf(s.w, "\r ✓ %s\n", what)
+		fmt.Fprintf(s.w, "\r\x1b[K ✓ %s\n", what)
 	case err == nil:
 		fmt.Fprintln(s.w, what)
 	}
@@ -88,4 +88,23 @@ func oneLine(err error) string {
 		lines[i] = strings.TrimSpace(l)
 	}
 	return strings.Join(lines, "; ")
+}
+
+// long is do for work that says how far it is: on a terminal its line has the percentage. Quiet work prints nothing.
+func (s *steps) long(what string, quiet bool, work func(progress func(done, all int64)) error) error {
+	if quiet {
+		return work(func(int64, int64) {})
+	}
+	if !s.terminal {
+		return s.do(what, func() error { return work(func(int64, int64) {}) })
+	}
+	shown := int64(-1)
+	return s.do(what, func() error {
+		return work(func(done, all int64) {
+			if percent := done * 100 / max(all, 1); percent != shown {
+				shown = percent
+				fmt.Fprintf(s.w, "\r   %s [%-20s] %3d %%", what, strings.Repeat("#", int(percent/5)), percent)
+			}
+		})
+	})
 }

@@ -70,6 +70,9 @@ variables do not apply to it; the flags below do.`,
 			return err
 		}
 		cfg.Args = append([]string{"server"}, serverArgs()...)
+		if o.dir == "" {
+			cfg.Args = append(cfg.Args, "--snapshot-schedule=off") // its memory goes with it
+		}
 		return runSandbox(cmd.Context(), e, cfg, args)
 	}
 	for name, values := range map[string][]string{"wait": {sandbox.WaitAPI, sandbox.WaitNode}, "publish": nil} {

@@ -1,23 +1,28 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 )
 
 // TestMain makes this test the program mote for the scripts below testdata, under each of its names,
-// and two programs that get in its way.
+// two programs that get in its way, and one that writes into its store.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"mote": main, "kubectl": main, "ctr": main,
 		"listen": func() { os.Exit(listenMain(os.Args[1], os.Args[2:])) },
 		"hold":   func() { os.Exit(holdMain(os.Args[1], os.Args[2:])) },
+		"put":    func() { os.Exit(putMain(os.Args[1], os.Args[2], os.Args[3])) },
 	})
 }
 
@@ -65,6 +70,22 @@ func holdMain(dir string, argv []string) int {
 	}
 	defer lock.close()
 	return runChild(argv)
+}
+
+// putMain is the program "put ENDPOINT KEY VALUE", which waits for the endpoint.
+func putMain(endpoint, key, value string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err := withConnection(endpoint, func(conn *grpc.ClientConn) error {
+		_, err := etcdserverpb.NewKVClient(conn).Put(ctx,
+			&etcdserverpb.PutRequest{Key: []byte(key), Value: []byte(value)}, grpc.WaitForReady(true))
+		return err
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "put:", err)
+		return 2
+	}
+	return 0
 }
 
 func runChild(argv []string) int {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/logging"
 	"github.com/mote-k8s/mote/internal/version"
@@ -109,6 +111,9 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 	defer lock.close()
+	if err := resumeRestore(s); err != nil {
+		return err
+	}
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
 	plane, err := prepare(s, store.Endpoint())
@@ -274,6 +279,9 @@ func serverURL(s *settings.Settings) string {
 	return "https://" + netip.AddrPortFrom(addr, uint16(s.HTTPSListenPort)).String()
 }
 
+// serverDir has the control plane's keys.
+func serverDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "server") }
+
 func credentialsDir(s *settings.Settings) string {
 	return filepath.Join(s.DataDir, "agent", "credentials")
 }
@@ -315,7 +323,7 @@ func agentConfig(s *settings.Settings) agent.Config {
 
 // addonsConfig is what the addons that s asks for need to know.
 func addonsConfig(s *settings.Settings) addons.Config {
-	tls := filepath.Join(s.DataDir, "server", "tls")
+	tls := filepath.Join(serverDir(s), "tls")
 	return addons.Config{
 		Access: api.Access{
 			Server:   serverURL(s),
@@ -377,5 +385,14 @@ func newStore(s *settings.Settings) (*datastore.Datastore, error) {
 
 // openStore is the datastore that s describes, served on socket.
 func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
-	return datastore.New(datastore.Config{Path: storePath(s), Socket: socket})
+	return datastore.New(datastore.Config{
+		Path: storePath(s), Socket: socket,
+		Restore: func() (io.ReadCloser, string, error) {
+			cluster, err := snapshot.Fingerprint(serverDir(s))
+			if err != nil {
+				return nil, "", err
+			}
+			return snapshot.Newest(s.SnapshotDir, cluster)
+		},
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/server"
 )
@@ -42,6 +43,9 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 	}
 	if s.Proxy != "none" {
 		list = append(list, component.Unit{Component: node.Proxy(), After: []string{"kube-apiserver", "network"}})
+	}
+	if s.SnapshotSchedule != nil {
+		list = append(list, component.Unit{Component: newSnapshots(s, store), After: []string{"datastore"}})
 	}
 	return append(list, component.Unit{
 		Component: say.when(ready, "node", "next", "mote kubectl get nodes"), After: []string{"kubelet"},
@@ -121,4 +125,12 @@ func (a announced) Ready(ctx context.Context) error {
 		a.tell()
 	}
 	return err
+}
+
+// newSnapshots saves the store by the schedule.
+func newSnapshots(s *settings.Settings, store *datastore.Datastore) *snapshot.Schedule {
+	return &snapshot.Schedule{
+		Folder: snapshot.Folder(s.SnapshotDir), Source: store.Snapshot, Origin: snapshotOrigin(s),
+		Timetable: s.SnapshotSchedule, Keep: s.SnapshotRetention,
+	}
 }

@@ -157,12 +157,14 @@ func (r *restoring) stage(ctx context.Context, path string, progress Progress) (
 // the one that the snapshot is of may have since. Other snapshots know of stores that cannot be read any more.
 func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 	highest := m.Revision
-	list, err := Folder(folder).List()
-	if err != nil {
-		return 0, err
-	}
-	for _, s := range list {
-		highest = max(highest, s.Revision)
+	for _, f := range []Folder{Folder(folder), Folder(r.path("snapshots"))} {
+		list, err := f.List()
+		if err != nil {
+			return 0, err
+		}
+		for _, s := range list {
+			highest = max(highest, s.Revision)
+		}
 	}
 	if now, err := bolt.Peek(r.path("state.db")); err == nil {
 		// What is in its log is not in the file yet, and far less than the gap.

@@ -107,6 +107,10 @@ func (s *Schedule) save(ctx context.Context) {
 	switch {
 	case ctx.Err() != nil:
 		return
+	case errors.Is(err, ErrUnserved):
+		log.Warn("no snapshots are taken", "err", err)
+		<-ctx.Done()
+		return
 	case errors.Is(err, ErrNoRoom):
 		log.Warn("snapshot skipped, the disk is short of room; the older ones stay", "err", err)
 		return

@@ -16,7 +16,7 @@ import (
 )
 
 // ErrUnserved says that the datastore has no snapshots: it is another database, which has backups of its own.
-var ErrUnserved = errors.New("the datastore is not mote's own")
+var ErrUnserved = errors.New("the datastore is another database, which has backups of its own")
 
 // FromConnection is the Source of a store that is served as etcd's are.
 func FromConnection(conn *grpc.ClientConn) Source {
@@ -73,8 +73,11 @@ func (r *streamReader) Read(p []byte) (int, error) {
 }
 
 func streamError(err error) error {
-	if status.Code(err) == codes.Unimplemented {
+	switch status.Code(err) {
+	case codes.Unimplemented:
 		return ErrUnserved
+	case codes.ResourceExhausted: // what is in memory does not go into the file
+		return fmt.Errorf("%w: %s", ErrNoRoom, status.Convert(err).Message())
 	}
 	return fmt.Errorf("read datastore: %s", status.Convert(err).Message())
 }

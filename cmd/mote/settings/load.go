@@ -107,7 +107,7 @@ func (s *Setting) takenBy(verb string) bool {
 	if len(s.Verbs) == 0 {
 		return verb == "server"
 	}
-	return slices.Contains(s.Verbs, verb)
+	return slices.ContainsFunc(s.Verbs, func(v string) bool { return verb == v || strings.HasPrefix(verb, v+" ") })
 }
 
 // flag is a setting on the command line: checked, and kept as text.

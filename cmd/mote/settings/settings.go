@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/robfig/cron/v3"
 )
 
 // Settings is what mote was told. The table documents each field.
@@ -38,6 +40,10 @@ type Settings struct {
 	ClusterDNS               netip.Addr
 	ClusterDomain            string
 	CNI, Proxy               string
+
+	SnapshotSchedule  cron.Schedule // nil is never
+	SnapshotRetention int
+	SnapshotDir       string
 
 	Disable []string // addons
 
@@ -81,6 +87,9 @@ const dnsOffset = 10
 func (s *Settings) complete() error {
 	if s.ImageDir == "" {
 		s.ImageDir = filepath.Join(s.DataDir, "images")
+	}
+	if s.SnapshotDir == "" {
+		s.SnapshotDir = filepath.Join(s.DataDir, "datastore", "snapshots")
 	}
 	if s.NodeName == "" {
 		host, err := os.Hostname()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
@@ -35,12 +36,16 @@ func load(t *testing.T, files, env map[string]string, args ...string) (*Settings
 func TestDefaults(t *testing.T) {
 	s, _, err := load(t, nil, nil)
 	require.NoError(t, err)
+	noon := time.Date(2026, time.August, 1, 12, 0, 0, 0, time.UTC)
+	require.Equal(t, noon, s.SnapshotSchedule.Next(noon.Add(-time.Hour)))
+	s.SnapshotSchedule = nil
 	require.Equal(t, &Settings{
 		DataDir: "/var/lib/mote", RunDir: "/run/mote", KubeletDir: "/var/lib/kubelet", ImageDir: "/var/lib/mote/images",
 		HTTPSListenAddress: netip.MustParseAddr("0.0.0.0"), HTTPSListenPort: 6443,
 		NodeName:    "n1",
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
 		ClusterDNS: netip.MustParseAddr("10.43.0.10"), ClusterDomain: "cluster.local", CNI: "bridge", Proxy: "auto",
+		SnapshotRetention: 5, SnapshotDir: "/var/lib/mote/datastore/snapshots",
 		LogLevel: "info", LogFormat: "text",
 	}, s)
 	require.Equal(t, "10.42.0.0/24", s.PodCIDR().String())
@@ -160,4 +165,19 @@ func TestTable(t *testing.T) {
 		require.Contains(t, Sections(), s.Section)
 		require.False(t, s.Default != "" && s.DefaultHelp != "", "%s has two defaults", s.Name)
 	}
+}
+
+func TestSnapshotSchedule(t *testing.T) {
+	off, _, err := load(t, nil, map[string]string{"MOTE_SNAPSHOT_SCHEDULE": "off"})
+	require.NoError(t, err)
+	require.Nil(t, off.SnapshotSchedule)
+	for text, want := range map[string]string{
+		"twice a day": `MOTE_SNAPSHOT_SCHEDULE: "twice a day" is not a schedule such as "0 */12 * * *" or "@every 6h"`,
+		"0 0 30 2 *":  `MOTE_SNAPSHOT_SCHEDULE: "0 0 30 2 *" is a time that never comes; off switches it off`,
+	} {
+		_, _, err := load(t, nil, map[string]string{"MOTE_SNAPSHOT_SCHEDULE": text})
+		require.ErrorContains(t, err, want)
+	}
+	_, _, err = load(t, nil, map[string]string{"MOTE_SNAPSHOT_RETENTION": "0"})
+	require.ErrorContains(t, err, `"0" is not a number from 1`)
 }

@@ -6,6 +6,7 @@ const (
 	sectionAPI      = "API"
 	sectionNode     = "Node"
 	sectionNetwork  = "Network"
+	sectionStore    = "Datastore"
 	sectionAddons   = "Addons"
 	sectionUpstream = "Arguments of the parts"
 	sectionLog      = "Log"
@@ -18,7 +19,7 @@ type Setting struct {
 	// Default is the value that applies when nothing is said; DefaultHelp describes it where it
 	// is worked out at start instead.
 	Default, DefaultHelp string
-	// Verbs take the setting as a flag; a setting without is taken by server alone.
+	// Verbs take the setting as a flag, and so do the verbs below them; a setting without is taken by server alone.
 	Verbs []string
 
 	// value binds the row to its field.
@@ -31,13 +32,13 @@ func Table() []Setting {
 		{
 			Name: "data-dir", Section: sectionFiles, Default: "/var/lib/mote",
 			Help:  "directory for everything that lasts: state, keys, images, containers",
-			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore", "datastore snapshot"},
+			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore"},
 			value: func(s *Settings) value { return scalar(&s.DataDir, "path", absolutePath) },
 		},
 		{
 			Name: "run-dir", Section: sectionFiles, Default: "/run/mote",
 			Help:  "directory for sockets and what need not outlive a reboot",
-			Verbs: []string{"server", "status", "check", "image", "stop", "reset", "uninstall", "datastore", "datastore snapshot"},
+			Verbs: []string{"server", "status", "check", "image", "stop", "reset", "uninstall", "datastore"},
 			value: func(s *Settings) value { return scalar(&s.RunDir, "path", absolutePath) },
 		},
 		{
@@ -125,6 +126,25 @@ func Table() []Setting {
 			Name: "proxy", Section: sectionNetwork, Default: "auto",
 			Help:  "kube-proxy's mode; auto takes nftables where the kernel has it; none runs no kube-proxy",
 			value: func(s *Settings) value { return choice(&s.Proxy, "auto", "nftables", "iptables", "none") },
+		},
+
+		{
+			Name: "snapshot-schedule", Section: sectionStore, Default: "0 */12 * * *",
+			Help:  "when the cluster's state is saved to a snapshot, in cron's syntax; off never does",
+			Verbs: []string{"server"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotSchedule, "schedule", schedule) },
+		},
+		{
+			Name: "snapshot-retention", Section: sectionStore, Default: "5",
+			Help:  "how many snapshots are kept of those that have no name",
+			Verbs: []string{"server", "datastore snapshot prune"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotRetention, "number", positive) },
+		},
+		{
+			Name: "snapshot-dir", Section: sectionStore, DefaultHelp: "datastore/snapshots in data-dir",
+			Help:  "directory of the snapshots",
+			Verbs: []string{"server", "datastore status", "datastore snapshot"},
+			value: func(s *Settings) value { return scalar(&s.SnapshotDir, "path", absolutePath) },
 		},
 
 		{

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
 )
 
 // value is one setting's field, settable from text.
@@ -86,6 +89,29 @@ func port(text string) (int, error) {
 	n, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || n == 0 {
 		return 0, fmt.Errorf("%q is not a port (1 to 65535)", text)
+	}
+	return int(n), nil
+}
+
+// schedule reads cron's syntax; off is nil.
+func schedule(text string) (cron.Schedule, error) {
+	if text == "off" {
+		return nil, nil
+	}
+	s, err := cron.ParseStandard(text)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%q is not a schedule such as \"0 */12 * * *\" or \"@every 6h\": %w", text, err)
+	case s.Next(time.Now()).IsZero():
+		return nil, fmt.Errorf("%q is a time that never comes; off switches it off", text)
+	}
+	return s, nil
+}
+
+func positive(text string) (int, error) {
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is not a number from 1", text)
 	}
 	return int(n), nil
 }

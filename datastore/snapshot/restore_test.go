@@ -1,0 +1,118 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/bolt"
+)
+
+// The victim is this test's program again, which restores and kills itself before a given step.
+const (
+	victimDir  = "MOTE_TEST_RESTORE_DIR"
+	victimPath = "MOTE_TEST_RESTORE_PATH"
+	victimStep = "MOTE_TEST_RESTORE_STEP"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(victimDir); dir != "" {
+		restoreVictim(dir)
+	}
+	os.Exit(m.Run())
+}
+
+func restoreVictim(dir string) {
+	var left int
+	if _, err := fmt.Sscan(os.Getenv(victimStep), &left); err != nil {
+		os.Exit(3)
+	}
+	r := newRestoring(dir)
+	r.before = func(string) {
+		if left--; left < 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+	}
+	_, _, err := r.resume()
+	if path := os.Getenv(victimPath); err == nil && path != "" {
+		_, err = r.restore(context.Background(), path, nil)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	os.Exit(0)
+}
+
+// TestRestoreKilledAtEveryStep: after a kill the data directory is what it was, or a resume makes it what the snapshot was;
+// and what was there before is kept.
+func TestRestoreKilledAtEveryStep(t *testing.T) {
+	from := newMachine(t)
+	store := from.open(t)
+	put(t, store, "/a", "saved")
+	saved := from.save(t, "", store)
+	self, err := os.Executable()
+	require.NoError(t, err)
+
+	changed := false
+	for step := 0; ; step++ {
+		m := newMachine(t)
+		require.NoError(t, os.WriteFile(filepath.Join(m.dir, "server", "encryption.yaml"), []byte("other"), 0o600))
+		old := m.open(t)
+		put(t, old, "/a", "replaced")
+		require.NoError(t, old.Close())
+
+		run := func(path string, step int) (string, error) {
+			victim := exec.Command(self)
+			victim.Env = append(os.Environ(), victimDir+"="+m.dir, victimPath+"="+path, victimStep+"="+fmt.Sprint(step))
+			out, err := victim.CombinedOutput()
+			return string(out), err
+		}
+		out, err := run(saved.Path, step)
+		if err == nil {
+			require.Greater(t, step, 10, "steps")
+			break
+		}
+		require.Equal(t, "signal: killed", err.Error(), "%s", out)
+
+		_, planned := os.Stat(filepath.Join(m.dir, "datastore", planFile))
+		if _, err := run("", 1); planned == nil { // whoever comes next is killed, too
+			require.Error(t, err)
+		}
+		done, resumed, err := Resume(m.dir)
+		require.NoError(t, err, "step %d", step)
+		want, key := "replaced", "other"
+		if resumed {
+			changed = true
+			want, key = "saved", "secretbox"
+		}
+		if !resumed && changed {
+			want, key = "saved", "secretbox" // killed after the plan was removed
+		}
+		now := m.open(t)
+		require.Equal(t, want, get(t, now, "/a"), "step %d", step)
+		require.NoError(t, now.Check())
+		require.NoError(t, now.Close())
+		is, err := os.ReadFile(filepath.Join(m.dir, "server", "encryption.yaml"))
+		require.NoError(t, err)
+		require.Equal(t, key, string(is), "step %d", step)
+		require.NoDirExists(t, filepath.Join(m.dir, "datastore", stageDir))
+		require.NoFileExists(t, filepath.Join(m.dir, "datastore", planFile))
+		if resumed {
+			aside, err := bolt.Open(filepath.Join(done.Replaced, "state.db"), bolt.Options{})
+			require.NoError(t, err)
+			require.Equal(t, "replaced", get(t, aside, "/a"))
+			require.NoError(t, aside.Close())
+		}
+		_, resumed, err = Resume(m.dir)
+		require.NoError(t, err)
+		require.False(t, resumed)
+	}
+	require.True(t, changed)
+}
