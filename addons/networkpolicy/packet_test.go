@@ -1,0 +1,167 @@
+package networkpolicy
+
+import (
+	"fmt"
+	"hash/crc32"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/yaml"
+
+	"github.com/mote-k8s/mote/addons/api"
+)
+
+func castagnoli(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
+
+// dnsServer is the cluster's DNS as policies know it.
+func dnsServer() api.Server {
+	return api.Server{
+		Namespace: api.NamespaceSystem, Labels: map[string]string{"k8s-app": "kube-dns"}, Address: netip.MustParseAddr(nodeIP),
+		Ports: []api.ServerPort{
+			{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, Served: 10053},
+			{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, Served: 10053},
+			{Name: "metrics", Protocol: corev1.ProtocolTCP, Port: 9153, Served: 9153},
+		},
+	}
+}
+
+// cluster is the state that the tables below start from: pods web, db and client in namespace a, and other in
+// namespace b. Their named port "http" is 8080, but db's is 81.
+func testCluster(policies ...string) state {
+	s := state{
+		family: familyOf(netip.MustParseAddr(nodeIP)), bridge: bridge, servers: []api.Server{dnsServer()},
+		namespaces: map[string]labels.Set{
+			"a":                 {"kubernetes.io/metadata.name": "a", "team": "red"},
+			"b":                 {"kubernetes.io/metadata.name": "b", "team": "blue"},
+			api.NamespaceSystem: {"kubernetes.io/metadata.name": api.NamespaceSystem},
+		},
+	}
+	for i, name := range []string{"web", "db", "client", "other"} {
+		p := &pod{
+			namespace: "a", labels: labels.Set{"app": name}, here: true,
+			addresses: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.42.0.%d", 11+i))},
+			ports:     []namedPort{{"http", "tcp", 8080}},
+		}
+		switch name {
+		case "other":
+			p.namespace = "b"
+		case "db":
+			p.ports[0].port = 81
+		}
+		s.pods = append(s.pods, p)
+	}
+	for i, text := range policies {
+		np := &networkingv1.NetworkPolicy{}
+		np.Namespace, np.Name = "a", fmt.Sprintf("p%d", i)
+		if err := yaml.UnmarshalStrict([]byte("spec: "+text), np); err != nil {
+			panic(err)
+		}
+		p, problems := parse(np, s.family)
+		if len(problems) > 0 {
+			panic(fmt.Sprint(problems))
+		}
+		s.policies = append(s.policies, p)
+	}
+	return s
+}
+
+const (
+	denyAll    = `{podSelector: {}, policyTypes: [Ingress, Egress]}`
+	denyWeb    = `{podSelector: {matchLabels: {app: web}}}`
+	denyOut    = `{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}`
+	webIngress = `{podSelector: {matchLabels: {app: web}}, ingress: [%s]}`
+	cliEgress  = `{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [%s]}`
+)
+
+func in(rule string) string  { return fmt.Sprintf(webIngress, rule) }
+func out(rule string) string { return fmt.Sprintf(cliEgress, rule) }
+
+// TestPackets sends packets of every kind through the rules of every kind.
+func TestPackets(t *testing.T) {
+	for _, path := range []struct {
+		name     string
+		isolated bool
+	}{{"bridged", false}, {"routed", true}} {
+		t.Run(path.name, func(t *testing.T) {
+			l := newLab(t, path.isolated, "web", "db", "client", "other", "fresh")
+			l.translate()
+			var rules *nftables
+			l.in(l.node, func() {
+				var err error
+				rules, err = openNFTables()
+				require.NoError(t, err)
+			})
+			for _, c := range packetCases() {
+				t.Run(c.name, func(t *testing.T) {
+					l.in(l.node, func() { require.NoError(t, rules.write(t.Context(), compile(testCluster(c.policies...)))) })
+					for expectation := range strings.Lines(c.expect) {
+						if strings.TrimSpace(expectation) != "" {
+							l.reach(t, expectation)
+						}
+					}
+				})
+			}
+			t.Run("cut", func(t *testing.T) { testCut(t, l, rules) })
+		})
+	}
+}
+
+// translate leads Services' addresses as kube-proxy does: 10.43.0.10:53 to DNS, 10.43.0.20:80 to web:8080.
+func (l *lab) translate() {
+	l.in(l.node, func() {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(`
+table ip services {
+	chain translate {
+		ip daddr 10.43.0.10 udp dport 53 dnat to 10.42.0.1:10053
+		ip daddr 10.43.0.10 tcp dport 53 dnat to 10.42.0.1:10053
+		ip daddr 10.43.0.20 tcp dport 80 dnat to 10.42.0.11:8080
+		ip daddr 192.0.2.1 tcp dport 30080 dnat to 10.42.0.11:8080
+	}
+	chain prerouting {
+		type nat hook prerouting priority dstnat;
+		goto translate
+	}
+	chain output {
+		type nat hook output priority -100;
+		goto translate
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		ip saddr 10.42.0.11 ip daddr 10.42.0.11 masquerade
+	}
+}
+`)
+		printed, err := cmd.CombinedOutput()
+		require.NoError(l.t, err, string(printed))
+	})
+}
+
+// testCut applies a policy under connections' feet.
+func testCut(t *testing.T, l *lab, rules *nftables) {
+	write := func(policies ...string) {
+		l.in(l.node, func() { require.NoError(t, rules.write(t.Context(), compile(testCluster(policies...)))) })
+	}
+	write()
+	connect := func(from string) net.Conn {
+		var conn net.Conn
+		var err error
+		l.in(l.hosts[from], func() { conn, err = dialer(0, arrives).Dial("tcp", "10.42.0.11:80") })
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close() })
+		require.NoError(t, ping(conn, arrives))
+		return conn
+	}
+	client, other, outside := connect("client"), connect("other"), connect("outside")
+	write(in(`{from: [{podSelector: {matchLabels: {app: client}}}]}`))
+	require.NoError(t, ping(client, arrives), "what is still allowed goes on")
+	require.Error(t, ping(other, refused), "what is not allowed any more is cut")
+	require.Error(t, ping(outside, refused))
+}
