@@ -16,12 +16,17 @@ const (
 	kubeProxyTable = "kube-proxy"   // kube-proxy's, in nftables
 	portmapTable   = "cni_hostport" // the CNI plugin portmap's, shared with other users of the plugin
 	portmapChain   = "hostports"
+	policyTable    = "mote-networkpolicy" // of the addon networkpolicy
 )
 
 // removeRules takes away what kinds of rules the footprint names: ours, kube-proxy's, and the host ports'
-// when nobody else has one. All other rules stay.
+// when nobody else has one; and those of NetworkPolicies. All other rules stay.
 func removeRules(ctx context.Context, f footprint) error {
 	var errs []error
+	// Written wherever nft works, whatever kube-proxy uses.
+	if nftablesUsable() == nil {
+		errs = append(errs, deleteNFTable(ctx, knftables.InetFamily, policyTable))
+	}
 	for _, kind := range f.Rules {
 		switch kind {
 		case ProxyNFTables:

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/mote-k8s/mote/addons"
+	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
@@ -48,11 +50,15 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 	})
 }
 
-// newGroup adds the addons. They need the parts, and no part needs them.
+// newGroup adds the addons. They need the parts, and no part needs them, but pods start under policies only.
 func newGroup(s *settings.Settings, parts []component.Unit) (*component.Group, error) {
 	addonUnits, err := addons.Units(addonsConfig(s))
 	if err != nil {
 		return nil, err
+	}
+	if slices.ContainsFunc(addonUnits, func(u component.Unit) bool { return u.Name() == networkpolicy.Name }) {
+		kubelet := slices.IndexFunc(parts, func(u component.Unit) bool { return u.Name() == "kubelet" })
+		parts[kubelet].After = append(parts[kubelet].After, networkpolicy.Name)
 	}
 	return component.NewGroup(append(parts, addonUnits...)...)
 }
