@@ -56,9 +56,14 @@ func newGroup(s *settings.Settings, parts []component.Unit) (*component.Group, e
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(addonUnits, func(u component.Unit) bool { return u.Name() == networkpolicy.Name }) {
-		kubelet := slices.IndexFunc(parts, func(u component.Unit) bool { return u.Name() == "kubelet" })
+	named := func(name string) func(component.Unit) bool {
+		return func(u component.Unit) bool { return u.Name() == name }
+	}
+	if guard := slices.IndexFunc(addonUnits, named(networkpolicy.Name)); guard >= 0 {
+		kubelet := slices.IndexFunc(parts, named("kubelet"))
 		parts[kubelet].After = append(parts[kubelet].After, networkpolicy.Name)
+		parts = slices.Insert(parts, kubelet, addonUnits[guard])
+		addonUnits = slices.Delete(addonUnits, guard, guard+1)
 	}
 	return component.NewGroup(append(parts, addonUnits...)...)
 }
