@@ -307,3 +307,16 @@ func (l *lab) sctp(target, port string, within time.Duration) error {
 	_, _, err = listener.ReadFrom(make([]byte, 64))
 	return err
 }
+
+// benchRules opens nftables in a network namespace of the benchmark's own. The thread ends with the benchmark.
+func benchRules(b *testing.B) *nftables {
+	b.Helper()
+	if os.Geteuid() != 0 {
+		b.Skip("needs root")
+	}
+	runtime.LockOSThread()
+	require.NoError(b, unix.Unshare(unix.CLONE_NEWNET))
+	rules, err := openNFTables()
+	require.NoError(b, err)
+	return rules
+}

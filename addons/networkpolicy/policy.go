@@ -59,7 +59,7 @@ func parse(np *networkingv1.NetworkPolicy, f family) (p *policy, problems []stri
 		// Whom it means to protect is not known. All of the namespace would cut off those that it does not mean.
 		return nil, []string{fmt.Sprintf("spec.podSelector: %v; the policy is not in force", err)}
 	}
-	ingress, egress := types(np.Spec)
+	ingress, egress := isolates(np.Spec)
 	if ingress {
 		p.ingress = &direction{}
 		for i, r := range np.Spec.Ingress {
@@ -86,8 +86,8 @@ func within(path string, problems []string) []string {
 	return problems
 }
 
-// types are the directions that a policy is about.
-func types(spec networkingv1.NetworkPolicySpec) (ingress, egress bool) {
+// isolates says which directions a policy is about.
+func isolates(spec networkingv1.NetworkPolicySpec) (ingress, egress bool) {
 	if len(spec.PolicyTypes) == 0 {
 		return true, len(spec.Egress) > 0
 	}
