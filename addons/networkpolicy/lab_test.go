@@ -41,7 +41,7 @@ const (
 	outside = "192.0.2.2"
 	// refused is how long nothing comes when packets are dropped. What passes is there within microseconds, and
 	// a check that expects it waits for longer.
-	refused = 50 * time.Millisecond
+	refused = 30 * time.Millisecond
 	arrives = 5 * time.Second
 )
 

@@ -1,9 +1,9 @@
 // Package networkpolicy enforces networking.k8s.io/v1 NetworkPolicies on the pods of this node, by packet rules in a
 // table of its own.
 //
-// It owns the nftables table inet mote-networkpolicy and nothing in the cluster. ruleset.go shows the way of a
-// packet; compile.go makes the rules of all that is known, each time that something changes, and nft.go writes
-// what differs. The rules stay when mote ends: pods go on, and so does what guards them.
+// It owns the nftables table inet mote-networkpolicy, or where nftables does not work the iptables chains MOTE-NP-* and
+// the ipsets mote-*, and nothing in the cluster. ruleset.go shows the way of a packet; compile.go makes the
+// rules of all that is known, each time that something changes, and nft.go writes what differs. The rules stay when mote ends: pods go on, and so does what guards them.
 //
 // Enter with New and run the Controller as a component; Remove takes the rules away. README.md says what was
 // decided and why.
@@ -76,17 +76,56 @@ func New(cfg Config) (*Controller, error) {
 	return &Controller{cfg: cfg, kube: kube, ready: make(chan struct{}), parsed: make(map[string]parsedPolicy)}, nil
 }
 
+// enforcer holds a ruleset in the kernel. What it holds stays there.
+type enforcer interface {
+	// present says whether a former life's rules are there.
+	present(context.Context) (bool, error)
+	write(context.Context, *ruleset) error
+	// remove takes away all that is there.
+	remove(context.Context) error
+}
+
+// open is nftables where it works, and iptables with ipsets otherwise.
+func open(f family) (enforcer, error) {
+	nft, nftErr := openNFTables()
+	if nftErr == nil {
+		return nft, nil
+	}
+	ipt, err := openIPTables(f)
+	if err != nil {
+		return nil, fmt.Errorf("%w; %w", nftErr, err)
+	}
+	return ipt, nil
+}
+
 // Remove takes the rules away.
 func Remove(ctx context.Context, _ api.Access) error {
-	n, err := openNFTables()
-	if err != nil {
-		return nil // no rule was ever written by what does not work
+	nft, err := openNFTables()
+	if err == nil { // what does not work has never written a rule
+		err = removePresent(ctx, nft)
+	} else {
+		err = nil
 	}
-	present, err := n.present(ctx)
+	return errors.Join(err, removeIPTables(ctx))
+}
+
+func removePresent(ctx context.Context, e enforcer) error {
+	present, err := e.present(ctx)
 	if err != nil || !present {
 		return err
 	}
-	return n.remove(ctx)
+	return e.remove(ctx)
+}
+
+// removeIPTables takes away what is left in iptables by a life without nftables.
+func removeIPTables(ctx context.Context) error {
+	var errs []error
+	for _, f := range []family{{key: "ip"}, {key: "ip6"}} {
+		if ipt, err := openIPTables(f); err == nil {
+			errs = append(errs, removePresent(ctx, ipt))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Name implements component.Component.
@@ -107,7 +146,7 @@ func (c *Controller) Ready(ctx context.Context) error {
 func (c *Controller) Run(ctx context.Context) error {
 	c.events = api.NewEvents(c.kube, Name)
 	defer c.events.Close()
-	rules, err := openNFTables()
+	rules, err := open(familyOf(c.cfg.Address))
 	if err == nil {
 		err = c.close(ctx, rules)
 	}
@@ -135,14 +174,19 @@ func (c *Controller) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	if _, ok := rules.(*nftables); ok {
+		if err := removeIPTables(ctx); err != nil && ctx.Err() == nil {
+			slog.Warn("cannot remove the iptables rules of a former start", "component", Name, "err", err)
+		}
+	}
 	c.follow(ctx, rules, func() state { return c.state(seen, attached) }, changed)
 	return nil
 }
 
-// close lets no packet of a pod pass until the policies are known, if no table is there: the machine has just
-// booted, and what pods it starts shall not be faster than the rules. A table that is there was left by a former life
-// and goes on as it is.
-func (c *Controller) close(ctx context.Context, rules *nftables) error {
+// close lets no packet of a pod pass until the policies are known, if no rules are there: the machine has just
+// booted, and what pods it starts shall not be faster than the rules. Rules that are there were left by a former life
+// and go on as they are.
+func (c *Controller) close(ctx context.Context, rules enforcer) error {
 	present, err := rules.present(ctx)
 	if err != nil || present {
 		return err
@@ -150,7 +194,7 @@ func (c *Controller) close(ctx context.Context, rules *nftables) error {
 	return rules.write(ctx, closed(familyOf(c.cfg.Address), c.cfg.Bridge))
 }
 
-// standBy is for a kernel or machine without nftables. The cluster works, and says on each policy that it does not.
+// standBy is for a machine that can neither. The cluster works, and says on each policy that it does not.
 func (c *Controller) standBy(ctx context.Context, cause error) error {
 	slog.Error("NetworkPolicies are not enforced", "component", Name, "err", cause)
 	changed := make(chan struct{}, 1)
@@ -179,7 +223,7 @@ func (c *Controller) standBy(ctx context.Context, cause error) error {
 }
 
 // follow keeps the rules what the state says they should be. Without a change it does nothing.
-func (c *Controller) follow(ctx context.Context, rules *nftables, now func() state, changed <-chan struct{}) {
+func (c *Controller) follow(ctx context.Context, rules enforcer, now func() state, changed <-chan struct{}) {
 	said := false
 	for {
 		err := rules.write(ctx, compile(now()))

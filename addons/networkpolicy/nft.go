@@ -251,12 +251,14 @@ func list[T comparable](spans []span[T]) string {
 // become adds to tx what makes next of t, and returns the chains that are only emptied.
 func (t *nftTable) become(tx *knftables.Transaction, next *nftTable) (stale []string) {
 	// What is referred to comes before what refers to it, and goes after it.
-	for name := range next.chains {
+	chains, sets := slices.Sorted(maps.Keys(next.chains)), slices.Sorted(maps.Keys(next.sets))
+	for _, name := range chains {
 		if _, ok := t.chains[name]; !ok {
 			tx.Add(next.chains[name].object(name))
 		}
 	}
-	for name, set := range next.sets {
+	for _, name := range sets {
+		set := next.sets[name]
 		if _, ok := t.sets[name]; !ok {
 			tx.Add(set.object(name))
 		}
@@ -264,7 +266,8 @@ func (t *nftTable) become(tx *knftables.Transaction, next *nftTable) (stale []st
 			set.replace(tx, name, t.sets[name])
 		}
 	}
-	for name, chain := range next.chains {
+	for _, name := range chains {
+		chain := next.chains[name]
 		old, ok := t.chains[name]
 		if ok && slices.Equal(old.rules, chain.rules) {
 			continue
@@ -274,8 +277,8 @@ func (t *nftTable) become(tx *knftables.Transaction, next *nftTable) (stale []st
 			tx.Add(&knftables.Rule{Chain: name, Rule: line})
 		}
 	}
-	for name, set := range next.sets {
-		if set.verdicts {
+	for _, name := range sets {
+		if set := next.sets[name]; set.verdicts {
 			set.replace(tx, name, t.sets[name])
 		}
 	}

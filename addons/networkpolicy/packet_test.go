@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -88,14 +89,19 @@ func TestPackets(t *testing.T) {
 	for _, path := range []struct {
 		name     string
 		isolated bool
-	}{{"bridged", false}, {"routed", true}} {
+		open     func() (enforcer, error)
+	}{
+		{"bridged", false, func() (enforcer, error) { return openNFTables() }},
+		{"routed", true, func() (enforcer, error) { return openNFTables() }},
+		{"iptables", false, func() (enforcer, error) { return openIPTables(familyOf(netip.MustParseAddr(nodeIP))) }},
+	} {
 		t.Run(path.name, func(t *testing.T) {
 			l := newLab(t, path.isolated, "web", "db", "client", "other", "fresh")
 			l.translate()
-			var rules *nftables
+			var rules enforcer
 			l.in(l.node, func() {
 				var err error
-				rules, err = openNFTables()
+				rules, err = path.open()
 				require.NoError(t, err)
 			})
 			for _, c := range packetCases() {
@@ -109,6 +115,7 @@ func TestPackets(t *testing.T) {
 				})
 			}
 			t.Run("cut", func(t *testing.T) { testCut(t, l, rules) })
+			t.Run("next life", func(t *testing.T) { testNextLife(t, l, path.open) })
 		})
 	}
 }
@@ -144,8 +151,48 @@ table ip services {
 	})
 }
 
+// testNextLife finds the rules of a former life, replaces and removes them.
+func testNextLife(t *testing.T, l *lab, open func() (enforcer, error)) {
+	l.in(l.node, func() {
+		first, err := open()
+		require.NoError(t, err)
+		require.NoError(t, first.write(t.Context(), compile(testCluster(denyAll, in(`{ports: [{port: http}]}`)))))
+		second, err := open()
+		require.NoError(t, err)
+		present, err := second.present(t.Context())
+		require.NoError(t, err)
+		require.True(t, present)
+		require.NoError(t, second.write(t.Context(), compile(testCluster(denyWeb))))
+		again := packetRules(t)
+		third, err := open()
+		require.NoError(t, err)
+		require.NoError(t, third.write(t.Context(), compile(testCluster(denyWeb))))
+		require.Equal(t, again, packetRules(t))
+		require.NoError(t, third.remove(t.Context()))
+		present, err = third.present(t.Context())
+		require.NoError(t, err)
+		require.False(t, present)
+		require.NotContains(t, packetRules(t), "MOTE-NP")
+		require.NotContains(t, packetRules(t), table)
+		require.NotContains(t, packetRules(t), ipsetPrefix)
+	})
+}
+
+// packetRules are those of the calling thread's namespace, with sets' names.
+func packetRules(t *testing.T) string {
+	t.Helper()
+	printed, err := exec.Command("nft", "-s", "list", "ruleset").CombinedOutput()
+	require.NoError(t, err, string(printed))
+	sets, err := netlink.IpsetListAll()
+	require.NoError(t, err)
+	for _, set := range sets {
+		printed = append(printed, set.SetName...)
+	}
+	return string(printed)
+}
+
 // testCut applies a policy under connections' feet.
-func testCut(t *testing.T, l *lab, rules *nftables) {
+func testCut(t *testing.T, l *lab, rules enforcer) {
 	write := func(policies ...string) {
 		l.in(l.node, func() { require.NoError(t, rules.write(t.Context(), compile(testCluster(policies...)))) })
 	}
