@@ -174,10 +174,15 @@ func (c *Controller) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if _, ok := rules.(*nftables); ok {
+	if nft, ok := rules.(*nftables); ok {
 		if err := removeIPTables(ctx); err != nil && ctx.Err() == nil {
 			slog.Warn("cannot remove the iptables rules of a former start", "component", Name, "err", err)
 		}
+		stopLoss, err := nft.watchLoss(change)
+		if err != nil {
+			return err
+		}
+		defer stopLoss()
 	}
 	c.follow(ctx, rules, func() state { return c.state(seen, attached) }, changed)
 	return nil

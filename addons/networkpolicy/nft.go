@@ -3,9 +3,11 @@ package networkpolicy
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"sigs.k8s.io/knftables"
@@ -27,9 +29,11 @@ const (
 	setSelf    = "self"
 )
 
-// nftables keeps the table. It is used by one goroutine.
+// nftables keeps the table. It is used by one goroutine, and suspect by another.
 type nftables struct {
 	nft knftables.Interface
+	// suspect says that the table may be gone, see loss.go.
+	suspect atomic.Bool
 	// written is what the table holds; nil is not known, and the next write replaces all.
 	written *nftTable
 	// stale are chains that are empty, unused, and to be removed, with the moment they became so.
@@ -73,6 +77,15 @@ func (n *nftables) remove(ctx context.Context) error {
 // write brings the table from what it holds to want, in one transaction: packets meet the old or the new rules.
 func (n *nftables) write(ctx context.Context, want *ruleset) error {
 	next := render(want)
+	if n.suspect.Swap(false) && n.written != nil {
+		present, err := n.present(ctx)
+		if err != nil || !present {
+			n.written = nil
+		}
+		if err == nil && !present {
+			slog.Warn("somebody has removed the rules; they are written again", "component", Name, "table", table)
+		}
+	}
 	if n.written == nil {
 		tx := n.nft.NewTransaction()
 		tx.Add(&knftables.Table{})

@@ -178,6 +178,29 @@ func testNextLife(t *testing.T, l *lab, open func() (enforcer, error)) {
 	})
 }
 
+// TestRemovedRulesComeBack: a firewall that is reloaded takes all tables away.
+func TestRemovedRulesComeBack(t *testing.T) {
+	l := newLab(t, true, "web", "client")
+	l.in(l.node, func() {
+		rules, err := openNFTables()
+		require.NoError(t, err)
+		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
+		before := packetRules(t)
+		changed := make(chan struct{}, 10)
+		stop, err := rules.watchLoss(func() { changed <- struct{}{} })
+		require.NoError(t, err)
+		defer stop()
+		require.NoError(t, exec.Command("nft", "flush", "ruleset").Run())
+		<-changed
+		require.NotContains(t, packetRules(t), table)
+		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
+		require.Equal(t, before, packetRules(t))
+		<-changed // our own replacement; all is well
+		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
+		require.Empty(t, changed)
+	})
+}
+
 // packetRules are those of the calling thread's namespace, with sets' names.
 func packetRules(t *testing.T) string {
 	t.Helper()

@@ -206,6 +206,25 @@ func TestAddonNetworkPolicyWithoutBridgeFilter(t *testing.T) {
 		client 10.43.0.20 tcp 80 yes`)
 }
 
+// TestAddonNetworkPolicyIPTables is for machines without nftables.
+func TestAddonNetworkPolicyIPTables(t *testing.T) {
+	h := cluster.NewHost(t, cluster.HostConfig{})
+	h.Run(t, "rm", "/usr/sbin/nft")
+	l := newPolicyLab(t, h)
+	for _, c := range policyCases() {
+		t.Run(c.name, func(t *testing.T) {
+			l.apply(t, c.specs...)
+			l.expect(t, c.expect)
+		})
+	}
+	t.Run("first packet", func(t *testing.T) { testFirstPacket(t, l) })
+	t.Run("restart", func(t *testing.T) { testPolicyRestart(t, l) })
+	h.Run(t, "mote", "reset", "--yes", "--force")
+	if rules := h.Run(t, "iptables-save"); strings.Contains(rules, "MOTE") {
+		t.Errorf("left by reset: %s", rules)
+	}
+}
+
 // testPolicyProbes: the pod was denied everything for some time by now, and its probes never noticed.
 func testPolicyProbes(t *testing.T, l *policyLab) {
 	l.apply(t, denyRed)
