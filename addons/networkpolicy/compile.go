@@ -263,7 +263,7 @@ func (c *compiler) selects(p *policy, a admission, namespace string, l labels.Se
 // portSet is the set of all pods that have a port of the name, with its number, which may differ from pod to pod.
 // Rules that name the same port share it.
 func (c *compiler) portSet(p port) string {
-	name := "port-" + p.protocol + "-" + strings.ToLower(p.name)
+	name := "port-" + p.protocol + "-" + p.name
 	if _, ok := c.out.sets[name]; ok {
 		return name
 	}

@@ -100,13 +100,11 @@ func open(f family) (enforcer, error) {
 
 // Remove takes the rules away.
 func Remove(ctx context.Context, _ api.Access) error {
-	nft, err := openNFTables()
-	if err == nil { // what does not work has never written a rule
-		err = removePresent(ctx, nft)
-	} else {
-		err = nil
+	errs := []error{removeIPTables(ctx)}
+	if nft, err := openNFTables(); err == nil { // what does not work has never written a rule
+		errs = append(errs, removePresent(ctx, nft))
 	}
-	return errors.Join(err, removeIPTables(ctx))
+	return errors.Join(errs...)
 }
 
 func removePresent(ctx context.Context, e enforcer) error {
@@ -154,15 +152,16 @@ func (c *Controller) Run(ctx context.Context) error {
 		return nil
 	}
 	close(c.ready)
-	if err != nil {
-		return c.standBy(ctx, err)
-	}
 	changed := make(chan struct{}, 1)
 	change := func() {
 		select {
 		case changed <- struct{}{}:
 		default:
 		}
+	}
+	if err != nil {
+		c.standBy(ctx, err, change, changed)
+		return nil
 	}
 	attached, stopAttachments, err := watchAttachments(ctx, c.cfg.Attachments, change)
 	if err != nil {
@@ -200,15 +199,9 @@ func (c *Controller) close(ctx context.Context, rules enforcer) error {
 }
 
 // standBy is for a machine that can neither. The cluster works, and says on each policy that it does not.
-func (c *Controller) standBy(ctx context.Context, cause error) error {
+func (c *Controller) standBy(ctx context.Context, cause error, change func(), changed <-chan struct{}) {
 	slog.Error("NetworkPolicies are not enforced", "component", Name, "err", cause)
-	changed := make(chan struct{}, 1)
-	seen, stop := watch(ctx, c.kube, func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	})
+	seen, stop := watch(ctx, c.kube, change)
 	defer stop()
 	told := make(map[string]bool)
 	for {
@@ -221,7 +214,7 @@ func (c *Controller) standBy(ctx context.Context, cause error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-changed:
 		}
 	}

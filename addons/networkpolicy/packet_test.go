@@ -114,6 +114,15 @@ func TestPackets(t *testing.T) {
 					}
 				})
 			}
+			t.Run("closed", func(t *testing.T) {
+				l.in(l.node, func() { require.NoError(t, rules.write(t.Context(), closed(familyOf(l.node.address), bridge))) })
+				for _, expectation := range []string{
+					"client web tcp 80 no", "client node tcp 80 no", "client outside tcp 80 no", "outside web tcp 80 no",
+					"ingress web tcp 80 no", "node web tcp 80 yes", "outside node tcp 80 yes",
+				} {
+					l.reach(t, expectation)
+				}
+			})
 			t.Run("cut", func(t *testing.T) { testCut(t, l, rules) })
 			t.Run("next life", func(t *testing.T) { testNextLife(t, l, path.open) })
 		})

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	netutils "k8s.io/utils/net"
 )
 
@@ -187,11 +188,17 @@ func (a *admission) addPort(p networkingv1.NetworkPolicyPort) (problem string) {
 	switch {
 	case p.Port == nil:
 	case p.Port.Type == intstr.String:
+		if wrong := validation.IsValidPortName(p.Port.StrVal); len(wrong) > 0 {
+			return fmt.Sprintf("name %q: %s; it admits nothing", p.Port.StrVal, strings.Join(wrong, ", "))
+		}
 		added.name = p.Port.StrVal
 	default:
 		added.span = span[int32]{p.Port.IntVal, p.Port.IntVal}
 		if p.EndPort != nil {
 			added.span.last = *p.EndPort
+		}
+		if added.span.first < 1 || added.span.last > 65535 || added.span.last < added.span.first {
+			return fmt.Sprintf("range %s is none; it admits nothing", added.span)
 		}
 	}
 	a.ports = append(a.ports, added)
