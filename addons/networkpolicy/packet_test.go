@@ -244,3 +244,32 @@ func testCut(t *testing.T, l *lab, rules enforcer) {
 	require.Error(t, ping(other, refused), "what is not allowed any more is cut")
 	require.Error(t, ping(outside, refused))
 }
+
+// TestSix: the kernel takes the rules of an IPv6 cluster, of either kind.
+func TestSix(t *testing.T) {
+	l := newLab(t, true)
+	address := netip.MustParseAddr("fd00::1")
+	s := testCluster()
+	s.family, s.servers[0].Address = familyOf(address), address
+	for i, p := range s.pods {
+		p.addresses = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("fd00::1:%d", i))}
+	}
+	for _, spec := range []string{
+		denyAll, in(`{from: [{ipBlock: {cidr: "fd01::/16", except: ["fd01:2::/32"]}}, {podSelector: {}}], ports: [{port: http}, {port: 1, endPort: 9}]}`),
+		out(`{to: [{namespaceSelector: {}}]}`),
+	} {
+		p, problems := parse(policyOf(t, spec), s.family)
+		require.Empty(t, problems)
+		s.policies = append(s.policies, p)
+	}
+	l.in(l.node, func() {
+		nft, err := openNFTables()
+		require.NoError(t, err)
+		ipt, err := openIPTables(s.family)
+		require.NoError(t, err)
+		for _, rules := range []enforcer{nft, ipt} {
+			require.NoError(t, rules.write(t.Context(), compile(s)))
+			require.NoError(t, rules.remove(t.Context()))
+		}
+	})
+}
