@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/addons/storage"
 	"github.com/mote-k8s/mote/internal/component"
 )
@@ -30,6 +31,10 @@ type Config struct {
 	// ClusterDNS is the DNS Service's address, ClusterDomain its domain.
 	ClusterDNS    netip.Addr
 	ClusterDomain string
+	// Bridge is the interface that pods are behind; "" is a pod network that is not ours.
+	Bridge string
+	// Attachments is the directory where the CNI library notes what addresses pods were given.
+	Attachments string
 	// DataDir lasts, RunDir does not.
 	DataDir, RunDir string
 	// ResolvConfs are resolver files that name upstream DNS servers, best first.
@@ -42,7 +47,9 @@ type Config struct {
 type addon struct {
 	name  string
 	after []string // units that it needs
-	make  func(Config) (component.Component, error)
+	// ourNetwork marks one that works on our pod network alone; another brings its own.
+	ourNetwork bool
+	make       func(Config) (component.Component, error)
 	// remove takes away what the addon left in the cluster when it ran last.
 	remove func(context.Context, api.Access) error
 }
@@ -66,7 +73,24 @@ func list() []addon {
 				})
 			},
 		},
+		{
+			name: networkpolicy.Name, after: []string{"kube-apiserver", "network"}, ourNetwork: true, remove: networkpolicy.Remove,
+			make: func(c Config) (component.Component, error) {
+				return networkpolicy.New(networkpolicy.Config{
+					Access: c.Access, NodeName: c.NodeName, Bridge: c.Bridge, Address: c.Address,
+					Attachments: c.Attachments, Servers: c.servers(),
+				})
+			},
+		},
 	}
+}
+
+// servers are the addons that policies know as pods.
+func (c Config) servers() []api.Server {
+	if slices.Contains(c.Disabled, dns.Name) {
+		return nil
+	}
+	return []api.Server{dns.Pod(c.Address)}
 }
 
 // Names are the addons that there are.
@@ -83,7 +107,7 @@ func Units(cfg Config) ([]component.Unit, error) {
 	var units []component.Unit
 	var off []addon
 	for _, a := range list() {
-		if slices.Contains(cfg.Disabled, a.name) {
+		if slices.Contains(cfg.Disabled, a.name) || a.ourNetwork && cfg.Bridge == "" {
 			off = append(off, a)
 			continue
 		}

@@ -2,11 +2,13 @@ package addons
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/internal/component"
 )
 
@@ -15,6 +17,15 @@ func TestDisabledAddonsAreRemovedAndDoNotRun(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, units, 1)
 	require.Equal(t, "disabled-addons", units[0].Name())
+}
+
+// TestAnotherPodNetworkBringsItsOwnPolicies: what a former start left is removed as if it were disabled.
+func TestAnotherPodNetworkBringsItsOwnPolicies(t *testing.T) {
+	others := slices.DeleteFunc(Names(), func(name string) bool { return name == networkpolicy.Name })
+	units, err := Units(Config{Disabled: others})
+	require.NoError(t, err)
+	require.Len(t, units, 1)
+	require.Equal(t, networkpolicy.Name, units[0].Component.(*removal).addons[len(others)].name)
 }
 
 func TestRemovalIsReadyWhenAllIsRemoved(t *testing.T) {

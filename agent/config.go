@@ -117,6 +117,7 @@ func (c Config) containerdState() string { return filepath.Join(c.RunDir, "conta
 func (c Config) socketDir() string       { return filepath.Join(c.RunDir, "sockets") }
 func (c Config) runcRoot() string        { return filepath.Join(c.RunDir, "runc") }
 func (c Config) leaseDir() string        { return filepath.Join(c.RunDir, "cni") }
+func (c Config) cniCache() string        { return filepath.Join(c.leaseDir(), "cache") }
 func (c Config) conflistDir() string     { return filepath.Join(c.agentDir(), "cni", "net.d") }
 func (c Config) conflist() string        { return filepath.Join(c.conflistDir(), "10-mote.conflist") }
 func (c Config) footprintFile() string   { return filepath.Join(c.agentDir(), "footprint.json") }
@@ -125,6 +126,9 @@ func (c Config) resolvConf() string      { return filepath.Join(c.agentDir(), "r
 func (c Config) credential(name string) string {
 	return filepath.Join(c.CredentialsDir, name)
 }
+
+// AttachmentsDir is where the CNI library notes the results of its plugins, one file for each sandbox.
+func AttachmentsDir(c Config) string { return filepath.Join(c.cniCache(), "results") }
 
 // ContainerdSocket is the unix socket on which containerd answers CRI and its own API.
 func ContainerdSocket(c Config) string {

@@ -101,7 +101,7 @@ func TestProxyHealthMoves(t *testing.T) {
 }
 
 func TestConflist(t *testing.T) {
-	data, err := conflist(testConfig("/p"), ProxyNFTables)
+	data, err := conflist(testConfig("/p"), ProxyNFTables, false)
 	require.NoError(t, err)
 	var list struct {
 		Plugins []struct {

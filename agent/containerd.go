@@ -38,7 +38,7 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 	}
 	if c.CNI == CNIBridge {
 		// What libcni remembers about pods' networks belongs with the leases, not in /var/lib/cni.
-		libcni.CacheDir = filepath.Join(c.leaseDir(), "cache")
+		libcni.CacheDir = c.cniCache()
 	}
 	if err := preferPayload(c); err != nil {
 		return err

@@ -20,8 +20,6 @@ type host struct {
 	oomScore    int
 	// maxFiles is the highest limit of open files that this process may set for itself; 0 is none.
 	maxFiles int64
-	// bridgeFilter says that the kernel shows bridged packets to netfilter (br_netfilter).
-	bridgeFilter bool
 }
 
 func detectHost() (host, error) {
@@ -45,8 +43,6 @@ func detectHost() (host, error) {
 		}
 		h.maxFiles = int64(min(limit.Max, math.MaxInt64))
 	}
-	_, err = os.Stat(sysctlBridgeFilter)
-	h.bridgeFilter = err == nil
 	return h, nil
 }
 

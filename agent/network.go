@@ -25,7 +25,9 @@ const (
 	// answer of a pod to another pod's Service request goes straight through the bridge and is never
 	// translated back.
 	sysctlBridgeFilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-	bridgeFilterModule = "br_netfilter"
+	// sysctlBridgeFilter6 is for pods' link-local addresses, which NetworkPolicies must not be deaf to.
+	sysctlBridgeFilter6 = "/proc/sys/net/bridge/bridge-nf-call-ip6tables"
+	bridgeFilterModule  = "br_netfilter"
 	// networkName names the network in the CNI configuration, in host-local's leases and in
 	// libcni's cache.
 	networkName = "mote"
@@ -45,8 +47,15 @@ func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	if err := ensureBridge(c, c.gateway()); err != nil {
 		return err
 	}
-	// Before ready: kube-proxy looks whether it is on.
-	if err := enableBridgeFilter(ctx); err != nil {
+	filtered, err := enableBridgeFilter(ctx)
+	if err == nil && !filtered {
+		err = routeBetweenPods(c)
+	}
+	if err != nil {
+		return err
+	}
+	// Before ready: who follows the pods' addresses looks below the same directory.
+	if err := dropStaleLeases(c); err != nil {
 		return err
 	}
 	ready()
@@ -60,13 +69,10 @@ func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	if err := os.WriteFile(sysctlForward, []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("switch on forwarding: %w", err)
 	}
-	if err := dropStaleLeases(c); err != nil {
-		return err
-	}
 	if err := writeRules(ctx, c, mode); err != nil {
 		return err
 	}
-	list, err := conflist(c, mode)
+	list, err := conflist(c, mode, !filtered)
 	if err != nil {
 		return err
 	}
@@ -161,19 +167,35 @@ func bridgeMAC(c Config) net.HardwareAddr {
 	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}
 }
 
-// enableBridgeFilter loads br_netfilter and switches it on. Where that cannot be done, kube-proxy
-// masquerades all Service traffic instead (proxy.go). All other modules are loaded by the kernel itself when
-// they are used.
-func enableBridgeFilter(ctx context.Context) error {
+// enableBridgeFilter loads br_netfilter and switches it on, and says whether that can be done. All other modules
+// are loaded by the kernel itself when they are used.
+func enableBridgeFilter(ctx context.Context) (bool, error) {
 	if _, err := os.Stat(sysctlBridgeFilter); err != nil {
 		if out, err := exec.CommandContext(ctx, "modprobe", bridgeFilterModule).CombinedOutput(); err != nil {
-			slog.Warn("br_netfilter is not loaded: Services see the node's address instead of a pod's",
+			slog.Info("br_netfilter is not there: pods reach each other through the node",
 				"component", "network", "err", err, "output", strings.TrimSpace(string(out)))
-			return nil
+			return false, nil
 		}
 	}
-	if err := os.WriteFile(sysctlBridgeFilter, []byte("1"), 0o644); err != nil {
-		return fmt.Errorf("switch on packet filtering on bridges: %w", err)
+	for _, sysctl := range []string{sysctlBridgeFilter, sysctlBridgeFilter6} {
+		if err := os.WriteFile(sysctl, []byte("1"), 0o644); err != nil {
+			return false, fmt.Errorf("switch on packet filtering on bridges: %w", err)
+		}
+	}
+	return true, nil
+}
+
+// routeBetweenPods is for a kernel that does not show bridged packets to netfilter. The bridge's ports are isolated
+// from each other there (conflist) and the node answers for all pods' addresses, at once, so that what one pod
+// sends another is routed, translated and filtered by the node.
+func routeBetweenPods(c Config) error {
+	for _, sysctl := range []struct{ path, value string }{
+		{"/proc/sys/net/ipv4/conf/" + c.Bridge + "/proxy_arp_pvlan", "1"},
+		{"/proc/sys/net/ipv4/neigh/" + c.Bridge + "/proxy_delay", "0"},
+	} {
+		if err := os.WriteFile(sysctl.path, []byte(sysctl.value), 0o644); err != nil {
+			return fmt.Errorf("route between pods: %w", err)
+		}
 	}
 	return nil
 }
@@ -195,8 +217,9 @@ func dropStaleLeases(c Config) error {
 	return writeFile(marker, boot, 0o600)
 }
 
-// conflist is the CNI configuration: bridge with host-local addresses, and host ports.
-func conflist(c Config, mode string) ([]byte, error) {
+// conflist is the CNI configuration: bridge with host-local addresses, and host ports. Isolated pods see the node
+// alone.
+func conflist(c Config, mode string, isolated bool) ([]byte, error) {
 	list := map[string]any{
 		"cniVersion": "1.0.0",
 		"name":       networkName,
@@ -206,6 +229,7 @@ func conflist(c Config, mode string) ([]byte, error) {
 				"bridge":           c.Bridge,
 				"isDefaultGateway": true,
 				"hairpinMode":      true,
+				"portIsolation":    isolated,
 				// Masquerading is one rule of ours for the whole network instead of one for each pod.
 				"ipMasq": false,
 				"ipam": map[string]any{

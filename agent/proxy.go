@@ -111,8 +111,6 @@ func newProxyOptions(c Config, mode string, h host) (opts *app.Options, healthz 
 		// How long a change may wait for others. Upstream's second is for thousands of Services.
 		"iptables-min-sync-period=100ms",
 		fmt.Sprintf("oom-score-adj=%d", h.lowestOOMScore(qos.KubeProxyOOMScoreAdj)),
-		// Without br_netfilter an answer between two pods of the bridge would not be translated back.
-		fmt.Sprintf("masquerade-all=%t", c.CNI == CNIBridge && !h.bridgeFilter),
 	}
 	for _, arg := range c.ProxyArgs {
 		name, _, _ := strings.Cut(strings.ReplaceAll(arg, "_", "-"), "=")

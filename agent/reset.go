@@ -55,7 +55,7 @@ func Reset(ctx context.Context, c Config) error {
 // detachPods tells the CNI plugins that the pods are gone. Should a plugin fail, its pod's addresses and
 // interfaces are removed anyway by the next steps.
 func detachPods(ctx context.Context, c Config) error {
-	libcni.CacheDir = filepath.Join(c.leaseDir(), "cache")
+	libcni.CacheDir = c.cniCache()
 	network, err := libcni.NetworkConfFromFile(c.conflist())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
+	"github.com/vishvananda/netlink"
 	"sigs.k8s.io/knftables"
 )
 
@@ -16,18 +17,25 @@ const (
 	kubeProxyTable = "kube-proxy"   // kube-proxy's, in nftables
 	portmapTable   = "cni_hostport" // the CNI plugin portmap's, shared with other users of the plugin
 	portmapChain   = "hostports"
+	// The addon networkpolicy's, in nftables, and its ipsets beside iptables chains MOTE-NP-*.
+	policyTable     = "mote-networkpolicy"
+	policySetPrefix = "mote-"
 )
 
 // removeRules takes away what kinds of rules the footprint names: ours, kube-proxy's, and the host ports'
-// when nobody else has one. All other rules stay.
+// when nobody else has one; and those of NetworkPolicies. All other rules stay.
 func removeRules(ctx context.Context, f footprint) error {
 	var errs []error
+	// Written wherever nft works, whatever kube-proxy uses.
+	if nftablesUsable() == nil {
+		errs = append(errs, deleteNFTable(ctx, knftables.InetFamily, policyTable))
+	}
 	for _, kind := range f.Rules {
 		switch kind {
 		case ProxyNFTables:
 			errs = append(errs, removeNFTables(ctx))
 		case ProxyIPTables:
-			errs = append(errs, removeIPTables("MOTE-", "KUBE-"), removeIdlePortmap())
+			errs = append(errs, removeIPTables("MOTE-", "KUBE-"), removePolicySets(), removeIdlePortmap())
 		case rulesForward:
 			errs = append(errs, removeIPTables("MOTE-"))
 		}
@@ -143,6 +151,23 @@ func removeJumps(ipt *iptables.IPTables, table, chain string, prefixes []string)
 		}
 		if err := ipt.DeleteById(table, chain, position); err != nil {
 			return fmt.Errorf("remove rule %d of iptables chain %s: %w", position, chain, err)
+		}
+	}
+	return nil
+}
+
+// removePolicySets comes after the chains that use them.
+func removePolicySets() error {
+	sets, err := netlink.IpsetListAll()
+	if err != nil {
+		return nil // a kernel without
+	}
+	for _, set := range sets {
+		if !strings.HasPrefix(set.SetName, policySetPrefix) {
+			continue
+		}
+		if err := netlink.IpsetDestroy(set.SetName); err != nil {
+			return fmt.Errorf("remove ipset %s: %w", set.SetName, err)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -75,6 +76,17 @@ func endpointPort(p corev1.ServicePort) int32 {
 		return Port
 	}
 	return p.Port
+}
+
+// Pod is the server at address as NetworkPolicies know it: by labels and ports of stock CoreDNS' pods.
+func Pod(address netip.Addr) api.Server {
+	pod := api.Server{Namespace: namespace, Labels: map[string]string{labelApp: serviceName}, Address: address}
+	for _, p := range servicePorts() {
+		pod.Ports = append(pod.Ports, api.ServerPort{
+			Name: p.Name, Protocol: p.Protocol, Port: p.TargetPort.IntVal, Served: endpointPort(p),
+		})
+	}
+	return pod
 }
 
 func (c Config) endpointSlice(meta metav1.ObjectMeta) *discoveryv1.EndpointSlice {

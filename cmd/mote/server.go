@@ -336,6 +336,8 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		},
 		NodeName:      s.NodeName,
 		Address:       addonsAddress(s),
+		Bridge:        addonsBridge(s),
+		Attachments:   agent.AttachmentsDir(agentConfig(s)),
 		ClusterDNS:    s.ClusterDNS,
 		ClusterDomain: s.ClusterDomain,
 		DataDir:       s.DataDir,
@@ -353,6 +355,14 @@ func addonsAddress(s *settings.Settings) netip.Addr {
 		return s.BridgeAddress()
 	}
 	return nodeIP(s)
+}
+
+// addonsBridge is where our pod network is, if it is ours.
+func addonsBridge(s *settings.Settings) string {
+	if s.CNI == "bridge" {
+		return bridge
+	}
+	return ""
 }
 
 // makeReport is what "mote status" is told.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/mote-k8s/mote/addons"
+	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
@@ -52,11 +54,20 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 	})
 }
 
-// newGroup adds the addons. They need the parts, and no part needs them.
+// newGroup adds the addons. They need the parts, and no part needs them, but pods start under policies only.
 func newGroup(s *settings.Settings, parts []component.Unit) (*component.Group, error) {
 	addonUnits, err := addons.Units(addonsConfig(s))
 	if err != nil {
 		return nil, err
+	}
+	named := func(name string) func(component.Unit) bool {
+		return func(u component.Unit) bool { return u.Name() == name }
+	}
+	if guard := slices.IndexFunc(addonUnits, named(networkpolicy.Name)); guard >= 0 {
+		kubelet := slices.IndexFunc(parts, named("kubelet"))
+		parts[kubelet].After = append(parts[kubelet].After, networkpolicy.Name)
+		parts = slices.Insert(parts, kubelet, addonUnits[guard])
+		addonUnits = slices.Delete(addonUnits, guard, guard+1)
 	}
 	return component.NewGroup(append(parts, addonUnits...)...)
 }

@@ -18,6 +18,7 @@ const (
 	BusyboxName = "localhost/test/busybox:1"
 	WebName     = "localhost/test/web:1"
 	CSIName     = "localhost/test/csi:1"
+	PeerName    = "localhost/test/peer:1"
 )
 
 // Busybox is Debian's static busybox with a link for each of its tools.
