@@ -50,6 +50,7 @@ func Run(t *testing.T, open Open) {
 		"WithoutGuard":     testWithoutGuard,
 		"TooLarge":         testTooLarge,
 		"Concurrency":      testConcurrency,
+		"Linearizable":     testLinearizable,
 		"Reopen":           testReopen,
 		"Status":           testStatus,
 	}
