@@ -55,7 +55,11 @@ func (o options) report(stdout io.Writer, m measured, took time.Duration) error 
 	if !o.write {
 		return nil
 	}
-	return os.WriteFile(o.out, text.Bytes(), 0o644)
+	_, store, err := splitReport(o.out)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.out, append(text.Bytes(), store...), 0o644)
 }
 
 const (
