@@ -21,10 +21,17 @@ type growthResult struct {
 	create, update, get, list, count time.Duration
 	// written is how much the disk got for each key, disk what the files occupy in the end.
 	written, disk float64
-	// memory is what the server has more than when it was empty: after the writes, and after a restart and a list
-	// of everything. anonymous is the part of the latter that is not files.
-	memory, restarted, anonymous int64
-	startup                      time.Duration
+	// full and read are what the server has more than when it was empty: after the writes, and after a restart
+	// and a list of everything.
+	full, read memoryGrowth
+	startup    time.Duration
+}
+
+// memoryGrowth is in bytes. What is not anonymous is files that are mapped: page cache, which the kernel takes back.
+type memoryGrowth struct{ pss, anonymous int64 }
+
+func (m memoryGrowth) String() string {
+	return fmt.Sprintf("%.1f (%.1f)", float64(m.pss)/mb, float64(m.anonymous)/mb)
 }
 
 // points are the sizes of stores that growth is shown at.
@@ -71,7 +78,7 @@ func (b *storeBench) growOne(ctx context.Context, e engine, keys, size int) (r g
 	if err != nil {
 		return r, err
 	}
-	r.memory = full.PSS - empty.PSS
+	r.full = memoryGrowth{full.PSS - empty.PSS, full.Anon - empty.Anon}
 	if err := r.ask(ctx, one); err != nil {
 		return r, err
 	}
@@ -79,7 +86,7 @@ func (b *storeBench) growOne(ctx context.Context, e engine, keys, size int) (r g
 		return r, err
 	}
 	again, err := one.rest(ctx)
-	r.restarted, r.anonymous = again.PSS-empty.PSS, again.Anon-empty.Anon
+	r.read = memoryGrowth{again.PSS - empty.PSS, again.Anon - empty.Anon}
 	return r, err
 }
 
