@@ -83,6 +83,7 @@ type storeBench struct {
 	engines  []engine
 	requests []*requestResult
 	growth   []growthResult
+	rest     []restResult
 }
 
 func (o storeOptions) bench(ctx context.Context, stdout, stderr io.Writer) (err error) {
@@ -161,5 +162,5 @@ func (b *storeBench) compareRequests(ctx context.Context) (err error) {
 		}
 		b.say("round %d of %d", round+1, b.rounds)
 	}
-	return nil
+	return b.watchRest(ctx, beds)
 }

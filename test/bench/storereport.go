@@ -44,6 +44,7 @@ func (b *storeBench) report(stdout io.Writer, took time.Duration) error {
 	))
 	b.writeRequests(&text)
 	b.writeCosts(&text)
+	b.writeRest(&text)
 	b.writeGrowth(&text)
 	if _, err := stdout.Write(text.Bytes()); err != nil {
 		return err
