@@ -3,6 +3,7 @@ module github.com/mote-k8s/mote
 go 1.26.8
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/blang/semver/v4 v4.0.0
 	github.com/container-storage-interface/spec v1.11.0
 	github.com/containerd/containerd/v2 v2.3.7

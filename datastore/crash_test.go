@@ -7,9 +7,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/storetest"
 )
 
 const crashChildEnv = "MOTE_TEST_DATASTORE"
@@ -30,25 +33,24 @@ var (
 	crashSeed   = flag.Uint64("crash.seed", 0, "seed of TestCrash; 0 takes one from the clock")
 )
 
-// serveUntilKilled is the victim: this test program, started again.
+// serveUntilKilled is the victim: this test program, started again. The benchmarks stop it politely.
 func serveUntilKilled(dir string) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	d, err := datastore.New(config(dir))
 	if err == nil {
-		err = d.Run(context.Background())
+		err = d.Run(ctx)
 	}
-	fmt.Fprintln(os.Stderr, err)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 // TestCrash proves the promise: a datastore is killed at random moments while writers outside
 // note what was acknowledged; afterwards all of that is there, revisions never went back, and the
 // file is sound.
 func TestCrash(t *testing.T) {
-	seed := *crashSeed
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("replay with: go test ./datastore -run TestCrash -crash.seed=%d -crash.rounds=%d", seed, *crashRounds)
-	c := &crash{T: t, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir()}
+	c := newCrash(t)
 	for i := range crashWriters {
 		c.writers = append(c.writers, &crashWriter{id: i, keys: map[string]*noted{}})
 	}
@@ -57,6 +59,39 @@ func TestCrash(t *testing.T) {
 		acknowledged += c.round()
 	}
 	t.Logf("%d kills, %d acknowledged writes, last revision %d", *crashRounds, acknowledged, c.revision)
+}
+
+// TestCrashHistory: over kills, too, clients that share keys see one store that does one thing after the other.
+// What has no answer when it dies may have been done or not.
+func TestCrashHistory(t *testing.T) {
+	c := newCrash(t)
+	const keys, clients, enough = 4, 6, 1_000_000
+	h := storetest.NewHistory(keys)
+	for range max(3, *crashRounds/5) {
+		child := c.start()
+		client := c.client()
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for id := range clients {
+			rng := rand.New(rand.NewPCG(c.rng.Uint64(), 0))
+			group.Go(func() { h.Client(ctx, client, id, enough, rng) })
+		}
+		c.kill(child)
+		cancel() // reads would be tried for ever
+		group.Wait()
+		require.NoError(t, client.Close())
+		h.Settle()
+	}
+	h.Check(t)
+}
+
+func newCrash(t *testing.T) *crash {
+	seed := *crashSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("replay with: go test ./datastore -run '^%s$' -crash.seed=%d -crash.rounds=%d", t.Name(), seed, *crashRounds)
+	return &crash{T: t, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir()}
 }
 
 const (
@@ -74,10 +109,7 @@ type crash struct {
 
 // round starts the victim, checks it, writes and kills it. It returns how much was acknowledged.
 func (c *crash) round() int {
-	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), crashChildEnv+"="+c.dir)
-	child.Stderr = os.Stderr
-	require.NoError(c, child.Start())
+	child := c.start()
 	client := c.client()
 	c.verify(client)
 
@@ -97,15 +129,28 @@ func (c *crash) round() int {
 			beat = resp.Header.Revision
 		}
 	})
-	time.Sleep(time.Duration(c.rng.IntN(200)) * time.Millisecond) // the random moment
-	require.NoError(c, child.Process.Kill())
-	_ = child.Wait()
+	c.kill(child)
 	cancel()
 	group.Wait()
 	require.NoError(c, client.Close())
 	c.revision = max(c.revision, beat)
 	c.checkFile()
 	return c.collect()
+}
+
+// start starts a victim.
+func (c *crash) start() *exec.Cmd {
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), crashChildEnv+"="+c.dir)
+	child.Stderr = os.Stderr
+	require.NoError(c, child.Start())
+	return child
+}
+
+func (c *crash) kill(child *exec.Cmd) {
+	time.Sleep(time.Duration(c.rng.IntN(200)) * time.Millisecond) // the random moment
+	require.NoError(c, child.Process.Kill())
+	_ = child.Wait() // ends with the signal
 }
 
 func (c *crash) client() *clientv3.Client {

@@ -30,6 +30,7 @@ func beyondKine() map[string]string {
 		"CountAll":        "kine has no ranges without an end",
 		"Compaction":      "kine compacts by itself, and keeps the last 1000 revisions",
 		"ReopenCompacted": "kine compacts by itself, and keeps the last 1000 revisions",
+		"Linearizable":    "kine may tell reads and refused requests what a key was a moment before; LinearizableChanges passes",
 		"LeaseRevoked":    "kine's leases cannot be renewed, revoked or looked at",
 		"LeaseReopen":     "kine's leases cannot be renewed, revoked or looked at",
 	}

@@ -37,6 +37,7 @@ type server struct {
 
 func newServer(s store) server {
 	srv := grpc.NewServer(
+		grpc.ForceServerCodecV2(etcd.Codec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(math.MaxUint32),

@@ -39,24 +39,34 @@ func (s *Store) Range(ctx context.Context, q Query) (List, error) {
 		case at < v.compacted:
 			return ErrCompacted
 		}
-		return v.rows(ctx, q.Key, q.End, at, func(key string, h header) error {
+		return v.rows(ctx, q.Key, q.End, at, func(f found) error {
 			list.Count++
-			switch {
-			case q.CountOnly || q.Limit > 0 && list.Count > q.Limit:
-			case q.KeysOnly:
-				list.KVs = append(list.KVs, newKV(key, h))
-			default:
-				rec, err := v.recordOf(key, h)
-				if err != nil {
-					return err
-				}
-				list.KVs = append(list.KVs, rec.kv())
+			if q.CountOnly || q.Limit > 0 && list.Count > q.Limit {
+				return nil
 			}
-			return nil
+			kv, err := v.kv(f, q.KeysOnly)
+			list.KVs = append(list.KVs, kv)
+			return err
 		})
 	})
 	if err != nil {
 		list.KVs = nil
 	}
 	return list, err
+}
+
+// kv returns a version of a key, with or without its value.
+func (v *view) kv(f found, keyOnly bool) (*KV, error) {
+	h, err := f.header()
+	if err != nil {
+		return nil, err
+	}
+	if keyOnly {
+		return newKV(f.name(), h), nil
+	}
+	rec, err := v.recordOf(f.name(), h)
+	if err != nil {
+		return nil, err
+	}
+	return rec.kv(), nil
 }

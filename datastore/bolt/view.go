@@ -1,7 +1,9 @@
 package bolt
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -134,28 +136,80 @@ func (v *view) recordOf(key string, h header) (*record, error) {
 // scanCheck is how many keys a scan passes between looks at its context.
 const scanCheck = 1024
 
+// found is a row of a scan, from memory or from the file; what is from the file is decoded when it is asked
+// for, since most rows are only counted, and valid while the view is open.
+type found struct {
+	memory    *row
+	key, bits []byte
+}
+
+func (f found) name() string {
+	if f.memory != nil {
+		return f.memory.key
+	}
+	return string(f.key)
+}
+
+func (f found) header() (header, error) {
+	if f.memory != nil {
+		return f.memory.header, nil
+	}
+	return decodeHeader(f.key, f.bits)
+}
+
+// mod is the part of the header that every row is asked for.
+func (f found) mod() (mod int64, deleted bool, err error) {
+	if f.memory != nil {
+		return f.memory.mod, f.memory.deleted, nil
+	}
+	if len(f.bits) > 0 {
+		if n, size := binary.Uvarint(f.bits[1:]); size > 0 {
+			return int64(n), f.bits[0]&flagDeleted != 0, nil
+		}
+	}
+	h, err := f.header() // which says what is wrong
+	return h.mod, h.deleted, err
+}
+
 // rows calls fn with the version of each key of a range that was valid at revision.
-func (v *view) rows(ctx context.Context, key, end string, revision int64, fn func(key string, h header) error) error {
+func (v *view) rows(ctx context.Context, key, end string, revision int64, fn func(found) error) error {
 	passed := 0
-	return v.merge(key, end, func(r row) error {
+	return v.merge(key, end, func(f found) error {
 		if passed++; passed%scanCheck == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		h, err := v.versionAt(r.header, revision)
-		if err != nil || h.deleted {
+		mod, deleted, err := f.mod()
+		if err != nil {
 			return err
 		}
-		return fn(r.key, h)
+		if mod > revision {
+			h, err := f.header()
+			if err == nil {
+				h, err = v.versionAt(h, revision)
+			}
+			if err != nil {
+				return err
+			}
+			f, deleted = found{memory: &row{f.name(), h}}, h.deleted
+		}
+		if deleted {
+			return nil
+		}
+		return fn(f)
 	})
 }
 
 // merge calls fn with the latest row of each key of a range, in order.
-func (v *view) merge(key, end string, fn func(row) error) error {
+func (v *view) merge(key, end string, fn func(found) error) error {
+	if end == "" {
+		return v.one(key, fn)
+	}
 	memory := v.memory(key, end)
 	c := v.keys.Cursor()
-	for k, b := c.Seek([]byte(key)); k != nil && inRange(string(k), key, end); k, b = c.Next() {
+	limit := []byte(end)
+	for k, b := c.Seek([]byte(key)); k != nil && (end == allKeys || bytes.Compare(k, limit) < 0); k, b = c.Next() {
 		for len(memory) > 0 && memory[0].key < string(k) {
-			if err := fn(memory[0]); err != nil {
+			if err := fn(found{memory: &memory[0]}); err != nil {
 				return err
 			}
 			memory = memory[1:]
@@ -163,18 +217,27 @@ func (v *view) merge(key, end string, fn func(row) error) error {
 		if len(memory) > 0 && memory[0].key == string(k) {
 			continue // it comes next
 		}
-		h, err := decodeHeader(k, b)
-		if err != nil {
-			return err
-		}
-		if err := fn(row{string(k), h}); err != nil {
+		if err := fn(found{key: k, bits: b}); err != nil {
 			return err
 		}
 	}
-	for _, r := range memory {
-		if err := fn(r); err != nil {
+	for i := range memory {
+		if err := fn(found{memory: &memory[i]}); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// one calls fn with the latest row of a key, if it has one.
+func (v *view) one(key string, fn func(found) error) error {
+	for _, l := range v.layers {
+		if h, ok := l.latest(key); ok {
+			return fn(found{memory: &row{key, h}})
+		}
+	}
+	if b := v.keys.Get([]byte(key)); b != nil {
+		return fn(found{key: []byte(key), bits: b})
 	}
 	return nil
 }

@@ -40,6 +40,9 @@ const (
 	// A mark says that the log ends: a magic number (4 bytes), checksum of sequence number and offset (4).
 	markSize  = 8
 	markMagic = 0x454e440a
+	// growthStep is how the zeros are written. A write of 256 KiB makes one folio of the page cache, which the
+	// kernel then takes for dirty as a whole, and accounts so, whenever a frame is written into it.
+	growthStep = 4 << 10
 	// maxFrame bounds a length that is read from a file.
 	maxFrame = 64 << 20
 )
@@ -323,8 +326,11 @@ func (l *Log) grow(i int, end int64) error {
 		return nil
 	}
 	size := (end + growth - 1) / growth * growth
-	if _, err := l.files[i].WriteAt(make([]byte, size-l.sizes[i]), l.sizes[i]); err != nil {
-		return err
+	zeros := make([]byte, growthStep)
+	for at := l.sizes[i]; at < size; at += growthStep {
+		if _, err := l.files[i].WriteAt(zeros[:min(growthStep, size-at)], at); err != nil {
+			return err
+		}
 	}
 	l.sizes[i] = size
 	return nil

@@ -167,13 +167,16 @@ func (b *bench) watchIdle(ctx context.Context, into map[string]result) error {
 		mu    sync.Mutex // guards into and problems
 		errs  []error
 	)
-	b.say("idle: settle %s, watch %s, 5 pods, settle again", b.settle, b.idle)
+	b.say("idle: settle %s, watch %s", b.settle, b.idle)
 	for _, flavour := range b.flavours() {
 		t, err := b.trial(flavour)
 		if err != nil {
 			return err
 		}
-		t.OwnDisk, t.Settle, t.Idle, t.IdlePods = true, b.settle, b.idle, idlePods
+		t.OwnDisk, t.Settle, t.Idle = true, b.settle, b.idle
+		if b.wants("memory") {
+			t.IdlePods = idlePods
+		}
 		group.Go(func() {
 			r, err := b.isolate(ctx, t)
 			mu.Lock()

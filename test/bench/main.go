@@ -33,6 +33,9 @@ func run(args []string, stdout, stderr io.Writer) (int, error) {
 	if len(args) == 2 && args[0] == "trial" {
 		return exitCode(runTrial(ctx, args[1]))
 	}
+	if len(args) > 0 && args[0] == "datastore" {
+		return runStoreBench(ctx, args[1:], stdout, stderr)
+	}
 	o, err := parseOptions(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0, nil

@@ -116,6 +116,9 @@ type usage struct {
 	// Written is what the processes wrote to file systems, in bytes; Sectors what reached the
 	// block device, journal included, 0 when the disk is shared.
 	Written, Sectors int64
+	// Files are the bytes of each file that went to the disk; a page that is a part of a large folio of the page cache
+	// counts as all of that.
+	Files map[string]int64
 }
 
 // look is one reading of everything that grows.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -49,13 +51,18 @@ func (o options) report(stdout io.Writer, m measured, took time.Duration) error 
 	}
 	writeTable(&text, []string{"what", "mote", "min - max", "stock parts", "min - max", "ratio", "budget"}, cells)
 	o.writeProcesses(&text, m)
+	o.writeWear(&text, m)
 	if _, err := stdout.Write(text.Bytes()); err != nil {
 		return err
 	}
 	if !o.write {
 		return nil
 	}
-	return os.WriteFile(o.out, text.Bytes(), 0o644)
+	_, store, err := splitReport(o.out)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.out, append(text.Bytes(), store...), 0o644)
 }
 
 const (
@@ -168,6 +175,27 @@ func (o options) writeProcesses(w io.Writer, m measured) {
 		writeTable(w, []string{"process", "number", "PSS", "anonymous", "file", "CPU % of a core", "number with pods", "PSS", "anonymous"}, processCells(r))
 	}
 }
+
+// writeWear lists the files behind the writes of an idle cluster.
+func (o options) writeWear(w io.Writer, m measured) {
+	if !o.wants("idle") {
+		return
+	}
+	for _, flavour := range o.flavours() {
+		u := m.idle[flavour].Idle
+		fmt.Fprintf(w, "## What %s writes at idle\n\nIn %s, and scaled to a day.\n\n", flavour, u.Over.Round(time.Second))
+		names := slices.SortedFunc(maps.Keys(u.Files), func(a, b string) int { return int(u.Files[b] - u.Files[a]) })
+		var cells [][]string
+		for _, name := range names[:min(len(names), wearRows)] {
+			cells = append(cells, []string{name, fmt.Sprintf("%.0f kB", float64(u.Files[name])/1000),
+				fmt.Sprintf("%.1f MB", float64(u.Files[name])/mb*float64(day)/float64(u.Over))})
+		}
+		writeTable(w, []string{"file", "bytes", "a day"}, cells)
+	}
+}
+
+// wearRows is how many files are named.
+const wearRows = 12
 
 func processCells(r result) [][]string {
 	type sum struct {

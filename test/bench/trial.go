@@ -235,18 +235,9 @@ func (t trial) watchIdle(ctx context.Context, c cluster, r *result) error {
 	if err := pause(ctx, t.Settle); err != nil {
 		return err
 	}
-	before, err := takeLook(t.path("disk"), t.OwnDisk)
-	if err != nil {
+	if err := t.leaveAlone(ctx, r); err != nil {
 		return err
 	}
-	if err := pause(ctx, t.Idle); err != nil {
-		return err
-	}
-	after, err := takeLook(t.path("disk"), t.OwnDisk)
-	if err != nil {
-		return err
-	}
-	r.Idle, r.Memory = after.since(before), after.processes
 	if t.IdlePods == 0 {
 		return nil
 	}
@@ -256,7 +247,36 @@ func (t trial) watchIdle(ctx context.Context, c cluster, r *result) error {
 	if err := pause(ctx, t.Settle); err != nil {
 		return err
 	}
+	var err error
 	r.MemoryOfPods, err = clusterProcesses()
+	return err
+}
+
+// leaveAlone sees what a cluster uses that has nothing to do.
+func (t trial) leaveAlone(ctx context.Context, r *result) (err error) {
+	disk := t.path("disk")
+	var files *wear
+	if t.OwnDisk {
+		if files, err = startWear(disk, t.path("tracing"), t.group()); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, files.stop()) }()
+	}
+	before, err := takeLook(disk, t.OwnDisk)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, t.Idle); err != nil {
+		return err
+	}
+	after, err := takeLook(disk, t.OwnDisk)
+	if err != nil {
+		return err
+	}
+	r.Idle, r.Memory = after.since(before), after.processes
+	if files != nil {
+		r.Idle.Files, err = files.written()
+	}
 	return err
 }
 

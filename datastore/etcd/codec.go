@@ -1,0 +1,55 @@
+package etcd
+
+import (
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+)
+
+// gogoMessage is what gogo/protobuf has generated for etcd's messages.
+type gogoMessage interface {
+	Size() int
+	MarshalToSizedBuffer([]byte) (int, error)
+	Unmarshal([]byte) error
+}
+
+// Codec returns the codec for a gRPC server that Register is called on. gRPC's own treats etcd's messages as legacy: it goes
+// through reflection, and copies each answer once more. Other services' messages are left to it.
+func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(proto.Name)} }
+
+type codec struct{ other encoding.CodecV2 }
+
+// Name implements encoding.CodecV2: the bytes are those of gRPC's codec.
+func (codec) Name() string { return proto.Name }
+
+// Marshal implements encoding.CodecV2.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	m, ok := v.(gogoMessage)
+	if !ok {
+		return c.other.Marshal(v)
+	}
+	size := m.Size()
+	if mem.IsBelowBufferPoolingThreshold(size) {
+		b := make([]byte, size)
+		_, err := m.MarshalToSizedBuffer(b)
+		return mem.BufferSlice{mem.SliceBuffer(b)}, err
+	}
+	pool := mem.DefaultBufferPool()
+	b := pool.Get(size)
+	if _, err := m.MarshalToSizedBuffer(*b); err != nil {
+		pool.Put(b)
+		return nil, err
+	}
+	return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
+}
+
+// Unmarshal implements encoding.CodecV2. Messages copy what they keep of data.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	m, ok := v.(gogoMessage)
+	if !ok {
+		return c.other.Unmarshal(data, v)
+	}
+	b := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer b.Free()
+	return m.Unmarshal(b.ReadOnlyData())
+}
