@@ -160,6 +160,8 @@ func (d *Datastore) checkWhole(ctx context.Context) error {
 	defer client.Close()
 	marker, err := client.Get(ctx, markerKey)
 	switch {
+	case ctx.Err() != nil:
+		return nil // stopped
 	case err != nil:
 		return fmt.Errorf("read from %s: %w", d, err)
 	case len(marker.Kvs) > 0:

@@ -24,6 +24,7 @@ var (
 func beyondKine() map[string]string {
 	return map[string]string{
 		"Status":          "kine is given out as etcd 3.5.12, of which no progress is asked",
+		"WatchProgress":   "kine is given out as etcd 3.5.12, of which no progress is asked",
 		"Versions":        "kine does not count a key's versions",
 		"WithoutGuard":    "kine deletes only with a guard, and does not count versions",
 		"CountAll":        "kine has no ranges without an end",

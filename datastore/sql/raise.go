@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib" // registers pgx
+	_ "modernc.org/sqlite"             // registers sqlite; kine does only without cgo, which the race detector needs
 )
 
 // Raise makes an empty store whose next revision is above revision, with its history compacted. One that holds anything is

@@ -343,36 +343,6 @@ func testConcurrency(t *testing.T, s *store) {
 	require.Len(t, seen, writers*writes)
 }
 
-// testReopen: what was acknowledged is there, and revisions go on where they were.
-func testReopen(t *testing.T, s *store) {
-	a := s.create("/k/a", "1")
-	b := s.create("/k/b", "1")
-	del := s.delete("/k/b", b)
-	for range 2 {
-		s.stop()
-		s.start()
-		require.Equal(t, []string{"a=1"}, s.list("/k/"))
-		require.Equal(t, []string{"a=1", "b=1"}, s.list("/k/", clientv3.WithRev(b)))
-		require.GreaterOrEqual(t, s.get("/k/a").Header.Revision, del)
-		events := s.watch("/k/", clientv3.WithPrefix(), clientv3.WithRev(b)).take(2)
-		require.Equal(t, []string{"put /k/b=1", "delete /k/b was 1"}, events)
-	}
-	require.Greater(t, s.update("/k/a", "2", a), del)
-}
-
-func testReopenCompacted(t *testing.T, s *store) {
-	a := s.create("/k/a", "1")
-	b := s.create("/k/b", "1")
-	del := s.delete("/k/b", b)
-	s.compactTo(a)
-	s.stop()
-	s.start()
-	require.Equal(t, del, s.get("/k/a").Header.Revision)
-	_, err := s.client.Get(s.ctx, "/k/a", clientv3.WithRev(a-1))
-	require.ErrorIs(t, err, rpctypes.ErrCompacted)
-	require.Equal(t, del+1, s.update("/k/a", "2", a), "revisions go on where they were")
-}
-
 func testStatus(t *testing.T, s *store) {
 	status, err := s.client.Status(s.ctx, s.client.Endpoints()[0])
 	require.NoError(t, err)
@@ -417,61 +387,4 @@ func testTooLarge(t *testing.T, s *store) {
 	_, err := s.client.Put(s.ctx, "/k/too", strings.Repeat("x", 1600<<10))
 	require.ErrorIs(t, err, rpctypes.ErrRequestTooLarge)
 	require.Len(t, s.list("/k/"), 1)
-}
-
-func testCompaction(t *testing.T, s *store) {
-	a := s.create("/k/a", "1")
-	a2 := s.update("/k/a", "2", a)
-	b := s.create("/k/b", "1")
-	del := s.delete("/k/b", b)
-	last := s.update("/k/a", "3", a2)
-	s.compactTo(b)
-	require.Equal(t, []string{"a=2", "b=1"}, s.list("/k/", clientv3.WithRev(b)))
-	require.Equal(t, []string{"a=2"}, s.list("/k/", clientv3.WithRev(del)))
-	for _, revision := range []int64{a, a2} {
-		_, err := s.client.Get(s.ctx, "/k/", clientv3.WithPrefix(), clientv3.WithRev(revision))
-		require.ErrorIs(t, err, rpctypes.ErrCompacted)
-		_, err = s.client.Get(s.ctx, "/k/", clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithRev(revision))
-		require.ErrorIs(t, err, rpctypes.ErrCompacted)
-	}
-	_, err := s.client.Compact(s.ctx, a)
-	require.ErrorIs(t, err, rpctypes.ErrCompacted)
-	_, err = s.client.Compact(s.ctx, last+1)
-	require.ErrorIs(t, err, rpctypes.ErrFutureRev)
-
-	// The version before a deletion stays known to watches behind the compaction.
-	require.Equal(t, []string{"delete /k/b was 1", "put /k/a=3 was 2"},
-		s.watch("/k/", clientv3.WithPrefix(), clientv3.WithRev(del)).take(2))
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	refused := <-s.client.Watch(ctx, "/k/", clientv3.WithPrefix(), clientv3.WithRev(a))
-	require.ErrorIs(t, refused.Err(), rpctypes.ErrCompacted)
-	require.Equal(t, b, refused.CompactRevision)
-
-	s.compactTo(last)
-	require.Equal(t, []string{"a=3"}, s.list("/k/"))
-	require.Equal(t, []string{"a=3"}, s.list("/k/", clientv3.WithRev(last)))
-	s.create("/k/b", "2")
-	require.Equal(t, []string{"a=3"}, s.list("/k/", clientv3.WithRev(last)))
-}
-
-// testCompactionKey plays the apiserver's election of who compacts.
-func testCompactionKey(t *testing.T, s *store) {
-	const key = "compact_rev_key"
-	elect := func(version int64, value string) *clientv3.TxnResponse {
-		resp, err := s.client.Txn(s.ctx).If(clientv3.Compare(clientv3.Version(key), "=", version)).
-			Then(clientv3.OpPut(key, value)).Else(clientv3.OpGet(key)).Commit()
-		require.NoError(t, err)
-		return resp
-	}
-	require.True(t, elect(0, "0").Succeeded)
-	w := s.watch(key)
-	lost := elect(0, "7")
-	require.False(t, lost.Succeeded)
-	kv := lost.Responses[0].GetResponseRange().Kvs[0]
-	require.EqualValues(t, 1, kv.Version)
-	require.Equal(t, "0", string(kv.Value))
-	require.True(t, elect(1, "42").Succeeded)
-	require.Equal(t, "42", string(s.get(key).Kvs[0].Value))
-	require.Equal(t, []string{"put compact_rev_key=42 was 0"}, w.take(1))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log"
 	"log/slog"
+	"runtime"
 	"testing"
 
 	"github.com/sirupsen/logrus"
@@ -48,6 +49,21 @@ func TestSetupRoutesEveryLogger(t *testing.T) {
 	require.Equal(t, "containerd warning", got[2]["msg"])
 	require.Equal(t, "containerd", got[2]["component"])
 	require.Equal(t, "x", got[2]["id"])
+}
+
+// TestKine: its lines are the datastore's, and those with an object in them nobody's.
+func TestKine(t *testing.T) {
+	var b bytes.Buffer
+	h := hook{slog.NewJSONHandler(&b, nil)}
+	for _, message := range []string{"Failed to list latest changes", "error in txn put SECRET: boom", "error in put SECRET: boom"} {
+		require.NoError(t, h.Fire(&logrus.Entry{
+			Level: logrus.ErrorLevel, Message: message, Caller: &runtime.Frame{Function: "github.com/k3s-io/kine/pkg/server.f"},
+		}))
+	}
+	got := lines(t, &b)
+	require.Len(t, got, 1)
+	require.Equal(t, "datastore", got[0]["component"])
+	require.Equal(t, "Failed to list latest changes", got[0]["msg"])
 }
 
 func TestSetupAtDebugShowsUpstreamsRoutine(t *testing.T) {

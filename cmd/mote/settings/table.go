@@ -60,8 +60,8 @@ func Table() []Setting {
 
 		{
 			Name: "datastore-endpoint", Section: sectionStore, Default: "bolt",
-			Help: "what keeps the state: bolt, sqlite, sqlite:///FILE, postgres://, mysql://, nats:// or, for etcd, https://; " +
-				"with a password rather a file's or the environment's, as others see flags",
+			Help: "what keeps the state: bolt, sqlite, sqlite:///FILE, or the URL of PostgreSQL, MySQL, NATS or etcd; " +
+				"one with a password belongs into the file or the environment, as all users see flags",
 			Verbs: datastoreVerbs(),
 			value: func(s *Settings) value { return scalar(&s.DatastoreEndpoint, "endpoint", anyText) },
 		},

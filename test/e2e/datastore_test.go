@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/images"
+	"github.com/mote-k8s/mote/test/servers"
+)
+
+// configure writes the host's configuration file, which is where a password belongs.
+func configure(t *testing.T, h *cluster.Host, lines ...string) {
+	t.Helper()
+	if err := os.MkdirAll(h.Path("/etc/mote"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.Path("/etc/mote/config.yaml"), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// testEngine is the smoke test of a cluster whose state is in another engine: a Deployment answers, and is still there after
+// a restart. It returns the cluster's identity, and leaves it stopped.
+func testEngine(t *testing.T, h *cluster.Host) (cluster string) {
+	t.Helper()
+	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"))
+	s := h.StartServer(t)
+	s.WaitReady(t)
+	startWeb(t, h)
+	cluster = identity(t, h)
+	uid := h.Kubectl(t, "get", "deployment", "web", "-o", "jsonpath={.metadata.uid}")
+	wantContains(t, "the Deployment's answer", h.Kubectl(t, "exec", "box", "--", "wget", "-q", "-O-", "-T", "5", "http://web"), webPod(t, h))
+	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+	noPassword(t, s)
+
+	s = h.StartServer(t)
+	s.WaitReady(t)
+	if again := h.Kubectl(t, "get", "deployment", "web", "-o", "jsonpath={.metadata.uid}"); again != uid {
+		t.Errorf("after the restart the Deployment is %q, not %q", again, uid)
+	}
+	h.Kubectl(t, "create", "configmap", "after-restart")
+	h.Kubectl(t, "delete", "configmap", "after-restart")
+	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+	noPassword(t, s)
+	return cluster
+}
+
+// identity is what people take for a cluster's.
+func identity(t *testing.T, h *cluster.Host) string {
+	t.Helper()
+	return h.Kubectl(t, "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
+}
+
+// noPassword looks for the servers' password in what mote says.
+func noPassword(t *testing.T, s *cluster.Server) {
+	t.Helper()
+	log, err := os.ReadFile(s.LogPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, servers.Password) || strings.Contains(line, "se%40cret") {
+			t.Errorf("the log has the password: %s", line)
+		}
+	}
+}
+
+// TestDatastoreSQLite runs a cluster on SQLite, and moves it to mote's own engine.
+func TestDatastoreSQLite(t *testing.T) {
+	h := cluster.NewHost(t, cluster.HostConfig{})
+	configure(t, h, "datastore-endpoint: sqlite")
+	want := testEngine(t, h)
+	moveTo(t, h, "bolt")
+	configure(t, h, "datastore-endpoint: bolt")
+	s := h.StartServer(t)
+	s.WaitReady(t)
+	if is := identity(t, h); is != want {
+		t.Errorf("after the move the cluster is %q, not %q", is, want)
+	}
+	wantContains(t, "the Deployment's answer", h.Kubectl(t, "exec", "box", "--", "wget", "-q", "-O-", "-T", "5", "http://web"), webPod(t, h))
+}
+
+// moveTo migrates the store of a stopped cluster.
+func moveTo(t *testing.T, h *cluster.Host, endpoint string) {
+	t.Helper()
+	r := h.Try(t, strings.NewReader(endpoint+"\n"), "mote", "datastore", "migrate", "--to", "-")
+	if r.Code != 0 {
+		t.Fatalf("migrate: %+v", r)
+	}
+	wantContains(t, "migrate", r.Stdout, " keys of revision ", " are in "+endpoint)
+	wantContains(t, "migrate", r.Stderr, "Next: set datastore-endpoint")
+	r = h.Try(t, strings.NewReader(endpoint+"\n"), "mote", "datastore", "migrate", "--to", "-")
+	if r.Code != 1 || !strings.Contains(r.Stderr, "the target is not empty") {
+		t.Errorf("the second migration: %+v", r)
+	}
+}
+
+// needServers makes a host for a database server. Installing those is the level "engines".
+func needServers(t *testing.T) (*cluster.Host, servers.Place) {
+	t.Helper()
+	if !slices.Contains(strings.Split(os.Getenv("MOTE_TEST"), ","), "engines") {
+		t.Skip("needs MOTE_TEST=e2e,engines and the servers of scripts/test engines")
+	}
+	h := cluster.NewHost(t, cluster.HostConfig{})
+	return h, servers.Place{Dir: h.Dir, Start: h.Start}
+}
+
+func TestDatastorePostgres(t *testing.T) {
+	h, place := needServers(t)
+	_, endpoint := servers.Postgres(t, place)
+	configure(t, h, "datastore-endpoint: "+endpoint)
+	testEngine(t, h)
+}
+
+func TestDatastoreEtcd(t *testing.T) {
+	h, place := needServers(t)
+	_, endpoint, certs := servers.Etcd(t, place, "")
+	configure(t, h, "datastore-endpoint: "+endpoint, "datastore-cafile: "+certs.CA,
+		"datastore-certfile: "+certs.Cert, "datastore-keyfile: "+certs.Key)
+	testEngine(t, h)
+}
