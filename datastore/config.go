@@ -59,6 +59,9 @@ func DefaultVolatile() []string {
 	}
 }
 
+// VolatileEvents are the keys of events, for who would rather lose those of the last minutes in a crash than write them.
+func VolatileEvents() []string { return []string{"/registry/events/"} }
+
 // maxSocketPath is what the kernel has room for in a socket address, in bytes.
 const maxSocketPath = 107
 

@@ -396,15 +396,28 @@ func newStore(s *settings.Settings) (*datastore.Datastore, error) {
 	return store, nil
 }
 
+// volatile are the keys that s allows to be kept in memory.
+func volatile(s *settings.Settings) []string {
+	switch s.DatastoreVolatile {
+	case "none":
+		return []string{}
+	case "events":
+		return append(datastore.DefaultVolatile(), datastore.VolatileEvents()...)
+	}
+	return datastore.DefaultVolatile()
+}
+
 // openStore is the datastore that s describes, served on socket.
 func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
 	return datastore.New(datastore.Config{
-		Endpoint: s.DatastoreEndpoint,
-		CAFile:   s.DatastoreCAFile,
-		CertFile: s.DatastoreCertFile,
-		KeyFile:  s.DatastoreKeyFile,
-		Path:     storePath(s),
-		Socket:   socket,
+		Endpoint:   s.DatastoreEndpoint,
+		CAFile:     s.DatastoreCAFile,
+		CertFile:   s.DatastoreCertFile,
+		KeyFile:    s.DatastoreKeyFile,
+		Path:       storePath(s),
+		Socket:     socket,
+		QuotaBytes: s.DatastoreQuota,
+		Volatile:   volatile(s),
 		Restore: func() (io.ReadCloser, string, error) {
 			cluster, err := snapshot.Fingerprint(serverDir(s))
 			if err != nil {

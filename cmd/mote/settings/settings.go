@@ -31,6 +31,8 @@ type Settings struct {
 	// DatastoreEndpoint may hold a password: it must get into no output.
 	DatastoreEndpoint                                    string
 	DatastoreCAFile, DatastoreCertFile, DatastoreKeyFile string
+	DatastoreQuota                                       int64 // bytes
+	DatastoreVolatile                                    string
 
 	HTTPSListenAddress netip.Addr
 	HTTPSListenPort    int

@@ -42,6 +42,8 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, &Settings{
 		DataDir: "/var/lib/mote", RunDir: "/run/mote", KubeletDir: "/var/lib/kubelet", ImageDir: "/var/lib/mote/images",
 		DatastoreEndpoint:  "bolt",
+		DatastoreQuota:     8 << 30,
+		DatastoreVolatile:  "leases",
 		HTTPSListenAddress: netip.MustParseAddr("0.0.0.0"), HTTPSListenPort: 6443,
 		NodeName:    "n1",
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
@@ -181,4 +183,14 @@ func TestSnapshotSchedule(t *testing.T) {
 	}
 	_, _, err = load(t, nil, map[string]string{"MOTE_SNAPSHOT_RETENTION": "0"})
 	require.ErrorContains(t, err, `"0" is not a number from 1`)
+}
+
+func TestDatastoreQuota(t *testing.T) {
+	s, _, err := load(t, nil, map[string]string{"MOTE_DATASTORE_QUOTA": "500Mi"})
+	require.NoError(t, err)
+	require.EqualValues(t, 500<<20, s.DatastoreQuota)
+	for _, text := range []string{"much", "0", "-1Gi"} {
+		_, _, err := load(t, nil, map[string]string{"MOTE_DATASTORE_QUOTA": text})
+		require.ErrorContains(t, err, `MOTE_DATASTORE_QUOTA: "`+text+`" is not a size such as 500Mi or 8Gi`)
+	}
 }

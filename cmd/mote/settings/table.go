@@ -84,6 +84,19 @@ func Table() []Setting {
 			value: func(s *Settings) value { return scalar(&s.DatastoreKeyFile, "path", absolutePath) },
 		},
 		{
+			Name: "datastore-quota", Section: sectionStore, Default: "8Gi",
+			Help:  "how much bolt may hold, in bytes or as 500Mi, 8Gi; over it, only deletions are taken until there is room",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return scalar(&s.DatastoreQuota, "size", size) },
+		},
+		{
+			Name: "datastore-volatile", Section: sectionStore, Default: "leases",
+			Help: "what bolt keeps in memory, so that a crash may undo the last of it: none; leases, by which nodes and apiservers " +
+				"show that they live; events, those leases and all events",
+			Verbs: datastoreVerbs(),
+			value: func(s *Settings) value { return choice(&s.DatastoreVolatile, "none", "leases", "events") },
+		},
+		{
 			Name: "snapshot-schedule", Section: sectionStore, Default: "0 */12 * * *",
 			Help:  "when the cluster's state is saved to a snapshot, in cron's syntax; off never does",
 			Verbs: []string{"server"},

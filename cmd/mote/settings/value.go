@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // value is one setting's field, settable from text.
@@ -109,6 +110,15 @@ func schedule(text string) (cron.Schedule, error) {
 		return nil, fmt.Errorf("%q is a time that never comes; off switches it off", text)
 	}
 	return s, nil
+}
+
+// size reads bytes as Kubernetes writes them.
+func size(text string) (int64, error) {
+	q, err := resource.ParseQuantity(text)
+	if err != nil || q.Value() <= 0 {
+		return 0, fmt.Errorf("%q is not a size such as 500Mi or 8Gi", text)
+	}
+	return q.Value(), nil
 }
 
 func positive(text string) (int, error) {
