@@ -33,9 +33,6 @@ const (
 	// growth is how much of a file is filled with zeros at once. The sync that follows has to write the
 	// file's new size and blocks too; later ones only the frame.
 	growth = 256 << 10
-	// growthStep is how the zeros are written. A write of 256 KiB makes one folio of the page cache, which the
-	// kernel then takes for dirty as a whole, and accounts so, whenever a frame is written into it.
-	growthStep = 4 << 10
 	// maxFrame bounds a length that is read from a file.
 	maxFrame = 64 << 20
 )
@@ -195,6 +192,10 @@ func (e *WriteError) Error() string { return fmt.Sprintf("write write-ahead log:
 
 // Unwrap returns the cause.
 func (e *WriteError) Unwrap() error { return e.err }
+
+// growthStep is how the zeros are written. A write of 256 KiB makes one folio of the page cache, which the
+// kernel then takes for dirty as a whole, and accounts so, whenever a frame is written into it.
+const growthStep = 4 << 10
 
 // grow fills a file with zeros to where a frame that ends at end has room.
 func (l *Log) grow(i int, end int64) error {
