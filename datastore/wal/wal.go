@@ -40,9 +40,6 @@ const (
 	// A mark says that the log ends: a magic number (4 bytes), checksum of sequence number and offset (4).
 	markSize  = 8
 	markMagic = 0x454e440a
-	// growthStep is how the zeros are written. A write of 256 KiB makes one folio of the page cache, which the
-	// kernel then takes for dirty as a whole, and accounts so, whenever a frame is written into it.
-	growthStep = 4 << 10
 	// maxFrame bounds a length that is read from a file.
 	maxFrame = 64 << 20
 )
@@ -319,6 +316,10 @@ func (e *WriteError) Error() string { return fmt.Sprintf("write write-ahead log:
 
 // Unwrap returns the cause.
 func (e *WriteError) Unwrap() error { return e.err }
+
+// growthStep is how the zeros are written. A write of 256 KiB makes one folio of the page cache, which the
+// kernel then takes for dirty as a whole, and accounts so, whenever a frame is written into it.
+const growthStep = 4 << 10
 
 // grow fills a file with zeros to where a frame that ends at end has room.
 func (l *Log) grow(i int, end int64) error {

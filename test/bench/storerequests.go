@@ -43,12 +43,12 @@ func requests() []request {
 		{what: "delete", clients: 1, count: freshFew, do: remove, writes: true, etcd: 1},
 		{what: "get", clients: many, count: 4000, do: get, etcd: 1},
 		{what: "get", clients: 1, count: 500, do: get, etcd: 1},
-		{what: "list of 500", clients: many, count: 32, do: list, etcd: 1},
-		{what: "list of 500", clients: 1, count: 15, do: list, etcd: 1},
+		{what: "list of 500", clients: many, count: 16, do: list, etcd: 1},
+		{what: "list of 500", clients: 1, count: 10, do: list, etcd: 1},
 		{what: "list of a namespace", clients: many, count: 160, do: listNamespace, etcd: 1},
 		{what: "list of a namespace", clients: 1, count: 60, do: listNamespace, etcd: 1},
-		{what: "count", clients: many, count: 160, do: count, etcd: 1},
-		{what: "count", clients: 1, count: 40, do: count, etcd: 1},
+		{what: "count", clients: many, count: 48, do: count, etcd: 1},
+		{what: "count", clients: 1, count: 20, do: count, etcd: 1},
 	}
 }
 
