@@ -39,7 +39,8 @@ type Settings struct {
 	ClusterDomain            string
 	CNI, Proxy               string
 
-	Disable []string // addons
+	Disable          []string     // addons
+	LoadBalancerPool netip.Prefix // the node's address for all Services when not valid
 
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 	KubeletArgs, ProxyArgs                              []string
