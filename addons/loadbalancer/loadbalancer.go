@@ -113,7 +113,7 @@ func (c *Controller) Ready(ctx context.Context) error {
 	case <-c.ready:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("Services of type LoadBalancer have no addresses yet")
+		return fmt.Errorf("the Services of type LoadBalancer are not looked at yet")
 	}
 }
 
