@@ -10,6 +10,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -197,6 +199,7 @@ func (c *Controller) sync(ctx context.Context, objects []any) (waiting bool, err
 	if err := keepAddresses(c.pooled(given)); err != nil {
 		return false, err
 	}
+	var errs []error
 	alive := make(map[types.UID]bool)
 	for _, s := range services {
 		alive[s.UID] = true
@@ -210,16 +213,14 @@ func (c *Controller) sync(ctx context.Context, objects []any) (waiting bool, err
 		} else {
 			delete(c.said, s.UID)
 		}
-		if err := c.give(ctx, s, g); err != nil {
-			return waiting, err
-		}
+		errs = append(errs, c.give(ctx, s, g))
 	}
 	for uid := range c.said {
 		if !alive[uid] {
 			delete(c.said, uid)
 		}
 	}
-	return waiting, nil
+	return waiting, errors.Join(errs...)
 }
 
 func (c *Controller) pooled(given map[types.UID]grant) *linkAddresses {
@@ -283,8 +284,8 @@ func writeStatus(ctx context.Context, kube kubernetes.Interface, s *corev1.Servi
 	}
 	_, err := kube.CoreV1().Services(s.Namespace).ApplyStatus(ctx, applyv1.Service(s.Name, s.Namespace).WithUID(s.UID).WithStatus(status),
 		metav1.ApplyOptions{FieldManager: manager, Force: true})
-	if err != nil {
-		return fmt.Errorf("write the address of Service %s/%s: %w", s.Namespace, s.Name, err)
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // it is gone, or another of its name
+		return nil
 	}
-	return nil
+	return fmt.Errorf("write the address of Service %s/%s: %w", s.Namespace, s.Name, err)
 }
