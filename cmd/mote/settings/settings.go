@@ -38,9 +38,9 @@ type Settings struct {
 	ClusterDNS               netip.Addr
 	ClusterDomain            string
 	CNI, Proxy               string
+	LoadBalancerPool         netip.Prefix // the node's address for all Services when not valid
 
-	Disable          []string     // addons
-	LoadBalancerPool netip.Prefix // the node's address for all Services when not valid
+	Disable []string // addons
 
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 	KubeletArgs, ProxyArgs                              []string
