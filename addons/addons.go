@@ -10,6 +10,7 @@
 package addons
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/addons/loadbalancer"
 	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/addons/storage"
 	"github.com/mote-k8s/mote/internal/component"
@@ -35,6 +37,8 @@ type Config struct {
 	Bridge string
 	// Attachments is the directory where the CNI library notes what addresses pods were given.
 	Attachments string
+	// LoadBalancerPool is the network whose addresses Services get; not valid: the node's own.
+	LoadBalancerPool netip.Prefix
 	// DataDir lasts, RunDir does not.
 	DataDir, RunDir string
 	// ResolvConfs are resolver files that name upstream DNS servers, best first.
@@ -79,6 +83,14 @@ func list() []addon {
 				return networkpolicy.New(networkpolicy.Config{
 					Access: c.Access, NodeName: c.NodeName, Bridge: c.Bridge, Address: c.Address,
 					Attachments: c.Attachments, Servers: c.servers(),
+				})
+			},
+		},
+		{
+			name: loadbalancer.Name, after: []string{"kube-apiserver", "network"}, remove: loadbalancer.Remove,
+			make: func(c Config) (component.Component, error) {
+				return loadbalancer.New(loadbalancer.Config{
+					Access: c.Access, Interface: cmp.Or(c.Bridge, "lo"), Address: c.Address, Pool: c.LoadBalancerPool,
 				})
 			},
 		},

@@ -25,7 +25,7 @@ func TestAnotherPodNetworkBringsItsOwnPolicies(t *testing.T) {
 	units, err := Units(Config{Disabled: others})
 	require.NoError(t, err)
 	require.Len(t, units, 1)
-	require.Equal(t, networkpolicy.Name, units[0].Component.(*removal).addons[len(others)].name)
+	require.Equal(t, networkpolicy.Name, units[0].Component.(*removal).addons[slices.Index(Names(), networkpolicy.Name)].name)
 }
 
 func TestRemovalIsReadyWhenAllIsRemoved(t *testing.T) {

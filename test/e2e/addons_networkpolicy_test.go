@@ -376,18 +376,12 @@ func testPolicyRestart(t *testing.T, l *policyLab) {
 func testPolicyOffAndOn(t *testing.T, l *policyLab) {
 	l.apply(t, denyWeb)
 	l.expect(t, "client web tcp 80 no")
-	restart := func(args ...string) {
-		l.h.Run(t, "mote", "stop")
-		l.s.WaitEnd(t, cluster.StopTimeout)
-		l.s = l.h.StartServer(l.t, args...)
-		l.s.WaitReady(t)
-	}
-	restart("--disable=networkpolicy")
+	l.restart(t, "--disable=networkpolicy")
 	l.expect(t, "client web tcp 80 yes")
 	if tables := l.h.Run(t, "nft", "list", "tables"); strings.Contains(tables, policyTable) {
 		t.Errorf("left: %s", tables)
 	}
-	restart()
+	l.restart(t)
 	l.expect(t, "client web tcp 80 no")
 	l.h.Run(t, "mote", "reset", "--yes", "--force")
 	if tables := l.h.Run(t, "nft", "list", "tables"); strings.Contains(tables, "mote") {

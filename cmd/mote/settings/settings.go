@@ -46,6 +46,7 @@ type Settings struct {
 	ClusterDNS               netip.Addr
 	ClusterDomain            string
 	CNI, Proxy               string
+	LoadBalancerPool         netip.Prefix // the node's address for all Services when not valid
 
 	SnapshotSchedule  cron.Schedule // nil is never
 	SnapshotRetention int

@@ -189,7 +189,12 @@ func Table() []Setting {
 			Name: "disable", Section: sectionAddons,
 			Help:  "addon that does not run and leaves nothing in the cluster; several may be joined by commas",
 			Verbs: []string{"server", "check", "run"},
-			value: func(s *Settings) value { return choices(&s.Disable, "dns", "storage", "networkpolicy") },
+			value: func(s *Settings) value { return choices(&s.Disable, "dns", "storage", "networkpolicy", "loadbalancer") },
+		},
+		{
+			Name: "load-balancer-pool", Section: sectionAddons, DefaultHelp: "the node's own address for all",
+			Help:  "network on the machine's link whose addresses Services of type LoadBalancer get",
+			value: func(s *Settings) value { return scalar(&s.LoadBalancerPool, "network", network) },
 		},
 
 		{

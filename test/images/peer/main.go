@@ -1,7 +1,7 @@
 // Command peer is one end of the network tests. `peer serve tcp/PORT... udp/PORT...` echoes on these ports and obeys
 // on port 9000, which the node always reaches: /try?network=tcp&address=A:P&within=1s connects from here and answers
 // "reached" or why not (network=dns looks the address up), /hold?address=A:P opens a TCP connection that
-// /held uses again, /healthz answers "ok" and /probed how often.
+// /held uses again, /fetch?url=U gets a page, /client answers the caller's address, /healthz "ok" and /probed how often.
 //
 // `peer first NETWORK ADDRESS` connects as its first act, and again for two seconds. It prints one line,
 // "reached after N ms" or "never reached", and waits to be ended.
@@ -78,6 +78,20 @@ func serve(ports []string) error {
 			err = try(r.FormValue("network"), r.FormValue("address"), within)
 		}
 		answer(w, err)
+	})
+	mux.HandleFunc("/client", func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintln(w, host)
+	})
+	mux.HandleFunc("/fetch", func(w http.ResponseWriter, r *http.Request) {
+		client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		response, err := client.Get(r.FormValue("url"))
+		if err != nil {
+			fmt.Fprintln(w, err)
+			return
+		}
+		defer response.Body.Close()
+		_, _ = io.Copy(w, response.Body)
 	})
 	mux.HandleFunc("/hold", func(w http.ResponseWriter, r *http.Request) { answer(w, held.open(r.FormValue("address"))) })
 	mux.HandleFunc("/held", func(w http.ResponseWriter, _ *http.Request) { answer(w, held.use()) })

@@ -1,0 +1,193 @@
+package loadbalancer
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// use is a port of this machine that somebody has.
+type use struct {
+	address  netip.Addr // not valid: every address
+	protocol corev1.Protocol
+	port     int32
+	who      string
+}
+
+// machine is what Services get addresses from.
+type machine struct {
+	node  netip.Addr
+	pool  netip.Prefix
+	taken []use
+}
+
+// grant is what a Service gets: an address, or the reason why it gets none.
+type grant struct {
+	address netip.Addr
+	problem string
+}
+
+// ours says whether a Service wants an address from us: it names no other implementation.
+func ours(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.LoadBalancerClass == nil && s.DeletionTimestamp == nil
+}
+
+// assign decides for all Services at once. Who has an address keeps it; among the others the oldest comes first.
+func assign(services []*corev1.Service, m machine) map[types.UID]grant {
+	services = slices.Clone(services)
+	slices.SortFunc(services, func(a, b *corev1.Service) int {
+		if has(a) != has(b) {
+			if has(a) {
+				return -1
+			}
+			return 1
+		}
+		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	a := assigner{machine: m, services: services, given: make(map[types.UID]grant)}
+	for _, s := range services {
+		if ours(s) {
+			a.given[s.UID] = a.grant(s)
+		}
+	}
+	return a.given
+}
+
+func has(s *corev1.Service) bool { return len(s.Status.LoadBalancer.Ingress) > 0 }
+
+type assigner struct {
+	machine
+	services []*corev1.Service
+	given    map[types.UID]grant
+}
+
+func (a *assigner) grant(s *corev1.Service) grant {
+	if !a.pool.IsValid() {
+		if wish := s.Spec.LoadBalancerIP; wish != "" && wish != a.node.String() {
+			return grant{problem: fmt.Sprintf("the address %s cannot be had: without --load-balancer-pool there is the node's %s", wish, a.node)}
+		}
+		if who := a.inTheWay(s, a.node); who != "" {
+			return grant{problem: who}
+		}
+		return grant{address: a.node}
+	}
+	for _, wish := range []string{s.Spec.LoadBalancerIP, current(s)} {
+		address, err := netip.ParseAddr(wish)
+		switch {
+		case err != nil:
+		case a.pool.Contains(address) && a.free(address):
+			return grant{address: address}
+		case wish == s.Spec.LoadBalancerIP:
+			return grant{problem: fmt.Sprintf("the address %s cannot be had: it is not free in the pool %s", wish, a.pool)}
+		}
+	}
+	for address := a.pool.Addr(); a.pool.Contains(address); address = address.Next() {
+		if a.usable(address) && a.free(address) {
+			return grant{address: address}
+		}
+	}
+	return grant{problem: fmt.Sprintf("the pool %s has no address left; delete a Service or set a larger --load-balancer-pool", a.pool)}
+}
+
+func current(s *corev1.Service) string {
+	if !has(s) {
+		return ""
+	}
+	return s.Status.LoadBalancer.Ingress[0].IP
+}
+
+// usable leaves out the network's own address and the broadcast address, where the pool has them.
+func (a *assigner) usable(address netip.Addr) bool {
+	return a.pool.Bits() >= address.BitLen()-1 || address != a.pool.Masked().Addr() && a.pool.Contains(address.Next())
+}
+
+// free says that nobody has an address. Who has one already was asked first.
+func (a *assigner) free(address netip.Addr) bool {
+	for _, g := range a.given {
+		if g.address == address {
+			return false
+		}
+	}
+	return true
+}
+
+// inTheWay names who has one of the Service's ports on the node's address. What the Service has already it keeps,
+// whoever listens there later.
+func (a *assigner) inTheWay(s *corev1.Service, address netip.Addr) string {
+	for _, p := range s.Spec.Ports {
+		for _, other := range a.services {
+			if other.UID == s.UID {
+				continue
+			}
+			g := a.given[other.UID]
+			for _, op := range other.Spec.Ports {
+				if op.Protocol == p.Protocol && (g.address == address && op.Port == p.Port || op.NodePort == p.Port) {
+					return fmt.Sprintf("port %d/%s of %s belongs to the Service %s/%s", p.Port, p.Protocol, address, other.Namespace, other.Name)
+				}
+			}
+		}
+		if holds(s, address, p) {
+			continue
+		}
+		for _, u := range a.taken {
+			// Whichever of the machine's addresses it is: two owners of one port confuse, and the address may change.
+			if u.protocol == p.Protocol && u.port == p.Port && !u.address.IsLoopback() {
+				return fmt.Sprintf("port %d/%s of %s is in use by %s; choose another port", p.Port, p.Protocol, address, u.who)
+			}
+		}
+	}
+	return ""
+}
+
+func holds(s *corev1.Service, address netip.Addr, p corev1.ServicePort) bool {
+	return slices.ContainsFunc(s.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
+		return i.IP == address.String() && slices.ContainsFunc(i.Ports, func(had corev1.PortStatus) bool {
+			return had.Port == p.Port && had.Protocol == p.Protocol
+		})
+	})
+}
+
+// status is a grant as a Service's status has it: with the ports, which tells what the Service holds.
+func (g grant) status(s *corev1.Service) []corev1.LoadBalancerIngress {
+	if !g.address.IsValid() {
+		return nil
+	}
+	i := corev1.LoadBalancerIngress{IP: g.address.String()}
+	for _, p := range s.Spec.Ports {
+		i.Ports = append(i.Ports, corev1.PortStatus{Port: p.Port, Protocol: p.Protocol})
+	}
+	return []corev1.LoadBalancerIngress{i}
+}
+
+func sameIngress(a, b []corev1.LoadBalancerIngress) bool {
+	return slices.EqualFunc(a, b, func(x, y corev1.LoadBalancerIngress) bool {
+		return x.IP == y.IP && slices.EqualFunc(x.Ports, y.Ports, func(p, q corev1.PortStatus) bool {
+			return p.Port == q.Port && p.Protocol == q.Protocol
+		})
+	})
+}
+
+// hostPorts are the ports of the machine that a pod has.
+func hostPorts(p *corev1.Pod) []use {
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	var uses []use
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		for _, port := range c.Ports {
+			if port.HostPort == 0 || p.Spec.HostNetwork { // on the host's network it listens itself
+				continue
+			}
+			address, _ := netip.ParseAddr(port.HostIP)
+			uses = append(uses, use{address, port.Protocol, port.HostPort, "the pod " + p.Namespace + "/" + p.Name})
+		}
+	}
+	return uses
+}

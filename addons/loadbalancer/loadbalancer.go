@@ -1,0 +1,291 @@
+// Package loadbalancer gives Services of type LoadBalancer an address: the node's own, or one of a pool. What comes
+// to the address is led to pods by kube-proxy, which also keeps the source ranges and the client's address.
+//
+// It owns the addresses of the pool on the pods' bridge, and the part of Services' status that says which address
+// they have; the API server knows that part as its field manager's. assign.go decides who gets what.
+//
+// Enter with New and run the Controller as a component; Remove takes addresses and statuses away. README.md
+// says what was decided and why.
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	applyv1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/mote-k8s/mote/addons/api"
+)
+
+// Name is the addon's name in settings, status and logs.
+const Name = "loadbalancer"
+
+// manager is whose the statuses are that we wrote.
+const manager = "mote-" + Name
+
+// Reasons of events on Services.
+const (
+	reasonGiven   = "AddressGiven"
+	reasonRefused = "AddressRefused"
+)
+
+// lookAgain is between looks at the ports of the machine while a Service waits for one: nobody tells when a
+// program stops listening. Otherwise there is no timer.
+const lookAgain = 15 * time.Second
+
+// Config says which addresses there are. It is never changed after New.
+type Config struct {
+	Access api.Access
+	// Interface is where the pool's addresses are added: the pods' bridge, so that they go with it.
+	Interface string
+	// Address is what Services get on a machine that has no other but on Interface.
+	Address netip.Addr
+	// Pool is the network whose addresses Services get, each its own. Not valid: all get the node's address.
+	Pool netip.Prefix
+}
+
+// Controller is the addon. It implements component.Component.
+type Controller struct {
+	cfg    Config
+	kube   kubernetes.Interface
+	events *api.Events
+	ready  chan struct{}
+	// said is the last problem of each Service that waits. Used by Run only.
+	said map[types.UID]string
+}
+
+// New makes the controller.
+func New(cfg Config) (*Controller, error) {
+	kube, err := kubernetes.NewForConfig(cfg.Access.Admin(Name))
+	if err != nil {
+		return nil, fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	return &Controller{cfg: cfg, kube: kube, ready: make(chan struct{}), said: make(map[types.UID]string)}, nil
+}
+
+// Remove takes back the addresses that Services have from us, and the pool's from the bridge.
+func Remove(ctx context.Context, access api.Access) error {
+	kube, err := kubernetes.NewForConfig(access.Admin(Name))
+	if err != nil {
+		return fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	services, err := kube.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list Services: %w", err)
+	}
+	for _, s := range services.Items {
+		if !owned(&s) {
+			continue
+		}
+		if err := writeStatus(ctx, kube, &s, nil); err != nil {
+			return err
+		}
+	}
+	return keepAddresses(nil)
+}
+
+// owned says whether a Service's status is ours: another implementation's stays.
+func owned(s *corev1.Service) bool {
+	for _, f := range s.ManagedFields {
+		if f.Manager == manager && f.Subresource == "status" {
+			return true
+		}
+	}
+	return false
+}
+
+// Name implements component.Component.
+func (*Controller) Name() string { return Name }
+
+// Ready implements component.Component: the Services that there were have their addresses.
+func (c *Controller) Ready(ctx context.Context) error {
+	select {
+	case <-c.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the Services of type LoadBalancer are not looked at yet")
+	}
+}
+
+// Run implements component.Component.
+func (c *Controller) Run(ctx context.Context) error {
+	c.events = api.NewEvents(c.kube, Name)
+	defer c.events.Close()
+	changed := make(chan struct{}, 1)
+	change := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	services, stop := c.watch(ctx, change)
+	defer stop()
+	stopAddresses, err := watchAddresses(change)
+	if err != nil {
+		return err
+	}
+	defer stopAddresses()
+	said := false
+	for first := true; ctx.Err() == nil; first = false {
+		waiting, err := c.sync(ctx, services.List())
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !said {
+			slog.Warn("will be tried again", "component", Name, "err", err)
+		}
+		said = err != nil
+		if first {
+			close(c.ready)
+		}
+		var again <-chan time.Time
+		if waiting || err != nil {
+			again = time.After(lookAgain)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-again:
+		}
+	}
+	return nil
+}
+
+// watch follows Services until ctx ends. stop waits for the end.
+func (c *Controller) watch(ctx context.Context, change func()) (store cache.Store, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: cache.NewListWatchFromClient(c.kube.CoreV1().RESTClient(), "services", metav1.NamespaceAll, fields.Everything()),
+		ObjectType:    &corev1.Service{},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { change() },
+			UpdateFunc: func(any, any) { change() },
+			DeleteFunc: func(any) { change() },
+		},
+	})
+	var running sync.WaitGroup
+	running.Go(func() { informer.RunWithContext(ctx) })
+	cache.WaitForCacheSync(ctx.Done(), informer.HasSynced)
+	return store, func() { cancel(); running.Wait() }
+}
+
+// sync gives every Service what it should have. waiting says that one waits for a port of the machine.
+func (c *Controller) sync(ctx context.Context, objects []any) (waiting bool, err error) {
+	var services []*corev1.Service
+	wanted := false
+	for _, object := range objects {
+		services = append(services, object.(*corev1.Service))
+		wanted = wanted || ours(object.(*corev1.Service))
+	}
+	m := machine{pool: c.cfg.Pool}
+	if wanted { // otherwise there is nothing to ask the machine for
+		if m, err = c.look(ctx); err != nil {
+			return false, err
+		}
+	}
+	given := assign(services, m)
+	if err := keepAddresses(c.pooled(given)); err != nil {
+		return false, err
+	}
+	var errs []error
+	alive := make(map[types.UID]bool)
+	for _, s := range services {
+		alive[s.UID] = true
+		g, ok := given[s.UID]
+		if ok && g.problem != "" {
+			waiting = true
+			if c.said[s.UID] != g.problem {
+				c.events.Warn(s, reasonRefused, g.problem)
+			}
+			c.said[s.UID] = g.problem
+		} else {
+			delete(c.said, s.UID)
+		}
+		errs = append(errs, c.give(ctx, s, g))
+	}
+	for uid := range c.said {
+		if !alive[uid] {
+			delete(c.said, uid)
+		}
+	}
+	return waiting, errors.Join(errs...)
+}
+
+func (c *Controller) pooled(given map[types.UID]grant) *linkAddresses {
+	want := &linkAddresses{link: c.cfg.Interface}
+	for _, g := range given {
+		if g.address.IsValid() && c.cfg.Pool.IsValid() {
+			want.addresses = append(want.addresses, g.address)
+		}
+	}
+	return want
+}
+
+// look finds out what of the machine's ports is taken, and which address it has.
+func (c *Controller) look(ctx context.Context) (machine, error) {
+	m := machine{pool: c.cfg.Pool}
+	var err error
+	if m.node, err = nodeAddress(c.cfg.Interface, c.cfg.Address); err != nil {
+		return m, err
+	}
+	if m.taken, err = listening(); err != nil {
+		return m, err
+	}
+	pods, err := c.kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return m, fmt.Errorf("list pods: %w", err)
+	}
+	for _, p := range pods.Items {
+		m.taken = append(m.taken, hostPorts(&p)...)
+	}
+	return m, nil
+}
+
+// give writes a Service's status, if it is not so already and is ours to write.
+func (c *Controller) give(ctx context.Context, s *corev1.Service, g grant) error {
+	want := g.status(s)
+	if sameIngress(want, s.Status.LoadBalancer.Ingress) || want == nil && !owned(s) {
+		return nil
+	}
+	if err := writeStatus(ctx, c.kube, s, want); err != nil {
+		return err
+	}
+	if want != nil {
+		c.events.Tell(s, reasonGiven, "the Service has the address %s", g.address)
+	}
+	return nil
+}
+
+// writeStatus says which address a Service has, or takes back what we said.
+func writeStatus(ctx context.Context, kube kubernetes.Interface, s *corev1.Service, ingress []corev1.LoadBalancerIngress) error {
+	status := applyv1.ServiceStatus()
+	if len(ingress) > 0 {
+		balancer := applyv1.LoadBalancerStatus()
+		for _, i := range ingress {
+			entry := applyv1.LoadBalancerIngress().WithIP(i.IP).WithIPMode(corev1.LoadBalancerIPModeVIP)
+			for _, p := range i.Ports {
+				entry.WithPorts(applyv1.PortStatus().WithPort(p.Port).WithProtocol(p.Protocol))
+			}
+			balancer.WithIngress(entry)
+		}
+		status.WithLoadBalancer(balancer)
+	}
+	_, err := kube.CoreV1().Services(s.Namespace).ApplyStatus(ctx, applyv1.Service(s.Name, s.Namespace).WithUID(s.UID).WithStatus(status),
+		metav1.ApplyOptions{FieldManager: manager, Force: true})
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // it is gone, or another of its name
+		return nil
+	}
+	return fmt.Errorf("write the address of Service %s/%s: %w", s.Namespace, s.Name, err)
+}

@@ -1,0 +1,188 @@
+package loadbalancer
+
+import (
+	"bufio"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// labelSuffix ends the label of the pool's addresses ("mote0:lb"), by which they are found again.
+const labelSuffix = ":lb"
+
+// linkAddresses are the pool's addresses that Services have, on an interface.
+type linkAddresses struct {
+	link      string
+	addresses []netip.Addr
+}
+
+// keepAddresses makes these the only ones of the pool that the machine has; nil is none. The kernel answers ARP for them
+// on every interface.
+func keepAddresses(want *linkAddresses) error {
+	present, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	had := make(map[netip.Addr]bool)
+	for _, a := range present {
+		address, ok := netip.AddrFromSlice(a.IP.To4())
+		if !strings.HasSuffix(a.Label, labelSuffix) || !ok {
+			continue
+		}
+		if want != nil && slices.Contains(want.addresses, address) {
+			had[address] = true
+			continue
+		}
+		link, err := netlink.LinkByIndex(a.LinkIndex)
+		if err == nil {
+			err = netlink.AddrDel(link, &a)
+		}
+		if err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove the address %s: %w", address, err)
+		}
+	}
+	if want == nil || len(want.addresses) == len(had) {
+		return nil
+	}
+	link, err := netlink.LinkByName(want.link)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", want.link, err)
+	}
+	for _, address := range want.addresses {
+		one := &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(address.BitLen(), address.BitLen())}
+		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: one, Label: want.link + labelSuffix}); err != nil {
+			return fmt.Errorf("add the address %s: %w", address, err)
+		}
+	}
+	return nil
+}
+
+// nodeAddress is the machine's address towards others: that of the interface with the default route, or of the first
+// one that is not the pods'.
+func nodeAddress(pods string, otherwise netip.Addr) (netip.Addr, error) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list routes: %w", err)
+	}
+	uplink, best := 0, 0
+	for _, r := range routes {
+		if (r.Dst == nil || r.Dst.IP.IsUnspecified()) && r.LinkIndex != 0 && (uplink == 0 || r.Priority < best) {
+			uplink, best = r.LinkIndex, r.Priority
+		}
+	}
+	addresses, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list addresses: %w", err)
+	}
+	found := otherwise
+	for _, a := range addresses {
+		address, ok := netip.AddrFromSlice(a.IP.To4())
+		if !ok || !address.IsGlobalUnicast() || a.Label == pods || strings.HasSuffix(a.Label, labelSuffix) {
+			continue
+		}
+		if a.LinkIndex == uplink {
+			return address, nil
+		}
+		if found == otherwise {
+			found = address
+		}
+	}
+	return found, nil
+}
+
+// watchAddresses calls change when the machine's IPv4 addresses or routes change. stop ends it.
+func watchAddresses(change func()) (stop func(), err error) {
+	done := make(chan struct{})
+	addresses, routes := make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate)
+	if err := netlink.AddrSubscribe(addresses, done); err != nil {
+		return nil, fmt.Errorf("watch addresses: %w", err)
+	}
+	if err := netlink.RouteSubscribe(routes, done); err != nil {
+		close(done)
+		return nil, fmt.Errorf("watch routes: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for addresses != nil || routes != nil {
+			select {
+			case u, ok := <-addresses:
+				if !ok {
+					addresses = nil
+				} else if u.LinkAddress.IP.To4() != nil { // pods' interfaces get others all the time
+					change()
+				}
+			case u, ok := <-routes:
+				if !ok {
+					routes = nil
+				} else if u.Dst == nil || u.Dst.IP.IsUnspecified() {
+					change()
+				}
+			}
+		}
+	}()
+	return func() { close(done); <-ended }, nil
+}
+
+// listening are the ports that programs of this machine listen on, as /proc/net tells: proc(5).
+func listening() ([]use, error) {
+	var uses []use
+	for _, file := range []struct {
+		name, state string // what a socket that waits for others is in
+		protocol    corev1.Protocol
+	}{
+		{"tcp", "0A", corev1.ProtocolTCP}, {"tcp6", "0A", corev1.ProtocolTCP},
+		{"udp", "07", corev1.ProtocolUDP}, {"udp6", "07", corev1.ProtocolUDP},
+	} {
+		f, err := os.Open("/proc/thread-self/net/" + file.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list open ports: %w", err)
+		}
+		defer f.Close()
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			words := strings.Fields(lines.Text())
+			if len(words) < 4 || words[3] != file.state {
+				continue
+			}
+			at, err := parseSocket(words[1])
+			if err != nil {
+				return nil, fmt.Errorf("read /proc/net/%s: %w", file.name, err)
+			}
+			uses = append(uses, use{at.Addr(), file.protocol, int32(at.Port()), "a program of this machine"})
+		}
+	}
+	return uses, nil
+}
+
+// parseSocket reads ADDRESS:PORT in hexadecimal. The address is 32-bit words in the machine's byte order, which is
+// little-endian wherever mote runs.
+func parseSocket(text string) (netip.AddrPort, error) {
+	address, port, _ := strings.Cut(text, ":")
+	raw, err := hex.DecodeString(address)
+	if err != nil || len(raw)%4 != 0 {
+		return netip.AddrPort{}, fmt.Errorf("%q is not an address", text)
+	}
+	for word := range slices.Chunk(raw, 4) {
+		slices.Reverse(word)
+	}
+	parsed, ok := netip.AddrFromSlice(raw)
+	number, err := strconv.ParseUint(port, 16, 16)
+	if !ok || err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is not an address", text)
+	}
+	return netip.AddrPortFrom(parsed.Unmap(), uint16(number)), nil
+}

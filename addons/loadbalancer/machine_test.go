@@ -1,0 +1,98 @@
+package loadbalancer
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// inNamespace puts the test on a thread with a network namespace of its own, which ends with it.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	runtime.LockOSThread()
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
+}
+
+func addLink(t *testing.T, name, address string) netlink.Link {
+	t.Helper()
+	require.NoError(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}))
+	link, err := netlink.LinkByName(name)
+	require.NoError(t, err)
+	parsed, err := netlink.ParseAddr(address)
+	require.NoError(t, err)
+	require.NoError(t, netlink.AddrAdd(link, parsed))
+	require.NoError(t, netlink.LinkSetUp(link))
+	return link
+}
+
+func TestNodeAddress(t *testing.T) {
+	inNamespace(t)
+	own := netip.MustParseAddr("10.42.0.1")
+	is := func(want string) {
+		t.Helper()
+		got, err := nodeAddress("mote0", own)
+		require.NoError(t, err)
+		require.Equal(t, want, got.String())
+	}
+	addLink(t, "mote0", "10.42.0.1/24")
+	is("10.42.0.1")
+	addLink(t, "first", "192.0.2.1/24")
+	is("192.0.2.1")
+	uplink := addLink(t, "uplink", "198.51.100.1/24")
+	is("192.0.2.1")
+	require.NoError(t, netlink.RouteAdd(&netlink.Route{LinkIndex: uplink.Attrs().Index, Gw: net.IPv4(198, 51, 100, 2)}))
+	is("198.51.100.1")
+}
+
+func TestPoolAddressesComeAndGo(t *testing.T) {
+	inNamespace(t)
+	link := addLink(t, "mote0", "10.42.0.1/24")
+	a, b := netip.MustParseAddr("192.0.2.129"), netip.MustParseAddr("192.0.2.130")
+	for _, want := range [][]netip.Addr{{a}, {a, b}, {b}, nil} {
+		require.NoError(t, keepAddresses(&linkAddresses{"mote0", want}))
+		present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		require.NoError(t, err)
+		var got []netip.Addr
+		for _, p := range present[1:] { // the link's own stays, and stays first
+			address, _ := netip.AddrFromSlice(p.IP.To4())
+			got = append(got, address)
+		}
+		slices.SortFunc(got, netip.Addr.Compare)
+		require.Equal(t, want, got)
+	}
+	require.NoError(t, keepAddresses(&linkAddresses{"mote0", []netip.Addr{a}}))
+	require.NoError(t, keepAddresses(nil))
+	present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	require.NoError(t, err)
+	require.Len(t, present, 1)
+}
+
+func TestListening(t *testing.T) {
+	inNamespace(t)
+	lo, err := netlink.LinkByName("lo")
+	require.NoError(t, err)
+	require.NoError(t, netlink.LinkSetUp(lo))
+	tcp, err := net.Listen("tcp4", ":8022")
+	require.NoError(t, err)
+	defer tcp.Close()
+	udp, err := net.ListenPacket("udp4", "127.0.0.1:8053")
+	require.NoError(t, err)
+	defer udp.Close()
+	got, err := listening()
+	require.NoError(t, err)
+	const who = "a program of this machine"
+	require.ElementsMatch(t, []use{
+		{netip.IPv4Unspecified(), corev1.ProtocolTCP, 8022, who}, {netip.MustParseAddr("127.0.0.1"), corev1.ProtocolUDP, 8053, who},
+	}, got)
+}
