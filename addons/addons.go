@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/addons/metrics"
 	"github.com/mote-k8s/mote/addons/storage"
 	"github.com/mote-k8s/mote/internal/component"
 )
@@ -34,6 +35,8 @@ type Config struct {
 	DataDir, RunDir string
 	// ResolvConfs are resolver files that name upstream DNS servers, best first.
 	ResolvConfs []string
+	// MetricsCertFile and MetricsKeyFile are what the metrics API is served with, for metrics.ServiceName.
+	MetricsCertFile, MetricsKeyFile string
 	// Disabled are names of addons that do not run and leave nothing in the cluster.
 	Disabled []string
 }
@@ -55,6 +58,15 @@ func list() []addon {
 				return dns.New(dns.Config{
 					Access: c.Access, Address: c.Address, ClusterIP: c.ClusterDNS, Domain: c.ClusterDomain,
 					NodeName: c.NodeName, RunDir: c.RunDir, ResolvConfs: c.ResolvConfs,
+				})
+			},
+		},
+		{
+			name: metrics.Name, after: []string{"kube-apiserver", "network"}, remove: metrics.Remove,
+			make: func(c Config) (component.Component, error) {
+				return metrics.New(metrics.Config{
+					Access: c.Access, Address: c.Address, NodeName: c.NodeName,
+					CertFile: c.MetricsCertFile, KeyFile: c.MetricsKeyFile,
 				})
 			},
 		},

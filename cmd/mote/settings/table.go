@@ -131,7 +131,7 @@ func Table() []Setting {
 			Name: "disable", Section: sectionAddons,
 			Help:  "addon that does not run and leaves nothing in the cluster; several may be joined by commas",
 			Verbs: []string{"server", "check", "run"},
-			value: func(s *Settings) value { return choices(&s.Disable, "dns", "storage") },
+			value: func(s *Settings) value { return choices(&s.Disable, "dns", "metrics", "storage") },
 		},
 
 		{
