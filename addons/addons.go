@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/addons/manifests"
 	"github.com/mote-k8s/mote/addons/metrics"
 	"github.com/mote-k8s/mote/addons/storage"
 	"github.com/mote-k8s/mote/internal/component"
@@ -31,8 +32,8 @@ type Config struct {
 	// ClusterDNS is the DNS Service's address, ClusterDomain its domain.
 	ClusterDNS    netip.Addr
 	ClusterDomain string
-	// DataDir lasts, RunDir does not.
-	DataDir, RunDir string
+	// DataDir lasts, RunDir does not. ManifestsDir is the users'.
+	DataDir, RunDir, ManifestsDir string
 	// ResolvConfs are resolver files that name upstream DNS servers, best first.
 	ResolvConfs []string
 	// MetricsCertFile and MetricsKeyFile are what the metrics API is served with, for metrics.ServiceName.
@@ -59,6 +60,12 @@ func list() []addon {
 					Access: c.Access, Address: c.Address, ClusterIP: c.ClusterDNS, Domain: c.ClusterDomain,
 					NodeName: c.NodeName, RunDir: c.RunDir, ResolvConfs: c.ResolvConfs,
 				})
+			},
+		},
+		{
+			name: manifests.Name, after: []string{"kube-apiserver"}, remove: manifests.Remove,
+			make: func(c Config) (component.Component, error) {
+				return manifests.New(manifests.Config{Access: c.Access, Dir: c.ManifestsDir, NodeName: c.NodeName})
 			},
 		},
 		{

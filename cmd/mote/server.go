@@ -329,6 +329,7 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		ClusterDomain: s.ClusterDomain,
 		DataDir:       s.DataDir,
 		RunDir:        s.RunDir,
+		ManifestsDir:  s.ManifestsDir,
 		// The pods' file first: it knows of servers behind a stub on loopback. The stub itself will do if
 		// there is nothing else.
 		ResolvConfs:     []string{filepath.Join(s.DataDir, "agent", "resolv.conf"), "/etc/resolv.conf"},

@@ -39,7 +39,8 @@ type Settings struct {
 	ClusterDomain            string
 	CNI, Proxy               string
 
-	Disable []string // addons
+	ManifestsDir string
+	Disable      []string // addons
 
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 	KubeletArgs, ProxyArgs                              []string
@@ -81,6 +82,9 @@ const dnsOffset = 10
 func (s *Settings) complete() error {
 	if s.ImageDir == "" {
 		s.ImageDir = filepath.Join(s.DataDir, "images")
+	}
+	if s.ManifestsDir == "" {
+		s.ManifestsDir = filepath.Join(s.DataDir, "server", "manifests")
 	}
 	if s.NodeName == "" {
 		host, err := os.Hostname()

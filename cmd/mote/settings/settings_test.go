@@ -36,7 +36,7 @@ func TestDefaults(t *testing.T) {
 	s, _, err := load(t, nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, &Settings{
-		DataDir: "/var/lib/mote", RunDir: "/run/mote", KubeletDir: "/var/lib/kubelet", ImageDir: "/var/lib/mote/images",
+		DataDir: "/var/lib/mote", RunDir: "/run/mote", KubeletDir: "/var/lib/kubelet", ImageDir: "/var/lib/mote/images", ManifestsDir: "/var/lib/mote/server/manifests",
 		HTTPSListenAddress: netip.MustParseAddr("0.0.0.0"), HTTPSListenPort: 6443,
 		NodeName:    "n1",
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
