@@ -19,6 +19,8 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/dns"
 	"github.com/mote-k8s/mote/addons/loadbalancer"
+	"github.com/mote-k8s/mote/addons/manifests"
+	"github.com/mote-k8s/mote/addons/metrics"
 	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/addons/storage"
 	"github.com/mote-k8s/mote/internal/component"
@@ -39,10 +41,12 @@ type Config struct {
 	Attachments string
 	// LoadBalancerPool is the network whose addresses Services get; not valid: the node's own.
 	LoadBalancerPool netip.Prefix
-	// DataDir lasts, RunDir does not.
-	DataDir, RunDir string
+	// DataDir lasts, RunDir does not. ManifestsDir is the users'.
+	DataDir, RunDir, ManifestsDir string
 	// ResolvConfs are resolver files that name upstream DNS servers, best first.
 	ResolvConfs []string
+	// MetricsCertFile and MetricsKeyFile are what the metrics API is served with, for metrics.ServiceName.
+	MetricsCertFile, MetricsKeyFile string
 	// Disabled are names of addons that do not run and leave nothing in the cluster.
 	Disabled []string
 }
@@ -66,6 +70,21 @@ func list() []addon {
 				return dns.New(dns.Config{
 					Access: c.Access, Address: c.Address, ClusterIP: c.ClusterDNS, Domain: c.ClusterDomain,
 					NodeName: c.NodeName, RunDir: c.RunDir, ResolvConfs: c.ResolvConfs,
+				})
+			},
+		},
+		{
+			name: manifests.Name, after: []string{"kube-apiserver"}, remove: manifests.Remove,
+			make: func(c Config) (component.Component, error) {
+				return manifests.New(manifests.Config{Access: c.Access, Dir: c.ManifestsDir, NodeName: c.NodeName})
+			},
+		},
+		{
+			name: metrics.Name, after: []string{"kube-apiserver", "network"}, remove: metrics.Remove,
+			make: func(c Config) (component.Component, error) {
+				return metrics.New(metrics.Config{
+					Access: c.Access, Address: c.Address, NodeName: c.NodeName,
+					CertFile: c.MetricsCertFile, KeyFile: c.MetricsKeyFile,
 				})
 			},
 		},

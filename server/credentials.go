@@ -82,6 +82,11 @@ func (c *credentials) renew(cfg Config, now time.Time) ([]string, error) {
 		commonName: "localhost", usage: x509.ExtKeyUsageServerAuth,
 		names: []string{"localhost"}, addrs: loopbackAddrs(),
 	}
+	// Who serves the metrics API in this process, as the apiserver calls a Service's backend.
+	metricsServer := subject{
+		commonName: "metrics-server", usage: x509.ExtKeyUsageServerAuth,
+		names: []string{"metrics-server.kube-system.svc"},
+	}
 	leaves := []struct {
 		name string
 		ca   *authority
@@ -89,6 +94,7 @@ func (c *credentials) renew(cfg Config, now time.Time) ([]string, error) {
 	}{
 		{"apiserver", c.serverCA, apiserver},
 		{"localhost", c.serverCA, localhost},
+		{"metrics-server", c.serverCA, metricsServer},
 		{"apiserver-kubelet-client", c.clientCA, client(kubeletClientUser)},
 		{"front-proxy-client", c.frontProxyCA, client(frontProxyUser)},
 		{"admin", c.clientCA, client("admin", "system:masters")},

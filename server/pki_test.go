@@ -62,7 +62,7 @@ func nodeDir(cfg Config) string { return filepath.Join(cfg.DataDir, "agent", "cr
 func leaves(c *credentials, cfg Config) map[string]*authority {
 	node := func(name string) string { return filepath.Join(nodeDir(cfg), name) }
 	return map[string]*authority{
-		c.tls("apiserver"): c.serverCA, c.tls("localhost"): c.serverCA, node("kubelet"): c.serverCA,
+		c.tls("apiserver"): c.serverCA, c.tls("localhost"): c.serverCA, c.tls("metrics-server"): c.serverCA, node("kubelet"): c.serverCA,
 		c.tls("apiserver-kubelet-client"): c.clientCA, c.tls("admin"): c.clientCA,
 		c.tls("controller-manager"): c.clientCA, c.tls("scheduler"): c.clientCA,
 		node("kubelet-client"): c.clientCA, node("kube-proxy"): c.clientCA,

@@ -51,6 +51,34 @@ func NewObjects(config *rest.Config, addon string) (*Objects, error) {
 	return &Objects{addon, client}, nil
 }
 
+// Check looks for an object that is somebody else's, so that Apply need not stop half way.
+func (o *Objects) Check(ctx context.Context, objects ...Object) error {
+	for _, object := range objects {
+		u, err := toUnstructured(object.Object)
+		if err != nil {
+			return err
+		}
+		if _, err := o.present(ctx, object.Resource, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// present is the object of u's name if it is there and ours, nil if there is none.
+func (o *Objects) present(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	present, err := o.client.Resource(resource).Namespace(u.GetNamespace()).Get(ctx, u.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("keep %s: %w", title(u), err)
+	case present.GetLabels()[ManagedBy] != Mote:
+		return nil, fmt.Errorf("keep %s: %w; delete it, or leave the work to it with --disable=%s", title(u), ErrForeign, o.addon)
+	}
+	return present, nil
+}
+
 // Apply writes objects as they are given, in order. An object that is so already costs no write.
 func (o *Objects) Apply(ctx context.Context, objects ...Object) error {
 	for _, object := range objects {
@@ -66,15 +94,11 @@ func (o *Objects) apply(ctx context.Context, object Object) error {
 	if err != nil {
 		return err
 	}
-	client := o.client.Resource(object.Resource).Namespace(u.GetNamespace())
-	switch present, err := client.Get(ctx, u.GetName(), metav1.GetOptions{}); {
-	case err == nil && present.GetLabels()[ManagedBy] != Mote:
-		return fmt.Errorf("keep %s: %w; delete it, or leave the work to it with --disable=%s", title(u), ErrForeign, o.addon)
-	case err == nil && object.Once:
-		return nil
-	case err != nil && !apierrors.IsNotFound(err):
-		return fmt.Errorf("keep %s: %w", title(u), err)
+	present, err := o.present(ctx, object.Resource, u)
+	if err != nil || present != nil && object.Once {
+		return err
 	}
+	client := o.client.Resource(object.Resource).Namespace(u.GetNamespace())
 	_, err = client.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: Mote, Force: true})
 	if apierrors.IsInvalid(err) {
 		// A field that cannot be changed any more, such as a Service's address after --cluster-dns was.

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/addons/metrics"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
@@ -45,6 +46,9 @@ func portsOf(s *settings.Settings) []portUse {
 	}
 	if !slices.Contains(s.Disable, dns.Name) {
 		ports = append(ports, portUse{netip.AddrPortFrom(addonsAddress(s), dns.Port), "DNS", "--disable=" + dns.Name})
+	}
+	if !slices.Contains(s.Disable, metrics.Name) {
+		ports = append(ports, portUse{netip.AddrPortFrom(addonsAddress(s), metrics.Port), "metrics API", "--disable=" + metrics.Name})
 	}
 	return ports
 }

@@ -344,10 +344,14 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		ClusterDomain:    s.ClusterDomain,
 		DataDir:          s.DataDir,
 		RunDir:           s.RunDir,
+		ManifestsDir:     s.ManifestsDir,
 		// The pods' file first: it knows of servers behind a stub on loopback. The stub itself will do if
 		// there is nothing else.
-		ResolvConfs: []string{filepath.Join(s.DataDir, "agent", "resolv.conf"), "/etc/resolv.conf"},
-		Disabled:    s.Disable,
+		ResolvConfs:     []string{filepath.Join(s.DataDir, "agent", "resolv.conf"), "/etc/resolv.conf"},
+		MetricsCertFile: filepath.Join(tls, "metrics-server.crt"),
+		MetricsKeyFile:  filepath.Join(tls, "metrics-server.key"),
+
+		Disabled: s.Disable,
 	}
 }
 

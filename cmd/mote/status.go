@@ -67,7 +67,15 @@ func printStatus(w io.Writer, r report, now time.Time) error {
 		state = "not ready"
 	}
 	fmt.Fprintf(t, "node %s\t%s\t\t%s\n", r.Node.Name, state, r.Node.Reason)
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, c := range r.Components {
+		for _, trouble := range c.Trouble {
+			fmt.Fprintf(w, "%s: %s\n", c.Name, trouble)
+		}
+	}
+	return nil
 }
 
 func age(now, since time.Time) time.Duration { return now.Sub(since).Round(time.Second) }

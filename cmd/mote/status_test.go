@@ -21,7 +21,7 @@ func exampleReport(now time.Time) report {
 		Version: version.Info{Mote: "v1.2.3"}, PID: 42, Started: now.Add(-time.Minute), DataDir: "/data",
 		Node: nodeState{Name: "n1", Reason: "not registered yet"},
 		Components: []component.Status{
-			{Name: "datastore", State: component.Ready, Since: now.Add(-50 * time.Second)},
+			{Name: "datastore", State: component.Ready, Since: now.Add(-50 * time.Second), Trouble: []string{"a.yaml: no kind"}},
 			{Name: "kube-apiserver", State: component.Starting, Since: now.Add(-3 * time.Second), Error: "/readyz says no"},
 			{Name: "kubelet", State: component.Waiting, Since: now.Add(-time.Minute), WaitingFor: []string{"kube-apiserver", "images"}},
 		},
@@ -39,6 +39,7 @@ datastore        ready       50s
 kube-apiserver   starting    3s      /readyz says no
 kubelet          waiting     1m0s    waits for kube-apiserver, images
 node n1          not ready           not registered yet
+datastore: a.yaml: no kind
 `, out.String())
 	require.EqualError(t, notReady(exampleReport(now), false), "not ready: kube-apiserver, kubelet, node n1")
 }

@@ -28,6 +28,13 @@ type Component interface {
 	Ready(ctx context.Context) error
 }
 
+// Troubled is a component that serves although something that it was given is wrong, a user's file for one.
+type Troubled interface {
+	Component
+	// Trouble says what is wrong, and where, one line each.
+	Trouble() []string
+}
+
 // Unit is a component with its place in the start order.
 type Unit struct {
 	Component

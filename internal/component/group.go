@@ -38,6 +38,7 @@ type Status struct {
 	Since      time.Time `json:"since"`
 	WaitingFor []string  `json:"waitingFor,omitempty"` // unit names, while Waiting
 	Error      string    `json:"error,omitempty"`      // while Starting or Failed
+	Trouble    []string  `json:"trouble,omitempty"`    // of a Troubled one
 }
 
 // Group runs units in the order that their After lists ask for.
@@ -267,6 +268,9 @@ func (g *Group) Status() []Status {
 		s := Status{Name: name, State: u.state, Since: u.since}
 		if u.err != nil {
 			s.Error = u.err.Error()
+		}
+		if troubled, ok := u.Component.(Troubled); ok {
+			s.Trouble = troubled.Trouble()
 		}
 		if u.state == Waiting {
 			for _, after := range u.After {

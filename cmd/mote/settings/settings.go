@@ -52,7 +52,8 @@ type Settings struct {
 	SnapshotRetention int
 	SnapshotDir       string
 
-	Disable []string // addons
+	ManifestsDir string
+	Disable      []string // addons
 
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 	KubeletArgs, ProxyArgs                              []string
@@ -97,6 +98,9 @@ func (s *Settings) complete() error {
 	}
 	if s.SnapshotDir == "" {
 		s.SnapshotDir = filepath.Join(s.DataDir, "datastore", "snapshots")
+	}
+	if s.ManifestsDir == "" {
+		s.ManifestsDir = filepath.Join(s.DataDir, "server", "manifests")
 	}
 	if s.NodeName == "" {
 		host, err := os.Hostname()

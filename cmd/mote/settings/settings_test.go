@@ -40,7 +40,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, noon, s.SnapshotSchedule.Next(noon.Add(-time.Hour)))
 	s.SnapshotSchedule = nil
 	require.Equal(t, &Settings{
-		DataDir: "/var/lib/mote", RunDir: "/run/mote", KubeletDir: "/var/lib/kubelet", ImageDir: "/var/lib/mote/images",
+		DataDir: "/var/lib/mote", RunDir: "/run/mote", KubeletDir: "/var/lib/kubelet", ImageDir: "/var/lib/mote/images", ManifestsDir: "/var/lib/mote/server/manifests",
 		DatastoreEndpoint:  "bolt",
 		DatastoreQuota:     8 << 30,
 		DatastoreVolatile:  "leases",

@@ -186,10 +186,17 @@ func Table() []Setting {
 		},
 
 		{
+			Name: "manifests-dir", Section: sectionAddons, DefaultHelp: "server/manifests in data-dir",
+			Help:  "what is in this directory is kept in the cluster: *.yaml, *.yml, *.json, and charts by NAME.chart.yaml",
+			value: func(s *Settings) value { return scalar(&s.ManifestsDir, "path", absolutePath) },
+		},
+		{
 			Name: "disable", Section: sectionAddons,
 			Help:  "addon that does not run and leaves nothing in the cluster; several may be joined by commas",
 			Verbs: []string{"server", "check", "run"},
-			value: func(s *Settings) value { return choices(&s.Disable, "dns", "storage", "networkpolicy", "loadbalancer") },
+			value: func(s *Settings) value {
+				return choices(&s.Disable, "dns", "loadbalancer", "manifests", "metrics", "networkpolicy", "storage")
+			},
 		},
 		{
 			Name: "load-balancer-pool", Section: sectionAddons, DefaultHelp: "the node's own address for all",

@@ -1,0 +1,130 @@
+package manifests
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// apply writes the objects of all due files: first what others need.
+func (k *Keeper) apply(ctx context.Context, due []*work, files []file) {
+	type item struct {
+		*work
+		object *unstructured.Unstructured
+	}
+	var items []item
+	for _, w := range due {
+		if w.err != nil {
+			w.errs = append(w.errs, w.err)
+			continue
+		}
+		if err := k.begin(ctx, w); err != nil {
+			w.errs = append(w.errs, err)
+			continue
+		}
+		for _, object := range w.objects {
+			items = append(items, item{w, object})
+		}
+	}
+	slices.SortStableFunc(items, func(a, b item) int {
+		return cmp.Compare(rank(a.object.GroupVersionKind().GroupKind()), rank(b.object.GroupVersionKind().GroupKind()))
+	})
+	owners := make(map[key]string)
+	for _, f := range files {
+		if s := k.states[f.name]; s != nil && !slices.ContainsFunc(due, func(w *work) bool { return w.name == f.name }) {
+			for key := range s.keep {
+				owners[key] = f.name
+			}
+		}
+	}
+	reset := false
+	for _, i := range items {
+		if ctx.Err() != nil {
+			return
+		}
+		name, resource, err := k.cluster.resolve(i.object)
+		if meta.IsNoMatchError(err) && !reset {
+			// Perhaps it came a moment ago. Once for each pass: there is a backoff for the rest.
+			reset = true
+			k.cluster.mapper.Reset()
+			name, resource, err = k.cluster.resolve(i.object)
+		}
+		if err != nil {
+			if meta.IsNoMatchError(err) {
+				i.unknown[identity(i.object).GroupKind] = true
+			}
+			i.errs = append(i.errs, explain(identity(i.object), err))
+			continue
+		}
+		if owner, ok := owners[name]; ok {
+			i.errs = append(i.errs, fmt.Errorf("%s: it is in %s too, which keeps it; remove it from one of them", name, owner))
+			continue
+		}
+		owners[name] = i.name
+		i.keep[name] = resource
+		if i.set.sum == i.sum && fleeting(i.object) {
+			continue
+		}
+		if err := k.cluster.apply(ctx, resource, i.object, i.set.id); err != nil {
+			i.errs = append(i.errs, explain(name, err))
+		}
+	}
+}
+
+// identity is an object's as its file has it.
+func identity(u *unstructured.Unstructured) key {
+	return key{u.GroupVersionKind().GroupKind(), u.GetNamespace(), u.GetName()}
+}
+
+// fleeting says that an object goes by itself, when it is done: making it again would do it again.
+func fleeting(u *unstructured.Unstructured) bool {
+	_, found, err := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished")
+	return u.GetKind() == "Job" && found && err == nil
+}
+
+// claimed are the objects that files other than one name.
+func claimed(files []file, but string) map[key]bool {
+	claims := make(map[key]bool)
+	for _, f := range files {
+		if f.name == but {
+			continue
+		}
+		for _, u := range f.objects {
+			k := identity(u)
+			claims[k] = true
+			if k.namespace == "" { // if it has one, it is that
+				k.namespace = metav1.NamespaceDefault
+				claims[k] = true
+			}
+		}
+	}
+	return claims
+}
+
+// begin writes down what a file is about to make.
+func (k *Keeper) begin(ctx context.Context, w *work) error {
+	s := w.set
+	for _, u := range w.objects {
+		s.kinds[u.GroupVersionKind().GroupKind()] = true
+		if ns := u.GetNamespace(); ns != "" && ns != namespace {
+			s.namespaces[ns] = true
+		}
+	}
+	if w.chart != nil {
+		if s.release != "" && s.release != w.chart.release() { // it has another name now
+			if err := k.charts.uninstall(ctx, s.release); err != nil {
+				return err
+			}
+		}
+		s.release = w.chart.release()
+	}
+	if s.sum != w.sum {
+		s.state, s.message = stateApplying, ""
+	}
+	return k.objs.Apply(ctx, s.parent(k.cfg.NodeName))
+}

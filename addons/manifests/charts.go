@@ -1,0 +1,188 @@
+package manifests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"helm.sh/helm/v4/pkg/action"
+	chartapi "helm.sh/helm/v4/pkg/chart"
+	"helm.sh/helm/v4/pkg/chart/loader"
+	"helm.sh/helm/v4/pkg/kube"
+	"helm.sh/helm/v4/pkg/release"
+	"helm.sh/helm/v4/pkg/release/common"
+	releasev1 "helm.sh/helm/v4/pkg/release/v1"
+	"helm.sh/helm/v4/pkg/storage/driver"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+const (
+	// chartTimeout is for one release's hooks. Other files wait meanwhile.
+	chartTimeout = 2 * time.Minute
+	// maxHistory is Helm's own.
+	maxHistory = 10
+)
+
+// charts installs and removes Helm releases as the helm program does, so that it sees them.
+type charts struct {
+	config *rest.Config
+	mapper meta.RESTMapper
+}
+
+func newCharts(config *rest.Config, mapper meta.RESTMapper) *charts {
+	plain := rest.CopyConfig(config)
+	plain.ContentType, plain.AcceptContentTypes = "", "" // Helm reads JSON
+	return &charts{plain, mapper}
+}
+
+// helm is Helm's configuration for releases of a namespace.
+func (c *charts) helm(namespace string) (*action.Configuration, error) {
+	var helm action.Configuration
+	helm.SetLogger(slog.DiscardHandler) // what matters comes back as an error; the rest may hold values
+	if err := helm.Init(&getter{c, namespace}, namespace, driver.SecretsDriverName); err != nil {
+		return nil, fmt.Errorf("configure Helm: %w", err)
+	}
+	helm.HookOutputFunc = func(_, _, _ string) io.Writer { return io.Discard }
+	return &helm, nil
+}
+
+// install makes or upgrades a release. One that is as it should be already is left alone; same says that its
+// file is.
+func (c *charts) install(ctx context.Context, want *chart, same bool) error {
+	helm, err := c.helm(want.Namespace)
+	if err != nil {
+		return err
+	}
+	last, err := lastRelease(helm, want.Name)
+	if err != nil {
+		return err
+	}
+	if same && last != nil && last.Info.Status == common.StatusDeployed {
+		return nil
+	}
+	loaded, err := load(want.Chart)
+	if err != nil {
+		return err
+	}
+	upgrade, err := c.repair(ctx, helm, last)
+	if err != nil {
+		return fmt.Errorf("repair release %s: %w", want.release(), err)
+	}
+	if !upgrade {
+		do := action.NewInstall(helm)
+		do.ReleaseName, do.Namespace, do.CreateNamespace, do.Replace = want.Name, want.Namespace, true, true
+		do.Timeout, do.WaitStrategy, do.ForceConflicts = chartTimeout, kube.HookOnlyStrategy, true
+		_, err = do.RunWithContext(ctx, loaded, want.Values)
+	} else {
+		do := action.NewUpgrade(helm)
+		do.Namespace, do.MaxHistory, do.ResetValues = want.Namespace, maxHistory, true
+		do.Timeout, do.WaitStrategy, do.ForceConflicts = chartTimeout, kube.HookOnlyStrategy, true
+		_, err = do.RunWithContext(ctx, want.Name, loaded, want.Values)
+	}
+	if err != nil {
+		return fmt.Errorf("install chart as %s: %w", want.release(), err)
+	}
+	return nil
+}
+
+// load reads a chart that has all that it depends on.
+func load(path string) (chartapi.Charter, error) {
+	loaded, err := loader.Load(path)
+	if err != nil {
+		return nil, fmt.Errorf("load chart %s: %w", path, err)
+	}
+	parts, err := chartapi.NewAccessor(loaded)
+	if err != nil {
+		return nil, fmt.Errorf("load chart %s: %w", path, err)
+	}
+	if err := action.CheckDependencies(loaded, parts.MetaDependencies()); err != nil {
+		return nil, fmt.Errorf("load chart %s: %w; put them into its folder charts", path, err)
+	}
+	return loaded, nil
+}
+
+// repair makes of what the last attempt left something that can be upgraded, or else installed.
+func (c *charts) repair(ctx context.Context, helm *action.Configuration, last *releasev1.Release) (upgrade bool, err error) {
+	if last == nil || last.Info.Status == common.StatusUninstalled {
+		return false, nil
+	}
+	_, err = helm.Releases.Deployed(last.Name)
+	switch {
+	case errors.Is(err, driver.ErrNoDeployedReleases), errors.Is(err, driver.ErrReleaseNotFound), last.Info.Status == common.StatusUninstalling:
+		return false, c.uninstall(ctx, last.Namespace+"/"+last.Name)
+	case err != nil:
+		return false, err
+	case last.Info.Status.IsPending():
+		// Somebody, most likely this process before it was killed, ended half way.
+		last.SetStatus(common.StatusFailed, "ended half way")
+		return true, helm.Releases.Update(last)
+	}
+	return true, nil
+}
+
+// lastRelease is the latest of a name, nil when there is none.
+func lastRelease(helm *action.Configuration, name string) (*releasev1.Release, error) {
+	found, err := helm.Releases.Last(name)
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for release %s: %w", name, err)
+	}
+	last, ok := found.(*releasev1.Release)
+	if !ok {
+		return nil, fmt.Errorf("look for release %s: it is a %T", name, release.Releaser(found))
+	}
+	return last, nil
+}
+
+// uninstall removes a release, namespace/name, if it is there.
+func (c *charts) uninstall(_ context.Context, name string) error {
+	namespace, name, _ := strings.Cut(name, "/")
+	helm, err := c.helm(namespace)
+	if err != nil {
+		return err
+	}
+	do := action.NewUninstall(helm)
+	do.IgnoreNotFound, do.Timeout, do.WaitStrategy = true, chartTimeout, kube.HookOnlyStrategy
+	if _, err := do.Run(name); err != nil {
+		return fmt.Errorf("uninstall release %s/%s: %w", namespace, name, err)
+	}
+	return nil
+}
+
+// getter gives Helm our clients, where the helm program has a kubeconfig.
+type getter struct {
+	*charts
+	namespace string
+}
+
+// ToRESTConfig implements genericclioptions.RESTClientGetter.
+func (g *getter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.config), nil }
+
+// ToDiscoveryClient implements genericclioptions.RESTClientGetter.
+func (g *getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
+	client, err := discovery.NewDiscoveryClientForConfig(g.config)
+	if err != nil {
+		return nil, err
+	}
+	return memory.NewMemCacheClient(client), nil
+}
+
+// ToRESTMapper implements genericclioptions.RESTClientGetter.
+func (g *getter) ToRESTMapper() (meta.RESTMapper, error) { return g.mapper, nil }
+
+// ToRawKubeConfigLoader implements genericclioptions.RESTClientGetter; Helm asks it for the namespace.
+func (g *getter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
+	overrides := &clientcmd.ConfigOverrides{Context: clientcmdapi.Context{Namespace: g.namespace}}
+	return clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(), overrides)
+}

@@ -1,0 +1,201 @@
+package manifests
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+)
+
+// fieldManager owns the fields that manifests name.
+const fieldManager = "mote-manifests"
+
+// key names an object, whatever its version.
+type key struct {
+	schema.GroupKind
+	namespace, name string
+}
+
+func (k key) String() string {
+	if k.namespace == "" {
+		return k.Kind + " " + k.name
+	}
+	return fmt.Sprintf("%s %s/%s", k.Kind, k.namespace, k.name)
+}
+
+// cluster applies and removes single objects.
+type cluster struct {
+	objects dynamic.Interface
+	meta    metadata.Interface
+	mapper  *restmapper.DeferredDiscoveryRESTMapper
+}
+
+func newCluster(config *rest.Config) (*cluster, error) {
+	plain := rest.CopyConfig(config)
+	plain.ContentType, plain.AcceptContentTypes = "", "" // unstructured objects are JSON
+	objects, err := dynamic.NewForConfig(plain)
+	if err != nil {
+		return nil, fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	lists, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	found, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	return &cluster{objects, lists, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(found))}, nil
+}
+
+// resolve finds where an object belongs and gives a namespaced one that names none "default", as kubectl does.
+func (c *cluster) resolve(u *unstructured.Unstructured) (key, schema.GroupVersionResource, error) {
+	gvk := u.GroupVersionKind()
+	mapping, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err != nil {
+		return key{}, schema.GroupVersionResource{}, err
+	}
+	k := key{gvk.GroupKind(), u.GetNamespace(), u.GetName()}
+	switch namespaced := mapping.Scope.Name() == meta.RESTScopeNameNamespace; {
+	case namespaced && k.namespace == "":
+		k.namespace = metav1.NamespaceDefault
+	case !namespaced:
+		k.namespace = ""
+	}
+	u.SetNamespace(k.namespace)
+	return k, mapping.Resource, nil
+}
+
+// apply writes an object as one of a set's.
+func (c *cluster) apply(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured, id string) error {
+	u = u.DeepCopy()
+	labels := u.GetLabels()
+	if labels == nil {
+		labels = make(map[string]string)
+	}
+	labels[labelPartOf] = id
+	u.SetLabels(labels)
+	// What a copy of a live object has, and cannot be applied.
+	u.SetManagedFields(nil)
+	u.SetResourceVersion("")
+	u.SetUID("")
+	_, err := c.objects.Resource(resource).Namespace(u.GetNamespace()).Apply(ctx, u.GetName(), u,
+		metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	return err
+}
+
+// members lists the objects of a set that are in the cluster.
+func (c *cluster) members(ctx context.Context, s *set) (map[key]metav1.PartialObjectMetadata, error) {
+	found := make(map[key]metav1.PartialObjectMetadata)
+	for kind := range s.kinds {
+		mapping, err := c.mapper.RESTMapping(kind)
+		if meta.IsNoMatchError(err) {
+			continue // its definition is gone, and all objects with it
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find kind %s: %w", kind, err)
+		}
+		list, err := c.meta.Resource(mapping.Resource).List(ctx, metav1.ListOptions{LabelSelector: labelPartOf + "=" + s.id})
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", mapping.Resource.GroupResource(), err)
+		}
+		for _, object := range list.Items {
+			found[key{kind, object.Namespace, object.Name}] = object
+		}
+	}
+	return found, nil
+}
+
+// prune removes the objects of a set that keep does not name, dependents first. It tells which.
+func (c *cluster) prune(ctx context.Context, s *set, keep map[key]bool) ([]string, error) {
+	members, err := c.members(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	var gone []key
+	for k := range members {
+		if !keep[k] {
+			gone = append(gone, k)
+		}
+	}
+	slices.SortFunc(gone, func(a, b key) int {
+		return cmp.Or(cmp.Compare(rank(b.GroupKind), rank(a.GroupKind)), strings.Compare(a.String(), b.String()))
+	})
+	var names []string
+	for _, k := range gone {
+		mapping, err := c.mapper.RESTMapping(k.GroupKind)
+		if err != nil {
+			return names, fmt.Errorf("remove %s: %w", k, err)
+		}
+		member := members[k]
+		background := metav1.DeletePropagationBackground
+		err = c.meta.Resource(mapping.Resource).Namespace(k.namespace).Delete(ctx, k.name, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &member.UID}, PropagationPolicy: &background,
+		})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return names, fmt.Errorf("remove %s: %w", k, err)
+		}
+		names = append(names, k.String())
+	}
+	return names, nil
+}
+
+// Ranks of kinds: what others need is applied first and removed last.
+const (
+	rankNamespace = iota
+	rankDefinition
+	rankRights
+	rankOther
+	rankWebhook
+)
+
+func rank(kind schema.GroupKind) int {
+	switch kind.Group + "/" + kind.Kind {
+	case "/Namespace":
+		return rankNamespace
+	case "apiextensions.k8s.io/CustomResourceDefinition":
+		return rankDefinition
+	case "/ServiceAccount", "/Secret", "/ConfigMap", "/PersistentVolume", "/PersistentVolumeClaim", "/Service", "/LimitRange", "/ResourceQuota":
+		return rankRights
+	case "admissionregistration.k8s.io/ValidatingWebhookConfiguration", "admissionregistration.k8s.io/MutatingWebhookConfiguration",
+		"apiregistration.k8s.io/APIService":
+		return rankWebhook
+	}
+	switch kind.Group {
+	case "rbac.authorization.k8s.io", "scheduling.k8s.io", "storage.k8s.io":
+		return rankRights
+	}
+	return rankOther
+}
+
+// explain is an error for people. What the apiserver says of a Secret may quote it.
+func explain(k key, err error) error {
+	var status apierrors.APIStatus
+	switch {
+	case k.Kind == "Secret" && k.Group == "" && errors.As(err, &status):
+		var fields []string
+		if details := status.Status().Details; details != nil {
+			for _, cause := range details.Causes {
+				fields = append(fields, cause.Field)
+			}
+		}
+		return fmt.Errorf("%s: %s %s", k, status.Status().Reason, strings.Join(fields, ", "))
+	case meta.IsNoMatchError(err):
+		return fmt.Errorf("%s: the cluster knows no such kind: %w", k, err)
+	}
+	return fmt.Errorf("%s: %w", k, err)
+}

@@ -1,0 +1,173 @@
+package manifests
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+const (
+	// skipSuffix on a file beside a manifest has the manifest left alone, and what it made too.
+	skipSuffix = ".skip"
+	// chartSuffix is of files that ask for a Helm chart.
+	chartSuffix = ".chart.yaml"
+	// chartFile makes a folder a chart, whose files are no manifests.
+	chartFile = "Chart.yaml"
+	// quiet is how long a file must not have changed where the file system cannot tell whether it is open.
+	quiet = 2 * time.Second
+)
+
+// errBusy is of a file that somebody writes: it may be half of one.
+var errBusy = errors.New("it is being written")
+
+// file is a manifest or a chart's as it is on disk.
+type file struct {
+	name    string // below the directory, with slashes
+	sum     string // of all that matters
+	objects []*unstructured.Unstructured
+	chart   *chart // nil for a manifest
+	skipped bool
+	err     error // why it is not understood; what it made before stays
+}
+
+// tree is what a directory holds.
+type tree struct {
+	files []file // by name
+	dirs  []string
+}
+
+// readTree reads all files of dir. An error is of a directory that cannot be read: then nothing is known of what
+// is missing from it.
+func readTree(dir string) (tree, error) {
+	var t tree
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if path != dir && errors.Is(err, fs.ErrNotExist) {
+				return nil // removed while we look
+			}
+			return err
+		}
+		if d.IsDir() {
+			if path != dir && strings.HasPrefix(d.Name(), ".") {
+				return filepath.SkipDir
+			}
+			t.dirs = append(t.dirs, path)
+			_, err := os.Stat(filepath.Join(path, chartFile))
+			if err == nil && path != dir {
+				return watchOnly(&t, path)
+			}
+			return nil
+		}
+		if f, ok := readFile(dir, path); ok {
+			t.files = append(t.files, f)
+		}
+		return nil
+	})
+	if err != nil {
+		return tree{}, fmt.Errorf("read the manifests: %w", err)
+	}
+	return t, nil
+}
+
+// watchOnly adds the folders of a chart: a change of theirs is a change of the chart.
+func watchOnly(t *tree, chart string) error {
+	err := filepath.WalkDir(chart, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && path != chart {
+			t.dirs = append(t.dirs, path)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return filepath.SkipDir
+}
+
+// isManifest tells by the name.
+func isManifest(name string) bool {
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return !strings.HasPrefix(name, ".")
+	}
+	return false
+}
+
+// readFile reads one file; ok says whether it is one of ours.
+func readFile(dir, path string) (f file, ok bool) {
+	name, err := filepath.Rel(dir, path)
+	if err != nil || !isManifest(filepath.Base(path)) {
+		return file{}, false
+	}
+	f.name = filepath.ToSlash(name)
+	if _, err := os.Lstat(path + skipSuffix); err == nil {
+		f.skipped = true
+		return f, true
+	}
+	data, err := readWhole(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return file{}, false // removed while we look
+	}
+	if err != nil {
+		f.err = err
+		return f, true
+	}
+	sum := sha256.Sum256(data)
+	f.sum = hex.EncodeToString(sum[:])
+	if strings.HasSuffix(f.name, chartSuffix) {
+		f.readChart(path, data)
+		return f, true
+	}
+	f.objects, f.err = parse(data)
+	return f, true
+}
+
+// readWhole reads a file that nobody is writing.
+func readWhole(path string) ([]byte, error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("it is no file but %s", info.Mode().Type())
+	}
+	// The kernel gives a lease for reading only while nobody has the file open for writing: fcntl(2).
+	switch _, err := unix.FcntlInt(in.Fd(), unix.F_SETLEASE, unix.F_RDLCK); {
+	case errors.Is(err, unix.EAGAIN):
+		return nil, errBusy
+	case err == nil:
+		// Only the answer was wanted. A writer who comes now would wait for the lease.
+		if _, err := unix.FcntlInt(in.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
+			return nil, err
+		}
+	case time.Since(info.ModTime()) < quiet:
+		return nil, errBusy
+	}
+	var data bytes.Buffer
+	if _, err := data.ReadFrom(in); err != nil {
+		return nil, err
+	}
+	// Whoever began to write after the lease has changed it, or will: then there is another event.
+	after, err := in.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if after.Size() != int64(data.Len()) || !after.ModTime().Equal(info.ModTime()) {
+		return nil, errBusy
+	}
+	return data.Bytes(), nil
+}

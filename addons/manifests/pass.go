@@ -1,0 +1,311 @@
+package manifests
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/mote-k8s/mote/addons/api"
+)
+
+// Between attempts at what did not work: a kind that is not known yet, a namespace on its way out.
+const (
+	retryMin = 500 * time.Millisecond
+	retryMax = time.Minute
+	// busyRetry is for a file that somebody writes: the close of a file is no event.
+	busyRetry = time.Second
+)
+
+// state is what this process knows of a file.
+type state struct {
+	applied  string // the sum of what was applied as a whole
+	again    bool   // some of it has been deleted since
+	failures int
+	failed   string // the sum that failed
+	retry    time.Time
+	keep     map[key]schema.GroupVersionResource
+}
+
+// work is a file that is to be applied, and how that goes.
+type work struct {
+	file
+	set   *set
+	state *state
+	keep  map[key]schema.GroupVersionResource
+	// unknown are kinds that the cluster does not know.
+	unknown map[schema.GroupKind]bool
+	errs    []error
+}
+
+// pass brings the cluster to what the directory says, as far as that works. It returns after how long to try again,
+// 0 when there is nothing to.
+func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Duration {
+	for gone := range k.deleted.take() {
+		for _, s := range k.states {
+			if _, ok := s.keep[gone]; ok {
+				s.again, s.retry = true, time.Time{}
+			}
+		}
+	}
+	t, err := k.read(watcher)
+	if err != nil {
+		return retryMax
+	}
+	if k.freed(t.files) {
+		for _, s := range k.states {
+			s.retry = time.Time{} // for what was in two files, and now is in one
+		}
+	}
+	due, next, busy := k.due(t.files)
+	k.apply(ctx, due, t.files)
+	// Charts last: their hooks take time.
+	slices.SortStableFunc(due, func(a, b *work) int { return cmp.Compare(boolRank(a.chart != nil), boolRank(b.chart != nil)) })
+	for _, w := range due {
+		if ctx.Err() != nil {
+			return 0
+		}
+		next = sooner(next, k.conclude(ctx, w, claimed(t.files, w.name), busy))
+	}
+	if !busy { // else what is missing from one file may be on its way into another
+		next = sooner(next, k.removeMissing(ctx, t.files))
+	}
+	all := make(map[key]schema.GroupVersionResource)
+	for _, s := range k.states {
+		maps.Copy(all, s.keep)
+	}
+	k.deleted.follow(all)
+	return next
+}
+
+// freed says whether a file is gone that has made something.
+func (k *Keeper) freed(files []file) bool {
+	there := names(files)
+	for name := range k.sets {
+		if !there[name] {
+			return true
+		}
+	}
+	return false
+}
+
+func names(files []file) map[string]bool {
+	there := make(map[string]bool)
+	for _, f := range files {
+		there[f.name] = true
+	}
+	return there
+}
+
+func boolRank(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// read reads the directory and has all of its folders watched.
+func (k *Keeper) read(watcher *fsnotify.Watcher) (tree, error) {
+	// Watched before it is read, so that no change is missed; a folder that is new is read again.
+	err := watcher.Add(k.cfg.Dir)
+	var t tree
+	for known := 0; err == nil; {
+		if t, err = readTree(k.cfg.Dir); err != nil || len(t.dirs) == known {
+			break
+		}
+		known = len(t.dirs)
+		for _, dir := range t.dirs {
+			err = errors.Join(err, watcher.Add(dir))
+		}
+	}
+	what := ""
+	if err != nil {
+		what = fmt.Sprintf("%v; nothing is changed meanwhile", err)
+	}
+	if k.note("", what) && what != "" {
+		slog.Warn("cannot read the directory", "component", Name, "dir", k.cfg.Dir, "err", err)
+	}
+	return t, err
+}
+
+// due picks the files that are to be applied. busy says that another one is being written.
+func (k *Keeper) due(files []file) (due []*work, next time.Duration, busy bool) {
+	for _, f := range files {
+		if errors.Is(f.err, errBusy) {
+			next, busy = sooner(next, busyRetry), true
+			continue
+		}
+		if f.skipped {
+			k.note(f.name, "")
+			if s := k.states[f.name]; s != nil {
+				*s = state{} // what it made is not looked after
+			}
+			continue
+		}
+		if k.sets[f.name] == nil {
+			k.sets[f.name] = newSet(k.cfg.NodeName, f.name)
+		}
+		if k.states[f.name] == nil {
+			k.states[f.name] = &state{}
+		}
+		s := k.states[f.name]
+		wait := time.Until(s.retry)
+		switch {
+		case f.err == nil && s.applied == f.sum && !s.again:
+		case s.failures > 0 && s.failed == f.sum && f.err == nil && wait > 0:
+			next = sooner(next, wait)
+		case s.failures > 0 && s.failed == f.sum && f.err != nil:
+		default:
+			due = append(due, &work{
+				file: f, set: k.sets[f.name], state: s,
+				keep: map[key]schema.GroupVersionResource{}, unknown: map[schema.GroupKind]bool{},
+			})
+		}
+	}
+	return due, next, busy
+}
+
+// sooner is the shorter of two waits, of which 0 is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
+}
+
+// conclude removes what a file no longer names, writes down how it went, and tells who wants to know.
+// While a file is being written nothing is removed.
+func (k *Keeper) conclude(ctx context.Context, w *work, others map[key]bool, busy bool) time.Duration {
+	s := w.set
+	if len(w.errs) == 0 && w.chart != nil {
+		if err := k.charts.install(ctx, w.chart, s.sum == w.sum); err != nil {
+			w.errs = append(w.errs, err)
+		}
+	}
+	var removed []string
+	if len(w.errs) == 0 && !busy {
+		keep := maps.Clone(others)
+		for key := range w.keep {
+			keep[key] = true
+		}
+		var err error
+		if removed, err = k.cluster.prune(ctx, s, keep); err != nil {
+			w.errs = append(w.errs, err)
+		}
+	}
+	if ctx.Err() != nil {
+		return 0 // what failed, failed because of that
+	}
+	if len(w.errs) > 0 {
+		return k.fail(ctx, w)
+	}
+	if !busy {
+		s.narrow(w.keep)
+	}
+	news := s.sum != w.sum || s.state != stateApplied
+	s.sum, s.state, s.message = w.sum, stateApplied, ""
+	*w.state = state{applied: w.sum, keep: w.keep, again: busy}
+	k.note(w.name, "")
+	if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
+		w.errs = append(w.errs, err)
+		return k.fail(ctx, w)
+	}
+	if news {
+		slog.Info("applied", "component", Name, "file", w.name, "objects", len(w.keep), "removed", removed)
+		k.events.Tell(s.ref(), "ManifestApplied", "%s is in force%s", w.name, listing("; removed: ", removed))
+	}
+	return 0
+}
+
+func listing(title string, names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return title + strings.Join(names, ", ")
+}
+
+// maxMessage bounds what an event and a status say of a file with many mistakes.
+const maxMessage = 900
+
+// fail writes down what is wrong with a file. It is tried again after the wait that is returned, or when it changes.
+func (k *Keeper) fail(ctx context.Context, w *work) time.Duration {
+	text := strings.ReplaceAll(errors.Join(w.errs...).Error(), "\n", "; ")
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + "..."
+	}
+	s := w.state
+	if s.failed != w.sum {
+		s.failures = 0
+	}
+	s.failed, s.failures = w.sum, s.failures+1
+	if s.keep == nil {
+		s.keep = w.keep
+	} else {
+		maps.Copy(s.keep, w.keep)
+		maps.DeleteFunc(s.keep, func(k key, _ schema.GroupVersionResource) bool { return w.unknown[k.GroupKind] })
+	}
+	s.again = true // whatever was applied before
+	wait := min(retryMin<<min(s.failures-1, 10), retryMax)
+	s.retry = time.Now().Add(wait)
+	w.set.state, w.set.message = stateFailed, text
+	if k.note(w.name, text) {
+		k.events.Warn(w.set.ref(), "ManifestNotApplied", w.name+": "+text)
+	}
+	if err := k.objs.Apply(ctx, w.set.parent(k.cfg.NodeName)); err != nil {
+		slog.Warn("cannot write down how a file is", "component", Name, "file", w.name, "err", err)
+		if errors.Is(err, api.ErrForeign) {
+			return 0
+		}
+		return wait
+	}
+	if w.err != nil {
+		return 0 // the same file would fail in the same way
+	}
+	return wait
+}
+
+// removeMissing removes what files that are gone have made.
+func (k *Keeper) removeMissing(ctx context.Context, files []file) (next time.Duration) {
+	there := names(files)
+	for name, s := range k.sets {
+		if there[name] {
+			continue
+		}
+		if err := k.remove(ctx, s, claimed(files, name)); err != nil {
+			next = retryMax
+			if k.note(name, err.Error()) && ctx.Err() == nil {
+				k.events.Warn(s.ref(), "ManifestNotRemoved", name+": "+err.Error())
+			}
+			continue
+		}
+		k.note(name, "")
+		delete(k.sets, name)
+		delete(k.states, name)
+	}
+	return next
+}
+
+func (k *Keeper) remove(ctx context.Context, s *set, others map[key]bool) error {
+	if s.release != "" {
+		if err := k.charts.uninstall(ctx, s.release); err != nil {
+			return err
+		}
+	}
+	removed, err := k.cluster.prune(ctx, s, others)
+	if err != nil {
+		return err
+	}
+	if err := s.forget(ctx, k.kube); err != nil {
+		return err
+	}
+	slog.Info("removed", "component", Name, "file", s.file, "objects", removed)
+	return nil
+}

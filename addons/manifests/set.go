@@ -1,0 +1,185 @@
+package manifests
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/mote-k8s/mote/addons/api"
+)
+
+// What a file has made is an apply set of KEP-3659: its objects carry labelPartOf with the set's id, and a ConfigMap,
+// the parent, says which kinds there are and where. `kubectl get --selector` and other tools know it.
+const (
+	labelPartOf         = "applyset.kubernetes.io/part-of"
+	labelID             = "applyset.kubernetes.io/id"
+	annotationTooling   = "applyset.kubernetes.io/tooling"
+	annotationKinds     = "applyset.kubernetes.io/contains-group-kinds"
+	annotationNamespace = "applyset.kubernetes.io/additional-namespaces"
+
+	// labelComponent finds the parents.
+	labelComponent = "app.kubernetes.io/component"
+	component      = "manifest"
+	// annotationNode is whose directory the file is in, annotationSum what of it is in the cluster, and
+	// annotationRelease the Helm release that it stands for.
+	annotationNode    = "mote.dev/node"
+	annotationSum     = "mote.dev/manifest-sum"
+	annotationRelease = "mote.dev/release"
+
+	keyFile, keyState, keyMessage = "file", "state", "message"
+
+	namespace = metav1.NamespaceSystem
+	tooling   = "mote/v1"
+)
+
+// States of a file, for people, in its ConfigMap.
+const (
+	stateApplying = "applying"
+	stateApplied  = "applied"
+	stateFailed   = "failed"
+)
+
+// set is what is known of one file's objects in the cluster. The ConfigMap always names every kind and namespace that
+// may hold one of them: it is written before a new kind is, and narrowed after an old one is gone. So an end at any
+// moment leaves a set that can be completed or removed.
+type set struct {
+	file, name, id string
+
+	kinds      map[schema.GroupKind]bool
+	namespaces map[string]bool
+	sum        string // of the file that was applied as a whole last
+	release    string // namespace/name of a Helm release
+	state      string
+	message    string
+}
+
+// newSet names the set of a file in a node's directory.
+func newSet(node, file string) *set {
+	hash := sha256.Sum256([]byte(node + "\x00" + file))
+	slug := strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(file), "-"), "-")
+	s := &set{
+		file: file, name: "manifest-" + slug[:min(len(slug), maxSlug)] + "-" + hex.EncodeToString(hash[:4]),
+		kinds: map[schema.GroupKind]bool{}, namespaces: map[string]bool{},
+	}
+	// The KEP's formula: name.namespace.kind.group of the parent.
+	id := sha256.Sum256([]byte(s.name + "." + namespace + ".ConfigMap."))
+	s.id = "applyset-" + base64.RawURLEncoding.EncodeToString(id[:]) + "-v1"
+	return s
+}
+
+// maxSlug bounds what of a file's name goes into an object's.
+const maxSlug = 60
+
+// loadSets reads the sets of a node's files.
+func loadSets(ctx context.Context, client kubernetes.Interface, node string) (map[string]*set, error) {
+	found, err := client.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: labelComponent + "=" + component + "," + api.ManagedBy + "=" + api.Mote,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list what the manifests have made: %w", err)
+	}
+	sets := make(map[string]*set)
+	for _, config := range found.Items {
+		file := config.Data[keyFile]
+		if config.Annotations[annotationNode] != node || file == "" {
+			continue
+		}
+		s := newSet(node, file)
+		s.sum, s.release = config.Annotations[annotationSum], config.Annotations[annotationRelease]
+		s.state, s.message = config.Data[keyState], config.Data[keyMessage]
+		for _, text := range split(config.Annotations[annotationKinds]) {
+			s.kinds[schema.ParseGroupKind(text)] = true
+		}
+		for _, text := range split(config.Annotations[annotationNamespace]) {
+			s.namespaces[text] = true
+		}
+		sets[file] = s
+	}
+	return sets, nil
+}
+
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
+}
+
+func (s *set) ref() *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: s.name}
+}
+
+// parent is the set's ConfigMap as it should be.
+func (s *set) parent(node string) api.Object {
+	var kinds []string
+	for kind := range s.kinds {
+		kinds = append(kinds, kind.String())
+	}
+	slices.Sort(kinds)
+	config := &corev1.ConfigMap{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: s.name,
+			Labels: map[string]string{labelID: s.id, labelComponent: component},
+			Annotations: map[string]string{
+				annotationTooling: tooling, annotationNode: node,
+				annotationKinds:     strings.Join(kinds, ","),
+				annotationNamespace: strings.Join(slices.Sorted(maps.Keys(s.namespaces)), ","),
+			},
+		},
+		Data: map[string]string{keyFile: s.file, keyState: s.state},
+	}
+	for key, value := range map[string]string{annotationSum: s.sum, annotationRelease: s.release} {
+		if value != "" {
+			config.Annotations[key] = value
+		}
+	}
+	if s.message != "" {
+		config.Data[keyMessage] = s.message
+	}
+	return api.Object{Resource: corev1.SchemeGroupVersion.WithResource("configmaps"), Object: config}
+}
+
+// narrow leaves the kinds and namespaces of keep.
+func (s *set) narrow(keep map[key]schema.GroupVersionResource) {
+	s.kinds, s.namespaces = map[schema.GroupKind]bool{}, map[string]bool{}
+	for k := range keep {
+		s.kinds[k.GroupKind] = true
+		if k.namespace != "" && k.namespace != namespace {
+			s.namespaces[k.namespace] = true
+		}
+	}
+}
+
+// forget removes the ConfigMap of a set that is gone.
+func (s *set) forget(ctx context.Context, client kubernetes.Interface) error {
+	err := client.CoreV1().ConfigMaps(namespace).Delete(ctx, s.name, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("forget what %s has made: %w", s.file, err)
+	}
+	return nil
+}
+
+// Remove forgets what the files have made, and leaves it in the cluster: it is its users'.
+func Remove(ctx context.Context, access api.Access) error {
+	client, err := kubernetes.NewForConfig(access.Admin(Name))
+	if err != nil {
+		return fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	err = client.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{
+		LabelSelector: labelComponent + "=" + component + "," + api.ManagedBy + "=" + api.Mote,
+	})
+	if err != nil {
+		return fmt.Errorf("forget what the manifests have made: %w", err)
+	}
+	return nil
+}
