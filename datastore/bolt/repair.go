@@ -165,6 +165,9 @@ func (o *opening) salvage(now *contents, cause error) (bool, error) {
 			return false, err
 		}
 		defer snap.close()
+		if snap.counters[metaFormat] == formatUnsummed {
+			return false, nil // single records of it prove nothing
+		}
 		names := found.fill(snap.contents)
 		r.Lost = fmt.Sprintf("the last changes of %d objects, which are as in snapshot %s or gone: %s", len(names), snap.name, abbreviate(names))
 	}
