@@ -94,8 +94,16 @@ func migrate(ctx context.Context, e *env, s *settings.Settings, to datastore.Con
 	defer os.RemoveAll(dir)
 	to.Path, to.Socket = storePath(s), filepath.Join(dir, "target.sock")
 	to.Volatile = []string{} // a copy has nothing that is written again soon
-	if _, err := datastore.New(to); err != nil {
+	target, err := datastore.New(to)
+	if err != nil {
 		return done, err
+	}
+	source, err := openStore(s, s.DatastoreSocket())
+	if err != nil {
+		return done, err
+	}
+	if source.String() == target.String() {
+		return done, fmt.Errorf("%s is the cluster's store itself; name another with --to", target)
 	}
 	pid, err := holderOf(s.DataDir)
 	if err != nil {
