@@ -137,7 +137,7 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 
 // Repairs are what opening the store had to repair. It may be called at any time; before the store is open there are none.
 func (d *Datastore) Repairs() []bolt.Repair {
-	if store := d.store.Load(); store != nil {
+	if store := d.bolt.Load(); store != nil {
 		return store.Repairs()
 	}
 	return nil
