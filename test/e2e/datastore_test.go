@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
 	"github.com/mote-k8s/mote/test/images"
@@ -33,7 +36,7 @@ func testEngine(t *testing.T, h *cluster.Host) (cluster string) {
 	startWeb(t, h)
 	cluster = identity(t, h)
 	uid := h.Kubectl(t, "get", "deployment", "web", "-o", "jsonpath={.metadata.uid}")
-	wantContains(t, "the Deployment's answer", h.Kubectl(t, "exec", "box", "--", "wget", "-q", "-O-", "-T", "5", "http://web"), webPod(t, h))
+	webAnswers(t, h)
 	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
@@ -51,6 +54,19 @@ func testEngine(t *testing.T, h *cluster.Host) (cluster string) {
 	}
 	noPassword(t, s)
 	return cluster
+}
+
+// webAnswers asks the Deployment through its Service.
+func webAnswers(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
+	cluster.Wait(t, podTimeout, "the Deployment's answer", func() error {
+		got, err := get(client, "http://"+nodeIP+":30080")
+		if err == nil && got != webPod(t, h)+"\n" {
+			err = fmt.Errorf("it is %q", got)
+		}
+		return err
+	})
 }
 
 // identity is what people take for a cluster's.
@@ -85,7 +101,7 @@ func TestDatastoreSQLite(t *testing.T) {
 	if is := identity(t, h); is != want {
 		t.Errorf("after the move the cluster is %q, not %q", is, want)
 	}
-	wantContains(t, "the Deployment's answer", h.Kubectl(t, "exec", "box", "--", "wget", "-q", "-O-", "-T", "5", "http://web"), webPod(t, h))
+	webAnswers(t, h)
 }
 
 // moveTo migrates the store of a stopped cluster.
