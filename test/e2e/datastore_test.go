@@ -28,13 +28,13 @@ func configure(t *testing.T, h *cluster.Host, lines ...string) {
 
 // testEngine is the smoke test of a cluster whose state is in another engine: a Deployment answers, and is still there after
 // a restart. It returns the cluster's identity, and leaves it stopped.
-func testEngine(t *testing.T, h *cluster.Host) (cluster string) {
+func testEngine(t *testing.T, h *cluster.Host) (id string) {
 	t.Helper()
 	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"))
 	s := h.StartServer(t)
 	s.WaitReady(t)
 	startWeb(t, h)
-	cluster = identity(t, h)
+	id = identity(t, h)
 	uid := h.Kubectl(t, "get", "deployment", "web", "-o", "jsonpath={.metadata.uid}")
 	webAnswers(t, h)
 	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
@@ -53,7 +53,7 @@ func testEngine(t *testing.T, h *cluster.Host) (cluster string) {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
 	noPassword(t, s)
-	return cluster
+	return id
 }
 
 // webAnswers asks the Deployment through its Service.
