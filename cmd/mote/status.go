@@ -67,7 +67,13 @@ func printStatus(w io.Writer, r report, now time.Time) error {
 		state = "not ready"
 	}
 	fmt.Fprintf(t, "node %s\t%s\t\t%s\n", r.Node.Name, state, r.Node.Reason)
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, one := range r.Repairs {
+		fmt.Fprintf(w, "\ndatastore repaired %s ago: %s\n", age(now, one.Time), repairText(one))
+	}
+	return nil
 }
 
 func age(now, since time.Time) time.Duration { return now.Sub(since).Round(time.Second) }

@@ -238,8 +238,11 @@ func (t *tree) depth(id uint64) (int, error) {
 		if err := t.read(b, id); err != nil {
 			return 0, err
 		}
+		if number := binary.LittleEndian.Uint64(b); number != id {
+			return 0, unsound("page %d says that it is %d", id, number)
+		}
 		if binary.LittleEndian.Uint16(b[8:]) != kindBranch {
-			return depth, nil
+			return depth, nil // a leaf, or none, which is found when it is read
 		}
 		list, err := elements(b, kindBranch)
 		if len(list) == 0 {

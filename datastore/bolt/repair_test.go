@@ -1,0 +1,236 @@
+package bolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// ward is a stopped store with 300 keys, whose first byte says when it was written, to be damaged at a known place.
+type ward struct {
+	*testing.T
+	path     string
+	snapshot []byte // of before the last change of /key/000 to /key/009
+	now      *contents
+	roots    []root
+}
+
+func newWard(t *testing.T) *ward {
+	w := &ward{T: t, path: fill(t, 300)}
+	s, err := Open(w.path, Options{})
+	require.NoError(t, err)
+	c, err := s.Copy(t.Context())
+	require.NoError(t, err)
+	var b bytes.Buffer
+	_, err = c.WriteTo(&b)
+	require.NoError(t, errors.Join(err, c.Close()))
+	w.snapshot = b.Bytes()
+	for i := range 10 {
+		_, err := s.Write(t.Context(), Write{Key: fmt.Sprintf("/key/%03d", i), Value: append([]byte{1}, make([]byte, 3000)...)})
+		require.NoError(t, err)
+		if i > 7 {
+			require.NoError(t, s.Checkpoint(t.Context()))
+		}
+	}
+	require.NoError(t, s.Close())
+	file, err := os.Open(w.path)
+	require.NoError(t, err)
+	t.Cleanup(func() { file.Close() })
+	o := opening{path: w.path, file: file}
+	w.now, w.roots, err = o.look(true)
+	require.NoError(t, err)
+	require.True(t, w.now.sound())
+	return w
+}
+
+// pages are those of a bucket, its root first.
+func (w *ward) pages(bucket []byte) []uint64 {
+	t := w.now.image.tree(w.now.root)
+	first := binary.LittleEndian.Uint64(w.now.buckets[string(bucket)])
+	t.walk(first, func(element) {}, func(err error) { require.NoError(w, err) })
+	list := []uint64{first}
+	for id, seen := range t.seen {
+		if seen && uint64(id) != first {
+			list = append(list, uint64(id))
+		}
+	}
+	return list
+}
+
+func (w *ward) zero(pages ...uint64) {
+	file, err := os.OpenFile(w.path, os.O_RDWR, 0)
+	require.NoError(w, err)
+	defer file.Close()
+	for _, id := range pages {
+		_, err := file.WriteAt(make([]byte, pageSize), int64(id)*pageSize)
+		require.NoError(w, err)
+	}
+}
+
+// open opens the store, with the snapshot or without.
+func (w *ward) open(snapshot bool) (*Store, error) {
+	o := Options{}
+	if snapshot {
+		o.Restore = func() (io.ReadCloser, string, error) { return io.NopCloser(bytes.NewReader(w.snapshot)), "monday", nil }
+	}
+	return Open(w.path, o)
+}
+
+// repaired opens the store and returns its only repair. All keys are as they were.
+func (w *ward) repaired(snapshot bool) Repair {
+	s, err := w.open(snapshot)
+	require.NoError(w, err)
+	require.Len(w, s.Repairs(), 1)
+	list, err := s.Range(w.Context(), Query{Key: "/key/", End: "/key0"})
+	require.NoError(w, err)
+	require.EqualValues(w, 300, list.Count)
+	for i, kv := range list.KVs {
+		age := byte(0)
+		if i < 10 {
+			age = 1
+		}
+		if len(kv.Value) == 3000 {
+			kv.Value = append([]byte{0}, kv.Value...)
+		}
+		require.Equal(w, age, kv.Value[0], kv.Key)
+	}
+	require.NoError(w, s.Check())
+	require.NoError(w, s.Close())
+	return s.Repairs()[0]
+}
+
+// TestRepairs: each way of repair, and what it loses.
+func TestRepairs(t *testing.T) {
+	t.Run("index", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(w.pages(bucketKeys())...)
+		r := w.repaired(false)
+		require.Contains(t, r.What, "rebuilt what was damaged")
+		require.Empty(t, r.Lost)
+		require.FileExists(t, r.Aside[0])
+	})
+	t.Run("transaction before", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(w.now.bucket)
+		r := w.repaired(false)
+		require.Contains(t, r.What, "transaction before, and read the log")
+		require.Empty(t, r.Lost)
+	})
+	t.Run("header", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(w.now.tx % 2)
+		s, err := w.open(false)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, s.Close()) }()
+		require.Empty(t, s.Repairs(), "bbolt has two, and the log has what the older lacks")
+		list, err := s.Range(t.Context(), Query{Key: "/key/009"})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, list.KVs[0].Value[0])
+	})
+	t.Run("branches of the log", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(w.pages(bucketLog())[0], w.roots[1].bucket)
+		r := w.repaired(false)
+		require.Contains(t, r.What, "records that its index names")
+		require.Empty(t, r.Lost)
+	})
+	t.Run("record", func(t *testing.T) {
+		w := newWard(t)
+		files := func() []string { names, _ := filepath.Glob(w.path + "*"); return names }
+		before := files()
+		h := w.header("/key/150")
+		w.zero(uint64(pageOf(t, w.path, h.mod)/pageSize), w.roots[1].bucket)
+		s, err := w.open(false)
+		require.NoError(t, err, "after a clean stop, records are looked at when they are wanted")
+		require.ErrorIs(t, s.Check(), ErrDamaged)
+		require.NoError(t, s.Close())
+		_, err = w.open(false)
+		require.ErrorContains(t, err, "there is no snapshot; its files are left as they are")
+		require.Equal(t, before, files())
+		r := w.repaired(true)
+		require.Contains(t, r.Lost, "objects, which are as in snapshot monday or gone: /key/150")
+	})
+	t.Run("snapshot", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(0, 1)
+		_, err := w.open(false)
+		require.ErrorContains(t, err, "there is no snapshot")
+		s, err := w.open(true)
+		require.NoError(t, err)
+		require.Contains(t, s.Repairs()[0].What, "took snapshot monday and what the log still has")
+		require.NotEmpty(t, s.Repairs()[0].Lost)
+		require.Greater(t, s.Revision(), w.now.counters[metaRevision]+lostRevisions/2)
+		list, err := s.Range(t.Context(), Query{Key: "/key/009"})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, list.KVs[0].Value[0], "the log had it")
+		require.NoError(t, s.Check())
+		require.NoError(t, s.Close())
+	})
+	t.Run("damaged snapshot", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(0, 1)
+		clear(w.snapshot[3*pageSize : 9*pageSize])
+		_, err := w.open(true)
+		require.ErrorContains(t, err, "snapshot monday cannot be used")
+		require.ErrorContains(t, err, "mote datastore snapshot restore NAME")
+	})
+	t.Run("log", func(t *testing.T) { repairLog(t) })
+}
+
+func (w *ward) header(key string) header {
+	var found header
+	w.now.reread().each(bucketKeys(), func(e element) {
+		if string(e.key) == key {
+			found, _ = decodeHeader(e.key, e.value)
+		}
+	}, func(err error) { require.NoError(w, err) })
+	return found
+}
+
+// repairLog: what is before the damage is kept, and who watched is told.
+func repairLog(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, filepath.Join(dir, "state.db"))
+	for i := range 10 {
+		_, err := s.create(t.Context(), fmt.Sprint("/key/", i), make([]byte, 1000))
+		require.NoError(t, err)
+	}
+	killed := t.TempDir()
+	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
+	log := filepath.Join(killed, "state.wal.1")
+	b, err := os.ReadFile(log)
+	require.NoError(t, err)
+	b[5*1100] ^= 1
+	require.NoError(t, os.WriteFile(log, b, 0o600))
+
+	path := filepath.Join(killed, "state.db")
+	s, err = Open(path, Options{})
+	require.NoError(t, err)
+	list, err := s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
+	require.NoError(t, err)
+	require.Len(t, list.KVs, 5)
+	require.Greater(t, s.Revision(), int64(lostRevisions))
+	require.Equal(t, s.Revision(), s.Compacted())
+	r := s.Repairs()[0]
+	require.Contains(t, r.Lost, "after revision 6")
+	require.Len(t, r.Aside, 2)
+	aside, err := os.ReadFile(r.Aside[1])
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(b, aside), "what is set aside is as it was")
+	_, err = s.create(t.Context(), "/key/5", nil)
+	require.NoError(t, err)
+	require.NoError(t, s.Check())
+	require.NoError(t, s.Close())
+	s = open(t, path)
+	require.Empty(t, s.Repairs())
+	n, err := s.count(t.Context(), "/key/", "/key0")
+	require.NoError(t, err)
+	require.EqualValues(t, 6, n)
+}
