@@ -38,8 +38,8 @@ type Config struct {
 	// QuotaBytes is how much the store may hold; 0 is 8 GiB. Over it, writes are refused as etcd refuses them, until compaction has made
 	// room. Too little stops the cluster from changing; more than the disk has lets it run full.
 	QuotaBytes int64
-	// Above is a revision above which a store that is still without one of mote's keys begins, with its history
-	// compacted: for copies of another store. 0 is no wish.
+	// Above is a revision above which a store that is empty begins, with its history compacted: for a copy of another
+	// store, which may be served before it is whole. etcd and NATS cannot be told. 0 is no wish.
 	Above int64
 }
 

@@ -135,6 +135,14 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 }
 
+// Repairs are what opening the store had to repair. It may be called at any time; before the store is open there are none.
+func (d *Datastore) Repairs() []bolt.Repair {
+	if store := d.bolt.Load(); store != nil {
+		return store.Repairs()
+	}
+	return nil
+}
+
 // Snapshot is the store as a snapshot.Source. It may be called when the store is ready.
 func (d *Datastore) Snapshot(ctx context.Context) (*snapshot.Stream, error) {
 	if d.bolt.Load() == nil {

@@ -96,9 +96,9 @@ func get(ctx context.Context, w io.Writer, conn *grpc.ClientConn, key string, o 
 
 // eachKey calls fn with what is stored, page by page, all at the revision of the first page.
 func eachKey(ctx context.Context, client etcdserverpb.KVClient, key string, o getOptions, fn func(*mvccpb.KeyValue) error) error {
-	req := &etcdserverpb.RangeRequest{Key: []byte(key), KeysOnly: o.keysOnly, Revision: o.revision, Limit: pageSize}
+	req := &etcdserverpb.RangeRequest{Key: []byte(key), KeysOnly: o.keysOnly, Revision: o.revision}
 	if o.prefix {
-		req.RangeEnd = prefixEnd(key)
+		req.RangeEnd, req.Limit = prefixEnd(key), pageSize // kine takes no limit with one key
 	}
 	for {
 		resp, err := client.Range(ctx, req)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 )
 
@@ -112,23 +113,12 @@ func printStore(w io.Writer, r storeReport, now time.Time) error {
 		{"last snapshot", last},
 	}
 	for _, repair := range r.Repairs {
-		rows = append(rows, [2]string{"repaired", sayRepair(repair)})
+		rows = append(rows, [2]string{"repaired", repair.Time.Format(time.RFC3339) + ": " + repairText(bolt.Repair(repair))})
 	}
 	for _, row := range rows {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
 	}
 	return t.Flush()
-}
-
-func sayRepair(r datastore.Repair) string {
-	text := fmt.Sprintf("%s: %s", r.Time.Format(time.RFC3339), r.What)
-	if r.Lost != "" {
-		text += "; lost: " + r.Lost
-	}
-	if len(r.Aside) > 0 {
-		text += "; the damaged files are " + strings.Join(r.Aside, ", ")
-	}
-	return text
 }
 
 func fileSize(n int64) string {

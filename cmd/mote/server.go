@@ -24,6 +24,7 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/logging"
@@ -142,7 +143,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 
 	// 9. Tell who asks ("mote status") and who started us how we are.
 	status, err := listenStatus(s.StatusSocket(), func(ctx context.Context) report {
-		return makeReport(ctx, s, group, watch, started)
+		return makeReport(ctx, s, group, watch, store.Repairs(), started)
 	})
 	if err != nil {
 		return diskHint(err)
@@ -157,6 +158,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		}
 		manager.ready()
 		settle(e)
+		tellRepairs(ctx, s, store.Repairs())
 	}()
 
 	// 10. Run until a signal comes or a part ends.
@@ -372,13 +374,14 @@ func addonsBridge(s *settings.Settings) string {
 }
 
 // makeReport is what "mote status" is told.
-func makeReport(ctx context.Context, s *settings.Settings, group *component.Group, watch *nodeWatch, started time.Time) report {
+func makeReport(ctx context.Context, s *settings.Settings, group *component.Group, watch *nodeWatch, repairs []bolt.Repair, started time.Time) report {
 	r := report{
 		Version:    version.Get(),
 		PID:        os.Getpid(),
 		Started:    started,
 		DataDir:    s.DataDir,
 		Components: group.Status(),
+		Repairs:    repairs,
 		Ready:      true,
 	}
 	for _, c := range r.Components {

@@ -75,6 +75,9 @@ func printStatus(w io.Writer, r report, now time.Time) error {
 			fmt.Fprintf(w, "%s: %s\n", c.Name, trouble)
 		}
 	}
+	for _, one := range r.Repairs {
+		fmt.Fprintf(w, "\ndatastore repaired %s ago: %s\n", age(now, one.Time), repairText(one))
+	}
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/version"
 )
@@ -25,6 +26,7 @@ func exampleReport(now time.Time) report {
 			{Name: "kube-apiserver", State: component.Starting, Since: now.Add(-3 * time.Second), Error: "/readyz says no"},
 			{Name: "kubelet", State: component.Waiting, Since: now.Add(-time.Minute), WaitingFor: []string{"kube-apiserver", "images"}},
 		},
+		Repairs: []bolt.Repair{{Time: now.Add(-time.Minute), What: "rebuilt the index", Lost: "nothing that matters", Aside: []string{"/data/old"}}},
 	}
 }
 
@@ -40,6 +42,8 @@ kube-apiserver   starting    3s      /readyz says no
 kubelet          waiting     1m0s    waits for kube-apiserver, images
 node n1          not ready           not registered yet
 datastore: a.yaml: no kind
+
+datastore repaired 1m0s ago: rebuilt the index; lost: nothing that matters; the damaged files are kept: /data/old
 `, out.String())
 	require.EqualError(t, notReady(exampleReport(now), false), "not ready: kube-apiserver, kubelet, node n1")
 }

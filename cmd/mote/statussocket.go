@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/version"
 )
@@ -28,6 +29,8 @@ type report struct {
 	Ready      bool               `json:"ready"`
 	Node       nodeState          `json:"node"`
 	Components []component.Status `json:"components"`
+	// Repairs are what the start had to do to the datastore.
+	Repairs []bolt.Repair `json:"repairs,omitempty"`
 }
 
 // statusServer answers on the status socket.

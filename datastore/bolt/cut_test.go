@@ -187,8 +187,9 @@ func (c *cutter) cut(file []byte) {
 	path := filepath.Join(c.TempDir(), "state.db")
 	f, err := os.Create(path)
 	require.NoError(c, err)
+	hole := make([]byte, pageSize)
 	for at := 0; at < len(file); at += pageSize { // most of it is a hole
-		if page := file[at : at+pageSize]; bytes.ContainsFunc(page, func(r rune) bool { return r != 0 }) {
+		if page := file[at : at+pageSize]; !bytes.Equal(page, hole) {
 			_, err := f.WriteAt(page, int64(at))
 			require.NoError(c, err)
 		}

@@ -25,10 +25,9 @@ var (
 
 // patient is a store that was stopped, to be damaged, and what it must have.
 type patient struct {
-	files  map[string][]byte // by name
-	model  *model
-	state  map[string]KV // the latest versions
-	leases []int64
+	files map[string][]byte // by name
+	model *model
+	state map[string]KV // the latest versions
 	// snapshot is its file at some time before.
 	snapshot []byte
 }

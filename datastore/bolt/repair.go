@@ -13,13 +13,13 @@ import (
 
 // Repair is what a start did to damaged files.
 type Repair struct {
-	Time time.Time
+	Time time.Time `json:"time"`
 	// What was damaged and done about it.
-	What string
+	What string `json:"what"`
 	// Lost says what is gone; empty is nothing that anybody was promised.
-	Lost string
+	Lost string `json:"lost,omitempty"`
 	// Aside are the damaged files, as they were.
-	Aside []string
+	Aside []string `json:"aside,omitempty"`
 }
 
 // Repairs returns what Open has repaired.
@@ -165,6 +165,9 @@ func (o *opening) salvage(now *contents, cause error) (bool, error) {
 			return false, err
 		}
 		defer snap.close()
+		if snap.counters[metaFormat] == formatUnsummed {
+			return false, nil // single records of it prove nothing
+		}
 		names := found.fill(snap.contents)
 		r.Lost = fmt.Sprintf("the last changes of %d objects, which are as in snapshot %s or gone: %s", len(names), snap.name, abbreviate(names))
 	}

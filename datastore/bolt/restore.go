@@ -50,9 +50,6 @@ func (o *opening) snapshot() (*snapshotFile, error) {
 		snap.contents = i.inspect(roots[0], true)
 		err = errors.Join(snap.findings()...)
 	}
-	if err == nil && snap.counters[metaFormat] != Format {
-		err = fmt.Errorf("%w %d", errOtherFormat, snap.counters[metaFormat])
-	}
 	if err != nil {
 		o.noSnapshot = fmt.Errorf("snapshot %s cannot be used: %w", name, err)
 		snap.close()

@@ -318,7 +318,7 @@ func TestCompactionFreesSpace(t *testing.T) {
 		require.NoError(t, err)
 		sizes = append(sizes, size)
 	}
-	require.Less(t, sizes[3], sizes[0]+sizes[0]/4, "%v", sizes)
+	require.Less(t, sizes[3], sizes[0]+sizes[0]/2, "%v", sizes)
 	require.NoError(t, s.Check())
 	list, err := s.Range(t.Context(), Query{Key: "hot", Revision: rev})
 	require.NoError(t, err)

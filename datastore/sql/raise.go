@@ -9,7 +9,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib" // registers pgx
-	_ "modernc.org/sqlite"             // registers sqlite; kine does only without cgo, which the race detector needs
+	"github.com/k3s-io/kine/pkg/server"
+	_ "modernc.org/sqlite" // registers sqlite; kine does only without cgo, which the race detector needs
 )
 
 // Raise makes an empty store whose next revision is above revision, with its history compacted. One that holds anything is
@@ -19,8 +20,8 @@ func Raise(ctx context.Context, e Endpoint, revision int64) error {
 	if e.driver == driverNATS {
 		return nil
 	}
-	// kine makes the table.
-	made, err := Open(ctx, e, Options{})
+	// kine makes the table, and is not to begin with it.
+	made, err := open(ctx, e, Options{}, func(server.Backend, context.Context) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -32,10 +33,11 @@ func Raise(ctx context.Context, e Endpoint, revision int64) error {
 		return err
 	}
 	// kine's numbers are those of its rows. The row that it fills gaps with has the wanted one; its own mark of how
-	// far it has compacted is the previous revision of a row of that name.
+	// far it has compacted is the previous revision of a row of that name, the first of a store.
 	statements := []string{
+		"DELETE FROM kine WHERE name = 'compact_rev_key'",
+		fmt.Sprintf("INSERT INTO kine(name, created, deleted, create_revision, prev_revision, lease, value) VALUES('compact_rev_key', 1, 0, 0, %d, 0, '')", revision),
 		fmt.Sprintf("INSERT INTO kine(id, name, created, deleted, create_revision, prev_revision, lease) VALUES(%d, 'gap-%d', 0, 1, 0, 0, 0)", revision, revision),
-		fmt.Sprintf("UPDATE kine SET prev_revision = %d WHERE name = 'compact_rev_key'", revision),
 	}
 	if e.driver == driverPostgres {
 		statements = append(statements, fmt.Sprintf("SELECT setval('kine_id_seq', %d)", revision))
@@ -50,7 +52,7 @@ func raise(ctx context.Context, db *sql.DB, revision int64, statements []string)
 	}
 	defer tx.Rollback() // nothing after a commit
 	var last int64
-	if err := tx.QueryRowContext(ctx, "SELECT MAX(id) FROM kine").Scan(&last); err != nil {
+	if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(id), 0) FROM kine").Scan(&last); err != nil {
 		return fmt.Errorf("read the revision: %w", err)
 	}
 	var taken int64

@@ -68,7 +68,12 @@ type Store struct {
 }
 
 // Open opens the store at e, and makes database and table when they are missing.
-func Open(ctx context.Context, e Endpoint, o Options) (_ *Store, err error) {
+func Open(ctx context.Context, e Endpoint, o Options) (*Store, error) {
+	return open(ctx, e, o, server.Backend.Start)
+}
+
+// open ends with start, which makes kine's own rows and begins its work.
+func open(ctx context.Context, e Endpoint, o Options, start func(server.Backend, context.Context) error) (_ *Store, err error) {
 	// kine's context is the life of the store, not of this call.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{options: o, end: end, ended: &sync.WaitGroup{}, stray: e.driver == driverNATS}
@@ -97,7 +102,7 @@ func Open(ctx context.Context, e Endpoint, o Options) (_ *Store, err error) {
 		CompactBatchSize: compactBatch, PollBatchSize: pollBatch,
 	})
 	if err == nil {
-		err = s.backend.Start(life)
+		err = start(s.backend, life)
 	}
 	if err != nil && life.Err() != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("not ready within %s; does the database exist, or may the user make it? (%w)", openTimeout, err)

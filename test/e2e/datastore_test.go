@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
 	"github.com/mote-k8s/mote/test/images"
@@ -25,15 +28,15 @@ func configure(t *testing.T, h *cluster.Host, lines ...string) {
 
 // testEngine is the smoke test of a cluster whose state is in another engine: a Deployment answers, and is still there after
 // a restart. It returns the cluster's identity, and leaves it stopped.
-func testEngine(t *testing.T, h *cluster.Host) (cluster string) {
+func testEngine(t *testing.T, h *cluster.Host) (id string) {
 	t.Helper()
 	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"))
 	s := h.StartServer(t)
 	s.WaitReady(t)
 	startWeb(t, h)
-	cluster = identity(t, h)
+	id = identity(t, h)
 	uid := h.Kubectl(t, "get", "deployment", "web", "-o", "jsonpath={.metadata.uid}")
-	wantContains(t, "the Deployment's answer", h.Kubectl(t, "exec", "box", "--", "wget", "-q", "-O-", "-T", "5", "http://web"), webPod(t, h))
+	webAnswers(t, h)
 	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
@@ -50,7 +53,20 @@ func testEngine(t *testing.T, h *cluster.Host) (cluster string) {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
 	noPassword(t, s)
-	return cluster
+	return id
+}
+
+// webAnswers asks the Deployment through its Service.
+func webAnswers(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
+	cluster.Wait(t, podTimeout, "the Deployment's answer", func() error {
+		got, err := get(client, "http://"+nodeIP+":30080")
+		if err == nil && got != webPod(t, h)+"\n" {
+			err = fmt.Errorf("it is %q", got)
+		}
+		return err
+	})
 }
 
 // identity is what people take for a cluster's.
@@ -85,7 +101,7 @@ func TestDatastoreSQLite(t *testing.T) {
 	if is := identity(t, h); is != want {
 		t.Errorf("after the move the cluster is %q, not %q", is, want)
 	}
-	wantContains(t, "the Deployment's answer", h.Kubectl(t, "exec", "box", "--", "wget", "-q", "-O-", "-T", "5", "http://web"), webPod(t, h))
+	webAnswers(t, h)
 }
 
 // moveTo migrates the store of a stopped cluster.
