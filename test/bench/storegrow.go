@@ -175,11 +175,17 @@ func (b *bed) rest(ctx context.Context) (process, error) {
 	return b.look()
 }
 
+// The apiserver's cache, when it starts, asks for pages of this many keys; here also of no more than so many bytes.
+const (
+	cachePage  = 10_000
+	cacheBytes = 20 << 20
+)
+
 // readAll lists all keys, as the apiserver's cache does when it starts.
 func (b *bed) readAll(ctx context.Context) error {
 	end := clientv3.WithRange(clientv3.GetPrefixRangeEnd(resource))
 	for from, more := resource, true; more; {
-		resp, err := b.client.Get(ctx, from, end, clientv3.WithLimit(int64(b.page())))
+		resp, err := b.client.Get(ctx, from, end, clientv3.WithLimit(min(cachePage, cacheBytes/int64(len(b.value)))))
 		if err != nil {
 			return err
 		}
