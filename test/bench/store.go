@@ -17,6 +17,7 @@ import (
 type storeOptions struct {
 	server, stock, dir, out, commit string
 	rounds                          int
+	budget                          time.Duration
 	quick, million, write           bool
 	only                            string
 }
@@ -34,6 +35,9 @@ func runStoreBench(ctx context.Context, args []string, stdout, stderr io.Writer)
 	return exitCode(o.bench(ctx, stdout, stderr))
 }
 
+// millionBudget is for three engines with a million keys.
+const millionBudget = time.Hour
+
 // clientGC lets the clients' heap grow to five times what is in use.
 const clientGC = 400
 
@@ -48,6 +52,7 @@ func parseStoreOptions(args []string, stderr io.Writer) (storeOptions, error) {
 	f.StringVar(&o.commit, "commit", "", "the `commit` that is measured, for the report")
 	f.StringVar(&o.only, "engine", "", "measure this `engine` alone: mote, etcd or kine")
 	f.IntVar(&o.rounds, "rounds", 7, "how often each kind of request is measured on each engine")
+	f.DurationVar(&o.budget, "budget", 8*time.Minute, "leave out what would take longer than this")
 	f.BoolVar(&o.quick, "quick", false, "under two minutes: 3 rounds, nothing about growth")
 	f.BoolVar(&o.million, "million", false, "grow to a million keys too; takes half an hour and 15 GB")
 	f.BoolVar(&o.write, "write", false, "write --out; a run without --quick and --engine does so anyway")
@@ -56,6 +61,9 @@ func parseStoreOptions(args []string, stderr io.Writer) (storeOptions, error) {
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unknown argument %q", f.Arg(0))
+	}
+	if o.million {
+		o.budget = max(o.budget, millionBudget)
 	}
 	if o.quick {
 		o.rounds = min(o.rounds, 3)
@@ -80,6 +88,7 @@ type storeBench struct {
 	storeOptions
 	work     string
 	progress io.Writer
+	began    time.Time
 	engines  []engine
 	requests []*requestResult
 	growth   []growthResult
@@ -99,7 +108,7 @@ func (o storeOptions) bench(ctx context.Context, stdout, stderr io.Writer) (err 
 	if len(b.engines) == 0 {
 		return fmt.Errorf("unknown engine %q; there are mote, etcd and kine", o.only)
 	}
-	began := time.Now()
+	b.began = time.Now()
 	if err := b.compareRequests(ctx); err != nil {
 		return err
 	}
@@ -108,7 +117,7 @@ func (o storeOptions) bench(ctx context.Context, stdout, stderr io.Writer) (err 
 			return err
 		}
 	}
-	return b.report(stdout, time.Since(began))
+	return b.report(stdout, time.Since(b.began))
 }
 
 func (b *storeBench) say(format string, args ...any) {

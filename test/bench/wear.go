@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -71,42 +72,47 @@ func (w *wear) written() (map[string]int64, error) {
 		return nil, err
 	}
 	defer trace.Close()
-	const pageSize = 4096
-	pages, journal := map[uint64]int64{}, int64(0)
-	lines := bufio.NewScanner(trace)
-	for lines.Scan() {
-		if _, rest, ok := strings.Cut(lines.Text(), "ext4_writepages_result: "); ok {
-			var major, minor, ret int
-			var inode uint64
-			var n int64
-			if _, err := fmt.Sscanf(rest, "dev %d,%d ino %d ret %d pages_written %d", &major, &minor, &inode, &ret, &n); err != nil {
-				return nil, fmt.Errorf("read trace line %q: %w", rest, err)
-			}
-			pages[inode] += n
-		} else if _, rest, ok := strings.Cut(lines.Text(), "blocks_logged "); ok {
-			var n int64
-			if _, err := fmt.Sscan(rest, &n); err != nil {
-				return nil, fmt.Errorf("read trace line %q: %w", rest, err)
-			}
-			journal += n
-		}
-	}
-	if err := lines.Err(); err != nil {
+	inodes, journal, err := parseWear(trace)
+	if err != nil {
 		return nil, err
 	}
 	names, err := w.names()
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]int64{journalName: journal * pageSize}
-	for inode, n := range pages {
+	files := map[string]int64{journalName: journal}
+	for inode, n := range inodes {
 		name := names[inode]
 		if name == "" {
 			name = "files that are gone"
 		}
-		files[name] += n * pageSize
+		files[name] += n
 	}
 	return files, nil
+}
+
+// parseWear sums the bytes of each inode, and of the journal.
+func parseWear(trace io.Reader) (inodes map[uint64]int64, journal int64, err error) {
+	const pageSize = 4096
+	inodes = map[uint64]int64{}
+	lines := bufio.NewScanner(trace)
+	for lines.Scan() {
+		var n int64
+		if _, rest, ok := strings.Cut(lines.Text(), "ext4_writepages_result: "); ok {
+			var major, minor, ret int
+			var inode uint64
+			if _, err := fmt.Sscanf(rest, "dev %d,%d ino %d ret %d pages_written %d", &major, &minor, &inode, &ret, &n); err != nil {
+				return nil, 0, fmt.Errorf("read trace line %q: %w", rest, err)
+			}
+			inodes[inode] += n * pageSize
+		} else if _, rest, ok := strings.Cut(lines.Text(), "blocks_logged "); ok {
+			if _, err := fmt.Sscan(rest, &n); err != nil {
+				return nil, 0, fmt.Errorf("read trace line %q: %w", rest, err)
+			}
+			journal += n * pageSize
+		}
+	}
+	return inodes, journal, lines.Err()
 }
 
 // names are the files of the disk by inode.
