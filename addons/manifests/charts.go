@@ -48,7 +48,7 @@ func newCharts(config *rest.Config, mapper meta.RESTMapper) *charts {
 func (c *charts) helm(namespace string) (*action.Configuration, error) {
 	var helm action.Configuration
 	helm.SetLogger(slog.DiscardHandler) // what matters comes back as an error; the rest may hold values
-	if err := helm.Init(&getter{c, namespace}, namespace, driver.SecretsDriverName); err != nil {
+	if err := helm.Init(&getter{c, namespace}, namespace, "secret"); err != nil {
 		return nil, fmt.Errorf("configure Helm: %w", err)
 	}
 	helm.HookOutputFunc = func(_, _, _ string) io.Writer { return io.Discard }

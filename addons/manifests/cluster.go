@@ -187,13 +187,13 @@ func explain(k key, err error) error {
 	var status apierrors.APIStatus
 	switch {
 	case k.Kind == "Secret" && k.Group == "" && errors.As(err, &status):
-		var fields []string
+		fields := []string{fmt.Sprintf("the API does not take it (%d %s)", status.Status().Code, status.Status().Reason)}
 		if details := status.Status().Details; details != nil {
 			for _, cause := range details.Causes {
 				fields = append(fields, cause.Field)
 			}
 		}
-		return fmt.Errorf("%s: %s %s", k, status.Status().Reason, strings.Join(fields, ", "))
+		return fmt.Errorf("%s: %s; its values are not told", k, strings.Join(fields, ", "))
 	case meta.IsNoMatchError(err):
 		return fmt.Errorf("%s: the cluster knows no such kind: %w", k, err)
 	}

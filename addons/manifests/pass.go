@@ -256,7 +256,8 @@ func (k *Keeper) fail(ctx context.Context, w *work) time.Duration {
 	wait := min(retryMin<<min(s.failures-1, 10), retryMax)
 	s.retry = time.Now().Add(wait)
 	w.set.state, w.set.message = stateFailed, text
-	if k.note(w.name, text) {
+	// A kind whose definition was applied a moment ago is known to the next attempt.
+	if early := s.failures == 1 && len(w.unknown) > 0; !early && k.note(w.name, text) {
 		k.events.Warn(w.set.ref(), "ManifestNotApplied", w.name+": "+text)
 	}
 	if err := k.objs.Apply(ctx, w.set.parent(k.cfg.NodeName)); err != nil {

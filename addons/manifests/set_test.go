@@ -46,7 +46,7 @@ func TestExplainKeepsSecrets(t *testing.T) {
 	k := key{schema.GroupKind{Kind: "Secret"}, "default", "a"}
 	err := apierrors.NewInvalid(k.GroupKind, "a", field.ErrorList{field.Invalid(field.NewPath("data", "x"), "hunter2", "no good")})
 	require.Contains(t, err.Error(), "hunter2")
-	require.Equal(t, "Secret default/a: Invalid data.x", explain(k, err).Error())
+	require.Equal(t, "Secret default/a: the API does not take it (422 Invalid), data.x; its values are not told", explain(k, err).Error())
 	k.Kind = "ConfigMap"
 	require.ErrorContains(t, explain(k, errors.New("boom")), "ConfigMap default/a: boom")
 }
