@@ -29,10 +29,11 @@ func TestServer(t *testing.T) {
 	box, web := busybox(t), program(t, images.WebName, "./test/images/web")
 	box.Files = append(box.Files, web.Files...) // /program is its HTTP client
 	h.Preload(t, box, web, program(t, images.CSIName, "./test/images/csi"))
+	started := features.Begin(t, "A1", "one command on a machine with only a loopback: the node is Ready and pods serve")
 	s := h.StartServer(t, auditCSINodes(t, h)...)
 	s.WaitReady(t)
 	startWeb(t, h)
-	features.Row(t, "A1", "one command on a machine with only a loopback: the node is Ready and pods serve")
+	started(true, false)
 
 	for _, part := range []struct {
 		name string
