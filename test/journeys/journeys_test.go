@@ -83,7 +83,12 @@ func newHost(t *testing.T) *cluster.Host {
 		func() (images.Image, error) {
 			return images.Program(images.ExtensionName, root, "./test/images/extension")
 		},
-		func() (images.Image, error) { return images.Registry(root, kuard) },
+		func() (images.Image, error) {
+			// Not the same image by another name: who has not its credentials may not use it, under any name.
+			served := kuard
+			served.Env = append(slices.Clone(kuard.Env), "ORIGIN=registry")
+			return images.Registry(root, served)
+		},
 	} {
 		im, err := makeImage()
 		if err != nil {
