@@ -146,7 +146,7 @@ func runScripts(t *testing.T, pattern string, newSession func(t *testing.T) *ses
 	work := newSession(t)
 	testscript.RunT(scriptT{t}, testscript.Params{
 		Files:              files,
-		RequireUniqueNames: true, ContinueOnError: true,
+		RequireUniqueNames: true,
 		WorkdirRoot: work.host.Dir, // found in the host under the same path
 		Cmds:        commands(),
 		Condition: func(cond string) (bool, error) {
@@ -169,7 +169,8 @@ func (t scriptT) Run(name string, f func(testscript.T)) {
 	t.T.Run(name, func(t *testing.T) { f(scriptT{t}) })
 }
 
-func (scriptT) Verbose() bool { return testing.Verbose() }
+// Verbose is for the steps of a script that passes; one that fails shows them anyway.
+func (scriptT) Verbose() bool { return false }
 
 // writeWrappers writes the programs that scripts find in their PATH: each enters the host.
 func writeWrappers(t *testing.T, h *cluster.Host) {
