@@ -147,8 +147,8 @@ func runScripts(t *testing.T, pattern string, newSession func(t *testing.T) *ses
 	testscript.RunT(scriptT{t}, testscript.Params{
 		Files:              files,
 		RequireUniqueNames: true,
-		WorkdirRoot: work.host.Dir, // found in the host under the same path
-		Cmds:        commands(),
+		WorkdirRoot:        work.host.Dir, // found in the host under the same path
+		Cmds:               commands(),
 		Condition: func(cond string) (bool, error) {
 			addon, ok := strings.CutPrefix(cond, "addon:")
 			if !ok {
