@@ -69,6 +69,9 @@ func TestAlone(t *testing.T) {
 func newHost(t *testing.T) *cluster.Host {
 	t.Helper()
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "node1"})
+	// On the host's overlay a file has another device number than its folder, and the kubelet would not count
+	// it to its volume.
+	h.Run(t, "sh", "-c", "mkdir -p /var/lib/kubelet && mount -t tmpfs -o mode=0755 tmpfs /var/lib/kubelet")
 	kuard, err := makeKuard()
 	if err != nil {
 		t.Fatal(err)
