@@ -54,8 +54,7 @@ func (s *session) setUp(env *testscript.Env) error {
 	if s.server == nil {
 		return nil
 	}
-	namespace := filepath.Base(strings.TrimPrefix(env.WorkDir, "script-"))
-	namespace = strings.TrimPrefix(namespace, "script-")
+	namespace := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
 	if err := s.makeNamespace(namespace); err != nil {
 		return err
 	}
@@ -91,7 +90,7 @@ func (s *session) writeKubeconfig(dir, namespace string) error {
 //	server [ARG...]             starts a server and waits for its node (testdata/alone)
 //	server-ends                 waits for the server to end
 //
-// wait-until and set take the commands of the script's PATH.
+// wait-until and set take the first four.
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"kubectl":     program("kubectl"),
@@ -167,13 +166,9 @@ func set(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(stdout))
 }
 
-// run runs a command of the script's PATH as exec does, without a trace in its log.
+// run runs kubectl, mote, curl or host as exec does, without a trace in the script's log.
 func run(ctx context.Context, ts *testscript.TestScript, args []string) (stdout, stderr string, err error) {
-	name := args[0]
-	if path := filepath.Join(binDir(sessionOf(ts).host), name); !strings.Contains(name, "/") {
-		name = path
-	}
-	cmd := exec.CommandContext(ctx, name, args[1:]...)
+	cmd := exec.CommandContext(ctx, filepath.Join(binDir(sessionOf(ts).host), args[0]), args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
 	for _, variable := range []string{"PATH", "HOME", "KUBECONFIG"} {
 		cmd.Env = append(cmd.Env, variable+"="+ts.Getenv(variable))
