@@ -21,6 +21,8 @@ import (
 
 const (
 	sysctlForward = "/proc/sys/net/ipv4/ip_forward"
+	// sysctlRedirects, filled with an interface's name or "all", is whether hosts are told of shorter ways.
+	sysctlRedirects = "/proc/sys/net/ipv4/conf/%s/send_redirects"
 	// sysctlBridgeFilter makes netfilter see packets between two pods of the bridge. Without it the
 	// answer of a pod to another pod's Service request goes straight through the bridge and is never
 	// translated back.
@@ -68,6 +70,9 @@ func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	}
 	if err := os.WriteFile(sysctlForward, []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("switch on forwarding: %w", err)
+	}
+	if err := stopRedirects(c); err != nil {
+		return err
 	}
 	if err := writeRules(ctx, c, mode); err != nil {
 		return err
@@ -165,6 +170,19 @@ func routeServices(c Config, bridge netlink.Link, source netip.Addr) error {
 func bridgeMAC(c Config) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(c.Bridge + c.PodCIDR.String() + c.NodeName))
 	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}
+}
+
+// stopRedirects keeps the kernel from telling a pod that a Service's address is on its own link, where the route
+// for the Services leads. Each such message uses up what the kernel allows itself to send to a pod in a second, so that the
+// refusal of a Service without endpoints would not be sent and its clients would wait in vain. An interface sends
+// redirects when it or "all" says so; the other interfaces go on to have a say of their own.
+func stopRedirects(c Config) error {
+	for _, name := range []string{"all", c.Bridge} {
+		if err := os.WriteFile(fmt.Sprintf(sysctlRedirects, name), []byte("0"), 0o644); err != nil {
+			return fmt.Errorf("switch off ICMP redirects of %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // enableBridgeFilter loads br_netfilter and switches it on, and says whether that can be done. All other modules

@@ -118,6 +118,9 @@ func (h *Host) start(t testing.TB, cfg HostConfig) {
 	}
 }
 
+// PID is the host's first process as the machine sees it, for programs that enter its namespaces.
+func (h *Host) PID() int { return h.pid }
+
 // Path is where the test finds the host's file path.
 func (h *Host) Path(path string) string {
 	return filepath.Join("/proc", strconv.Itoa(h.pid), "root", path)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 	"github.com/mote-k8s/mote/test/images"
 )
 
@@ -30,6 +31,7 @@ spec:
 // TestKillUnderLoad kills a server again and again while clients write, each time at a random
 // moment: half the time under load after node Ready, else anywhere in the start.
 func TestKillUnderLoad(t *testing.T) {
+	features.Row(t, "A17", "kill -9 under load loses nothing acknowledged and no container")
 	random := chance(t)
 	busybox, err := images.Busybox()
 	if err != nil {
@@ -90,6 +92,7 @@ func killUnderLoad(t *testing.T, s *cluster.Server, acknowledged *record, d time
 // TestKillDuringFirstStart kills first starts at random moments; the next start must succeed on
 // whatever the dead one has left.
 func TestKillDuringFirstStart(t *testing.T) {
+	features.Row(t, "A17", "kill -9 during the first start: the next one succeeds")
 	random := chance(t)
 	for round := range rounds(t, "first-rounds") {
 		first, second := moment(random, firstStartTime), moment(random, firstStartTime)

@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 	"github.com/mote-k8s/mote/test/images"
 )
 
@@ -87,6 +88,7 @@ func waitLookup(t *testing.T, h *cluster.Host, kind, name, want string) {
 }
 
 func testDNSNames(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D5", "records of every kind of Service and pod, by UDP and TCP")
 	field := func(kind, name, path string) string {
 		return h.Kubectl(t, "get", kind, name, "-o", "jsonpath={"+path+"}")
 	}
@@ -124,6 +126,7 @@ func testDNSNames(t *testing.T, h *cluster.Host) {
 }
 
 func testDNSInPod(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D5", "short and long names from pods; the peers of a StatefulSet")
 	wantContains(t, "a pod's resolv.conf", h.Kubectl(t, "exec", "box", "--", "cat", "/etc/resolv.conf"),
 		"search default.svc.cluster.local svc.cluster.local cluster.local", "nameserver 10.43.0.10", "ndots:5")
 	pod := webPod(t, h)
@@ -168,6 +171,7 @@ func corefile(t *testing.T, h *cluster.Host) string {
 }
 
 func testDNSCustom(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D5", "server blocks and overrides of the user")
 	setConfigMap(t, h, "coredns-custom", "corp.server", "corp.test:53 {\n  hosts {\n    192.0.2.5 www.corp.test\n  }\n}\n")
 	waitLookup(t, h, "A", "www.corp.test", "192.0.2.5")
 	setConfigMap(t, h, "coredns-custom", "fix.override", "hosts {\n  192.0.2.6 fixed.test\n  fallthrough\n}\n")
@@ -186,6 +190,7 @@ func waitEvent(t *testing.T, h *cluster.Host, reason, part string) {
 }
 
 func testDNSBroken(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D5", "a broken Corefile keeps the last good one and an event names the line")
 	good := corefile(t, h)
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "    loop\n", "    nonsense\n", 1))
 	waitEvent(t, h, "CorefileInvalid", "Corefile:12 - Error during parsing: Unknown directive 'nonsense'; the last good Corefile stays")
@@ -210,6 +215,7 @@ func testDNSBroken(t *testing.T, h *cluster.Host) {
 
 // testDNSGarbage sends what no client would and sees the server answer others as before.
 func testDNSGarbage(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D5", "garbage and idle connections hold nobody up")
 	question, err := new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA).Pack()
 	if err != nil {
 		t.Fatal(err)
@@ -245,6 +251,7 @@ func testDNSGarbage(t *testing.T, h *cluster.Host) {
 
 // testDNSUpstream gives the machine a resolver, as a network that comes up late does.
 func testDNSUpstream(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D5", "an upstream that comes and goes")
 	setConfigMap(t, h, "coredns-custom", "isp.server", ".:53 {\n  bind 127.0.0.2\n  hosts {\n    192.0.2.80 www.example.test\n  }\n}\n")
 	setResolvConf(t, h, "nameserver 127.0.0.2\n")
 	waitLookup(t, h, "A", "www.example.test", "192.0.2.80")
@@ -262,6 +269,7 @@ func setResolvConf(t *testing.T, h *cluster.Host, text string) {
 
 // testDNSLoop leads what is forwarded back to the cluster's DNS, as a stub resolver on the machine might.
 func testDNSLoop(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D5", "a loop through a stub resolver is found and named")
 	good := corefile(t, h)
 	setConfigMap(t, h, "coredns-custom", "stub.server", ".:5300 {\n  bind 127.0.0.1\n  forward . 10.43.0.10\n}\n")
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "/etc/resolv.conf", "127.0.0.1:5300", 1))
@@ -273,6 +281,7 @@ func testDNSLoop(t *testing.T, h *cluster.Host) {
 }
 
 func testDNSOffAndOn(t *testing.T, s *cluster.Server) {
+	features.Row(t, "D5", "DNS switched off leaves nothing, and comes back")
 	h := s.Host
 	restart := func(args ...string) {
 		h.Run(t, "mote", "stop")

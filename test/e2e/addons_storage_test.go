@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 )
 
 //go:embed testdata/storage.yaml
@@ -65,6 +66,7 @@ func dirOf(t *testing.T, h *cluster.Host, dir, volume string) string {
 }
 
 func testStorageBound(t *testing.T, h *cluster.Host) {
+	features.Row(t, "E3", "a claim without a class is bound, owned by the fsGroup, tied to the node; a static one binds too")
 	volume := volumeOf(t, h, "data")
 	dir := dirOf(t, h, volumesDir, volume)
 	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(got) != "kept\n" {
@@ -83,6 +85,7 @@ func testStorageBound(t *testing.T, h *cluster.Host) {
 }
 
 func testStorageTooLarge(t *testing.T, h *cluster.Host) {
+	features.Row(t, "E3", "a claim that does not fit the disk says so")
 	h.WaitKubectl(t, podTimeout, func(out string) bool {
 		return strings.Contains(out, "the claim wants 900Ti, but the disk of") && strings.Contains(out, "free some, or ask for less")
 	}, "get", "events", "--field-selector", "involvedObject.name=huge,reason=ProvisioningFailed", "-o", "jsonpath={.items[*].message}")
@@ -93,6 +96,7 @@ func testStorageTooLarge(t *testing.T, h *cluster.Host) {
 }
 
 func testStorageExpansion(t *testing.T, h *cluster.Host) {
+	features.Row(t, "E5", "expansion is refused with the reason")
 	r := h.Try(t, nil, "mote", "kubectl", "patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"200Mi"}}}}`)
 	if r.Code == 0 || !strings.Contains(r.Stderr, "must support resize") {
 		t.Errorf("expansion: exit code %d, want it refused with the reason: %s", r.Code, r.Stderr)
@@ -101,6 +105,7 @@ func testStorageExpansion(t *testing.T, h *cluster.Host) {
 
 // testStorageMoved moves the data directory while everything is stopped, as when a larger disk comes.
 func testStorageMoved(t *testing.T, s *cluster.Server) *cluster.Server {
+	features.Row(t, "E6", "volumes survive a moved data directory")
 	h := s.Host
 	h.Run(t, "mote", "stop", "--all")
 	s.WaitEnd(t, cluster.StopTimeout)
@@ -120,6 +125,7 @@ func testStorageMoved(t *testing.T, s *cluster.Server) *cluster.Server {
 }
 
 func testStorageRetain(t *testing.T, h *cluster.Host) {
+	features.Row(t, "E3", "Retain keeps the directory")
 	volume := volumeOf(t, h, "kept")
 	h.Kubectl(t, "delete", "pvc", "kept")
 	h.Kubectl(t, "wait", "--for=jsonpath={.status.phase}=Released", "pv/"+volume, "--timeout="+podTimeout.String())
@@ -130,6 +136,7 @@ func testStorageRetain(t *testing.T, h *cluster.Host) {
 }
 
 func testStorageDelete(t *testing.T, h *cluster.Host) {
+	features.Row(t, "E3", "Delete removes the directory")
 	volume := volumeOf(t, h, "data")
 	h.Kubectl(t, "delete", "pod/writer", "pvc/data", "--now")
 	h.Kubectl(t, "wait", "--for=delete", "pv/"+volume, "--timeout="+podTimeout.String())
@@ -139,6 +146,7 @@ func testStorageDelete(t *testing.T, h *cluster.Host) {
 }
 
 func testStorageOffAndOn(t *testing.T, s *cluster.Server) {
+	features.Row(t, "E3", "the class switched off leaves nothing; another default class stays the default")
 	h := s.Host
 	restart := func(args ...string) {
 		s.Signal(t, syscall.SIGTERM)

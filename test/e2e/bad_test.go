@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 )
 
 // TestBadInput starts mote where it cannot run: one line that says what to do, exit code 1, and a
 // host that is as it was.
 func TestBadInput(t *testing.T) {
+	features.Row(t, "A8", "what would stop it is one line that says what to do, and nothing is left half made")
 	server := []string{"mote", "server"}
 	for _, c := range []struct {
 		name    string
@@ -99,6 +101,7 @@ func TestBadInput(t *testing.T) {
 
 // testSecondServer starts another mote on the data directory of one that runs.
 func testSecondServer(t *testing.T, h *cluster.Host) {
+	features.Row(t, "A8", "a second server on the same data directory is refused")
 	before := h.State(t)
 	r := h.Try(t, nil, "mote", "server", "--https-listen-port=7443")
 	if r.Code != 1 || strings.Count(r.Stderr, "\n") != 1 {

@@ -12,10 +12,12 @@ import (
 	"testing"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 	"github.com/mote-k8s/mote/test/images"
 )
 
 func testImages(t *testing.T, h *cluster.Host) {
+	features.Row(t, "A6", "archives in both formats are imported and run; rubbish is one line")
 	list := h.Run(t, "mote", "image", "list")
 	wantContains(t, "image list", list, images.BusyboxName, images.WebName)
 
@@ -70,6 +72,7 @@ rules:
 // testCSI proves that the kubelet, not the controller manager of the same process, owns the CSI
 // plugin's package-wide state: it writes CSINode and mounts a volume.
 func testCSI(t *testing.T, h *cluster.Host) {
+	features.Row(t, "E4", "a CSI driver registers and its volume is mounted")
 	h.Apply(t, csiManifest)
 	h.WaitKubectl(t, podTimeout, func(out string) bool { return out == "csi.test.mote e2e" },
 		"get", "csinode", "e2e", "-o", "jsonpath={range .spec.drivers[*]}{.name} {.nodeID}{end}")
@@ -96,6 +99,7 @@ func testCSI(t *testing.T, h *cluster.Host) {
 
 // testStop stops a server in each way and starts it again: containers live on, unless told.
 func testStop(t *testing.T, s *cluster.Server) {
+	features.Row(t, "A2", "stop, signals and kill -9 leave the containers alone; the next start finds them")
 	h := s.Host
 	before := h.ContainerPIDs(t)
 	if len(before) == 0 {
@@ -174,6 +178,7 @@ func corruptPayload(t *testing.T, h *cluster.Host) {
 
 // testReset removes mote after all the tests' use and compares the host with the one before.
 func testReset(t *testing.T, h *cluster.Host, before []string) {
+	features.Row(t, "A2", "reset leaves no file, mount, link, rule, cgroup or process")
 	h.Run(t, "mote", "reset", "--yes")
 	h.Run(t, "rm", "-f", "/tmp/audit.yaml", auditLog)
 	// The first kubelet on a machine sets these for the whole kernel; a reset leaves them (agent/README.md).

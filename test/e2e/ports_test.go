@@ -16,9 +16,11 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 )
 
 func testPortForward(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D9", "port-forward to a Service")
 	forward := exec.Command("mote", "kubectl", "port-forward", "service/web", "18080:80")
 	forward.Env = h.Environ()
 	out, err := forward.StdoutPipe()
@@ -52,6 +54,7 @@ func testPortForward(t *testing.T, h *cluster.Host) {
 
 // testPorts compares what is listened on with the table in docs/architecture.md.
 func testPorts(t *testing.T, h *cluster.Host) {
+	features.Row(t, "A25", "what is listened on is the documented table")
 	want, random := documentedPorts(t)
 	var undocumented []string
 	for line := range strings.Lines(h.Run(t, "ss", "-ltnH")) {

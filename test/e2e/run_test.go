@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 )
 
 // runTimeout is for a `mote run` with a short command, start and end included, among two others.
@@ -23,6 +24,7 @@ const runTimeout = 3 * time.Minute
 
 // TestRunEndings lets three throwaway clusters at once end in each way, and finds nothing of them.
 func TestRunEndings(t *testing.T) {
+	features.Row(t, "A23", "three throwaway clusters at once end in every way and leave nothing")
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	before := h.State(t)
 	for _, ending := range []struct {
@@ -95,6 +97,7 @@ func runOnce(h *cluster.Host, command string, signal syscall.Signal, want int) e
 // TestRun uses one throwaway cluster as a CI job would: an image of its own, a published port,
 // the API from outside.
 func TestRun(t *testing.T) {
+	features.Row(t, "A23", "a throwaway cluster with an image of its own and a published port")
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	archive := filepath.Join(h.Dir, "web.tar.zst")
 	if err := program(t, "localhost/test/web:1", "./test/images/web").Save(archive); err != nil {

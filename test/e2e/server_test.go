@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 	"github.com/mote-k8s/mote/test/images"
 )
 
@@ -28,9 +29,11 @@ func TestServer(t *testing.T) {
 	box, web := busybox(t), program(t, images.WebName, "./test/images/web")
 	box.Files = append(box.Files, web.Files...) // /program is its HTTP client
 	h.Preload(t, box, web, program(t, images.CSIName, "./test/images/csi"))
+	started := features.Begin(t, "A1", "one command on a machine with only a loopback: the node is Ready and pods serve")
 	s := h.StartServer(t, auditCSINodes(t, h)...)
 	s.WaitReady(t)
 	startWeb(t, h)
+	started(true, false)
 
 	for _, part := range []struct {
 		name string
@@ -59,6 +62,7 @@ func TestServer(t *testing.T) {
 }
 
 func testReadyz(t *testing.T, h *cluster.Host) {
+	features.Row(t, "A19", "every check of readyz is good")
 	for line := range strings.Lines(h.Kubectl(t, "get", "--raw", "/readyz?verbose")) {
 		if !strings.HasPrefix(line, "[+]") && !strings.Contains(line, "readyz check passed") {
 			t.Errorf("readyz says %q", line)
@@ -75,11 +79,13 @@ func testVersion(t *testing.T, h *cluster.Host) {
 }
 
 func testMetrics(t *testing.T, h *cluster.Host) {
+	features.Row(t, "G2", "the API server shows its own and the datastore counters")
 	wantContains(t, "the apiserver's metrics", h.Kubectl(t, "get", "--raw", "/metrics"),
 		"\nmote_datastore_writes_total ", "\napiserver_request_total{")
 }
 
 func testServices(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D3", "host, pod and the pod itself reach pod, ClusterIP and NodePort")
 	pod := webPod(t, h)
 	clusterIP := h.Kubectl(t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 	podIP := h.Kubectl(t, "get", "pod", pod, "-o", "jsonpath={.status.podIP}")
@@ -127,6 +133,7 @@ func get(client *http.Client, url string) (string, error) {
 }
 
 func testPodVerbs(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D9", "logs, describe, exec with stdin and exit code, cp of a megabyte both ways")
 	wantContains(t, "logs", h.Kubectl(t, "logs", "box"), "box is up")
 	wantContains(t, "describe", h.Kubectl(t, "describe", "pod", "box"), "Container started", "localhost/test/busybox:1")
 
@@ -152,6 +159,7 @@ func testPodVerbs(t *testing.T, h *cluster.Host) {
 // testAttach talks with the box. The stream stays open until the answers are there: what a
 // container says after its client's stdin has ended goes to the log only.
 func testAttach(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D9", "attach carries both directions")
 	attach := exec.Command("mote", "kubectl", "attach", "-i", "box")
 	attach.Env = h.Environ()
 	stdin, err := attach.StdinPipe()
@@ -189,6 +197,7 @@ func testAttach(t *testing.T, h *cluster.Host) {
 }
 
 func testSecrets(t *testing.T, h *cluster.Host) {
+	features.Row(t, "C3", "the raw datastore holds Secrets encrypted and nothing of them in clear")
 	const value = "correct-horse-battery-staple"
 	h.Kubectl(t, "create", "secret", "generic", "hidden", "--from-literal=password="+value)
 	h.Kubectl(t, "create", "configmap", "open", "--from-literal=text=plain-"+value)
@@ -216,6 +225,7 @@ func testSecrets(t *testing.T, h *cluster.Host) {
 }
 
 func testNodeAuthorisation(t *testing.T, h *cluster.Host) {
+	features.Row(t, "F3", "a node reads the secrets of its own pods only and may not label itself as it likes")
 	node := func(args ...string) cluster.Result {
 		return h.Try(t, nil, append([]string{"mote", "kubectl",
 			"--kubeconfig=/var/lib/mote/agent/credentials/kubelet.kubeconfig"}, args...)...)
@@ -250,6 +260,7 @@ spec:
 }
 
 func testKubeletRefuses(t *testing.T, h *cluster.Host) {
+	features.Row(t, "F3", "the kubelet refuses no token, a wrong one, and one without rights")
 	token := strings.TrimSpace(h.Kubectl(t, "create", "token", "default"))
 	// What the kubelet answers is asked here, not who it is: the apiserver verifies that.
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
@@ -276,6 +287,7 @@ func testKubeletRefuses(t *testing.T, h *cluster.Host) {
 }
 
 func testFileModes(t *testing.T, h *cluster.Host) {
+	features.Row(t, "A9", "keys and kubeconfigs are readable by root alone")
 	for path, want := range map[string]fs.FileMode{
 		"/var/lib/mote":                    0o700,
 		"/var/lib/mote/kubeconfig":         0o600,

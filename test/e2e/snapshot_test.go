@@ -101,7 +101,7 @@ func saveWhileWriting(t *testing.T, s *cluster.Server, name string) int64 {
 	done := make(chan error)
 	go func() {
 		for ctx.Err() == nil {
-			object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap(written.Load())}}
+			object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: writtenName(written.Load())}}
 			if _, err := client.CoreV1().ConfigMaps("default").Create(ctx, object, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
 				done <- err
 				return
@@ -126,7 +126,7 @@ func saveWhileWriting(t *testing.T, s *cluster.Server, name string) int64 {
 	return before
 }
 
-func configMap(i int64) string { return fmt.Sprintf("written-%06d", i) }
+func writtenName(i int64) string { return fmt.Sprintf("written-%06d", i) }
 
 // wantRestored looks for what was there when the snapshot was saved, and for nothing that came later.
 func wantRestored(t *testing.T, h *cluster.Host, token string, written int64) {
@@ -141,8 +141,8 @@ func wantRestored(t *testing.T, h *cluster.Host, token string, written int64) {
 	}
 	made := h.Kubectl(t, "get", "configmaps", "-n", "default", "-o", "name")
 	for i := range written {
-		if !strings.Contains(made, "/"+configMap(i)+"\n") {
-			t.Errorf("ConfigMap %s is lost: it was acknowledged before the snapshot", configMap(i))
+		if !strings.Contains(made, "/"+writtenName(i)+"\n") {
+			t.Errorf("ConfigMap %s is lost: it was acknowledged before the snapshot", writtenName(i))
 		}
 	}
 	wantToken(t, h, token)

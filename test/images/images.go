@@ -1,5 +1,5 @@
 // Package images makes the container images that the tests run, as archives, without a registry:
-// Debian's static busybox and small Go programs of this repository. An Image is described, then
+// Debian's packages and small Go programs of this repository. An Image is described, then
 // saved in the layout that `docker save` or an OCI tool would write; the same input gives the
 // same bytes. Nothing here is safe to change concurrently.
 package images

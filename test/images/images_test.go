@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -68,5 +70,29 @@ func names(t *testing.T, r io.Reader) []string {
 			t.Fatal(err)
 		}
 		out = append(out, h.Name)
+	}
+}
+
+func TestReadTreeOfAMergedDebian(t *testing.T) {
+	root := t.TempDir()
+	for _, path := range []string{"usr/bin/program", "usr/share/doc/program/README", "usr/lib/systemd/system/program.service", "usr/lib/libx.so.1"} {
+		file := filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := readTree(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range files {
+		got = append(got, strings.TrimSpace(f.Path+" "+f.Link))
+	}
+	if want := []string{"usr/bin/program", "usr/lib/libx.so.1", "bin usr/bin", "lib usr/lib"}; !slices.Equal(got, want) {
+		t.Errorf("files %q, want %q", got, want)
 	}
 }

@@ -19,6 +19,13 @@ const (
 	WebName     = "localhost/test/web:1"
 	CSIName     = "localhost/test/csi:1"
 	PeerName    = "localhost/test/peer:1"
+
+	KuardName     = "localhost/test/kuard:1"
+	GuestbookName = "localhost/test/guestbook:1"
+	RegistryName  = "localhost/test/registry:1"
+	ExtensionName = "localhost/test/extension:1"
+	ToolsName     = "localhost/test/tools:1"
+	RedisName     = "localhost/test/redis:1"
 )
 
 // Busybox is Debian's static busybox with a link for each of its tools.
@@ -27,9 +34,9 @@ func Busybox() (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("%w; install Debian's busybox-static", err)
 	}
-	applets, err := exec.Command(BusyboxPath, "--list").Output()
+	links, err := applets(BusyboxPath)
 	if err != nil {
-		return Image{}, fmt.Errorf("list the tools of %s: %w", BusyboxPath, err)
+		return Image{}, err
 	}
 	im := Image{Name: BusyboxName, Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/bin"}}
 	im.Files = append(im.Files,
@@ -37,12 +44,23 @@ func Busybox() (Image, error) {
 		File{Path: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/:/bin/sh\n")},
 		File{Path: "tmp/.keep", Mode: 0o644},
 	)
-	for _, name := range strings.Fields(string(applets)) {
+	im.Files = append(im.Files, links...)
+	return im, nil
+}
+
+// applets returns a link for each tool of a busybox.
+func applets(program string) ([]File, error) {
+	list, err := exec.Command(program, "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list the tools of %s: %w", program, err)
+	}
+	var links []File
+	for _, name := range strings.Fields(string(list)) {
 		if name != "busybox" {
-			im.Files = append(im.Files, File{Path: "bin/" + name, Link: "busybox"})
+			links = append(links, File{Path: "bin/" + name, Link: "busybox"})
 		}
 	}
-	return im, nil
+	return links, nil
 }
 
 // Program is an image that holds nothing but a Go program of this repository, built statically
@@ -71,4 +89,26 @@ func Program(name, root, pkg string) (Image, error) {
 		Cmd:   []string{"/program"},
 		Files: []File{{Path: "program", Mode: 0o755, Data: program}},
 	}, nil
+}
+
+// WithShell is the image of a program with busybox' tools beside it.
+func WithShell(im Image) (Image, error) {
+	box, err := Busybox()
+	im.Files = append(im.Files, box.Files...)
+	im.Env = append(im.Env, box.Env...)
+	return im, err
+}
+
+// Registry is a registry that serves one image to who knows the user and the password of its environment.
+func Registry(root string, served Image) (Image, error) {
+	im, err := Program(RegistryName, root, "./test/images/registry")
+	if err != nil {
+		return Image{}, err
+	}
+	var archive bytes.Buffer
+	if err := served.WriteOCI(&archive); err != nil {
+		return Image{}, fmt.Errorf("write image %s for the registry: %w", served.Name, err)
+	}
+	im.Files = append(im.Files, File{Path: "image.tar", Mode: 0o644, Data: archive.Bytes()})
+	return im, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 	"github.com/mote-k8s/mote/test/images"
 )
 
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) { cluster.Main(m, "machine") }
 // TestPowerCut boots a machine with cgroup v2, runs a pod on it, cuts its power while objects are
 // written, and boots it again: what was acknowledged is there, and the pod runs.
 func TestPowerCut(t *testing.T) {
+	features.Row(t, "A27", "a power cut under load loses nothing acknowledged; the node is Ready again unattended")
 	k, err := findKernel(os.Getenv("MOTE_MACHINE_KERNEL"))
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/mote-k8s/mote/test/images"
 )
@@ -22,24 +25,42 @@ func main() {
 }
 
 func run(args []string) error {
+	known := makers()
 	if len(args) != 2 {
-		return fmt.Errorf("want an image (busybox, csi, web) and a file, got %d arguments", len(args))
+		return fmt.Errorf("want an image (%s) and a file, got %d arguments", names(known), len(args))
 	}
-	im, err := find(args[0])
+	makeImage, ok := known[args[0]]
+	if !ok {
+		return fmt.Errorf("unknown image %q; there are %s", args[0], names(known))
+	}
+	im, err := makeImage()
 	if err != nil {
 		return err
 	}
 	return im.Save(args[1])
 }
 
-func find(name string) (images.Image, error) {
-	switch name {
-	case "busybox":
-		return images.Busybox()
-	case "csi":
-		return images.Program(images.CSIName, ".", "./test/images/csi")
-	case "web":
-		return images.Program(images.WebName, ".", "./test/images/web")
+func names(known map[string]func() (images.Image, error)) string {
+	return strings.Join(slices.Sorted(maps.Keys(known)), ", ")
+}
+
+func makers() map[string]func() (images.Image, error) {
+	program := func(name, pkg string) func() (images.Image, error) {
+		return func() (images.Image, error) { return images.Program(name, ".", pkg) }
 	}
-	return images.Image{}, fmt.Errorf("unknown image %q; there are busybox, csi and web", name)
+	return map[string]func() (images.Image, error){
+		"busybox":   images.Busybox,
+		"tools":     images.Tools,
+		"redis":     images.Redis,
+		"csi":       program(images.CSIName, "./test/images/csi"),
+		"web":       program(images.WebName, "./test/images/web"),
+		"guestbook": program(images.GuestbookName, "./test/images/guestbook"),
+		"kuard": func() (images.Image, error) {
+			im, err := images.Program(images.KuardName, ".", "./test/images/kuard")
+			if err != nil {
+				return im, err
+			}
+			return images.WithShell(im)
+		},
+	}
 }

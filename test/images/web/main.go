@@ -1,5 +1,6 @@
 // Command web is a tiny HTTP server for the tests: / answers the pod's name, /healthz "ok",
-// /client the caller's address. It logs each request to stdout and ends on SIGTERM.
+// /client the caller's address. It logs each request to stdout and ends on SIGTERM. On the same port it sends
+// back what comes by UDP; `web udp ADDRESS TEXT` asks such a server and prints the answer.
 // `web fetch URL` is a client: it prints the answer's body. (busybox has one, but Debian's static
 // build of it crashes in libc where there is no resolver.)
 package main
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -17,11 +19,16 @@ import (
 	"time"
 )
 
+const timeout = 10 * time.Second
+
 func main() {
 	err := error(nil)
-	if len(os.Args) == 3 && os.Args[1] == "fetch" {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "fetch":
 		err = fetch(os.Args[2])
-	} else {
+	case len(os.Args) == 4 && os.Args[1] == "udp":
+		err = ask(os.Args[2], os.Args[3])
+	default:
 		err = serve()
 	}
 	if err != nil {
@@ -44,11 +51,17 @@ func serve() error {
 	})
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("/client", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.RemoteAddr) })
-	srv := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: timeout}
 	go func() {
 		<-ctx.Done()
 		_ = srv.Close()
 	}()
+	packets, err := net.ListenPacket("udp", srv.Addr)
+	if err != nil {
+		return err
+	}
+	defer packets.Close()
+	go echo(packets)
 	fmt.Println("web: serving on", srv.Addr)
 	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -56,9 +69,42 @@ func serve() error {
 	return nil
 }
 
+// echo sends each packet back until the socket is closed.
+func echo(packets net.PacketConn) {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, from, err := packets.ReadFrom(buffer)
+		if err != nil {
+			return
+		}
+		_, _ = packets.WriteTo(buffer[:n], from) // a lost packet is UDP's way
+	}
+}
+
+func ask(address, text string) error {
+	conn, err := net.DialTimeout("udp", address, timeout)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte(text)); err != nil {
+		return err
+	}
+	answer := make([]byte, 64<<10)
+	n, err := conn.Read(answer)
+	if err != nil {
+		return err
+	}
+	fmt.Println(string(answer[:n]))
+	return nil
+}
+
 func fetch(url string) error {
 	// Who answers is shown by the answer; the test's pods have no certificate authority.
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: timeout, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}}
 	resp, err := client.Get(url)

@@ -1,0 +1,173 @@
+package images
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// CacheVariable names the environment variable that says where Debian's packages are kept.
+const CacheVariable = "MOTE_TEST_CACHE"
+
+// cacheDir is where packages are kept: MOTE_TEST_CACHE, or mote-test in the user's cache.
+func cacheDir() (string, error) {
+	if dir := os.Getenv(CacheVariable); dir != "" {
+		return dir, nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache for Debian's packages: %w; set %s", err, CacheVariable)
+	}
+	return filepath.Join(dir, "mote-test"), nil
+}
+
+// Debian is an image that holds the programs of Debian packages and the libraries that they need,
+// unpacked without being installed. Packages that the cache lacks are fetched from the mirrors that the machine's
+// apt knows.
+func Debian(name string, packages ...string) (Image, error) {
+	dir, err := cacheDir()
+	if err != nil {
+		return Image{}, err
+	}
+	root := filepath.Join(dir, "packages", strings.Join(packages, "+"))
+	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+		if err := unpackPackages(root, packages); err != nil {
+			return Image{}, err
+		}
+	}
+	files, err := readTree(root)
+	if err != nil {
+		return Image{}, fmt.Errorf("read the files of %v: %w", packages, err)
+	}
+	files = append(files,
+		File{Path: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/:/bin/sh\n")},
+		File{Path: "tmp/.keep", Mode: 0o644},
+	)
+	return Image{Name: name, Files: files, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}, nil
+}
+
+// unpackPackages fetches packages and their libraries and unpacks them to root. It works beside root,
+// so that a root that is there is whole.
+func unpackPackages(root string, packages []string) error {
+	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp(filepath.Dir(root), "download-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	all, err := withLibraries(packages)
+	if err != nil {
+		return err
+	}
+	fetch := exec.Command("apt-get", append([]string{"download", "-qq", "-o", "APT::Sandbox::User=root"}, all...)...)
+	fetch.Dir = work
+	if out, err := fetch.CombinedOutput(); err != nil {
+		return fmt.Errorf("fetch Debian's packages %v: %w: %s; is the network there, and apt-get update run?", all, err, out)
+	}
+	archives, err := filepath.Glob(filepath.Join(work, "*.deb"))
+	if err != nil {
+		return err
+	}
+	for _, archive := range archives {
+		if out, err := exec.Command("dpkg-deb", "-x", archive, filepath.Join(work, "root")).CombinedOutput(); err != nil {
+			return fmt.Errorf("unpack %s: %w: %s", archive, err, out)
+		}
+	}
+	return os.Rename(filepath.Join(work, "root"), root)
+}
+
+// withLibraries adds the libraries that packages depend on, and theirs. What else a package names (scripts
+// that make users, start services) is for an installation.
+func withLibraries(packages []string) ([]string, error) {
+	all := slices.Clone(packages)
+	for i := 0; i < len(all); i++ {
+		out, err := exec.Command("apt-cache", "depends", "--important", all[i]).Output()
+		if err != nil {
+			return nil, fmt.Errorf("ask for the dependencies of Debian's package %s: %w", all[i], err)
+		}
+		for line := range strings.Lines(string(out)) {
+			library, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: ")
+			if ok && strings.HasPrefix(library, "lib") && !slices.Contains(all, library) {
+				all = append(all, library)
+			}
+		}
+	}
+	return all, nil
+}
+
+// readTree reads what a program needs to run: not documentation, services or locales.
+func readTree(root string) ([]File, error) {
+	var files []File
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if slices.Contains([]string{"usr/share", "usr/lib/systemd", "lib/systemd", "etc", "var"}, rel) || d.Name() == "gconv" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		file, err := readFile(path, rel, d)
+		files = append(files, file)
+		return err
+	})
+	// In Debian /bin, /lib and their like lead below /usr; a package alone does not say so.
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+		_, top := os.Stat(filepath.Join(root, dir))
+		if _, err := os.Stat(filepath.Join(root, "usr", dir)); err == nil && top != nil {
+			files = append(files, File{Path: dir, Link: "usr/" + dir})
+		}
+	}
+	return files, err
+}
+
+func readFile(path, rel string, d fs.DirEntry) (File, error) {
+	if d.Type()&fs.ModeSymlink != 0 {
+		target, err := os.Readlink(path)
+		return File{Path: rel, Link: target}, err
+	}
+	info, err := d.Info()
+	if err != nil {
+		return File{}, err
+	}
+	data, err := os.ReadFile(path)
+	return File{Path: rel, Mode: int64(info.Mode().Perm()), Data: data}, err
+}
+
+// Tools is Debian's ordinary busybox: unlike the static one it can resolve names.
+func Tools() (Image, error) {
+	im, err := Debian(ToolsName, "busybox")
+	if err != nil {
+		return Image{}, err
+	}
+	dir, err := cacheDir()
+	if err != nil {
+		return Image{}, err
+	}
+	links, err := applets(filepath.Join(dir, "packages", "busybox", "bin", "busybox"))
+	if err != nil {
+		return Image{}, err
+	}
+	im.Files = append(im.Files, links...)
+	im.Cmd = []string{"/bin/sh"}
+	return im, nil
+}
+
+// Redis is Debian's redis-server with its tools.
+func Redis() (Image, error) {
+	im, err := Debian(RedisName, "redis-server", "redis-tools")
+	im.Cmd = []string{"redis-server", "--protected-mode", "no", "--dir", "/tmp"}
+	return im, err
+}

@@ -1,0 +1,222 @@
+// Package journeys replays on a real mote what the documents of Kubernetes let a new user do. Each script below
+// testdata reads like its document: kubectl commands and manifests, and what they print.
+//
+// Those of testdata/shared work side by side on one cluster, each in a namespace of its own, as do
+// the parts of a class. Those of testdata/alone stop servers or empty nodes and have a host each.
+//
+// A script's commands are those of testscript
+// (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript) and the ones of commands_test.go.
+package journeys
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/images"
+)
+
+// accountTimeout is for a new namespace to get its service account: milliseconds on an idle machine.
+const accountTimeout = 30 * time.Second
+
+func TestMain(m *testing.M) { cluster.Main(m, "journeys") }
+
+// TestShared replays the scripts that can share a cluster.
+func TestShared(t *testing.T) {
+	h := newHost(t)
+	s := h.StartServer(t)
+	s.WaitReady(t)
+	addons := addonsOf(t, h)
+	t.Run("scripts", func(t *testing.T) {
+		runScripts(t, "testdata/shared/*.txtar", func(t *testing.T) *session {
+			return &session{t: t, host: h, server: s, addons: addons}
+		})
+	})
+}
+
+// TestAlone replays the scripts that need a host of their own, one after the other: the kernel has watches for
+// few clusters at once.
+func TestAlone(t *testing.T) {
+	files, err := filepath.Glob("testdata/alone/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			h := newHost(t)
+			addons := addonsOf(t, h)
+			t.Run("host", func(t *testing.T) {
+				runScripts(t, file, func(t *testing.T) *session {
+					return &session{t: t, host: h, addons: addons}
+				})
+			})
+			h.Close()
+		})
+	}
+}
+
+// newHost makes a host whose servers find all images of the scripts.
+func newHost(t *testing.T) *cluster.Host {
+	t.Helper()
+	h := cluster.NewHost(t, cluster.HostConfig{Name: "node1"})
+	// On the host's overlay a file has another device number than its folder, and the kubelet would not count
+	// it to its volume.
+	h.Run(t, "sh", "-c", "mkdir -p /var/lib/kubelet && mount -t tmpfs -o mode=0755 tmpfs /var/lib/kubelet")
+	kuard, err := makeKuard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := cluster.Root()
+	for _, makeImage := range []func() (images.Image, error){
+		images.Busybox, images.Tools, images.Redis,
+		func() (images.Image, error) { return images.Program(images.WebName, root, "./test/images/web") },
+		func() (images.Image, error) {
+			return images.Program(images.GuestbookName, root, "./test/images/guestbook")
+		},
+		func() (images.Image, error) {
+			return images.Program(images.ExtensionName, root, "./test/images/extension")
+		},
+		func() (images.Image, error) {
+			// Not the same image by another name: who has not its credentials may not use it, under any name.
+			served := kuard
+			served.Env = append(slices.Clone(kuard.Env), "ORIGIN=registry")
+			return images.Registry(root, served)
+		},
+	} {
+		im, err := makeImage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		preload(t, h, im)
+	}
+	preload(t, h, kuard)
+	// What a user has built and nobody has loaded yet.
+	kuard.Name = "localhost/mine/kuard:1"
+	if err := kuard.Save(filepath.Join(h.Dir, "kuard.tar")); err != nil {
+		t.Fatal(err)
+	}
+	writeWrappers(t, h)
+	return h
+}
+
+func makeKuard() (images.Image, error) {
+	im, err := images.Program(images.KuardName, cluster.Root(), "./test/images/kuard")
+	if err != nil {
+		return im, err
+	}
+	return images.WithShell(im)
+}
+
+func preload(t *testing.T, h *cluster.Host, im images.Image) {
+	t.Helper()
+	dir := h.Path("/var/lib/mote/images")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := regexp.MustCompile(`[^a-z0-9]`).ReplaceAllString(im.Name, "-")
+	if err := im.Save(filepath.Join(dir, name+".tar")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// addonsOf reads from the program's help which addons it has.
+func addonsOf(t *testing.T, h *cluster.Host) []string {
+	t.Helper()
+	help := h.Run(t, "mote", "server", "--help")
+	line := regexp.MustCompile(`--disable .*\(([a-z, ]+)\)`).FindStringSubmatch(help)
+	if line == nil {
+		t.Fatalf("the help of mote server lists no addons:\n%s", help)
+	}
+	return strings.FieldsFunc(line[1], func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func runScripts(t *testing.T, pattern string, newSession func(t *testing.T) *session) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts in %s: %v", pattern, err)
+	}
+	work := newSession(t)
+	testscript.RunT(scriptT{t}, testscript.Params{
+		Files:              files,
+		RequireUniqueNames: true,
+		WorkdirRoot:        work.host.Dir, // found in the host under the same path
+		Cmds:               commands(),
+		Condition: func(cond string) (bool, error) {
+			addon, ok := strings.CutPrefix(cond, "addon:")
+			if !ok {
+				return false, fmt.Errorf("there are conditions addon:NAME, not %q", cond)
+			}
+			return slices.Contains(work.addons, addon), nil
+		},
+		Setup: func(env *testscript.Env) error {
+			return newSession(env.T().(scriptT).T).setUp(env)
+		},
+	})
+}
+
+// scriptT makes a test what testscript wants.
+type scriptT struct{ *testing.T }
+
+func (t scriptT) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(scriptT{t}) })
+}
+
+// Verbose is for the steps of a script that passes; one that fails shows them anyway.
+func (scriptT) Verbose() bool { return false }
+
+// writeWrappers writes the programs that scripts find in their PATH: each enters the host.
+func writeWrappers(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	bin := binDir(h)
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	enter := func(namespaces, command string) string {
+		return fmt.Sprintf("#!/bin/sh\nexec nsenter -t %d %s -- /bin/sh -c 'cd \"$1\" && shift && "+
+			"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin exec %s \"$@\"' sh \"$PWD\" \"$@\"\n", h.PID(), namespaces, command)
+	}
+	// To enter a PID namespace takes a process in between, which a signal of the script's would end in
+	// the command's stead. What may signal others must be in it; clients need not.
+	const client, all = "-m -n -u -i", "-m -n -u -i -p"
+	for name, text := range map[string]string{
+		"host":    enter(all, ""),
+		"mote":    enter(all, "mote"),
+		"kubectl": enter(client, "mote kubectl"),
+		"curl":    enter(client, "curl -sS -m 10"),
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func binDir(h *cluster.Host) string { return filepath.Join(h.Dir, "bin") }
+
+// makeNamespace makes a script's namespace and waits until pods can be made in it.
+func (s *session) makeNamespace(name string) error {
+	client, err := s.server.Client()
+	if err != nil {
+		return err
+	}
+	ctx := s.t.Context()
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if _, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("make namespace %s: %w", name, err)
+	}
+	cluster.Wait(s.t, accountTimeout, "the service account of namespace "+name, func() error {
+		_, err := client.CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
+	return nil
+}
