@@ -213,8 +213,11 @@ func processCells(r result) [][]string {
 		}
 		return sums, order
 	}
-	idle, _ := add(r.Memory)
+	idle, names := add(r.Memory)
 	pods, order := add(r.MemoryOfPods)
+	if len(order) == 0 {
+		order = names // no pods were asked for
+	}
 	size := func(bytes int64) string { return fmt.Sprintf("%.1f", float64(bytes)/mb) }
 	var cells [][]string
 	for _, name := range order {

@@ -257,6 +257,10 @@ func (t trial) leaveAlone(ctx context.Context, r *result) (err error) {
 	disk := t.path("disk")
 	var files *wear
 	if t.OwnDisk {
+		// What the start left in the page cache is not the idle cluster's.
+		if err := syncDisk(disk); err != nil {
+			return err
+		}
 		if files, err = startWear(disk, t.path("tracing"), t.group()); err != nil {
 			return err
 		}

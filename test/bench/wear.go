@@ -59,6 +59,18 @@ func startWear(disk, tracing, name string) (*wear, error) {
 	return w, nil
 }
 
+func syncDisk(disk string) error {
+	folder, err := os.Open(disk)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := unix.Syncfs(int(folder.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", disk, err)
+	}
+	return nil
+}
+
 // stop ends the tracing.
 func (w *wear) stop() error {
 	err := os.Remove(w.instance)
