@@ -195,7 +195,7 @@ func Table() []Setting {
 			Help:  "addon that does not run and leaves nothing in the cluster; several may be joined by commas",
 			Verbs: []string{"server", "check", "run"},
 			value: func(s *Settings) value {
-				return choices(&s.Disable, "dns", "loadbalancer", "manifests", "metrics", "networkpolicy", "storage")
+				return choices(&s.Disable, "dns", "manifests", "metrics", "storage", "networkpolicy", "loadbalancer")
 			},
 		},
 		{
