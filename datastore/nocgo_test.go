@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package datastore_test
+
+const otherSQLite = false
