@@ -1,9 +1,12 @@
 package networkpolicy
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -84,6 +87,38 @@ func TestOnlyWhatDiffersIsWritten(t *testing.T) {
 	}), "\n"), "a pod: its two verdicts, and its membership among the clients")
 	require.Equal(t, 3, strings.Count(changed(func(s *state) { s.pods = s.pods[:3] }), "\n"),
 		"a pod that goes: its verdicts, and its named port")
+}
+
+// failingNFT fails once.
+type failingNFT struct {
+	knftables.Interface
+	fail bool
+}
+
+func (f *failingNFT) Run(ctx context.Context, tx *knftables.Transaction) error {
+	if f.fail {
+		f.fail = false
+		return errors.New("no")
+	}
+	return f.Interface.Run(ctx, tx)
+}
+
+func TestStaleChainThatCannotBeRemoved(t *testing.T) {
+	fake := knftables.NewFake(knftables.InetFamily, table)
+	nft := &failingNFT{Interface: fake}
+	rules := &nftables{nft: nft, stale: make(map[string]time.Time)}
+	require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
+	want := fake.Dump()
+	require.NoError(t, rules.write(t.Context(), compile(testCluster())))
+	require.NotEmpty(t, rules.stale)
+	for chain := range rules.stale {
+		rules.stale[chain] = time.Now().Add(-2 * staleAfter)
+	}
+	nft.fail = true
+	require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
+	require.False(t, nft.fail)
+	require.Empty(t, rules.stale)
+	require.Equal(t, want, fake.Dump(), "all is replaced")
 }
 
 func TestNamesFit(t *testing.T) {

@@ -86,6 +86,9 @@ func (n *nftables) write(ctx context.Context, want *ruleset) error {
 			slog.Warn("somebody has removed the rules; they are written again", "component", Name, "table", table)
 		}
 	}
+	if n.written != nil {
+		n.removeStale(ctx)
+	}
 	if n.written == nil {
 		tx := n.nft.NewTransaction()
 		tx.Add(&knftables.Table{})
@@ -95,7 +98,6 @@ func (n *nftables) write(ctx context.Context, want *ruleset) error {
 		(&nftTable{}).become(tx, next)
 		return n.run(ctx, tx, next)
 	}
-	n.removeStale(ctx)
 	tx := n.nft.NewTransaction()
 	for _, chain := range n.written.become(tx, next) {
 		n.stale[chain] = time.Now()
