@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,53 +45,82 @@ type file struct {
 type tree struct {
 	files []file // by name
 	dirs  []string
+	// hidden is why there may be more files than are seen: none may be taken for gone.
+	hidden error
 }
 
-// readTree reads all files of dir. An error is of a directory that cannot be read: then nothing is known of what
-// is missing from it.
+// readTree reads all files of dir, which may be a link, as its folders may be. An error is of a directory that cannot
+// be read: then nothing is known of what is missing from it.
 func readTree(dir string) (tree, error) {
 	var t tree
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			if path != dir && errors.Is(err, fs.ErrNotExist) {
-				return nil // removed while we look
-			}
-			return err
-		}
-		if d.IsDir() {
-			if path != dir && strings.HasPrefix(d.Name(), ".") {
-				return filepath.SkipDir
-			}
-			t.dirs = append(t.dirs, path)
-			_, err := os.Stat(filepath.Join(path, chartFile))
-			if err == nil && path != dir {
-				return watchOnly(&t, path)
-			}
-			return nil
-		}
-		if f, ok := readFile(dir, path); ok {
-			t.files = append(t.files, f)
-		}
-		return nil
-	})
+	root, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		err = t.walk(root, "", nil)
+	}
 	if err != nil {
 		return tree{}, fmt.Errorf("read the manifests: %w", err)
 	}
+	if info, err := os.Lstat(dir); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		t.dirs = append(t.dirs, filepath.Dir(dir)) // where the link may be made to lead elsewhere
+	}
+	slices.SortFunc(t.files, func(a, b file) int { return strings.Compare(a.name, b.name) })
 	return t, nil
+}
+
+// walk reads the folder at path, which is no link. Its files' names begin with prefix; above are the folders it is in.
+func (t *tree) walk(path, prefix string, above []string) error {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		if prefix != "" && errors.Is(err, fs.ErrNotExist) {
+			return nil // removed while we look
+		}
+		return err
+	}
+	t.dirs = append(t.dirs, path)
+	if _, err := os.Stat(filepath.Join(path, chartFile)); err == nil && prefix != "" {
+		return watchOnly(t, path)
+	}
+	above = append(slices.Clip(above), path)
+	for _, d := range entries {
+		if strings.HasPrefix(d.Name(), ".") {
+			continue
+		}
+		name, at, folder := prefix+d.Name(), filepath.Join(path, d.Name()), d.IsDir()
+		if d.Type()&fs.ModeSymlink != 0 {
+			to, err := filepath.EvalSymlinks(at)
+			var info fs.FileInfo
+			if err == nil {
+				info, err = os.Stat(to)
+			}
+			switch {
+			case err != nil && !isManifest(d.Name()): // of a manifest, readFile says it
+				t.hidden = errors.Join(t.hidden, fmt.Errorf("follow the link %s: %w", name, err))
+			case err == nil && info.IsDir() && slices.Contains(above, to):
+				t.hidden = errors.Join(t.hidden, fmt.Errorf("follow the link %s: it leads to a folder that it is in", name))
+				continue
+			case err == nil && info.IsDir():
+				at, folder = to, true
+			}
+		}
+		if folder {
+			if err := t.walk(at, name+"/", above); err != nil {
+				return err
+			}
+		} else if f, ok := readFile(name, at); ok {
+			t.files = append(t.files, f)
+		}
+	}
+	return nil
 }
 
 // watchOnly adds the folders of a chart: a change of theirs is a change of the chart.
 func watchOnly(t *tree, chart string) error {
-	err := filepath.WalkDir(chart, func(path string, d fs.DirEntry, err error) error {
+	return filepath.WalkDir(chart, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && path != chart {
 			t.dirs = append(t.dirs, path)
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return filepath.SkipDir
 }
 
 // isManifest tells by the name.
@@ -102,13 +132,12 @@ func isManifest(name string) bool {
 	return false
 }
 
-// readFile reads one file; ok says whether it is one of ours.
-func readFile(dir, path string) (f file, ok bool) {
-	name, err := filepath.Rel(dir, path)
-	if err != nil || !isManifest(filepath.Base(path)) {
+// readFile reads the file name at path; ok says whether it is one of ours.
+func readFile(name, path string) (f file, ok bool) {
+	if !isManifest(filepath.Base(path)) {
 		return file{}, false
 	}
-	f.name = filepath.ToSlash(name)
+	f.name = name
 	if _, err := os.Lstat(path + skipSuffix); err == nil {
 		f.skipped = true
 		return f, true

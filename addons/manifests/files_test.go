@@ -54,6 +54,38 @@ func TestTreeThatIsNotThereIsNoEmptyTree(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+func TestLinksAreFollowed(t *testing.T) {
+	real := write(t, map[string]string{"a.yaml": configMap})
+	other := write(t, map[string]string{"b.yaml": configMap, "deep/c.yaml": configMap})
+	require.NoError(t, os.Symlink(other, filepath.Join(real, "sub")))
+	dir := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(real, dir))
+	got, err := readTree(dir)
+	require.NoError(t, err)
+	require.NoError(t, got.hidden)
+	var names []string
+	for _, f := range got.files {
+		names = append(names, f.name)
+	}
+	require.Equal(t, []string{"a.yaml", "sub/b.yaml", "sub/deep/c.yaml"}, names)
+	require.ElementsMatch(t, []string{real, other, filepath.Join(other, "deep"), filepath.Dir(dir)}, got.dirs)
+
+	require.NoError(t, os.Symlink(real, filepath.Join(other, "loop")))
+	got, err = readTree(dir)
+	require.NoError(t, err)
+	require.Len(t, got.files, 3)
+	require.ErrorContains(t, got.hidden, "sub/loop")
+
+	require.NoError(t, os.RemoveAll(other))
+	got, err = readTree(dir)
+	require.NoError(t, err)
+	require.ErrorContains(t, got.hidden, "link sub", "what was in it may be there still")
+
+	require.NoError(t, os.RemoveAll(real))
+	_, err = readTree(dir)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
 func TestFileThatIsWrittenIsNotRead(t *testing.T) {
 	dir := write(t, map[string]string{"a.yaml": configMap})
 	out, err := os.OpenFile(filepath.Join(dir, "a.yaml"), os.O_WRONLY|os.O_APPEND, 0)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -66,6 +67,9 @@ func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Durat
 		}
 	}
 	due, next, busy := k.due(t.files)
+	if t.hidden != nil {
+		next, busy = sooner(next, retryMax), true
+	}
 	k.apply(ctx, due, t.files)
 	// Charts last: their hooks take time.
 	slices.SortStableFunc(due, func(a, b *work) int { return cmp.Compare(boolRank(a.chart != nil), boolRank(b.chart != nil)) })
@@ -115,8 +119,11 @@ func boolRank(b bool) int {
 // read reads the directory and has all of its folders watched.
 func (k *Keeper) read(watcher *fsnotify.Watcher) (tree, error) {
 	// Watched before it is read, so that no change is missed; a folder that is new is read again.
-	err := watcher.Add(k.cfg.Dir)
 	var t tree
+	root, err := filepath.EvalSymlinks(k.cfg.Dir)
+	if err == nil {
+		err = watcher.Add(root)
+	}
 	for known := 0; err == nil; {
 		if t, err = readTree(k.cfg.Dir); err != nil || len(t.dirs) == known {
 			break
@@ -127,11 +134,14 @@ func (k *Keeper) read(watcher *fsnotify.Watcher) (tree, error) {
 		}
 	}
 	what := ""
-	if err != nil {
+	switch {
+	case err != nil:
 		what = fmt.Sprintf("%v; nothing is changed meanwhile", err)
+	case t.hidden != nil:
+		what = fmt.Sprintf("%v; nothing is removed meanwhile", t.hidden)
 	}
 	if k.note("", what) && what != "" {
-		slog.Warn("cannot read the directory", "component", Name, "dir", k.cfg.Dir, "err", err)
+		slog.Warn("cannot read the directory", "component", Name, "dir", k.cfg.Dir, "err", what)
 	}
 	return t, err
 }
