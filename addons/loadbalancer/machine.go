@@ -15,11 +15,18 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 )
 
-// labelSuffix ends the label of the pool's addresses ("mote0:lb"), by which they are found again.
-const labelSuffix = ":lb"
+// labelSuffix ends the label of the pool's addresses ("mote0:mote"), by which they are found again.
+const labelSuffix = ":mote"
+
+// labelOn is the label of the pool's addresses on an interface. The kernel takes 15 characters, and renames in the same
+// way: the interface's name is cut.
+func labelOn(link string) string {
+	return link[:min(len(link), unix.IFNAMSIZ-1-len(labelSuffix))] + labelSuffix
+}
 
 // linkAddresses are the pool's addresses that Services have, on an interface.
 type linkAddresses struct {
@@ -27,8 +34,8 @@ type linkAddresses struct {
 	addresses []netip.Addr
 }
 
-// keepAddresses makes these the only ones of the pool that the machine has; nil is none. The kernel answers ARP for them
-// on every interface.
+// keepAddresses makes these the only ones of the pool that their interface has; nil removes those of every interface.
+// Others' addresses stay. The kernel answers ARP for them on every interface.
 func keepAddresses(want *linkAddresses) error {
 	present, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -40,15 +47,22 @@ func keepAddresses(want *linkAddresses) error {
 		if !strings.HasSuffix(a.Label, labelSuffix) || !ok {
 			continue
 		}
+		link, err := netlink.LinkByIndex(a.LinkIndex)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			continue // and its addresses with it
+		}
+		if err != nil {
+			return fmt.Errorf("find the interface of %s: %w", address, err)
+		}
+		name := link.Attrs().Name
+		if a.Label != labelOn(name) || want != nil && want.link != name {
+			continue
+		}
 		if want != nil && slices.Contains(want.addresses, address) {
 			had[address] = true
 			continue
 		}
-		link, err := netlink.LinkByIndex(a.LinkIndex)
-		if err == nil {
-			err = netlink.AddrDel(link, &a)
-		}
-		if err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove the address %s: %w", address, err)
 		}
 	}
@@ -61,7 +75,7 @@ func keepAddresses(want *linkAddresses) error {
 	}
 	for _, address := range want.addresses {
 		one := &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(address.BitLen(), address.BitLen())}
-		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: one, Label: want.link + labelSuffix}); err != nil {
+		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: one, Label: labelOn(want.link)}); err != nil {
 			return fmt.Errorf("add the address %s: %w", address, err)
 		}
 	}

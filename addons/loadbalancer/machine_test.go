@@ -78,6 +78,37 @@ func TestPoolAddressesComeAndGo(t *testing.T) {
 	require.Len(t, present, 1)
 }
 
+// TestOthersAddressesStay: neither a label that ends as ours, nor ours on another interface, makes an address ours.
+func TestOthersAddressesStay(t *testing.T) {
+	inNamespace(t)
+	const long = "fifteen-letters"
+	link, uplink := addLink(t, long, "10.42.0.1/24"), addLink(t, "uplink", "198.51.100.1/24")
+	add := func(link netlink.Link, address, label string) {
+		parsed, err := netlink.ParseAddr(address)
+		require.NoError(t, err)
+		parsed.Label = label
+		require.NoError(t, netlink.AddrAdd(link, parsed))
+	}
+	add(uplink, "192.0.2.1/32", "uplink:lb")
+	add(uplink, "192.0.2.2/32", "uplink:x:mote")
+	add(uplink, "192.0.2.3/32", "uplink:mote")
+	add(link, "192.0.2.4/32", "fifteen:mote")
+	count := func(link netlink.Link) int {
+		present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		require.NoError(t, err)
+		return len(present)
+	}
+	for _, want := range [][]netip.Addr{{netip.MustParseAddr("192.0.2.129")}, nil} {
+		require.NoError(t, keepAddresses(&linkAddresses{long, want}))
+		require.Equal(t, 2+len(want), count(link))
+		require.Equal(t, 4, count(uplink))
+	}
+	require.NoError(t, keepAddresses(&linkAddresses{long, []netip.Addr{netip.MustParseAddr("192.0.2.129")}}))
+	require.NoError(t, keepAddresses(nil))
+	require.Equal(t, 2, count(link))
+	require.Equal(t, 3, count(uplink), "what a mote with another interface left goes")
+}
+
 func TestListening(t *testing.T) {
 	inNamespace(t)
 	lo, err := netlink.LinkByName("lo")
