@@ -145,8 +145,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.events = api.NewEvents(c.kube, Name)
 	defer c.events.Close()
 	rules, err := open(familyOf(c.cfg.Address))
-	if err == nil {
-		err = c.close(ctx, rules)
+	if err == nil && c.close(ctx, rules) != nil {
+		return nil // ctx has ended
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -189,16 +189,22 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // close lets no packet of a pod pass until the policies are known, if no rules are there: the machine has just
 // booted, and what pods it starts shall not be faster than the rules. Rules that are there were left by a former life
-// and go on as they are.
+// and go on as they are. What fails is tried again until ctx ends.
 func (c *Controller) close(ctx context.Context, rules enforcer) error {
-	present, err := rules.present(ctx)
-	if err != nil || present {
-		return err
-	}
-	return rules.write(ctx, closed(familyOf(c.cfg.Address), c.cfg.Bridge))
+	first := false // no former life's rules are there, but maybe a part of those that we failed to write
+	return api.Retry(ctx, Name, func(ctx context.Context) error {
+		if !first {
+			present, err := rules.present(ctx)
+			if err != nil || present {
+				return err
+			}
+			first = true
+		}
+		return rules.write(ctx, closed(familyOf(c.cfg.Address), c.cfg.Bridge))
+	})
 }
 
-// standBy is for a machine that can neither. The cluster works, and says on each policy that it does not.
+// standBy is for a machine that has neither nftables nor iptables. The cluster works, and says on each policy that it does not.
 func (c *Controller) standBy(ctx context.Context, cause error, change func(), changed <-chan struct{}) {
 	slog.Error("NetworkPolicies are not enforced", "component", Name, "err", cause)
 	seen, stop := watch(ctx, c.kube, change)
