@@ -60,7 +60,9 @@ func addressesOf(p netip.Prefix) span[netip.Addr] {
 func without(whole netip.Prefix, parts []netip.Prefix) []span[netip.Addr] {
 	var cut []span[netip.Addr]
 	for _, p := range parts {
-		cut = append(cut, addressesOf(p))
+		if p.Overlaps(whole) { // older objects may have others
+			cut = append(cut, addressesOf(p))
+		}
 	}
 	var left []span[netip.Addr]
 	rest := addressesOf(whole)
