@@ -119,21 +119,22 @@ func (a *assigner) free(address netip.Addr) bool {
 }
 
 // inTheWay names who has one of the Service's ports on the node's address. What the Service has already it keeps,
-// whoever listens there later.
+// whoever listens there or gets it as a node port later.
 func (a *assigner) inTheWay(s *corev1.Service, address netip.Addr) string {
 	for _, p := range s.Spec.Ports {
+		held := holds(s, address, p)
 		for _, other := range a.services {
 			if other.UID == s.UID {
 				continue
 			}
 			g := a.given[other.UID]
 			for _, op := range other.Spec.Ports {
-				if op.Protocol == p.Protocol && (g.address == address && op.Port == p.Port || op.NodePort == p.Port) {
+				if op.Protocol == p.Protocol && (g.address == address && op.Port == p.Port || op.NodePort == p.Port && !held) {
 					return fmt.Sprintf("port %d/%s of %s belongs to the Service %s/%s", p.Port, p.Protocol, address, other.Namespace, other.Name)
 				}
 			}
 		}
-		if holds(s, address, p) {
+		if held {
 			continue
 		}
 		for _, u := range a.taken {

@@ -71,6 +71,7 @@ func TestAssign(t *testing.T) {
 			return s
 		}()}, "a=port 22/TCP of 192.0.2.1 is in use by sshd; choose another port"},
 		{"another's node port", "", []*corev1.Service{nodePort(balanced("a", 1, 80), 30080), balanced("b", 2, 30080)}, "a=192.0.2.1 b=port 30080/TCP of 192.0.2.1 belongs to the Service ns/a"},
+		{"another's node port that came later", "", []*corev1.Service{holding(balanced("a", 2, 30080), node), nodePort(balanced("b", 1, 80), 30080)}, "a=192.0.2.1 b=192.0.2.1"},
 		{"other classes and types", "", []*corev1.Service{other, cluster}, ""},
 		{"a wish without a pool", "", []*corev1.Service{wish}, "wish=the address 192.0.2.131 cannot be had: without --load-balancer-pool there is the node's 192.0.2.1"},
 		{"pool", "192.0.2.128/29", []*corev1.Service{balanced("a", 1, 80), balanced("b", 2, 80), balanced("c", 3, 22)}, "a=192.0.2.129 b=192.0.2.130 c=192.0.2.131"},
