@@ -144,7 +144,9 @@ func readFile(name, path string) (f file, ok bool) {
 	}
 	data, err := readWhole(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return file{}, false // removed while we look
+		if _, gone := os.Lstat(path); errors.Is(gone, fs.ErrNotExist) {
+			return file{}, false // removed while we look
+		}
 	}
 	if err != nil {
 		f.err = err

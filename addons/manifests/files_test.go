@@ -86,6 +86,15 @@ func TestLinksAreFollowed(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+func TestDanglingLinkIsNoMissingFile(t *testing.T) {
+	dir := write(t, nil)
+	require.NoError(t, os.Symlink("gone", filepath.Join(dir, "a.yaml")))
+	got, err := readTree(dir)
+	require.NoError(t, err)
+	require.Len(t, got.files, 1)
+	require.ErrorIs(t, got.files[0].err, os.ErrNotExist)
+}
+
 func TestFileThatIsWrittenIsNotRead(t *testing.T) {
 	dir := write(t, map[string]string{"a.yaml": configMap})
 	out, err := os.OpenFile(filepath.Join(dir, "a.yaml"), os.O_WRONLY|os.O_APPEND, 0)

@@ -28,8 +28,12 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "manifests"
 
-// settle is how long a burst of changes is waited for: an editor's, a copy of many files.
-const settle = 200 * time.Millisecond
+// A burst of changes, an editor's or a copy of many files, is over when none has come for settle. One that does not end
+// is waited for as long as settleMax.
+const (
+	settle    = 200 * time.Millisecond
+	settleMax = 5 * time.Second
+)
 
 // Config says which directory is kept. It is never changed after New.
 type Config struct {
@@ -54,6 +58,7 @@ type Keeper struct {
 	sets    map[string]*set   // by file
 	states  map[string]*state // by file
 	deleted *watches
+	full    bool // the directory has had a file since it was found: when it is empty now, somebody emptied it
 
 	mu      sync.Mutex        // guards trouble
 	trouble map[string]string // what is wrong, by file; "" is the directory
@@ -157,13 +162,16 @@ func (k *Keeper) wait(ctx context.Context, watcher *fsnotify.Watcher, retry <-ch
 	}
 }
 
-// drain takes what else happens within a moment.
+// drain takes what else happens until there is a quiet moment.
 func (k *Keeper) drain(ctx context.Context, watcher *fsnotify.Watcher) error {
-	settled := time.NewTimer(settle)
+	settled, enough := time.NewTimer(settle), time.NewTimer(settleMax)
 	defer settled.Stop()
+	defer enough.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			return nil
+		case <-enough.C:
 			return nil
 		case <-settled.C:
 			return nil
@@ -171,6 +179,7 @@ func (k *Keeper) drain(ctx context.Context, watcher *fsnotify.Watcher) error {
 			if !ok {
 				return errors.New("the watch of the manifests' directory ended")
 			}
+			settled.Reset(settle)
 		}
 	}
 }

@@ -59,6 +59,7 @@ func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Durat
 	}
 	t, err := k.read(watcher)
 	if err != nil {
+		k.full = false
 		return retryMax
 	}
 	if k.freed(t.files) {
@@ -133,6 +134,9 @@ func (k *Keeper) read(watcher *fsnotify.Watcher) (tree, error) {
 			err = errors.Join(err, watcher.Add(dir))
 		}
 	}
+	if err == nil {
+		k.doubt(&t)
+	}
 	what := ""
 	switch {
 	case err != nil:
@@ -144,6 +148,15 @@ func (k *Keeper) read(watcher *fsnotify.Watcher) (tree, error) {
 		slog.Warn("cannot read the directory", "component", Name, "dir", k.cfg.Dir, "err", what)
 	}
 	return t, err
+}
+
+// doubt does not take the word of an empty directory in which no file has been seen: it may have been made a moment
+// ago, or wait for a file system to be mounted on it.
+func (k *Keeper) doubt(t *tree) {
+	k.full = k.full || len(t.files) > 0
+	if !k.full && t.hidden == nil && len(k.sets) > 0 {
+		t.hidden = fmt.Errorf("it is empty, but %d files have been applied from it: bring them back, or a first other one", len(k.sets))
+	}
 }
 
 // due picks the files that are to be applied. busy says that another one is being written.

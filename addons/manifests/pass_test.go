@@ -50,6 +50,21 @@ func TestSkippedFileIsAppliedWhenItIsNotSkippedAnyMore(t *testing.T) {
 	require.Len(t, due, 1)
 }
 
+func TestEmptyDirectoryIsDoubtedUntilItHasHadAFile(t *testing.T) {
+	k := &Keeper{sets: map[string]*set{}}
+	empty, one := tree{}, tree{files: []file{{name: "b.yaml"}}}
+	k.doubt(&empty)
+	require.NoError(t, empty.hidden, "nothing is lost")
+	k.sets["a.yaml"] = newSet("", "a.yaml")
+	k.doubt(&empty)
+	require.ErrorContains(t, empty.hidden, "it is empty")
+	k.doubt(&one)
+	require.NoError(t, one.hidden)
+	empty.hidden = nil
+	k.doubt(&empty)
+	require.NoError(t, empty.hidden, "somebody emptied it")
+}
+
 func TestSooner(t *testing.T) {
 	require.Equal(t, time.Duration(0), sooner(0, 0))
 	require.Equal(t, time.Second, sooner(0, time.Second))
