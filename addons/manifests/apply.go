@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +25,7 @@ func (k *Keeper) apply(ctx context.Context, due []*work, files []file) {
 			w.errs = append(w.errs, w.err)
 			continue
 		}
-		if err := k.begin(ctx, w); err != nil {
+		if err := k.begin(ctx, w, files); err != nil {
 			w.errs = append(w.errs, err)
 			continue
 		}
@@ -106,9 +108,43 @@ func claimed(files []file, but string) map[key]bool {
 	return claims
 }
 
+// owner is the file, other than one, that a release is of; "" if there is none. Of several that name it, it is the one
+// that has had it. A file that cannot be read keeps what it had.
+func (k *Keeper) owner(files []file, release, but string) string {
+	owner, owned := "", false
+	for _, f := range files {
+		s := k.sets[f.name]
+		had := s != nil && s.release == release
+		names := f.chart != nil && f.chart.release() == release || had && (f.err != nil || f.skipped)
+		if f.name != but && names && (owner == "" || had && !owned) {
+			owner, owned = f.name, had
+		}
+	}
+	return owner
+}
+
+// uninstall removes a release that a file had, if no other file has it now.
+func (k *Keeper) uninstall(ctx context.Context, files []file, release, file string) error {
+	if owner := k.owner(files, release, file); owner != "" {
+		slog.Info("a release has moved", "component", Name, "release", release, "from", file, "to", owner)
+		return nil
+	}
+	for _, f := range files {
+		if f.name != file && f.err != nil && strings.HasSuffix(f.name, chartSuffix) {
+			return fmt.Errorf("release %s is left: %s may be about it, and cannot be read", release, f.name)
+		}
+	}
+	return k.charts.uninstall(ctx, release)
+}
+
 // begin writes down what a file is about to make.
-func (k *Keeper) begin(ctx context.Context, w *work) error {
+func (k *Keeper) begin(ctx context.Context, w *work, files []file) error {
 	s := w.set
+	if w.chart != nil {
+		if owner := k.owner(files, w.chart.release(), ""); owner != w.name {
+			return fmt.Errorf("release %s: it is in %s too, which keeps it; remove it from one of them", w.chart.release(), owner)
+		}
+	}
 	for _, u := range w.objects {
 		s.kinds[u.GroupVersionKind().GroupKind()] = true
 		if ns := u.GetNamespace(); ns != "" && ns != namespace {
@@ -117,7 +153,7 @@ func (k *Keeper) begin(ctx context.Context, w *work) error {
 	}
 	if w.chart != nil {
 		if s.release != "" && s.release != w.chart.release() { // it has another name now
-			if err := k.charts.uninstall(ctx, s.release); err != nil {
+			if err := k.uninstall(ctx, files, s.release, w.name); err != nil {
 				return err
 			}
 		}

@@ -303,7 +303,7 @@ func (k *Keeper) removeMissing(ctx context.Context, files []file) (next time.Dur
 		if there[name] {
 			continue
 		}
-		if err := k.remove(ctx, s, claimed(files, name)); err != nil {
+		if err := k.remove(ctx, s, files); err != nil {
 			next = retryMax
 			if k.note(name, err.Error()) && ctx.Err() == nil {
 				k.events.Warn(s.ref(), "ManifestNotRemoved", name+": "+err.Error())
@@ -317,13 +317,13 @@ func (k *Keeper) removeMissing(ctx context.Context, files []file) (next time.Dur
 	return next
 }
 
-func (k *Keeper) remove(ctx context.Context, s *set, others map[key]bool) error {
+func (k *Keeper) remove(ctx context.Context, s *set, files []file) error {
 	if s.release != "" {
-		if err := k.charts.uninstall(ctx, s.release); err != nil {
+		if err := k.uninstall(ctx, files, s.release, s.file); err != nil {
 			return err
 		}
 	}
-	removed, err := k.cluster.prune(ctx, s, others)
+	removed, err := k.cluster.prune(ctx, s, claimed(files, s.file))
 	if err != nil {
 		return err
 	}

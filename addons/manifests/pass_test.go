@@ -65,6 +65,35 @@ func TestEmptyDirectoryIsDoubtedUntilItHasHadAFile(t *testing.T) {
 	require.NoError(t, empty.hidden, "somebody emptied it")
 }
 
+func TestReleaseHasOneOwner(t *testing.T) {
+	had, broken := newSet("", "b.chart.yaml"), errors.New("broken")
+	had.release = "shop/web"
+	k := &Keeper{sets: map[string]*set{"b.chart.yaml": had}}
+	web := func(name string) file { return file{name: name, chart: &chart{Namespace: "shop", Name: "web"}} }
+	a, b, other := web("a.chart.yaml"), web("b.chart.yaml"), file{name: "b.chart.yaml", chart: &chart{Namespace: "shop", Name: "x"}}
+	for what, c := range map[string]struct {
+		files []file
+		but   string
+		want  string
+	}{
+		"it has it":             {[]file{a, b}, "", "b.chart.yaml"},
+		"moved":                 {[]file{a}, "b.chart.yaml", "a.chart.yaml"},
+		"renamed in its file":   {[]file{a, other}, "", "a.chart.yaml"},
+		"nobody else":           {[]file{b}, "b.chart.yaml", ""},
+		"cannot be read":        {[]file{a, {name: "b.chart.yaml", err: broken}}, "", "b.chart.yaml"},
+		"skipped":               {[]file{a, {name: "b.chart.yaml", skipped: true}}, "", "b.chart.yaml"},
+		"two that are both new": {[]file{a, web("c.chart.yaml")}, "", "a.chart.yaml"},
+	} {
+		require.Equal(t, c.want, k.owner(c.files, "shop/web", c.but), what)
+	}
+	require.NoError(t, k.uninstall(t.Context(), []file{a}, "shop/web", "b.chart.yaml"), "it is not even tried")
+	unclear := []file{{name: "d.chart.yaml", err: broken}}
+	require.ErrorContains(t, k.uninstall(t.Context(), unclear, "shop/web", "b.chart.yaml"), "d.chart.yaml may be")
+	refused := &work{file: a, set: newSet("", "a.chart.yaml")}
+	require.ErrorContains(t, k.begin(t.Context(), refused, []file{a, b}), "it is in b.chart.yaml too")
+	require.Empty(t, refused.set.release)
+}
+
 func TestSooner(t *testing.T) {
 	require.Equal(t, time.Duration(0), sooner(0, 0))
 	require.Equal(t, time.Second, sooner(0, time.Second))
