@@ -44,6 +44,10 @@ func (k *Keeper) apply(ctx context.Context, due []*work, files []file) {
 			}
 		}
 	}
+	ids := make(map[string]bool)
+	for _, s := range k.sets {
+		ids[s.id] = true
+	}
 	reset := false
 	for _, i := range items {
 		if ctx.Err() != nil {
@@ -72,7 +76,7 @@ func (k *Keeper) apply(ctx context.Context, due []*work, files []file) {
 		if i.set.sum == i.sum && fleeting(i.object) {
 			continue
 		}
-		if err := k.cluster.apply(ctx, resource, i.object, i.set.id); err != nil {
+		if err := k.cluster.apply(ctx, resource, i.object, i.set.id, func(id string) bool { return ids[id] }); err != nil {
 			i.errs = append(i.errs, explain(name, err))
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -80,9 +81,38 @@ func (c *cluster) resolve(u *unstructured.Unstructured) (key, schema.GroupVersio
 	return k, mapping.Resource, nil
 }
 
-// apply writes an object as one of a set's.
-func (c *cluster) apply(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured, id string) error {
+// adopted tells of an object that is there whether it was there before any of our sets, whose ids ours knows, had it. An
+// object of somebody else's set is an error.
+func adopted(there *metav1.PartialObjectMetadata, ours func(id string) bool) (bool, error) {
+	id, labelled := there.Labels[labelPartOf]
+	if labelled && !ours(id) {
+		return false, fmt.Errorf("it belongs to another apply set, %s; remove it from that, or its label %s", id, labelPartOf)
+	}
+	return !labelled || there.Annotations[annotationAdopted] != "", nil
+}
+
+// apply writes an object as one of a set's. ours says which sets it may be taken from.
+func (c *cluster) apply(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured, id string, ours func(id string) bool) error {
+	there, err := c.meta.Resource(resource).Namespace(u.GetNamespace()).Get(ctx, u.GetName(), metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	before := false
+	if err == nil {
+		if before, err = adopted(there, ours); err != nil {
+			return err
+		}
+	}
 	u = u.DeepCopy()
+	annotations := u.GetAnnotations()
+	delete(annotations, annotationAdopted)
+	if before {
+		if annotations == nil {
+			annotations = make(map[string]string)
+		}
+		annotations[annotationAdopted] = "true"
+	}
+	u.SetAnnotations(annotations)
 	labels := u.GetLabels()
 	if labels == nil {
 		labels = make(map[string]string)
@@ -93,7 +123,7 @@ func (c *cluster) apply(ctx context.Context, resource schema.GroupVersionResourc
 	u.SetManagedFields(nil)
 	u.SetResourceVersion("")
 	u.SetUID("")
-	_, err := c.objects.Resource(resource).Namespace(u.GetNamespace()).Apply(ctx, u.GetName(), u,
+	_, err = c.objects.Resource(resource).Namespace(u.GetNamespace()).Apply(ctx, u.GetName(), u,
 		metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 	return err
 }
@@ -120,6 +150,27 @@ func (c *cluster) members(ctx context.Context, s *set) (map[key]metav1.PartialOb
 	return found, nil
 }
 
+// drop removes one object of a set. One that was there before is only let go. It tells which.
+func (c *cluster) drop(ctx context.Context, resource schema.GroupVersionResource, k key, member *metav1.PartialObjectMetadata) (string, error) {
+	client, did := c.meta.Resource(resource).Namespace(k.namespace), k.String()
+	var err error
+	if member.Annotations[annotationAdopted] != "" {
+		did += " (left: it was there before)"
+		// With another UID it would be a conflict.
+		patch := fmt.Sprintf(`{"metadata":{"uid":%q,"labels":{%q:null},"annotations":{%q:null}}}`, member.UID, labelPartOf, annotationAdopted)
+		_, err = client.Patch(ctx, k.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: fieldManager})
+	} else {
+		background := metav1.DeletePropagationBackground
+		err = client.Delete(ctx, k.name, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &member.UID}, PropagationPolicy: &background,
+		})
+	}
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return "", fmt.Errorf("remove %s: %w", k, err)
+	}
+	return did, nil
+}
+
 // prune removes the objects of a set that keep does not name, dependents first. It tells which.
 func (c *cluster) prune(ctx context.Context, s *set, keep map[key]bool) ([]string, error) {
 	members, err := c.members(ctx, s)
@@ -142,14 +193,11 @@ func (c *cluster) prune(ctx context.Context, s *set, keep map[key]bool) ([]strin
 			return names, fmt.Errorf("remove %s: %w", k, err)
 		}
 		member := members[k]
-		background := metav1.DeletePropagationBackground
-		err = c.meta.Resource(mapping.Resource).Namespace(k.namespace).Delete(ctx, k.name, metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &member.UID}, PropagationPolicy: &background,
-		})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			return names, fmt.Errorf("remove %s: %w", k, err)
+		did, err := c.drop(ctx, mapping.Resource, k, &member)
+		if err != nil {
+			return names, err
 		}
-		names = append(names, k.String())
+		names = append(names, did)
 	}
 	return names, nil
 }

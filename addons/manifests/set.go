@@ -37,6 +37,8 @@ const (
 	annotationNode    = "mote.dev/node"
 	annotationSum     = "mote.dev/manifest-sum"
 	annotationRelease = "mote.dev/release"
+	// annotationAdopted is on an object that was there before a file named it: then it is not removed with the file.
+	annotationAdopted = "mote.dev/adopted"
 
 	keyFile, keyState, keyMessage = "file", "state", "message"
 
