@@ -1,0 +1,53 @@
+package manifests
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/metadata/fake"
+)
+
+func object(name string, labels, annotations map[string]string) *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, Annotations: annotations},
+	}
+}
+
+func TestAdopted(t *testing.T) {
+	ours := func(id string) bool { return id == "a" || id == "b" }
+	before, err := adopted(object("x", nil, nil), ours)
+	require.NoError(t, err)
+	require.True(t, before)
+	before, err = adopted(object("x", map[string]string{labelPartOf: "b"}, nil), ours)
+	require.NoError(t, err)
+	require.False(t, before, "a file has made it")
+	before, err = adopted(object("x", map[string]string{labelPartOf: "b"}, map[string]string{annotationAdopted: "true"}), ours)
+	require.NoError(t, err)
+	require.True(t, before, "that is not forgotten")
+	_, err = adopted(object("x", map[string]string{labelPartOf: "c"}, nil), ours)
+	require.ErrorContains(t, err, "another apply set, c")
+}
+
+// TestDropLeavesWhatWasThereBefore: it only loses our label.
+func TestDropLeavesWhatWasThereBefore(t *testing.T) {
+	scheme := fake.NewTestScheme()
+	require.NoError(t, metav1.AddMetaToScheme(scheme))
+	old := object("old", map[string]string{labelPartOf: "a", "app": "x"}, map[string]string{annotationAdopted: "true"})
+	made := object("made", map[string]string{labelPartOf: "a"}, nil)
+	c := &cluster{meta: fake.NewSimpleMetadataClient(scheme, old, made)}
+	resource, kind := corev1.SchemeGroupVersion.WithResource("namespaces"), schema.GroupKind{Kind: "Namespace"}
+	for _, o := range []*metav1.PartialObjectMetadata{old, made} {
+		_, err := c.drop(t.Context(), resource, key{kind, "", o.Name}, o)
+		require.NoError(t, err)
+	}
+	left, err := c.meta.Resource(resource).List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, left.Items, 1)
+	require.Equal(t, "old", left.Items[0].Name)
+	require.Equal(t, map[string]string{"app": "x"}, left.Items[0].Labels)
+	require.Empty(t, left.Items[0].Annotations)
+}
