@@ -132,7 +132,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	services, stop := c.watch(ctx, change)
 	defer stop()
-	stopAddresses, err := watchAddresses(change)
+	stopAddresses, err := watchAddresses(subscribe, change)
 	if err != nil {
 		return err
 	}

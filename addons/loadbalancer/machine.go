@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -115,38 +116,90 @@ func nodeAddress(pods string, otherwise netip.Addr) (netip.Addr, error) {
 	return found, nil
 }
 
-// watchAddresses calls change when the machine's IPv4 addresses or routes change. stop ends it.
-func watchAddresses(change func()) (stop func(), err error) {
-	done := make(chan struct{})
-	addresses, routes := make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate)
-	if err := netlink.AddrSubscribe(addresses, done); err != nil {
+// subscribeAgain is between attempts to hear from the kernel again.
+const subscribeAgain = time.Second
+
+// subscription is what the kernel tells until done is closed. Before that, a channel is closed when the kernel had
+// more to tell than there was room for.
+type subscription struct {
+	addresses chan netlink.AddrUpdate
+	routes    chan netlink.RouteUpdate
+	done      chan struct{}
+}
+
+func subscribe() (*subscription, error) {
+	s := &subscription{make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate), make(chan struct{})}
+	if err := netlink.AddrSubscribe(s.addresses, s.done); err != nil {
 		return nil, fmt.Errorf("watch addresses: %w", err)
 	}
-	if err := netlink.RouteSubscribe(routes, done); err != nil {
-		close(done)
+	if err := netlink.RouteSubscribe(s.routes, s.done); err != nil {
+		close(s.routes)
+		s.close()
 		return nil, fmt.Errorf("watch routes: %w", err)
 	}
-	ended := make(chan struct{})
+	return s, nil
+}
+
+// close waits for the end.
+func (s *subscription) close() {
+	close(s.done)
+	for range s.addresses {
+	}
+	for range s.routes {
+	}
+}
+
+// follow calls change until a channel or stopped is closed, and closes the subscription.
+func (s *subscription) follow(change func(), stopped <-chan struct{}) {
+	defer s.close()
+	for {
+		select {
+		case <-stopped:
+			return
+		case u, ok := <-s.addresses:
+			if !ok {
+				return
+			}
+			if u.LinkAddress.IP.To4() != nil { // pods' interfaces get others all the time
+				change()
+			}
+		case u, ok := <-s.routes:
+			if !ok {
+				return
+			}
+			if u.Dst == nil || u.Dst.IP.IsUnspecified() {
+				change()
+			}
+		}
+	}
+}
+
+// watchAddresses calls change when the machine's IPv4 addresses or routes change, or may have changed unheard. stop
+// ends it.
+func watchAddresses(subscribe func() (*subscription, error), change func()) (stop func(), err error) {
+	s, err := subscribe()
+	if err != nil {
+		return nil, err
+	}
+	stopped, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		for addresses != nil || routes != nil {
+		for {
+			if s != nil {
+				s.follow(change, stopped)
+			}
 			select {
-			case u, ok := <-addresses:
-				if !ok {
-					addresses = nil
-				} else if u.LinkAddress.IP.To4() != nil { // pods' interfaces get others all the time
-					change()
-				}
-			case u, ok := <-routes:
-				if !ok {
-					routes = nil
-				} else if u.Dst == nil || u.Dst.IP.IsUnspecified() {
-					change()
-				}
+			case <-stopped:
+				return
+			case <-time.After(subscribeAgain):
+			}
+			var err error
+			if s, err = subscribe(); err == nil {
+				change()
 			}
 		}
 	}()
-	return func() { close(done); <-ended }, nil
+	return func() { close(stopped); <-ended }, nil
 }
 
 // listening are the ports that programs of this machine listen on, as /proc/net tells: proc(5).

@@ -1,12 +1,15 @@
 package loadbalancer
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -107,6 +110,45 @@ func TestOthersAddressesStay(t *testing.T) {
 	require.NoError(t, keepAddresses(nil))
 	require.Equal(t, 2, count(link))
 	require.Equal(t, 3, count(uplink), "what a mote with another interface left goes")
+}
+
+func TestLostSubscription(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []*subscription
+		calls, changes := 0, 0
+		stop, err := watchAddresses(func() (*subscription, error) {
+			if calls++; calls == 2 {
+				return nil, errors.New("no")
+			}
+			s := &subscription{make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate), make(chan struct{})}
+			told = append(told, s)
+			if calls > 1 {
+				go func() { <-s.done; close(s.addresses) }()
+			}
+			go func() { <-s.done; close(s.routes) }()
+			return s, nil
+		}, func() { changes++ })
+		require.NoError(t, err)
+		close(told[0].addresses)
+		time.Sleep(3 * subscribeAgain)
+		synctest.Wait()
+		require.Equal(t, 3, calls)
+		require.Equal(t, 1, changes, "for what was not heard")
+		told[1].routes <- netlink.RouteUpdate{}
+		told[1].addresses <- netlink.AddrUpdate{LinkAddress: net.IPNet{IP: net.IPv4(192, 0, 2, 1)}}
+		synctest.Wait()
+		require.Equal(t, 3, changes)
+		stop()
+	})
+}
+
+func TestSubscriptionEnds(t *testing.T) {
+	inNamespace(t)
+	s, err := subscribe()
+	require.NoError(t, err)
+	addLink(t, "mote0", "10.42.0.1/24")
+	require.Equal(t, "10.42.0.1", (<-s.addresses).LinkAddress.IP.String())
+	s.close()
 }
 
 func TestListening(t *testing.T) {
