@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -100,9 +103,10 @@ func (o *Objects) apply(ctx context.Context, object Object) error {
 	}
 	client := o.client.Resource(object.Resource).Namespace(u.GetNamespace())
 	_, err = client.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: Mote, Force: true})
-	if apierrors.IsInvalid(err) {
-		// A field that cannot be changed any more, such as a Service's address after --cluster-dns was.
-		if err = client.Delete(ctx, u.GetName(), metav1.DeleteOptions{}); err == nil {
+	if present != nil && immutable(err) && !contains(object.Resource) {
+		// Such as a Service's address after --cluster-dns was changed.
+		uid := present.GetUID()
+		if err = client.Delete(ctx, u.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}); err == nil {
 			_, err = client.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: Mote, Force: true})
 		}
 	}
@@ -110,6 +114,29 @@ func (o *Objects) apply(ctx context.Context, object Object) error {
 		return fmt.Errorf("keep %s: %w", title(u), err)
 	}
 	return nil
+}
+
+// immutable says that all that the apiserver does not take is changes of fields that cannot be changed: a new object may
+// have them. Anything else wrong would be wrong with a new object too.
+func immutable(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) || status.Status().Details == nil {
+		return false
+	}
+	causes := status.Status().Details.Causes
+	for _, cause := range causes {
+		if !slices.ContainsFunc([]string{
+			validation.FieldImmutableErrorMsg, "may not change once set", "cannot be modified once set", "cannot change roleRef", "updates to ",
+		}, func(words string) bool { return strings.Contains(cause.Message, words) }) {
+			return false
+		}
+	}
+	return len(causes) > 0
+}
+
+// contains says that other objects go with one: too many for a new one.
+func contains(resource schema.GroupVersionResource) bool {
+	return resource.Resource == "namespaces" || resource.Resource == "customresourcedefinitions"
 }
 
 // Remove deletes those of the objects that are there and are ours, last first.

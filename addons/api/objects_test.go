@@ -7,7 +7,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func TestToUnstructuredSaysOnlyWhatIsMeant(t *testing.T) {
@@ -23,6 +27,18 @@ func TestToUnstructuredSaysOnlyWhatIsMeant(t *testing.T) {
 		"spec":     map[string]any{"clusterIP": "10.43.0.10"},
 	}, u.Object)
 	require.Equal(t, "Service ns/a", title(u))
+}
+
+func TestOnlyWhatCannotBeChangedIsMadeAnew(t *testing.T) {
+	kind, spec := schema.GroupKind{Kind: "Service"}, field.NewPath("spec")
+	address := field.Invalid(spec.Child("clusterIPs").Index(0), []string{"10.43.0.10"}, "may not change once set")
+	selector := field.Invalid(spec.Child("selector"), "x", validation.FieldImmutableErrorMsg)
+	wrong := field.Invalid(spec.Child("ports"), "x", "must be a number")
+	require.True(t, immutable(apierrors.NewInvalid(kind, "a", field.ErrorList{address, selector})))
+	require.False(t, immutable(apierrors.NewInvalid(kind, "a", field.ErrorList{address, wrong})))
+	require.False(t, immutable(apierrors.NewInvalid(kind, "a", nil)))
+	require.False(t, immutable(errors.New("field is immutable")))
+	require.False(t, immutable(nil))
 }
 
 func TestRetryGivesUpOnWhatIsNotOurs(t *testing.T) {
