@@ -190,6 +190,7 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 // walk calls fn with the records of the log from revision from on, until it returns false. Above the compacted history, each revision has
 // one.
 func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
+	from = max(from, firstRevision+1) // a new store is at a revision that nothing was written with
 	c := v.log.Cursor()
 	for k, b := c.Seek(revisionKey(from)); k != nil; k, b = c.Next() {
 		rec, err := decodeStored(k, b)

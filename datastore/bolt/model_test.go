@@ -259,7 +259,7 @@ func (p *player) watch() {
 			want = append(want, e)
 		}
 	}
-	require.Equal(p.t, want, got, "watch %+v", r)
+	require.Equal(p.t, want, got, "watch %+v, told it is compacted: %v, at %d of %d", r, compacted, p.model.compacted, p.model.revision)
 }
 
 func (p *player) compact() {
