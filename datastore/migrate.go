@@ -70,9 +70,6 @@ func (m Migration) Run(ctx context.Context) (int64, error) {
 	if err := m.compare(ctx, target, sums); err != nil {
 		return 0, err
 	}
-	if err := removeKey(ctx, target, []byte(markerKey), marker); err != nil {
-		return 0, fmt.Errorf("finish the target: %w", err)
-	}
 	// Where that can be asked for: nobody gets to see the target being filled. kine, which compacts by itself, may take what it has just
 	// told for a revision of the future.
 	now, _, err := Survey(ctx, m.Target)
@@ -82,6 +79,10 @@ func (m Migration) Run(ctx context.Context) (int64, error) {
 	_, err = target.Compact(ctx, &etcdserverpb.CompactionRequest{Revision: now})
 	if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrFutureRev) {
 		return 0, fmt.Errorf("compact the target: %w", err)
+	}
+	// From here on it is whole.
+	if err := removeKey(ctx, target, []byte(markerKey), marker); err != nil {
+		return 0, fmt.Errorf("finish the target: %w", err)
 	}
 	return keys, nil
 }

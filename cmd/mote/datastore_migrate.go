@@ -146,8 +146,11 @@ func withRunning(ctx context.Context, store *datastore.Datastore, fn func(*grpc.
 		cancel()
 		err = errors.Join(<-ended, err)
 	}()
-	if store.Ready(ctx) != nil {
-		return nil // Run has the reason
+	if err := store.Ready(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // Run has the reason
+		}
+		return err
 	}
 	client, err := store.Client()
 	if err != nil {

@@ -62,7 +62,7 @@ func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOption
 	if err := logging.Setup(e.stderr, s.LogLevel, s.LogFormat); err != nil {
 		return err
 	}
-	cfg := datastore.Config{Path: storePath(s), Listen: o.listen}
+	cfg := datastore.Config{Path: storePath(s), Listen: o.listen, QuotaBytes: s.DatastoreQuota, Volatile: volatile(s)}
 	if o.path != "" {
 		if cfg.Path, err = filepath.Abs(o.path); err != nil {
 			return fmt.Errorf("find %s: %w", o.path, err)

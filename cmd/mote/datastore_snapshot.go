@@ -204,7 +204,11 @@ never removed. The names of what was removed go to standard output.`,
 		if err := requireRoot(verb(cmd)); err != nil {
 			return err
 		}
-		removed, err := snapshot.Folder(s.SnapshotDir).Prune(cmd.Context(), s.SnapshotRetention)
+		cluster, err := snapshot.Fingerprint(serverDir(s))
+		if err != nil {
+			return err
+		}
+		removed, err := snapshot.Folder(s.SnapshotDir).Prune(cmd.Context(), s.SnapshotRetention, cluster)
 		if err != nil {
 			return err
 		}

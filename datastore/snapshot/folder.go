@@ -248,9 +248,9 @@ func Verify(ctx context.Context, path string, progress Progress) (Manifest, erro
 	return s.Manifest, s.each(ctx, progress, func(Part, io.Reader) error { return nil })
 }
 
-// Prune removes all snapshots that Save named but the newest keep, and but the newest that is good. It returns the names of what it
-// removed.
-func (f Folder) Prune(ctx context.Context, keep int) ([]string, error) {
+// Prune removes all snapshots that Save named of the cluster that Fingerprint calls cluster but the newest keep, and but the newest that is
+// good. Others' and those that cannot be read, which may be a later version's, are left alone. It returns the names of what it removed.
+func (f Folder) Prune(ctx context.Context, keep int, cluster string) ([]string, error) {
 	if _, err := os.Stat(string(f)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -263,7 +263,7 @@ func (f Folder) Prune(ctx context.Context, keep int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	list = slices.DeleteFunc(list, func(s Snapshot) bool { return !s.Automatic() })
+	list = slices.DeleteFunc(list, func(s Snapshot) bool { return !s.Automatic() || s.Err != nil || s.Cluster != cluster })
 	var removed []string
 	good := false
 	for i, s := range list {
@@ -335,15 +335,13 @@ func (f Folder) path(name string) string { return filepath.Join(string(f), name)
 
 // lock makes the folder if need be and keeps other Saves and Prunes out.
 func (f Folder) lock(ctx context.Context) (unlock func(), err error) {
+	// A folder that is there is its owner's to open; the files are 0600 in any case.
 	if err := os.MkdirAll(string(f), 0o700); err != nil {
 		return nil, err
 	}
 	dir, err := os.Open(string(f))
 	if err != nil {
 		return nil, err
-	}
-	if err := dir.Chmod(0o700); err != nil {
-		return nil, errors.Join(err, dir.Close())
 	}
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {

@@ -72,14 +72,18 @@ func (s *Schedule) inDoubt(now time.Time) bool {
 	return ok && now.Before(last.Time)
 }
 
-// last is the newest snapshot that can be read.
+// last is the newest snapshot of this cluster that can be read.
 func (s *Schedule) last() (Snapshot, bool) {
 	list, err := s.Folder.List()
 	if err != nil {
 		return Snapshot{}, false // saving says what is wrong
 	}
+	cluster, err := Fingerprint(s.Origin.ServerDir)
+	if err != nil {
+		return Snapshot{}, false
+	}
 	for _, one := range list {
-		if one.Err == nil {
+		if one.Err == nil && one.Cluster == cluster {
 			return one, true
 		}
 	}
@@ -120,7 +124,7 @@ func (s *Schedule) save(ctx context.Context) {
 	}
 	log.Info("snapshot saved", "name", saved.Name, "revision", saved.Revision, "bytes", saved.Size,
 		"took", time.Since(start).Round(time.Millisecond))
-	if _, err := s.Folder.Prune(ctx, s.Keep); err != nil && ctx.Err() == nil {
+	if _, err := s.Folder.Prune(ctx, s.Keep, saved.Cluster); err != nil && ctx.Err() == nil {
 		log.Error("old snapshots not pruned", "err", err)
 	}
 }

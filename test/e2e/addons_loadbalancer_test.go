@@ -149,7 +149,7 @@ func testBalancerPool(t *testing.T, l *policyLab) {
 func testBalancerOffAndOn(t *testing.T, l *policyLab) {
 	l.restart(t, "--disable=loadbalancer")
 	l.waitAddress(t, "b", "")
-	if addresses := l.h.Run(t, "ip", "-o", "addr"); strings.Contains(addresses, "192.0.2.1") && strings.Contains(addresses, ":lb") {
+	if addresses := l.h.Run(t, "ip", "-o", "addr"); strings.Contains(addresses, "192.0.2.1") && strings.Contains(addresses, ":mote") {
 		t.Errorf("left: %s", addresses)
 	}
 	l.restart(t)
