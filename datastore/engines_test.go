@@ -40,10 +40,12 @@ func beyondKine() map[string]string {
 func beyondNATS() map[string]string {
 	out := beyondKine()
 	maps.Copy(out, map[string]string{
-		"Delete":           "a deletion takes two revisions",
-		"ListAtRevision":   "a list at a revision has this revision in its header, not the current one",
-		"Count":            "a list of keys has values too",
-		"WatchLongHistory": "of each key the last 10 versions are kept, which the endpoint's revHistory= changes",
+		"Delete":              "a deletion takes two revisions",
+		"ListAtRevision":      "a list at a revision has this revision in its header, not the current one",
+		"Count":               "a list of keys has values too",
+		"WatchLongHistory":    "of each key the last 10 versions are kept, which the endpoint's revHistory= changes",
+		"CompactionKey":       "a read may miss the write before it",
+		"LinearizableChanges": "a deletion of what another client has just removed is answered as done, whatever its guard",
 	})
 	return out
 }

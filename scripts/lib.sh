@@ -39,3 +39,8 @@ debian_install() {
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
+
+# build_etcd builds bin/stock/etcd, the reference of tests and benchmarks.
+build_etcd() {
+	go build -C test/bench/stock -ldflags "-s -w" -o "$PWD/bin/stock/etcd" go.etcd.io/etcd/server/v3
+}
