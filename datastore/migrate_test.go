@@ -7,7 +7,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/test/servers"
@@ -110,6 +113,58 @@ func TestMigrate(t *testing.T) {
 		m.to(at(t, endpoint))
 		m.oldRevisionIsGone()
 	}
+}
+
+// TestMigrateWhileLeasesEnd: keys that end meanwhile, before, during or after they are copied, are neither missed nor an error.
+func TestMigrateWhileLeasesEnd(t *testing.T) {
+	m := beginMigration(t)
+	ctx := t.Context()
+	leases := map[string]clientv3.LeaseID{}
+	for _, when := range []string{"before", "during", "after"} {
+		lease, err := m.source.Grant(ctx, 2000)
+		require.NoError(t, err)
+		leases[when] = lease.ID
+		_, err = m.source.Put(ctx, "/registry/events/"+when, when, clientv3.WithLease(lease.ID))
+		require.NoError(t, err)
+	}
+	revision, keys, err := datastore.Survey(ctx, m.source.ActiveConnection())
+	require.NoError(t, err)
+	_, err = m.source.Revoke(ctx, leases["before"])
+	require.NoError(t, err)
+
+	cfg := at(t, "bolt")
+	cfg.Above = revision
+	d, stop := serveConfig(t, cfg)
+	defer stop()
+	target := clientOf(t, d)
+	var granted []clientv3.LeaseID // in the order of the keys: after, during; the last is that of the pods
+	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoke(ctx, method, req, reply, cc, opts...)
+			if made, ok := reply.(*etcdserverpb.LeaseGrantResponse); ok && err == nil {
+				granted = append(granted, clientv3.LeaseID(made.ID))
+				if len(granted) == 2 {
+					_, err = target.Revoke(ctx, granted[1])
+				}
+			}
+			return err
+		}))
+	require.NoError(t, err)
+	defer conn.Close()
+	copied, err := datastore.Migration{
+		Source: m.source.ActiveConnection(), Target: conn, Revision: revision,
+		Progress: func(step string, done, total int64) {
+			if step == "copying" && done == total {
+				_, err := target.Revoke(ctx, granted[0])
+				require.NoError(t, err)
+			}
+		},
+	}.Run(ctx)
+	require.NoError(t, err)
+	require.Equal(t, keys-3, copied)
+	left, err := target.Get(ctx, "/registry/events/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Empty(t, left.Kvs)
 }
 
 func TestMigrateToServers(t *testing.T) {
