@@ -104,12 +104,8 @@ func (i inspector) status() (Status, error) {
 
 func (i inspector) check() []string { return problems(i.store.Check()) }
 
-// CheckFile looks at the whole file of a store that nobody has open, changes nothing and returns what is wrong. Its log
-// is not looked at.
-func CheckFile(path string) []string {
-	_, err := bolt.Inspect(path)
-	return problems(err)
-}
+// CheckFile looks at all of a store that nobody has open, its log too, changes nothing and returns what is wrong.
+func CheckFile(path string) []string { return problems(bolt.Examine(path)) }
 
 // problems lists the errors that were joined.
 func problems(err error) []string {

@@ -51,7 +51,7 @@ hundred megabytes.`,
 	return cmd
 }
 
-// checkStore looks at a running mote's store, or else at the file before anybody opens it: to open it repairs what it can.
+// checkStore looks at a running mote's store, or else at the files of a stopped one, which it does not open: to open them repairs what it can.
 func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []string, err error) {
 	if err := requireRoot("datastore check"); err != nil {
 		return nil, err
@@ -65,10 +65,7 @@ func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []stri
 		if err != nil {
 			return nil, err
 		}
-		found = datastore.CheckFile(storePath(s))
-		if err := lock.close(); err != nil || len(found) > 0 {
-			return found, err
-		}
+		return datastore.CheckFile(storePath(s)), lock.close()
 	}
 	err = withStore(ctx, e, s, func(conn *grpc.ClientConn) error {
 		found, err = datastore.Check(ctx, conn)

@@ -207,7 +207,13 @@ func (d *damaged) open() string {
 	outcome, lost := "nothing was hit", false
 	for range 4 {
 		before := d.content()
+		examined := Examine(d.path)
+		require.Equal(d, before, d.content(), "an examination changes nothing: %v", d.done)
 		s, err := Open(d.path, o)
+		if examined == nil {
+			require.NoError(d, err, "examined and found sound: %v", d.done)
+			require.Empty(d, s.Repairs(), "examined and found sound: %v", d.done)
+		}
 		if err != nil {
 			require.ErrorContains(d, err, "snapshot", "%v", d.done)
 			require.Equal(d, before, d.content(), "what is refused is left alone: %v", d.done)

@@ -193,11 +193,10 @@ func (o *opening) swap() error {
 
 // database hands the file to bbolt, lock and all.
 func (o *opening) database() (db *bbolt.DB, err error) {
-	return openDB(o.path, o.file)
+	return openDB(o.path, o.file, options())
 }
 
-func openDB(path string, locked *os.File) (db *bbolt.DB, err error) {
-	settings := options()
+func openDB(path string, locked *os.File, settings *bbolt.Options) (db *bbolt.DB, err error) {
 	settings.OpenFile = func(string, int, os.FileMode) (*os.File, error) {
 		fd, err := unix.FcntlInt(locked.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		return os.NewFile(uintptr(fd), path), err

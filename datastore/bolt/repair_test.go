@@ -211,6 +211,10 @@ func repairLog(t *testing.T) {
 	require.NoError(t, os.WriteFile(log, b, 0o600))
 
 	path := filepath.Join(killed, "state.db")
+	require.ErrorContains(t, Examine(path), "damaged write-ahead log: no frame at")
+	examined, err := os.ReadFile(log)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(b, examined), "an examination repairs nothing")
 	s, err = Open(path, Options{})
 	require.NoError(t, err)
 	list, err := s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
@@ -233,4 +237,26 @@ func repairLog(t *testing.T) {
 	n, err := s.count(t.Context(), "/key/", "/key0")
 	require.NoError(t, err)
 	require.EqualValues(t, 6, n)
+}
+
+// TestExamineTornWrite: what a start would cut off is told before.
+func TestExamineTornWrite(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, filepath.Join(dir, "state.db"))
+	for i := range 2 {
+		_, err := s.create(t.Context(), fmt.Sprint("/key/", i), make([]byte, 1000))
+		require.NoError(t, err)
+	}
+	killed := t.TempDir()
+	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
+	path, log := filepath.Join(killed, "state.db"), filepath.Join(killed, "state.wal.1")
+	require.NoError(t, Examine(path))
+	require.ErrorContains(t, Examine(filepath.Join(dir, "state.db")), "another process has it open")
+	b, err := os.ReadFile(log)
+	require.NoError(t, err)
+	clear(b[1500:])
+	require.NoError(t, os.WriteFile(log, b, 0o600))
+	require.ErrorContains(t, Examine(path), "a write at the end of the log is not whole")
+	require.NoError(t, os.Remove(log))
+	require.ErrorContains(t, Examine(path), "its log is missing")
 }
