@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-k8s/mote/datastore/wal"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 const (
@@ -188,7 +189,7 @@ func (o *opening) swap() error {
 	}
 	old := o.file
 	o.file = draft
-	return errors.Join(syncDir(dirOf(o.path)), old.Close())
+	return errors.Join(durable.SyncDir(dirOf(o.path)), old.Close())
 }
 
 // database hands the file to bbolt, lock and all.
@@ -264,7 +265,7 @@ func createFile(path string, above int64) error {
 		return err
 	}
 	// The names of the file and of its folder must be as durable as what is in the file.
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }
 
 func dirOf(path string) string { return filepath.Dir(path) }
@@ -308,7 +309,7 @@ func replaceLog(path string, seq uint64) error {
 	for i, name := range logNames(path) {
 		err = errors.Join(err, os.Rename(logNames(draft)[i], name))
 	}
-	return errors.Join(err, syncDir(dirOf(path)))
+	return errors.Join(err, durable.SyncDir(dirOf(path)))
 }
 
 func emptyLog(path string) (wal.Files, error) {
@@ -322,14 +323,6 @@ func emptyLog(path string) (wal.Files, error) {
 
 // logNames are the log's two files.
 func logNames(path string) [2]string { return [2]string{path + ".0", path + ".1"} }
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
 
 var (
 	errNotStore    = errors.New("not a mote datastore")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/datastore/wal"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Repair is what a start did to damaged files.
@@ -227,5 +228,5 @@ func (s *Store) repairLog(o *opening, found wal.Found, frames int) error {
 		}
 	}
 	o.repaired(r)
-	return syncDir(dirOf(s.path))
+	return durable.SyncDir(dirOf(s.path))
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Extension is what the names of snapshots end with: any tar that knows zstd opens them.
@@ -101,7 +102,7 @@ func (f Folder) save(ctx context.Context, name string, source Source, o Origin, 
 	if err := os.Rename(f.path(draftFile), path); err != nil {
 		return Snapshot{}, err
 	}
-	if err := syncDir(string(f)); err != nil {
+	if err := durable.SyncDir(string(f)); err != nil {
 		return Snapshot{}, err
 	}
 	return look(path), nil
@@ -283,7 +284,7 @@ func (f Folder) Prune(ctx context.Context, keep int, cluster string) ([]string, 
 		}
 		removed = append(removed, s.Name)
 	}
-	if err := syncDir(string(f)); err != nil {
+	if err := durable.SyncDir(string(f)); err != nil {
 		return removed, fmt.Errorf("prune snapshots: %w", err)
 	}
 	return removed, nil
@@ -375,12 +376,4 @@ func copyTo(path string, mode fs.FileMode, contents io.Reader, durable bool) err
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

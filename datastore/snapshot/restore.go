@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Names in the data directory, which a restore needs to itself.
@@ -208,7 +209,7 @@ func (r *restoring) write(p plan) error {
 	if err := os.Rename(draft, r.path(planFile)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(r.path("")), syncDir(r.dataDir))
+	return errors.Join(durable.SyncDir(r.path("")), durable.SyncDir(r.dataDir))
 }
 
 // swap puts in place what is staged and sets aside what was there. Each step can be repeated.
@@ -223,7 +224,7 @@ func (r *restoring) swap(p plan) (Restored, error) {
 		done.Replaced = r.path(p.Replaced)
 	}
 	r.before("remove plan")
-	if err := errors.Join(os.Remove(r.path(planFile)), syncDir(r.path(""))); err != nil {
+	if err := errors.Join(os.Remove(r.path(planFile)), durable.SyncDir(r.path(""))); err != nil {
 		return done, fmt.Errorf("remove the plan of a restore: %w", err)
 	}
 	r.before("remove stage")
@@ -248,7 +249,7 @@ func (r *restoring) swapItem(p plan, item string) error {
 			return err
 		}
 		// What was there must be safe under its new name before its old one is taken.
-		if err := errors.Join(syncDir(filepath.Dir(aside)), syncDir(r.path("")), syncDir(filepath.Dir(live))); err != nil {
+		if err := errors.Join(durable.SyncDir(filepath.Dir(aside)), durable.SyncDir(r.path("")), durable.SyncDir(filepath.Dir(live))); err != nil {
 			return err
 		}
 	}
@@ -256,7 +257,7 @@ func (r *restoring) swapItem(p plan, item string) error {
 	if err := os.Rename(staged, live); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(filepath.Dir(live)), syncDir(filepath.Dir(staged)))
+	return errors.Join(durable.SyncDir(filepath.Dir(live)), durable.SyncDir(filepath.Dir(staged)))
 }
 
 // path is a path in the datastore's folder.
@@ -268,6 +269,6 @@ func syncTree(dir string) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return syncDir(path)
+		return durable.SyncDir(path)
 	})
 }
