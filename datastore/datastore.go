@@ -135,10 +135,19 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 }
 
-// Repairs are what opening the store had to repair. It may be called at any time; before the store is open there are none.
+// Repairs are what opening the store had to repair, now or before, and RepairsTold was not called for. It may be called at any time; before
+// the store is open there are none.
 func (d *Datastore) Repairs() []bolt.Repair {
 	if store := d.bolt.Load(); store != nil {
 		return store.Repairs()
+	}
+	return nil
+}
+
+// RepairsTold says that those who look after the store know of its Repairs: a later start does not return them again.
+func (d *Datastore) RepairsTold() error {
+	if store := d.bolt.Load(); store != nil {
+		return store.RepairsTold()
 	}
 	return nil
 }

@@ -158,7 +158,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		}
 		manager.ready()
 		settle(e)
-		tellRepairs(ctx, s, store.Repairs())
+		tellRepairs(ctx, s, store)
 	}()
 
 	// 10. Run until a signal comes or a part ends.

@@ -53,8 +53,8 @@ type opening struct {
 	// file is locked; image reads it.
 	file    *os.File
 	image   image
-	stamp   string // of what is set aside
-	repairs []Repair
+	stamp   string   // of what is set aside
+	repairs []Repair // those of this start, and earlier ones that were not told
 	// noSnapshot is why there is none that helps.
 	noSnapshot error
 }
@@ -79,8 +79,11 @@ func begin(path string, options Options) (*opening, error) {
 		return nil, err
 	}
 	o := &opening{path: path, options: options, stamp: time.Now().UTC().Format(asideTime)}
-	o.file, err = lockFile(path)
-	return o, err
+	if o.file, err = lockFile(path); err != nil {
+		return nil, err
+	}
+	o.repairs = loadUntold(path)
+	return o, nil
 }
 
 // judge returns what a sound file and its log have; an unsound one is repaired before. What only an unclean stop can have left half

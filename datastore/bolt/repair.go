@@ -23,9 +23,6 @@ type Repair struct {
 	Aside []string `json:"aside,omitempty"`
 }
 
-// Repairs returns what Open has repaired.
-func (s *Store) Repairs() []Repair { return s.repairs }
-
 // lostRevisions is how far revisions jump when it is not known how many were given out: more than both files of the log can have
 // promised.
 const lostRevisions = 1 << 30
@@ -35,7 +32,7 @@ const asideTime = "20060102T150405Z"
 
 func (o *opening) repaired(r Repair) {
 	r.Time = time.Now().UTC()
-	o.repairs = append(o.repairs, r)
+	o.note(r)
 	args := []any{"component", "datastore", "path", o.path, "what", r.What, "aside", r.Aside}
 	if r.Lost == "" {
 		slog.Warn("datastore repaired, nothing is lost", args...)
@@ -51,7 +48,7 @@ func (s *Store) tellTorn(o *opening) {
 		Time: time.Now().UTC(), What: "cut off a write at the end of the log that is not whole",
 		Lost: "nothing if the machine lost power, for it was never acknowledged; else the last transaction",
 	}
-	o.repairs = append(o.repairs, r)
+	o.note(r)
 	slog.Warn("datastore repaired, its log did not end well", "component", "datastore", "path", o.path, "what", r.What, "lost", r.Lost)
 }
 
