@@ -1,8 +1,10 @@
 package bolt
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -274,8 +276,8 @@ func createFile(path string, above int64) error {
 func dirOf(path string) string { return filepath.Dir(path) }
 
 // createLog makes the log's files, so that a store without them is known to have lost them. What is left of
-// another store's log must not become part of this one; a log that nothing was written to is of a first start that
-// was interrupted.
+// another store's log must not become part of this one; one that has no frame, at the most the zeros that a file grows by, is of
+// a first start that was interrupted.
 func createLog(path string) error {
 	files, err := wal.OpenFiles(path)
 	if err != nil {
@@ -284,8 +286,9 @@ func createLog(path string) error {
 	_, found, err := wal.Open(files, 1, true, func([]byte) error { return errOrphanLog })
 	if found.Damage != nil {
 		for _, f := range files {
-			if size, sizeErr := f.Size(); sizeErr != nil || size > 0 {
-				err = errors.Join(err, sizeErr, errOrphanLog)
+			unwritten, readErr := onlyZeros(f)
+			if err = errors.Join(err, readErr); !unwritten {
+				err = errors.Join(err, errOrphanLog)
 			}
 		}
 	}
@@ -293,6 +296,15 @@ func createLog(path string) error {
 		_, err = wal.Create(files, 1)
 	}
 	return errors.Join(err, files[0].Close(), files[1].Close())
+}
+
+func onlyZeros(f wal.File) (bool, error) {
+	size, err := f.Size()
+	if err != nil {
+		return false, err
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, size))
+	return len(bytes.Trim(data, "\x00")) == 0, err
 }
 
 // replaceLog puts an empty log in the place of another.
