@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -166,7 +169,7 @@ func TestRepairs(t *testing.T) {
 		require.NoError(t, err)
 		require.Contains(t, s.Repairs()[0].What, "took snapshot monday and what the log still has")
 		require.NotEmpty(t, s.Repairs()[0].Lost)
-		require.Greater(t, s.Revision(), w.now.counters[metaRevision]+lostRevisions/2)
+		require.Greater(t, s.Revision(), w.now.counters[metaRevision]+RevisionGap/2)
 		list, err := s.Range(t.Context(), Query{Key: "/key/009"})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, list.KVs[0].Value[0], "the log had it")
@@ -180,6 +183,20 @@ func TestRepairs(t *testing.T) {
 		_, err := w.open(true)
 		require.ErrorContains(t, err, "snapshot monday cannot be used")
 		require.ErrorContains(t, err, "mote datastore snapshot restore NAME")
+	})
+	t.Run("snapshot that cannot be unpacked", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(0, 1)
+		for broken, want := range map[error]string{
+			errors.New("another sum"):                                  "unpack snapshot monday: another sum; its files are left as they are",
+			&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}: "the disk is full; free some space",
+		} {
+			_, err := Open(w.path, Options{Restore: func() (io.ReadCloser, string, error) {
+				return io.NopCloser(io.MultiReader(bytes.NewReader(w.snapshot[:5*pageSize]), iotest.ErrReader(broken))), "monday", nil
+			}})
+			require.ErrorContains(t, err, want)
+			require.NoFileExists(t, w.path+".snapshot")
+		}
 	})
 	t.Run("log", func(t *testing.T) { repairLog(t) })
 }
@@ -220,7 +237,7 @@ func repairLog(t *testing.T) {
 	list, err := s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
 	require.NoError(t, err)
 	require.Len(t, list.KVs, 5)
-	require.Greater(t, s.Revision(), int64(lostRevisions))
+	require.Greater(t, s.Revision(), int64(RevisionGap))
 	require.Equal(t, s.Revision(), s.Compacted())
 	r := s.Repairs()[0]
 	require.Contains(t, r.Lost, "after revision 6")
