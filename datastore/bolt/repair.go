@@ -23,9 +23,9 @@ type Repair struct {
 	Aside []string `json:"aside,omitempty"`
 }
 
-// lostRevisions is how far revisions jump when it is not known how many were given out: more than both files of the log can have
-// promised.
-const lostRevisions = 1 << 30
+// RevisionGap is how far revisions jump when it is not known how many were given out: more than both files of the log can have
+// promised, and than are given out between a snapshot and a repair or a restore.
+const RevisionGap = 1 << 30
 
 // asideTime is how the names of files that are set aside end.
 const asideTime = "20060102T150405Z"
@@ -193,7 +193,7 @@ func (s *Store) repairLog(o *opening, found wal.Found, frames int) error {
 			known = max(known, f.revision, f.ceiling)
 		}
 	}
-	s.ceiling = known + lostRevisions
+	s.ceiling = known + RevisionGap
 	r := Repair{
 		What: "set the log aside from where it is damaged: " + oneLine(found.Damage),
 		Lost: fmt.Sprintf("what was written after revision %d and not read again; %d transactions before the damage were kept, and %d behind it can be read in the files that were set aside", s.revision.Load(), frames, len(found.Behind)),

@@ -25,9 +25,9 @@ const (
 	serverDir = "server"
 )
 
-// revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot
-// and the restore, on whichever machine. etcd's own advice for a restore.
-const revisionGap = 1_000_000_000
+// revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot and the restore, on
+// whichever machine, and above what a repair from the same snapshot has jumped to there.
+const revisionGap = 2 * bolt.RevisionGap
 
 // Restored says what a restore did.
 type Restored struct {

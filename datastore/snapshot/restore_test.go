@@ -2,7 +2,9 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,4 +117,29 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		require.False(t, resumed)
 	}
 	require.True(t, changed)
+}
+
+// TestRestoreBeginsAboveARepair: a snapshot that one machine was repaired with begins higher on another, which knows nothing of that.
+func TestRestoreBeginsAboveARepair(t *testing.T) {
+	m := newMachine(t)
+	store := m.open(t)
+	put(t, store, "/a", "saved")
+	saved := m.save(t, "", store)
+	require.NoError(t, store.Close())
+	path := filepath.Join(m.dir, "datastore", "state.db")
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = file.WriteAt(make([]byte, 8192), 0)
+	require.NoError(t, errors.Join(err, file.Close()))
+	repaired, err := bolt.Open(path, bolt.Options{Restore: func() (io.ReadCloser, string, error) { return Newest(string(m.folder), "") }})
+	require.NoError(t, err)
+	last := put(t, repaired, "/a", "given out")
+	require.NoError(t, repaired.Close())
+
+	other := newMachine(t)
+	alone := filepath.Join(t.TempDir(), saved.Name)
+	require.NoError(t, os.Link(saved.Path, alone))
+	_, err = Restore(t.Context(), alone, other.dir, nil)
+	require.NoError(t, err)
+	require.Greater(t, put(t, other.open(t), "/a", "later"), last)
 }
