@@ -35,7 +35,7 @@ hundred megabytes.`,
 		}
 		var found []string
 		look := func() (err error) {
-			found, err = checkStore(cmd.Context(), e, s)
+			found, err = checkStore(cmd.Context(), s)
 			return err
 		}
 		if steps.terminal {
@@ -52,7 +52,7 @@ hundred megabytes.`,
 }
 
 // checkStore looks at a running mote's store, or else at the files of a stopped one, which it does not open: to open them repairs what it can.
-func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []string, err error) {
+func checkStore(ctx context.Context, s *settings.Settings) (found []string, err error) {
 	if err := requireRoot("datastore check"); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []stri
 		}
 		return datastore.CheckFile(storePath(s)), lock.close()
 	}
-	err = withStore(ctx, e, s, func(conn *grpc.ClientConn) error {
+	err = withStore(ctx, s, func(conn *grpc.ClientConn) error {
 		found, err = datastore.Check(ctx, conn)
 		return notOurs(err)
 	})

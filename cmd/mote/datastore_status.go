@@ -33,7 +33,7 @@ func newDatastoreStatusCommand(e *env) *cobra.Command {
 			return err
 		}
 		var r storeReport
-		err = withStore(cmd.Context(), e, s, func(conn *grpc.ClientConn) (err error) {
+		err = withStore(cmd.Context(), s, func(conn *grpc.ClientConn) (err error) {
 			r, err = reportStore(cmd.Context(), conn, s)
 			return err
 		})
