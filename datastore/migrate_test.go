@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,14 +54,15 @@ func beginMigration(t *testing.T) *migration {
 	return m
 }
 
-// to copies the last store to a new one, which becomes the last.
-func (m *migration) to(cfg datastore.Config) {
+// to copies the last store to a new one, which becomes the last, and returns what stops that.
+func (m *migration) to(cfg datastore.Config) (stop func()) {
 	m.Helper()
 	revision, keys, err := datastore.Survey(m.Context(), m.source.ActiveConnection())
 	require.NoError(m, err)
 	require.EqualValues(m, len(m.want), keys)
 	cfg.Above = revision
 	d, stop := serveConfig(m.T, cfg)
+	stop = sync.OnceFunc(stop)
 	m.Cleanup(stop)
 	target := clientOf(m.T, d)
 	var last string
@@ -72,15 +74,7 @@ func (m *migration) to(cfg datastore.Config) {
 	require.Equal(m, keys, copied)
 	require.Equal(m, fmt.Sprintf("comparing %d/%d", keys, keys), last)
 
-	all, err := target.Get(m.Context(), "/", clientv3.WithRange("0"))
-	require.NoError(m, err)
-	got := map[string]string{}
-	for _, kv := range all.Kvs {
-		got[string(kv.Key)] = string(kv.Value)
-		require.Greater(m, kv.ModRevision, revision, "%s is older than what clients have seen", kv.Key)
-		require.NotZero(m, kv.Lease, kv.Key)
-	}
-	require.Equal(m, m.want, got)
+	m.holds(target, revision)
 	marker, err := target.Get(m.Context(), "mote/migration")
 	require.NoError(m, err)
 	require.Empty(m, marker.Kvs)
@@ -89,6 +83,21 @@ func (m *migration) to(cfg datastore.Config) {
 	_, err = again.Run(m.Context())
 	require.ErrorIs(m, err, datastore.ErrNotEmpty)
 	m.source, m.last = target, revision
+	return stop
+}
+
+// holds looks whether a store has all, with leases, and above a revision.
+func (m *migration) holds(client *clientv3.Client, revision int64) {
+	m.Helper()
+	all, err := client.Get(m.Context(), "/", clientv3.WithRange("0"))
+	require.NoError(m, err)
+	got := map[string]string{}
+	for _, kv := range all.Kvs {
+		got[string(kv.Key)] = string(kv.Value)
+		require.Greater(m, kv.ModRevision, revision, "%s is older than what clients have seen", kv.Key)
+		require.NotZero(m, kv.Lease, kv.Key)
+	}
+	require.Equal(m, m.want, got)
 }
 
 // oldRevisionIsGone: who comes with a revision of the store before must list again.
@@ -206,9 +215,10 @@ func TestMigrateAgain(t *testing.T) {
 
 		cfg.Above = 0
 		require.ErrorContains(t, run(t, cfg), "holds an unfinished migration")
-		m.to(cfg)
-		stopped, stop := serveConfig(t, at(t, "bolt"))
-		_ = stopped
-		stop()
+		m.to(cfg)()
+		d, stop = serveConfig(t, cfg) // as a server does, which looks whether it is whole
+		t.Cleanup(stop)
+		m.source = clientOf(t, d)
+		m.holds(m.source, m.last)
 	}
 }
