@@ -45,7 +45,10 @@ type Datastore struct {
 	bolt atomic.Pointer[bolt.Store]
 }
 
-var _ component.Component = (*Datastore)(nil)
+var (
+	_ component.Component = (*Datastore)(nil)
+	_ component.Troubled  = (*Datastore)(nil)
+)
 
 // New validates cfg. It touches no file and asks no server, but TLS files are read.
 func New(cfg Config) (*Datastore, error) {
@@ -135,12 +138,37 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 }
 
-// Repairs are what opening the store had to repair. It may be called at any time; before the store is open there are none.
+// Repairs are what opening the store had to repair, now or before, and RepairsTold was not called for. It may be called at any time; before
+// the store is open there are none.
 func (d *Datastore) Repairs() []bolt.Repair {
 	if store := d.bolt.Load(); store != nil {
 		return store.Repairs()
 	}
 	return nil
+}
+
+// RepairsTold says that those who look after the store know of its Repairs: a later start does not return them again.
+func (d *Datastore) RepairsTold() error {
+	if store := d.bolt.Load(); store != nil {
+		return store.RepairsTold()
+	}
+	return nil
+}
+
+// Trouble implements component.Troubled: the store serves what it can.
+func (d *Datastore) Trouble() []string {
+	store := d.bolt.Load()
+	if store == nil {
+		return nil
+	}
+	var list []string
+	if store.NoSpace() {
+		list = append(list, "writes are refused: the disk is full, or the quota exceeded; it ends when there is room")
+	}
+	if store.Damaged() {
+		list = append(list, "damaged: what is hit is not answered; restart mote, which repairs its datastore or says what to do")
+	}
+	return list
 }
 
 // Snapshot is the store as a snapshot.Source. It may be called when the store is ready.

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
 		// kine never ends what waits for a poll that will not come, nor the connection that made a database.
 		goleak.IgnoreAnyFunction("github.com/k3s-io/kine/pkg/logstructured/sqllog.(*SQLLog).WaitForSyncTo"),
+		// Nor a watch that its own watcher of leases begins while the store is being closed.
+		goleak.IgnoreAnyFunction("github.com/k3s-io/kine/pkg/logstructured.(*LogStructured).Watch.func1"),
 		goleak.IgnoreAnyFunction("github.com/go-sql-driver/mysql.(*mysqlConn).startWatcher.func1"))
 }
 

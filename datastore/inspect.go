@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,18 +31,8 @@ type Status struct {
 	// UsedBytes is how much of QuotaBytes is taken.
 	UsedBytes  int64 `json:"usedBytes"`
 	QuotaBytes int64 `json:"quotaBytes"`
-	// Repairs are what the start of the store has repaired.
-	Repairs []Repair `json:"repairs"`
-}
-
-// Repair is what a start did to damaged files.
-type Repair struct {
-	Time time.Time `json:"time"`
-	What string    `json:"what"`
-	// Lost is empty when nothing is.
-	Lost string `json:"lost,omitempty"`
-	// Aside are the damaged files, as they were.
-	Aside []string `json:"aside"`
+	// Repairs are what the start of the store has repaired, and earlier ones that no server has told of.
+	Repairs []bolt.Repair `json:"repairs"`
 }
 
 // ErrNotOurs is what a store that is not of mote's own engine answers to FetchStatus and Check.
@@ -91,25 +80,17 @@ func answer(ask func() (any, error)) grpc.MethodHandler {
 
 func (i inspector) status() (Status, error) {
 	stats, err := i.store.Stats()
-	repairs := []Repair{}
-	for _, r := range i.store.Repairs() {
-		repairs = append(repairs, Repair(r))
-	}
 	return Status{
 		Engine: "bolt", Path: i.path, Format: bolt.Format, Revision: i.store.Revision(), Compacted: i.store.Compacted(),
 		FileBytes: stats.FileBytes, LogBytes: stats.LogBytes, MemoryBytes: stats.MemoryBytes,
-		Leases: stats.Leases, Watches: stats.Watches, UsedBytes: stats.UsedBytes, QuotaBytes: stats.QuotaBytes, Repairs: repairs,
+		Leases: stats.Leases, Watches: stats.Watches, UsedBytes: stats.UsedBytes, QuotaBytes: stats.QuotaBytes, Repairs: append([]bolt.Repair{}, i.store.Repairs()...),
 	}, err
 }
 
 func (i inspector) check() []string { return problems(i.store.Check()) }
 
-// CheckFile looks at the whole file of a store that nobody has open, changes nothing and returns what is wrong. Its log
-// is not looked at.
-func CheckFile(path string) []string {
-	_, err := bolt.Inspect(path)
-	return problems(err)
-}
+// CheckFile looks at all of a store that nobody has open, its log too, changes nothing and returns what is wrong.
+func CheckFile(path string) []string { return problems(bolt.Examine(path)) }
 
 // problems lists the errors that were joined.
 func problems(err error) []string {

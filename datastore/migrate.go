@@ -52,7 +52,7 @@ func Survey(ctx context.Context, source *grpc.ClientConn) (revision, keys int64,
 	return resp.Header.Revision, resp.Count, nil
 }
 
-// Run copies and compares, and returns how many keys there are.
+// Run copies and compares, and returns how many keys the target has. Those whose lease ends meanwhile are not among them.
 func (m Migration) Run(ctx context.Context) (int64, error) {
 	source, target := etcdserverpb.NewKVClient(m.Source), etcdserverpb.NewKVClient(m.Target)
 	marker, err := m.begin(ctx, target)
@@ -62,12 +62,12 @@ func (m Migration) Run(ctx context.Context) (int64, error) {
 	if err := m.raise(ctx, target); err != nil {
 		return 0, err
 	}
-	sums, err := m.copy(ctx, source, target)
+	copied, err := m.copy(ctx, source, target)
 	if err != nil {
 		return 0, err
 	}
-	keys := int64(len(sums))
-	if err := m.compare(ctx, target, sums); err != nil {
+	keys, err := m.compare(ctx, target, copied)
+	if err != nil {
 		return 0, err
 	}
 	// Where that can be asked for: nobody gets to see the target being filled. kine, which compacts by itself, may take what it has just
@@ -152,29 +152,41 @@ func (m Migration) raise(ctx context.Context, target etcdserverpb.KVClient) erro
 	return nil
 }
 
-// copy returns the sums of all values.
-func (m Migration) copy(ctx context.Context, source, target etcdserverpb.KVClient) (map[string][sha256.Size]byte, error) {
-	sums := make(map[string][sha256.Size]byte)
-	leases := leaseCopier{source: etcdserverpb.NewLeaseClient(m.Source), target: etcdserverpb.NewLeaseClient(m.Target), ids: map[int64]int64{}}
+// copied is what the target must have of a key.
+type copied struct {
+	sum [sha256.Size]byte
+	// leased says that the key may be gone: its lease may have ended.
+	leased bool
+}
+
+// copy returns what it copied, by key. Keys whose lease has ended since the survey are left out.
+func (m Migration) copy(ctx context.Context, source, target etcdserverpb.KVClient) (map[string]copied, error) {
+	all := make(map[string]copied)
+	leases := leaseCopier{source: etcdserverpb.NewLeaseClient(m.Source), target: etcdserverpb.NewLeaseClient(m.Target), made: map[int64]leaseCopy{}}
 	health, err := modRevision(ctx, target, []byte(healthKey)) // kine makes it
 	if err != nil {
 		return nil, fmt.Errorf("read from the target: %w", err)
 	}
+	done := int64(0)
 	err = pages(ctx, source, m.Revision, false, func(kvs []*mvccpb.KeyValue, count int64) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(migrateWriters)
 		for _, kv := range kvs {
-			sums[string(kv.Key)] = sha256.Sum256(kv.Value)
 			lease, err := leases.copy(ctx, kv.Lease)
 			if err != nil {
 				return errors.Join(fmt.Errorf("copy the lease of %s: %w", kv.Key, err), group.Wait())
 			}
+			if lease.ended {
+				continue
+			}
+			all[string(kv.Key)] = copied{sha256.Sum256(kv.Value), kv.Lease != 0}
 			group.Go(func() error {
 				guard := int64(0)
 				if string(kv.Key) == healthKey {
 					guard = health
 				}
-				if _, err := writeKey(ctx, target, kv, guard, lease); err != nil {
+				_, err := writeKey(ctx, target, kv, guard, lease.id)
+				if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) { // it may have ended since
 					return fmt.Errorf("copy %s: %w", kv.Key, err)
 				}
 				return nil
@@ -183,35 +195,42 @@ func (m Migration) copy(ctx context.Context, source, target etcdserverpb.KVClien
 		if err := group.Wait(); err != nil {
 			return err
 		}
-		m.Progress("copying", int64(len(sums)), int64(len(sums))-int64(len(kvs))+count)
+		m.Progress("copying", done+int64(len(kvs)), done+count)
+		done += int64(len(kvs))
 		return nil
 	})
-	return sums, err
+	return all, err
 }
 
-// compare reads the target. What the source has not must not be in it, but kine's own health key.
-func (m Migration) compare(ctx context.Context, target etcdserverpb.KVClient, sums map[string][sha256.Size]byte) error {
-	total, seen := int64(len(sums)), int64(0)
+// compare reads the target, and returns how many keys it has. What was not copied must not be in it, but kine's own health key.
+func (m Migration) compare(ctx context.Context, target etcdserverpb.KVClient, want map[string]copied) (int64, error) {
+	total, seen := int64(len(want)), int64(0)
 	err := pages(ctx, target, 0, false, func(kvs []*mvccpb.KeyValue, _ int64) error {
 		for _, kv := range kvs {
-			sum, known := sums[string(kv.Key)]
+			one, known := want[string(kv.Key)]
 			switch {
 			case !known && string(kv.Key) == healthKey:
 				continue
 			case !known:
 				return fmt.Errorf("the target has %s, which was not copied; is another server using it?", kv.Key)
-			case sum != sha256.Sum256(kv.Value):
+			case one.sum != sha256.Sum256(kv.Value):
 				return fmt.Errorf("the target has another value of %s than the source", kv.Key)
 			}
+			delete(want, string(kv.Key))
 			seen++
 		}
 		m.Progress("comparing", seen, total)
 		return nil
 	})
-	if err == nil && seen != total {
-		err = fmt.Errorf("the target has %d keys of %d", seen, total)
+	if err != nil {
+		return seen, err
 	}
-	return err
+	for key, one := range want {
+		if !one.leased {
+			return seen, fmt.Errorf("the target lacks %s, which was copied; is another server using it?", key)
+		}
+	}
+	return seen, nil
 }
 
 // pages calls fn with all keys at a revision (0: at the time of the first page), in order. count is of the keys from the page's
@@ -284,21 +303,31 @@ func guarded(ctx context.Context, kv etcdserverpb.KVClient, key []byte, guard in
 // leaseCopier makes a lease in the target for each in the source, with what is left of its time.
 type leaseCopier struct {
 	source, target etcdserverpb.LeaseClient
-	ids            map[int64]int64
+	made           map[int64]leaseCopy // by the number in the source
 }
 
-func (c leaseCopier) copy(ctx context.Context, id int64) (int64, error) {
-	if id == 0 || c.ids[id] != 0 {
-		return c.ids[id], nil
+// leaseCopy is a lease's number in the target, unless it has ended in the source.
+type leaseCopy struct {
+	id    int64
+	ended bool
+}
+
+func (c leaseCopier) copy(ctx context.Context, id int64) (leaseCopy, error) {
+	if made, known := c.made[id]; known || id == 0 {
+		return made, nil
 	}
 	ttl := id // kine's leases are their own time to live
 	if left, err := c.source.LeaseTimeToLive(ctx, &etcdserverpb.LeaseTimeToLiveRequest{ID: id}); err == nil {
+		if left.TTL < 0 {
+			c.made[id] = leaseCopy{ended: true}
+			return c.made[id], nil
+		}
 		ttl = max(left.TTL, 1)
 	}
 	granted, err := c.target.LeaseGrant(ctx, &etcdserverpb.LeaseGrantRequest{TTL: ttl})
 	if err != nil {
-		return 0, err
+		return leaseCopy{}, err
 	}
-	c.ids[id] = granted.ID
-	return granted.ID, nil
+	c.made[id] = leaseCopy{id: granted.ID}
+	return c.made[id], nil
 }

@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/test/servers"
@@ -50,14 +54,15 @@ func beginMigration(t *testing.T) *migration {
 	return m
 }
 
-// to copies the last store to a new one, which becomes the last.
-func (m *migration) to(cfg datastore.Config) {
+// to copies the last store to a new one, which becomes the last, and returns what stops that.
+func (m *migration) to(cfg datastore.Config) (stop func()) {
 	m.Helper()
 	revision, keys, err := datastore.Survey(m.Context(), m.source.ActiveConnection())
 	require.NoError(m, err)
 	require.EqualValues(m, len(m.want), keys)
 	cfg.Above = revision
 	d, stop := serveConfig(m.T, cfg)
+	stop = sync.OnceFunc(stop)
 	m.Cleanup(stop)
 	target := clientOf(m.T, d)
 	var last string
@@ -69,15 +74,7 @@ func (m *migration) to(cfg datastore.Config) {
 	require.Equal(m, keys, copied)
 	require.Equal(m, fmt.Sprintf("comparing %d/%d", keys, keys), last)
 
-	all, err := target.Get(m.Context(), "/", clientv3.WithRange("0"))
-	require.NoError(m, err)
-	got := map[string]string{}
-	for _, kv := range all.Kvs {
-		got[string(kv.Key)] = string(kv.Value)
-		require.Greater(m, kv.ModRevision, revision, "%s is older than what clients have seen", kv.Key)
-		require.NotZero(m, kv.Lease, kv.Key)
-	}
-	require.Equal(m, m.want, got)
+	m.holds(target, revision)
 	marker, err := target.Get(m.Context(), "mote/migration")
 	require.NoError(m, err)
 	require.Empty(m, marker.Kvs)
@@ -86,6 +83,21 @@ func (m *migration) to(cfg datastore.Config) {
 	_, err = again.Run(m.Context())
 	require.ErrorIs(m, err, datastore.ErrNotEmpty)
 	m.source, m.last = target, revision
+	return stop
+}
+
+// holds looks whether a store has all, with leases, and above a revision.
+func (m *migration) holds(client *clientv3.Client, revision int64) {
+	m.Helper()
+	all, err := client.Get(m.Context(), "/", clientv3.WithRange("0"))
+	require.NoError(m, err)
+	got := map[string]string{}
+	for _, kv := range all.Kvs {
+		got[string(kv.Key)] = string(kv.Value)
+		require.Greater(m, kv.ModRevision, revision, "%s is older than what clients have seen", kv.Key)
+		require.NotZero(m, kv.Lease, kv.Key)
+	}
+	require.Equal(m, m.want, got)
 }
 
 // oldRevisionIsGone: who comes with a revision of the store before must list again.
@@ -110,6 +122,58 @@ func TestMigrate(t *testing.T) {
 		m.to(at(t, endpoint))
 		m.oldRevisionIsGone()
 	}
+}
+
+// TestMigrateWhileLeasesEnd: keys that end meanwhile, before, during or after they are copied, are neither missed nor an error.
+func TestMigrateWhileLeasesEnd(t *testing.T) {
+	m := beginMigration(t)
+	ctx := t.Context()
+	leases := map[string]clientv3.LeaseID{}
+	for _, when := range []string{"before", "during", "after"} {
+		lease, err := m.source.Grant(ctx, 2000)
+		require.NoError(t, err)
+		leases[when] = lease.ID
+		_, err = m.source.Put(ctx, "/registry/events/"+when, when, clientv3.WithLease(lease.ID))
+		require.NoError(t, err)
+	}
+	revision, keys, err := datastore.Survey(ctx, m.source.ActiveConnection())
+	require.NoError(t, err)
+	_, err = m.source.Revoke(ctx, leases["before"])
+	require.NoError(t, err)
+
+	cfg := at(t, "bolt")
+	cfg.Above = revision
+	d, stop := serveConfig(t, cfg)
+	defer stop()
+	target := clientOf(t, d)
+	var granted []clientv3.LeaseID // in the order of the keys: after, during; the last is that of the pods
+	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoke(ctx, method, req, reply, cc, opts...)
+			if made, ok := reply.(*etcdserverpb.LeaseGrantResponse); ok && err == nil {
+				granted = append(granted, clientv3.LeaseID(made.ID))
+				if len(granted) == 2 {
+					_, err = target.Revoke(ctx, granted[1])
+				}
+			}
+			return err
+		}))
+	require.NoError(t, err)
+	defer conn.Close()
+	copied, err := datastore.Migration{
+		Source: m.source.ActiveConnection(), Target: conn, Revision: revision,
+		Progress: func(step string, done, total int64) {
+			if step == "copying" && done == total {
+				_, err := target.Revoke(ctx, granted[0])
+				require.NoError(t, err)
+			}
+		},
+	}.Run(ctx)
+	require.NoError(t, err)
+	require.Equal(t, keys-3, copied)
+	left, err := target.Get(ctx, "/registry/events/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Empty(t, left.Kvs)
 }
 
 func TestMigrateToServers(t *testing.T) {
@@ -151,9 +215,10 @@ func TestMigrateAgain(t *testing.T) {
 
 		cfg.Above = 0
 		require.ErrorContains(t, run(t, cfg), "holds an unfinished migration")
-		m.to(cfg)
-		stopped, stop := serveConfig(t, at(t, "bolt"))
-		_ = stopped
-		stop()
+		m.to(cfg)()
+		d, stop = serveConfig(t, cfg) // as a server does, which looks whether it is whole
+		t.Cleanup(stop)
+		m.source = clientOf(t, d)
+		m.holds(m.source, m.last)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiserver "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // ensureEncryption makes the file that says how Secrets are encrypted in the datastore, unless it is
@@ -42,5 +44,5 @@ func ensureEncryption(path string) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return writeFile(path, data, 0o600)
+	return durable.WriteFile(path, data, 0o600)
 }

@@ -16,6 +16,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // leafLifetime is how long a leaf is valid; it is renewed when a third of that is left, so a
@@ -95,7 +97,7 @@ func makeAuthority(certPath, commonName string, key *ecdsa.PrivateKey) (*authori
 	if err != nil {
 		return nil, err
 	}
-	return &authority{cert: cert, certPEM: certPEM, key: key}, writeFile(certPath, certPEM, 0o644)
+	return &authority{cert: cert, certPEM: certPEM, key: key}, durable.WriteFile(certPath, certPEM, 0o644)
 }
 
 // ensureLeaf makes base.crt a certificate of ca for s that need not be renewed at now, and base.key
@@ -118,7 +120,7 @@ func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, er
 	if err != nil {
 		return false, fmt.Errorf("sign certificate of %s: %w", s.commonName, err)
 	}
-	return true, writeFile(base+".crt", certPEM, 0o644)
+	return true, durable.WriteFile(base+".crt", certPEM, 0o644)
 }
 
 func (ca *authority) issue(s subject, key *ecdsa.PrivateKey, now time.Time) ([]byte, error) {
@@ -187,7 +189,7 @@ func makeKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make key %s: %w", path, err)
 	}
-	return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+	return key, durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 func readKey(path string) (*ecdsa.PrivateKey, error) {

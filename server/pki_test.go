@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/keyutil"
+
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 var (
@@ -201,7 +203,7 @@ func TestCrash(t *testing.T) {
 			require.NoError(t, os.MkdirAll(filepath.Dir(moved(path)), 0o700))
 			require.NoError(t, os.WriteFile(moved(path), []byte(whole[path]), 0o600))
 		}
-		half := temporary(moved(order[n]))
+		half := durable.Temporary(moved(order[n]))
 		require.NoError(t, os.MkdirAll(filepath.Dir(half), 0o700))
 		require.NoError(t, os.WriteFile(half, []byte("half"), 0o644))
 		c := issueAll(t, cut, y2027)

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -43,7 +45,34 @@ socket, and while it is stopped, on the files in the data directory; those that 
 		newDatastoreServeCommand(e),
 		newDatastoreMigrateCommand(e),
 	)
+	attend(e, cmd)
 	return cmd
+}
+
+// attend has all verbs below cmd end with SIGINT and SIGTERM in good order: a store is closed, and what is half done removed. A second
+// signal ends them at once. It also routes what libraries log, before any can: left alone, kine prints whole requests, Secrets among them.
+func attend(e *env, cmd *cobra.Command) {
+	for _, below := range cmd.Commands() {
+		attend(e, below)
+	}
+	if cmd.HasSubCommands() {
+		return
+	}
+	work := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := logging.Setup(e.stderr, "warn", "text"); err != nil {
+			return err
+		}
+		ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+		defer restore()
+		context.AfterFunc(ctx, restore)
+		cmd.SetContext(ctx)
+		err := work(cmd, args)
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("%s was interrupted", verb(cmd))
+		}
+		return err
+	}
 }
 
 // storeDir in the data directory has the datastore's files.
@@ -59,7 +88,7 @@ func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), 
 
 // withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
 // opened for as long as fn takes, under the data directory's lock.
-func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
+func withStore(ctx context.Context, s *settings.Settings, fn func(*grpc.ClientConn) error) error {
 	if err := requireRoot("datastore"); err != nil {
 		return err
 	}
@@ -75,7 +104,7 @@ func withStore(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.
 		return err
 	}
 	if pid == 0 {
-		return withStopped(ctx, e, s, fn)
+		return withStopped(ctx, s, fn)
 	}
 	socket := s.DatastoreSocket()
 	if _, err := os.Stat(socket); errors.Is(err, fs.ErrNotExist) {
@@ -95,10 +124,7 @@ func withConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
 }
 
 // withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
-func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grpc.ClientConn) error) (err error) {
-	if err := logging.Setup(e.stderr, "warn", "text"); err != nil {
-		return err
-	}
+func withStopped(ctx context.Context, s *settings.Settings, fn func(*grpc.ClientConn) error) (err error) {
 	lock, err := lockStopped(s)
 	if err != nil {
 		return err
@@ -114,6 +140,21 @@ func withStopped(ctx context.Context, e *env, s *settings.Settings, fn func(*grp
 		return err
 	}
 	return withRunning(ctx, store, fn)
+}
+
+// holdStore takes the data directory for whoever runs its store: none that is being reset, and one whose restore is finished.
+func holdStore(s *settings.Settings) (*dataDirLock, error) {
+	if err := checkNoReset(s.DataDir); err != nil {
+		return nil, err
+	}
+	lock, err := lockDataDir(s.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := resumeRestore(s); err != nil {
+		return nil, errors.Join(err, lock.close())
+	}
+	return lock, nil
 }
 
 // lockStopped takes the data directory of a stopped mote, which must have a store.

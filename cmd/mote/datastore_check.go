@@ -35,7 +35,7 @@ hundred megabytes.`,
 		}
 		var found []string
 		look := func() (err error) {
-			found, err = checkStore(cmd.Context(), e, s)
+			found, err = checkStore(cmd.Context(), s)
 			return err
 		}
 		if steps.terminal {
@@ -51,8 +51,8 @@ hundred megabytes.`,
 	return cmd
 }
 
-// checkStore looks at a running mote's store, or else at the file before anybody opens it: to open it repairs what it can.
-func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []string, err error) {
+// checkStore looks at a running mote's store, or else at the files of a stopped one, which it does not open: to open them repairs what it can.
+func checkStore(ctx context.Context, s *settings.Settings) (found []string, err error) {
 	if err := requireRoot("datastore check"); err != nil {
 		return nil, err
 	}
@@ -65,12 +65,9 @@ func checkStore(ctx context.Context, e *env, s *settings.Settings) (found []stri
 		if err != nil {
 			return nil, err
 		}
-		found = datastore.CheckFile(storePath(s))
-		if err := lock.close(); err != nil || len(found) > 0 {
-			return found, err
-		}
+		return datastore.CheckFile(storePath(s)), lock.close()
 	}
-	err = withStore(ctx, e, s, func(conn *grpc.ClientConn) error {
+	err = withStore(ctx, s, func(conn *grpc.ClientConn) error {
 		found, err = datastore.Check(ctx, conn)
 		return notOurs(err)
 	})

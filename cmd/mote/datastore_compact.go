@@ -38,7 +38,7 @@ at that moment have to begin again. The space is used again; the file does not b
 				return err
 			}
 		}
-		return withStore(cmd.Context(), e, s, func(conn *grpc.ClientConn) error {
+		return withStore(cmd.Context(), s, func(conn *grpc.ClientConn) error {
 			return compact(cmd, e, conn, revision, output.json())
 		})
 	}

@@ -43,7 +43,7 @@ as JSON, Secrets encrypted. With --prefix, each key that begins with KEY is prin
 		if err != nil {
 			return err
 		}
-		return withStore(cmd.Context(), e, s, func(conn *grpc.ClientConn) error {
+		return withStore(cmd.Context(), s, func(conn *grpc.ClientConn) error {
 			return get(cmd.Context(), e.stdout, conn, args[0], o, output.json())
 		})
 	}

@@ -112,7 +112,7 @@ func migrate(ctx context.Context, e *env, s *settings.Settings, to datastore.Con
 	done.Running = pid != 0
 	bar := newBar(e)
 	defer bar.end()
-	err = withStore(ctx, e, s, func(source *grpc.ClientConn) error {
+	err = withStore(ctx, s, func(source *grpc.ClientConn) error {
 		if done.Revision, _, err = datastore.Survey(ctx, source); err != nil {
 			return err
 		}
@@ -135,8 +135,8 @@ func migrate(ctx context.Context, e *env, s *settings.Settings, to datastore.Con
 }
 
 // withRunning calls fn with a connection to a store that runs as long as fn does.
-func withRunning(ctx context.Context, store *datastore.Datastore, fn func(*grpc.ClientConn) error) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
+func withRunning(outer context.Context, store *datastore.Datastore, fn func(*grpc.ClientConn) error) (err error) {
+	ctx, cancel := context.WithCancel(outer)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- store.Run(ctx)
@@ -147,7 +147,7 @@ func withRunning(ctx context.Context, store *datastore.Datastore, fn func(*grpc.
 		err = errors.Join(<-ended, err)
 	}()
 	if err := store.Ready(ctx); err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && outer.Err() == nil {
 			return nil // Run has the reason
 		}
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,7 +64,7 @@ type restoredInfo struct {
 	Time     time.Time `json:"time"`
 	Node     string    `json:"node"`
 	Cluster  string    `json:"cluster"`
-	Replaced string    `json:"replaced,omitempty"`
+	Replaced []string  `json:"replaced,omitempty"`
 }
 
 func restoreSnapshot(ctx context.Context, e *env, s *settings.Settings, path string, quiet bool) (snapshot.Restored, error) {
@@ -98,8 +99,8 @@ func restoreSnapshot(ctx context.Context, e *env, s *settings.Settings, path str
 
 func printRestored(e *env, s *settings.Settings, done snapshot.Restored) {
 	fmt.Fprintf(e.stderr, "The cluster is what it was on node %s at %s (revision %d).\n", done.Node, done.Time.Format(time.RFC3339), done.Revision)
-	if done.Replaced != "" {
-		fmt.Fprintf(e.stderr, "What was there before is in %s; remove it when you do not need it any more.\n", done.Replaced)
+	if len(done.Replaced) > 0 {
+		fmt.Fprintf(e.stderr, "What was there before is in %s; remove it when you do not need it any more.\n", strings.Join(done.Replaced, " and "))
 	}
 	fmt.Fprintln(e.stderr, "Next: mote server")
 	if done.Node != s.NodeName {
@@ -115,7 +116,7 @@ func resumeRestore(s *settings.Settings) error {
 	}
 	if resumed {
 		slog.Warn("an interrupted restore of a snapshot was finished", "component", "mote",
-			"revision", done.Revision, "time", done.Time, "node", done.Node, "replaced", done.Replaced)
+			"revision", done.Revision, "time", done.Time, "node", done.Node, "replaced", strings.Join(done.Replaced, " "))
 	}
 	return nil
 }

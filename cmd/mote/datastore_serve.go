@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -62,8 +60,11 @@ func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOption
 	if err := logging.Setup(e.stderr, s.LogLevel, s.LogFormat); err != nil {
 		return err
 	}
-	cfg := datastore.Config{Path: storePath(s), Listen: o.listen, QuotaBytes: s.DatastoreQuota, Volatile: volatile(s)}
+	cfg := storeConfig(s)
+	cfg.Endpoint, cfg.CAFile, cfg.CertFile, cfg.KeyFile = "", "", "", "" // mote's own engine, whatever the cluster uses
+	cfg.Listen = o.listen
 	if o.path != "" {
+		cfg.Restore = nil // the cluster's snapshots are of another store
 		if cfg.Path, err = filepath.Abs(o.path); err != nil {
 			return fmt.Errorf("find %s: %w", o.path, err)
 		}
@@ -86,22 +87,17 @@ func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOption
 		return err
 	}
 	if o.path == "" {
-		lock, err := lockDataDir(s.DataDir)
+		lock, err := holdStore(s)
 		if err != nil {
 			return err
 		}
 		defer lock.close()
-		if err := resumeRestore(s); err != nil {
-			return err
-		}
 	}
-	ctx, restore := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	defer restore()
-	return runStore(ctx, e, store, o.address)
+	return runStore(ctx, e, store, o)
 }
 
 // runStore runs store until ctx ends, and says when it serves.
-func runStore(ctx context.Context, e *env, store *datastore.Datastore, address string) error {
+func runStore(ctx context.Context, e *env, store *datastore.Datastore, o serveOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -109,9 +105,14 @@ func runStore(ctx context.Context, e *env, store *datastore.Datastore, address s
 		ended <- store.Run(ctx)
 		cancel()
 	}()
-	if err := store.Ready(ctx); err == nil {
-		fmt.Fprintf(e.stderr, "Serving on %s; stop with ^C\n", address)
-	} else if !errors.Is(err, context.Canceled) {
+	err := store.Ready(ctx)
+	if err == nil {
+		fmt.Fprintf(e.stderr, "Serving on %s; stop with ^C\n", o.address)
+		if o.path != "" { // no server will come that tells more than the log has told
+			err = store.RepairsTold()
+		}
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
 		cancel()
 		return errors.Join(err, <-ended)
 	}

@@ -120,7 +120,7 @@ NAME stays until you remove the file.`,
 
 func saveSnapshot(ctx context.Context, e *env, s *settings.Settings, name string, quiet bool) (snapshot.Snapshot, error) {
 	var saved snapshot.Snapshot
-	err := withStore(ctx, e, s, func(conn *grpc.ClientConn) error {
+	err := withStore(ctx, s, func(conn *grpc.ClientConn) error {
 		if _, err := datastore.FetchStatus(ctx, conn); err != nil {
 			return err // other databases answer in many ways
 		}

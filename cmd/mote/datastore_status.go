@@ -15,7 +15,6 @@ import (
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
-	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 )
 
@@ -34,7 +33,7 @@ func newDatastoreStatusCommand(e *env) *cobra.Command {
 			return err
 		}
 		var r storeReport
-		err = withStore(cmd.Context(), e, s, func(conn *grpc.ClientConn) (err error) {
+		err = withStore(cmd.Context(), s, func(conn *grpc.ClientConn) (err error) {
 			r, err = reportStore(cmd.Context(), conn, s)
 			return err
 		})
@@ -113,7 +112,7 @@ func printStore(w io.Writer, r storeReport, now time.Time) error {
 		{"last snapshot", last},
 	}
 	for _, repair := range r.Repairs {
-		rows = append(rows, [2]string{"repaired", repair.Time.Format(time.RFC3339) + ": " + repairText(bolt.Repair(repair))})
+		rows = append(rows, [2]string{"repaired", repair.Time.Format(time.RFC3339) + ": " + repairText(repair)})
 	}
 	for _, row := range rows {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])

@@ -6,26 +6,37 @@ import (
 	"log/slog"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/reference"
 
-	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/bolt"
 )
 
 // maxEvent is how long an event's message may be, in bytes: an event that is longer is refused.
 const maxEvent = 1024
 
-// tellRepairs makes events of the node of what the datastore's start repaired. It returns when ctx ends, because events are sent behind
-// its back.
-func tellRepairs(ctx context.Context, s *settings.Settings, repairs []bolt.Repair) {
+// tellRepairs makes the repairs of the datastore events of the node, and has them forgotten then: also those that a verb did on a mote that
+// was stopped.
+func tellRepairs(ctx context.Context, s *settings.Settings, store *datastore.Datastore) {
+	repairs := store.Repairs()
 	if len(repairs) == 0 {
 		return
 	}
-	if err := sendRepairs(ctx, s, repairs); err != nil && ctx.Err() == nil {
-		slog.Warn("repairs of the datastore could not be made events", "component", "mote", "error", err)
+	for _, r := range repairs {
+		slog.Warn("datastore was repaired", "component", "mote", "at", r.Time, "what", repairText(r))
+	}
+	err := sendRepairs(ctx, s, repairs)
+	if err == nil {
+		err = store.RepairsTold()
+	}
+	if err != nil && ctx.Err() == nil {
+		slog.Warn("repairs of the datastore could not be made events; the next start tries again", "component", "mote", "error", err)
 	}
 }
 
@@ -42,13 +53,24 @@ func sendRepairs(ctx context.Context, s *settings.Settings, repairs []bolt.Repai
 	if err != nil {
 		return fmt.Errorf("get node %s: %w", s.NodeName, err)
 	}
-	events := api.NewEvents(client, "datastore")
-	defer events.Close()
+	ref, err := reference.GetReference(scheme.Scheme, node)
+	if err != nil {
+		return fmt.Errorf("refer to node %s: %w", s.NodeName, err)
+	}
 	for _, r := range repairs {
 		text := repairText(r)
-		events.Warn(node, "DatastoreRepaired", text[:min(len(text), maxEvent)])
+		// Not through a recorder: what is told must be known to have been.
+		_, err := client.CoreV1().Events(metav1.NamespaceDefault).Create(ctx, &corev1.Event{
+			ObjectMeta:     metav1.ObjectMeta{GenerateName: node.Name + ".", Namespace: metav1.NamespaceDefault},
+			InvolvedObject: *ref, Type: corev1.EventTypeWarning, Reason: "DatastoreRepaired",
+			Message:        strings.ToValidUTF8(text[:min(len(text), maxEvent)], ""),
+			Source:         corev1.EventSource{Component: "mote-datastore", Host: node.Name},
+			FirstTimestamp: metav1.NewTime(r.Time), LastTimestamp: metav1.Now(), Count: 1,
+		}, metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("make an event of node %s: %w", s.NodeName, err)
+		}
 	}
-	<-ctx.Done()
 	return nil
 }
 

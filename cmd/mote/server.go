@@ -107,14 +107,11 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	}
 
 	// 5. The data directory is ours alone from here on.
-	lock, err := lockDataDir(s.DataDir)
+	lock, err := holdStore(s)
 	if err != nil {
 		return err
 	}
 	defer lock.close()
-	if err := resumeRestore(s); err != nil {
-		return err
-	}
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
 	plane, err := prepare(s, store.Endpoint())
@@ -158,7 +155,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		}
 		manager.ready()
 		settle(e)
-		tellRepairs(ctx, s, store.Repairs())
+		tellRepairs(ctx, s, store)
 	}()
 
 	// 10. Run until a signal comes or a part ends.
@@ -418,13 +415,18 @@ func volatile(s *settings.Settings) []string {
 
 // openStore is the datastore that s describes, served on socket.
 func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
-	return datastore.New(datastore.Config{
+	cfg := storeConfig(s)
+	cfg.Socket = socket
+	return datastore.New(cfg)
+}
+
+func storeConfig(s *settings.Settings) datastore.Config {
+	return datastore.Config{
 		Endpoint:   s.DatastoreEndpoint,
 		CAFile:     s.DatastoreCAFile,
 		CertFile:   s.DatastoreCertFile,
 		KeyFile:    s.DatastoreKeyFile,
 		Path:       storePath(s),
-		Socket:     socket,
 		QuotaBytes: s.DatastoreQuota,
 		Volatile:   volatile(s),
 		Restore: func() (io.ReadCloser, string, error) {
@@ -434,5 +436,5 @@ func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error
 			}
 			return snapshot.Newest(s.SnapshotDir, cluster)
 		},
-	})
+	}
 }

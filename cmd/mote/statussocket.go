@@ -29,7 +29,7 @@ type report struct {
 	Ready      bool               `json:"ready"`
 	Node       nodeState          `json:"node"`
 	Components []component.Status `json:"components"`
-	// Repairs are what the start had to do to the datastore.
+	// Repairs are what this start had to do to the datastore, and earlier ones or verbs that no server has told of.
 	Repairs []bolt.Repair `json:"repairs,omitempty"`
 }
 

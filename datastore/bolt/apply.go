@@ -38,12 +38,28 @@ func (s *Store) begin() (*writeTx, error) {
 	}, nil
 }
 
+// do applies a request. One that meets damage is refused alone: requests read before they change anything, so it has changed nothing.
+func (t *writeTx) do(req *request) (out answer, err error) {
+	err = withFaults(func() error {
+		out, err = req.apply(t)
+		return err
+	})
+	if errors.Is(err, ErrDamaged) {
+		return t.refuse(t.store.damage(err)), nil
+	}
+	return out, err
+}
+
 // latest returns the last record of key, a deletion included, or nil.
-func (t *writeTx) latest(key string) (*record, error) {
+func (t *writeTx) latest(key string) (rec *record, err error) {
 	if rec := t.pending[key]; rec != nil {
 		return rec, nil
 	}
-	return t.view.latest(key)
+	err = withFaults(func() error {
+		rec, err = t.view.latest(key)
+		return err
+	})
+	return rec, err
 }
 
 // refuse answers without a write; err may be nil.
@@ -53,18 +69,18 @@ func (t *writeTx) refuse(err error) answer {
 
 // write judges w against the key's latest version and does it if its guard holds.
 func (t *writeTx) write(w Write) (answer, error) {
-	if w.Key == "" || len(w.Key) > maxKeySize {
+	switch {
+	case w.Key == "" || len(w.Key) > maxKeySize:
 		return t.refuse(ErrInvalidKey), nil
+	case len(w.Value) > maxValueSize:
+		return t.refuse(ErrTooLarge), nil
 	}
 	if t.over && !w.Delete && !t.store.isVolatile(w.Key) {
 		t.store.counters.refusals.Add(1)
 		return t.refuse(ErrNoSpace), nil
 	}
 	last, err := t.latest(w.Key)
-	switch {
-	case errors.Is(err, ErrDamaged):
-		return t.refuse(t.store.damage(err)), nil
-	case err != nil:
+	if err != nil {
 		return answer{}, err
 	}
 	var prev *KV
@@ -116,7 +132,7 @@ func (t *writeTx) append(rec *record, prev *KV) *KV {
 	} else {
 		t.durable = true
 	}
-	t.bytes += len(rec.value)
+	t.bytes += len(rec.key) + len(rec.value)
 	return kv
 }
 

@@ -40,6 +40,8 @@ var (
 	ErrFutureRevision = errors.New("revision is in the future")
 	// ErrInvalidKey refuses keys that are empty or longer than maxKeySize.
 	ErrInvalidKey = errors.New("key is empty or too long")
+	// ErrTooLarge refuses values that are longer than maxValueSize.
+	ErrTooLarge = errors.New("value is too large")
 	// ErrNoSpace refuses a write because the disk is full or the quota exceeded. Later writes may succeed.
 	ErrNoSpace = errors.New("no space left for the datastore")
 	// ErrDamaged answers requests that met what is not as it was written. It is never given out.
@@ -50,6 +52,9 @@ var (
 
 // maxKeySize is bbolt's limit for keys, in bytes.
 const maxKeySize = 32768
+
+// maxValueSize leaves room in a frame of the log for the rest of a transaction, in bytes. What is served over etcd's protocol has less.
+const maxValueSize = 16 << 20
 
 // KV is one version of a key. Its Value must not be changed: watchers share it.
 type KV struct {

@@ -40,10 +40,7 @@ func (s *Store) check(tx *bbolt.Tx) (found []error, err error) {
 	} else {
 		found = checkOrder(tx)
 	}
-	if more := len(found) - maxFindings; more > 0 {
-		found = append(found[:maxFindings], fmt.Errorf("and %d more", more))
-	}
-	return found, nil
+	return bounded(found), nil
 }
 
 // checkOrder compares log and index of a file whose pages are sound.

@@ -50,7 +50,7 @@ func (s *Store) scrubOn() {
 		}
 		err := s.db.View(func(tx *bbolt.Tx) error {
 			meta := tx.Bucket(bucketMeta())
-			done = getMeta(meta, metaScrubbed) >= getMeta(meta, metaCompacted)
+			done = getMeta(meta, metaScrubbed) >= scrubTarget(meta)
 			return nil
 		})
 		if err == nil && !done {
@@ -66,15 +66,19 @@ func (s *Store) scrubOn() {
 	}
 }
 
-// scrub cleans a step of the file's log up to the compacted revision. Each record there makes the version
+// scrubTarget is up to where history can be removed: the record of the compacted revision itself is kept, see knows.
+func scrubTarget(meta *bbolt.Bucket) int64 { return max(getMeta(meta, metaCompacted)-1, 0) }
+
+// scrub cleans a step of the file's log up to below the compacted revision. Each record there makes the version
 // before it unreachable, and a deletion is unreachable itself.
 func scrub(f *fileTx) error {
-	target := getMeta(f.meta, metaCompacted)
+	scrubbed := getMeta(f.meta, metaScrubbed)
+	target := max(scrubTarget(f.meta), scrubbed)
 	var dead []int64
 	var gone [][]byte
 	c := f.log.Cursor()
 	looked := 0
-	for k, b := c.Seek(revisionKey(getMeta(f.meta, metaScrubbed) + 1)); k != nil && revisionOf(k) <= target; k, b = c.Next() {
+	for k, b := c.Seek(revisionKey(scrubbed + 1)); k != nil && revisionOf(k) <= target; k, b = c.Next() {
 		if looked++; looked > scrubStep {
 			target = revisionOf(k) - 1
 			break

@@ -204,10 +204,16 @@ func (d *damaged) open() string {
 	if d.rng.IntN(2) == 0 {
 		o.Restore = func() (io.ReadCloser, string, error) { return io.NopCloser(bytes.NewReader(d.snapshot)), "monday", nil }
 	}
-	outcome, lost := "nothing was hit", false
+	outcome, lost, repairs := "nothing was hit", false, 0
 	for range 4 {
 		before := d.content()
+		examined := Examine(d.path)
+		require.Equal(d, before, d.content(), "an examination changes nothing: %v", d.done)
 		s, err := Open(d.path, o)
+		if examined == nil {
+			require.NoError(d, err, "examined and found sound: %v", d.done)
+			require.Len(d, s.Repairs(), repairs, "examined and found sound: %v", d.done)
+		}
 		if err != nil {
 			require.ErrorContains(d, err, "snapshot", "%v", d.done)
 			require.Equal(d, before, d.content(), "what is refused is left alone: %v", d.done)
@@ -217,6 +223,7 @@ func (d *damaged) open() string {
 			}
 			return "refused"
 		}
+		repairs = len(s.Repairs())
 		for _, r := range s.Repairs() {
 			lost = lost || r.Lost != ""
 			outcome = "repaired"
@@ -230,6 +237,7 @@ func (d *damaged) open() string {
 		}
 		require.NoError(d, s.Close())
 		if met == nil {
+			d.told(o, repairs)
 			if lost {
 				outcome = "repaired with losses"
 			}
@@ -284,6 +292,15 @@ func (d *damaged) compare(s *Store, lost bool) error {
 		from = next
 	}
 	return nil
+}
+
+// told looks whether repairs are remembered until they have been told.
+func (d *damaged) told(o Options, repairs int) {
+	s, err := Open(d.path, o)
+	require.NoError(d, err, "%v", d.done)
+	require.Len(d, s.Repairs(), repairs, "%v", d.done)
+	require.NoError(d, s.RepairsTold())
+	require.NoError(d, s.Close())
 }
 
 // again looks whether a repair lasts.

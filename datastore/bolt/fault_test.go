@@ -244,3 +244,50 @@ func TestClockGoesBack(t *testing.T) {
 		require.NoError(t, os.Remove(path))
 	}
 }
+
+// TestDamageInTheWriter: of the requests that share a transaction, only those that meet damage are refused; and it is remembered.
+func TestDamageInTheWriter(t *testing.T) {
+	path := fill(t, 100)
+	at := pageOf(t, path, 50)
+	s, err := Open(path, Options{})
+	require.NoError(t, err)
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer file.Close()
+	_, err = file.WriteAt(make([]byte, pageSize), at)
+	require.NoError(t, err)
+	require.False(t, s.Damaged())
+
+	gate := make(chan struct{})
+	put := func(key string) func(*writeTx) (answer, error) {
+		return func(tx *writeTx) (answer, error) { return tx.write(Write{Key: key}) }
+	}
+	var requests []*request
+	for _, apply := range []func(*writeTx) (answer, error){
+		func(tx *writeTx) (answer, error) { <-gate; return tx.refuse(nil), nil },
+		put("/before"), put(fmt.Sprintf("/key/%03d", 50-firstRevision-1)),
+		func(*writeTx) (answer, error) { panic("a page makes no sense") }, put("/after"),
+	} {
+		req, err := s.enqueue(t.Context(), apply)
+		require.NoError(t, err)
+		requests = append(requests, req)
+	}
+	close(gate)
+	for i, damaged := range []bool{false, false, true, true, false} {
+		_, err := s.wait(t.Context(), requests[i])
+		if damaged {
+			require.ErrorIs(t, err, ErrDamaged, i)
+		} else {
+			require.NoError(t, err, i)
+		}
+	}
+	for _, key := range []string{"/before", "/after"} {
+		n, err := s.count(t.Context(), key, "")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+	}
+	require.True(t, s.Damaged())
+	require.NoError(t, s.Close())
+	_, err = Open(path, Options{})
+	require.ErrorContains(t, err, "there is no snapshot")
+}

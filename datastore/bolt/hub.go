@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -165,8 +166,8 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 	var events []Event
 	next := from
 	err := s.view(func(v *view) error {
-		if from <= v.compacted {
-			return ErrCompacted
+		if known, err := v.knows(from); !known || err != nil {
+			return cmp.Or(err, ErrCompacted)
 		}
 		next = max(from, v.revision+1)
 		size := 0
@@ -185,6 +186,16 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 		})
 	})
 	return events, next, err
+}
+
+// knows says whether the history from revision on is there. Of the compacted revision itself the record is kept, as etcd does, even if it
+// is a deletion; but there is none if the revision was skipped, as after a crash.
+func (v *view) knows(revision int64) (bool, error) {
+	if revision != v.compacted || revision <= firstRevision {
+		return revision >= v.compacted, nil
+	}
+	rec, err := v.find(revision)
+	return rec != nil, err
 }
 
 // walk calls fn with the records of the log from revision from on, until it returns false. Above the compacted history, each revision has
@@ -224,7 +235,7 @@ func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
 // event makes the event that the writer published for rec.
 func (v *view) event(rec *record, prevKV bool) (Event, error) {
 	e := Event{Deleted: rec.deleted, KV: rec.kv()}
-	if !prevKV || rec.prev == 0 || rec.version == 1 {
+	if !prevKV || rec.prev == 0 || rec.version == 1 || rec.mod <= v.compacted { // what was before is compacted
 		return e, nil
 	}
 	prev, err := v.record(rec.prev)

@@ -111,7 +111,7 @@ func (l *layer) rows(key, end string) []row {
 }
 
 // compact returns a layer without the records that nobody can ask for when the history below revision is
-// given up: those that a later one up to revision replaces, and deletions of what only this layer had.
+// given up: those that a later one up to revision replaces, and deletions before it of what only this layer had.
 func (l *layer) compact(revision int64) *layer {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -134,7 +134,7 @@ func (l *layer) compact(revision int64) *layer {
 		if _, seen := before[key]; !seen {
 			before[key] = rec.prev
 		}
-		if last[key] != rec.mod || rec.deleted && before[key] == 0 {
+		if last[key] != rec.mod || rec.deleted && before[key] == 0 && rec.mod < revision {
 			continue
 		}
 		if rec.prev != before[key] {

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"container/heap"
 	"context"
 	"errors"
@@ -62,16 +63,25 @@ func (s *Store) Renew(ctx context.Context, id int64) (Lease, error) {
 	return renewed, err
 }
 
-// Revoke ends a lease and removes its keys.
+// Revoke ends a lease and removes its keys: in one transaction, unless they have more than revokeBytes.
 func (s *Store) Revoke(ctx context.Context, id int64) (int64, error) {
-	res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
-		if tx.lease(id) == nil {
-			return tx.refuse(ErrLeaseNotFound), nil
+	for begun := false; ; begun = true {
+		done := false
+		res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
+			if tx.lease(id) == nil {
+				if done = true; begun { // somebody else ended the rest of it
+					return tx.refuse(nil), nil
+				}
+				return tx.refuse(ErrLeaseNotFound), nil
+			}
+			var err error
+			done, err = tx.revoke(id)
+			return tx.refuse(nil), err
+		})
+		if done || err != nil {
+			return res.Revision, err
 		}
-		err := tx.revoke(id)
-		return tx.refuse(nil), err
-	})
-	return res.Revision, err
+	}
 }
 
 // Lease returns a lease with its keys, or ErrLeaseNotFound.
@@ -122,7 +132,11 @@ func (t *writeTx) grant(id, ttl int64) {
 	t.dirty = true
 }
 
-func (t *writeTx) revoke(id int64) error {
+// revokeBytes is about how much the removals of one lease's keys may take of a transaction, whose frame the log must be able to read again.
+const revokeBytes = 16 << 20
+
+// revoke removes a lease's keys and ends it, or, if there are too many for one transaction, removes some and returns false.
+func (t *writeTx) revoke(id int64) (done bool, err error) {
 	keys := t.store.leases.keysOf(id)
 	for _, e := range t.events { // what this transaction has attached is not in leases yet
 		if e.KV.Lease == id {
@@ -130,6 +144,7 @@ func (t *writeTx) revoke(id int64) error {
 		}
 	}
 	slices.Sort(keys)
+	var found []*record
 	for _, key := range slices.Compact(keys) {
 		last, err := t.latest(key)
 		switch {
@@ -137,19 +152,25 @@ func (t *writeTx) revoke(id int64) error {
 			_ = t.store.damage(err)
 			continue // the others must end
 		case err != nil:
-			return err
+			return false, err
 		}
-		if last == nil || last.deleted || last.lease != id {
-			continue
+		if last != nil && !last.deleted && last.lease == id {
+			found = append(found, last)
 		}
-		t.append(&record{header: header{deleted: true}, prev: last.mod, key: []byte(key)}, last.kv())
+	}
+	size := 0
+	for _, last := range found {
+		t.append(&record{header: header{deleted: true}, prev: last.mod, key: bytes.Clone(last.key)}, last.kv())
+		if size += recordOverhead + len(last.key); size > revokeBytes && last != found[len(found)-1] {
+			return false, nil
+		}
 	}
 	if l := t.lease(id); l.saved {
 		t.durable = true
 	}
 	t.granted[id] = nil
 	t.dirty = true
-	return nil
+	return true, nil
 }
 
 // leases knows when leases end, and which keys go with them. Time is the process's monotonic clock: a
@@ -331,7 +352,8 @@ func (s *Store) revokeEnded(ended []int64) (time.Duration, error) {
 			if l := tx.lease(id); l == nil || l.ends.After(tx.now) {
 				return answer{}, nil // revoked or renewed since
 			}
-			return answer{}, tx.revoke(id)
+			_, err := tx.revoke(id) // what is left ends in the next round
+			return answer{}, err
 		})
 		if err != nil {
 			return 0, err

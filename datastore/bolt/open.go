@@ -1,8 +1,10 @@
 package bolt
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-k8s/mote/datastore/wal"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 const (
@@ -52,8 +55,8 @@ type opening struct {
 	// file is locked; image reads it.
 	file    *os.File
 	image   image
-	stamp   string // of what is set aside
-	repairs []Repair
+	stamp   string   // of what is set aside
+	repairs []Repair // those of this start, and earlier ones that were not told
 	// noSnapshot is why there is none that helps.
 	noSnapshot error
 }
@@ -78,8 +81,11 @@ func begin(path string, options Options) (*opening, error) {
 		return nil, err
 	}
 	o := &opening{path: path, options: options, stamp: time.Now().UTC().Format(asideTime)}
-	o.file, err = lockFile(path)
-	return o, err
+	if o.file, err = lockFile(path); err != nil {
+		return nil, err
+	}
+	o.repairs = loadUntold(path)
+	return o, nil
 }
 
 // judge returns what a sound file and its log have; an unsound one is repaired before. What only an unclean stop can have left half
@@ -188,16 +194,15 @@ func (o *opening) swap() error {
 	}
 	old := o.file
 	o.file = draft
-	return errors.Join(syncDir(dirOf(o.path)), old.Close())
+	return errors.Join(durable.SyncDir(dirOf(o.path)), old.Close())
 }
 
 // database hands the file to bbolt, lock and all.
 func (o *opening) database() (db *bbolt.DB, err error) {
-	return openDB(o.path, o.file)
+	return openDB(o.path, o.file, options())
 }
 
-func openDB(path string, locked *os.File) (db *bbolt.DB, err error) {
-	settings := options()
+func openDB(path string, locked *os.File, settings *bbolt.Options) (db *bbolt.DB, err error) {
 	settings.OpenFile = func(string, int, os.FileMode) (*os.File, error) {
 		fd, err := unix.FcntlInt(locked.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		return os.NewFile(uintptr(fd), path), err
@@ -265,14 +270,14 @@ func createFile(path string, above int64) error {
 		return err
 	}
 	// The names of the file and of its folder must be as durable as what is in the file.
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }
 
 func dirOf(path string) string { return filepath.Dir(path) }
 
 // createLog makes the log's files, so that a store without them is known to have lost them. What is left of
-// another store's log must not become part of this one; a log that nothing was written to is of a first start that
-// was interrupted.
+// another store's log must not become part of this one; one that has no frame, at the most the zeros that a file grows by, is of
+// a first start that was interrupted.
 func createLog(path string) error {
 	files, err := wal.OpenFiles(path)
 	if err != nil {
@@ -281,8 +286,9 @@ func createLog(path string) error {
 	_, found, err := wal.Open(files, 1, true, func([]byte) error { return errOrphanLog })
 	if found.Damage != nil {
 		for _, f := range files {
-			if size, sizeErr := f.Size(); sizeErr != nil || size > 0 {
-				err = errors.Join(err, sizeErr, errOrphanLog)
+			unwritten, readErr := onlyZeros(f)
+			if err = errors.Join(err, readErr); !unwritten {
+				err = errors.Join(err, errOrphanLog)
 			}
 		}
 	}
@@ -290,6 +296,15 @@ func createLog(path string) error {
 		_, err = wal.Create(files, 1)
 	}
 	return errors.Join(err, files[0].Close(), files[1].Close())
+}
+
+func onlyZeros(f wal.File) (bool, error) {
+	size, err := f.Size()
+	if err != nil {
+		return false, err
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, size))
+	return len(bytes.Trim(data, "\x00")) == 0, err
 }
 
 // replaceLog puts an empty log in the place of another.
@@ -309,7 +324,7 @@ func replaceLog(path string, seq uint64) error {
 	for i, name := range logNames(path) {
 		err = errors.Join(err, os.Rename(logNames(draft)[i], name))
 	}
-	return errors.Join(err, syncDir(dirOf(path)))
+	return errors.Join(err, durable.SyncDir(dirOf(path)))
 }
 
 func emptyLog(path string) (wal.Files, error) {
@@ -323,14 +338,6 @@ func emptyLog(path string) (wal.Files, error) {
 
 // logNames are the log's two files.
 func logNames(path string) [2]string { return [2]string{path + ".0", path + ".1"} }
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
 
 var (
 	errNotStore    = errors.New("not a mote datastore")

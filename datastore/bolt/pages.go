@@ -230,11 +230,11 @@ func (t *tree) walkPage(id uint64, depth int, low, high []byte, leaf func(elemen
 
 // depth is how many levels of branches are above the leaves, which all have the same: that of the first that can be reached.
 func (t *tree) depth(id uint64) (int, error) {
-	b := make([]byte, pageSize)
 	for depth := range maxDepth {
 		if id < 2 || id >= t.pages {
 			return 0, unsound("page %d is outside the file", id)
 		}
+		b := make([]byte, pageSize)
 		if err := t.read(b, id); err != nil {
 			return 0, err
 		}
@@ -243,6 +243,12 @@ func (t *tree) depth(id uint64) (int, error) {
 		}
 		if binary.LittleEndian.Uint16(b[8:]) != kindBranch {
 			return depth, nil // a leaf, or none, which is found when it is read
+		}
+		if size := t.sizeOf(b, id); size > pageSize { // of long keys
+			b = make([]byte, size)
+			if err := t.read(b, id); err != nil {
+				return 0, err
+			}
 		}
 		list, err := elements(b, kindBranch)
 		if len(list) == 0 {

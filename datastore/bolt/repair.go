@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/datastore/wal"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Repair is what a start did to damaged files.
@@ -22,19 +23,16 @@ type Repair struct {
 	Aside []string `json:"aside,omitempty"`
 }
 
-// Repairs returns what Open has repaired.
-func (s *Store) Repairs() []Repair { return s.repairs }
-
-// lostRevisions is how far revisions jump when it is not known how many were given out: more than both files of the log can have
-// promised.
-const lostRevisions = 1 << 30
+// RevisionGap is how far revisions jump when it is not known how many were given out: more than both files of the log can have
+// promised, and than are given out between a snapshot and a repair or a restore.
+const RevisionGap = 1 << 30
 
 // asideTime is how the names of files that are set aside end.
 const asideTime = "20060102T150405Z"
 
 func (o *opening) repaired(r Repair) {
 	r.Time = time.Now().UTC()
-	o.repairs = append(o.repairs, r)
+	o.note(r)
 	args := []any{"component", "datastore", "path", o.path, "what", r.What, "aside", r.Aside}
 	if r.Lost == "" {
 		slog.Warn("datastore repaired, nothing is lost", args...)
@@ -50,7 +48,7 @@ func (s *Store) tellTorn(o *opening) {
 		Time: time.Now().UTC(), What: "cut off a write at the end of the log that is not whole",
 		Lost: "nothing if the machine lost power, for it was never acknowledged; else the last transaction",
 	}
-	o.repairs = append(o.repairs, r)
+	o.note(r)
 	slog.Warn("datastore repaired, its log did not end well", "component", "datastore", "path", o.path, "what", r.What, "lost", r.Lost)
 }
 
@@ -195,7 +193,7 @@ func (s *Store) repairLog(o *opening, found wal.Found, frames int) error {
 			known = max(known, f.revision, f.ceiling)
 		}
 	}
-	s.ceiling = known + lostRevisions
+	s.ceiling = known + RevisionGap
 	r := Repair{
 		What: "set the log aside from where it is damaged: " + oneLine(found.Damage),
 		Lost: fmt.Sprintf("what was written after revision %d and not read again; %d transactions before the damage were kept, and %d behind it can be read in the files that were set aside", s.revision.Load(), frames, len(found.Behind)),
@@ -227,5 +225,5 @@ func (s *Store) repairLog(o *opening, found wal.Found, frames int) error {
 		}
 	}
 	o.repaired(r)
-	return syncDir(dirOf(s.path))
+	return durable.SyncDir(dirOf(s.path))
 }

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -166,7 +169,7 @@ func TestRepairs(t *testing.T) {
 		require.NoError(t, err)
 		require.Contains(t, s.Repairs()[0].What, "took snapshot monday and what the log still has")
 		require.NotEmpty(t, s.Repairs()[0].Lost)
-		require.Greater(t, s.Revision(), w.now.counters[metaRevision]+lostRevisions/2)
+		require.Greater(t, s.Revision(), w.now.counters[metaRevision]+RevisionGap/2)
 		list, err := s.Range(t.Context(), Query{Key: "/key/009"})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, list.KVs[0].Value[0], "the log had it")
@@ -180,6 +183,20 @@ func TestRepairs(t *testing.T) {
 		_, err := w.open(true)
 		require.ErrorContains(t, err, "snapshot monday cannot be used")
 		require.ErrorContains(t, err, "mote datastore snapshot restore NAME")
+	})
+	t.Run("snapshot that cannot be unpacked", func(t *testing.T) {
+		w := newWard(t)
+		w.zero(0, 1)
+		for broken, want := range map[error]string{
+			errors.New("another sum"):                                  "unpack snapshot monday: another sum; its files are left as they are",
+			&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}: "the disk is full; free some space",
+		} {
+			_, err := Open(w.path, Options{Restore: func() (io.ReadCloser, string, error) {
+				return io.NopCloser(io.MultiReader(bytes.NewReader(w.snapshot[:5*pageSize]), iotest.ErrReader(broken))), "monday", nil
+			}})
+			require.ErrorContains(t, err, want)
+			require.NoFileExists(t, w.path+".snapshot")
+		}
 	})
 	t.Run("log", func(t *testing.T) { repairLog(t) })
 }
@@ -211,12 +228,16 @@ func repairLog(t *testing.T) {
 	require.NoError(t, os.WriteFile(log, b, 0o600))
 
 	path := filepath.Join(killed, "state.db")
+	require.ErrorContains(t, Examine(path), "damaged write-ahead log: no frame at")
+	examined, err := os.ReadFile(log)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(b, examined), "an examination repairs nothing")
 	s, err = Open(path, Options{})
 	require.NoError(t, err)
 	list, err := s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
 	require.NoError(t, err)
 	require.Len(t, list.KVs, 5)
-	require.Greater(t, s.Revision(), int64(lostRevisions))
+	require.Greater(t, s.Revision(), int64(RevisionGap))
 	require.Equal(t, s.Revision(), s.Compacted())
 	r := s.Repairs()[0]
 	require.Contains(t, r.Lost, "after revision 6")
@@ -229,8 +250,39 @@ func repairLog(t *testing.T) {
 	require.NoError(t, s.Check())
 	require.NoError(t, s.Close())
 	s = open(t, path)
+	require.Equal(t, []Repair{r}, s.Repairs(), "until it was told")
+	info, err := os.Stat(filepath.Join(killed, "state.repairs.json"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+	require.NoError(t, s.RepairsTold())
+	require.NoError(t, s.RepairsTold())
+	require.Equal(t, []Repair{r}, s.Repairs())
+	require.NoError(t, s.Close())
+	s = open(t, path)
 	require.Empty(t, s.Repairs())
 	n, err := s.count(t.Context(), "/key/", "/key0")
 	require.NoError(t, err)
 	require.EqualValues(t, 6, n)
+}
+
+// TestExamineTornWrite: what a start would cut off is told before.
+func TestExamineTornWrite(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, filepath.Join(dir, "state.db"))
+	for i := range 2 {
+		_, err := s.create(t.Context(), fmt.Sprint("/key/", i), make([]byte, 1000))
+		require.NoError(t, err)
+	}
+	killed := t.TempDir()
+	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
+	path, log := filepath.Join(killed, "state.db"), filepath.Join(killed, "state.wal.1")
+	require.NoError(t, Examine(path))
+	require.ErrorContains(t, Examine(filepath.Join(dir, "state.db")), "another process has it open")
+	b, err := os.ReadFile(log)
+	require.NoError(t, err)
+	clear(b[1500:])
+	require.NoError(t, os.WriteFile(log, b, 0o600))
+	require.ErrorContains(t, Examine(path), "a write at the end of the log is not whole")
+	require.NoError(t, os.Remove(log))
+	require.ErrorContains(t, Examine(path), "its log is missing")
 }

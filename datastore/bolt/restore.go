@@ -23,7 +23,7 @@ func (f *snapshotFile) close() {
 }
 
 // snapshot fetches the newest good snapshot and looks at all of it. It returns nil when there is none, and remembers the name of one that
-// is not sound.
+// is not sound or cannot be read.
 func (o *opening) snapshot() (*snapshotFile, error) {
 	if o.options.Restore == nil {
 		return nil, nil
@@ -38,12 +38,17 @@ func (o *opening) snapshot() (*snapshotFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	snap := &snapshotFile{file: f, name: name}
 	size, err := io.Copy(f, from)
 	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("unpack snapshot %s: %w", name, err)
+		snap.close()
+		err = fmt.Errorf("unpack snapshot %s: %w", name, err)
+		if isNoSpace(err) {
+			return nil, err // it may be of use when there is room
+		}
+		o.noSnapshot = err
+		return nil, nil
 	}
-	snap := &snapshotFile{file: f, name: name}
 	i := image{f, size}
 	roots, err := i.roots()
 	if err == nil {
@@ -91,7 +96,7 @@ func (o *opening) restore(now *contents, cause error) error {
 			revision = f.revision
 		}
 		return b.counters(map[string]int64{
-			metaRevision: revision, metaCompacted: snap.counters[metaCompacted], metaWAL: int64(next), metaMarked: 1, metaCeiling: known + lostRevisions,
+			metaRevision: revision, metaCompacted: snap.counters[metaCompacted], metaWAL: int64(next), metaMarked: 1, metaCeiling: known + RevisionGap,
 		})
 	}
 	r := Repair{

@@ -53,6 +53,9 @@ func (s *Store) damage(err error) error {
 	return err
 }
 
+// Damaged says that something was met that is not as it was written. What is hit is not answered, all else is; the next Open repairs it.
+func (s *Store) Damaged() bool { return s.suspect.Load() }
+
 // open returns a view, whose transaction must be ended.
 func (s *Store) open() (*view, error) {
 	// A checkpoint takes its layer away, under this lock, only when the file has it: a view has it at

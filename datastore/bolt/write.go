@@ -119,18 +119,13 @@ func (s *Store) transact(first *request) ([]*request, error) {
 	if err != nil {
 		return batch, err
 	}
-	err = withFaults(func() error {
-		for req := first; req != nil; {
-			var err error
-			if req.answer, err = req.apply(tx); err != nil {
-				return err
-			}
+	for req := first; req != nil && err == nil; {
+		if req.answer, err = tx.do(req); err == nil {
 			if req = s.next(tx, len(batch)); req != nil {
 				batch = append(batch, req)
 			}
 		}
-		return nil
-	})
+	}
 	if err := errors.Join(err, tx.view.tx.Rollback()); err != nil {
 		return batch, fmt.Errorf("write to datastore: %w", err)
 	}

@@ -6,7 +6,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// maintenance serves Status and the list of alarms; what is embedded refuses the rest by name.
+// maintenance serves Status and the alarms; what is embedded refuses the rest by name.
 type maintenance struct {
 	*Server
 	etcdserverpb.UnimplementedMaintenanceServer
@@ -23,15 +23,19 @@ func (s *maintenance) Status(context.Context, *etcdserverpb.StatusRequest) (*etc
 	return &etcdserverpb.StatusResponse{Header: s.header(), Version: Version, DbSize: size}, nil
 }
 
-// Alarm lists NOSPACE while writes are refused for want of space. It ends by itself when there is room: to disarm it is allowed and
-// changes nothing.
+// Alarm lists NOSPACE while writes are refused for want of space, which ends by itself, and CORRUPT once damage was met, which a
+// restart repairs. To disarm them is allowed and changes nothing.
 func (s *maintenance) Alarm(_ context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
 	if r.Action == etcdserverpb.AlarmRequest_ACTIVATE {
 		return nil, unserved("alarm that is set by hand")
 	}
 	resp := &etcdserverpb.AlarmResponse{Header: s.header()}
-	if s.store.NoSpace() && (r.Alarm == etcdserverpb.AlarmType_NONE || r.Alarm == etcdserverpb.AlarmType_NOSPACE) {
-		resp.Alarms = []*etcdserverpb.AlarmMember{{Alarm: etcdserverpb.AlarmType_NOSPACE}}
+	raise := func(alarm etcdserverpb.AlarmType, is bool) {
+		if is && (r.Alarm == etcdserverpb.AlarmType_NONE || r.Alarm == alarm) {
+			resp.Alarms = append(resp.Alarms, &etcdserverpb.AlarmMember{Alarm: alarm})
+		}
 	}
+	raise(etcdserverpb.AlarmType_NOSPACE, s.store.NoSpace())
+	raise(etcdserverpb.AlarmType_CORRUPT, s.store.Damaged())
 	return resp, nil
 }

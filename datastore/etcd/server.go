@@ -79,6 +79,8 @@ func protocolError(err error) error {
 		return rpctypes.ErrGRPCFutureRev
 	case errors.Is(err, bolt.ErrNoSpace):
 		return rpctypes.ErrGRPCNoSpace
+	case errors.Is(err, bolt.ErrTooLarge):
+		return rpctypes.ErrGRPCRequestTooLarge
 	case errors.Is(err, bolt.ErrLeaseNotFound):
 		return rpctypes.ErrGRPCLeaseNotFound
 	case errors.Is(err, bolt.ErrLeaseExists):

@@ -13,10 +13,12 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -104,7 +106,8 @@ func addPart(archive *tar.Writer, m *Manifest, p Part, contents io.Reader) error
 	return nil
 }
 
-// addServer adds the files below dir. Those with a leading dot are being written by somebody, or were.
+// addServer adds the files below dir. Those with a leading dot are being written by somebody, or were. What is no file and leads to
+// none is left out, with a word in the log: a snapshot without a stray link is better than none.
 func addServer(archive *tar.Writer, m *Manifest, dir string) error {
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), ".") {
@@ -116,7 +119,12 @@ func addServer(archive *tar.Writer, m *Manifest, dir string) error {
 		}
 		// A link is followed: operators keep keys elsewhere, and another machine has no such place.
 		info, err := os.Stat(path)
-		if err != nil || !info.Mode().IsRegular() {
+		dangling := d.Type() == fs.ModeSymlink && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP))
+		switch {
+		case dangling, err == nil && !info.Mode().IsRegular():
+			slog.Warn("left out of the snapshot, as it is no file and leads to none", "component", "snapshots", "path", path)
+			return nil
+		case err != nil:
 			return err
 		}
 		data, err := os.ReadFile(path)

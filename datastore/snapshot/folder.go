@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Extension is what the names of snapshots end with: any tar that knows zstd opens them.
@@ -74,7 +75,7 @@ func (f Folder) Save(ctx context.Context, name string, source Source, o Origin, 
 
 func (f Folder) save(ctx context.Context, name string, source Source, o Origin, progress Progress) (_ Snapshot, err error) {
 	if name != "" {
-		if name, err = f.free(name); err != nil {
+		if name, err = fileName(name); err != nil {
 			return Snapshot{}, err
 		}
 	}
@@ -83,6 +84,9 @@ func (f Folder) save(ctx context.Context, name string, source Source, o Origin, 
 		return Snapshot{}, err
 	}
 	defer unlock()
+	if err := f.free(name); err != nil { // only now nobody else can take it
+		return Snapshot{}, err
+	}
 	defer func() { err = errors.Join(err, f.removeDrafts()) }()
 	if err := f.removeDrafts(); err != nil {
 		return Snapshot{}, err
@@ -101,7 +105,7 @@ func (f Folder) save(ctx context.Context, name string, source Source, o Origin, 
 	if err := os.Rename(f.path(draftFile), path); err != nil {
 		return Snapshot{}, err
 	}
-	if err := syncDir(string(f)); err != nil {
+	if err := durable.SyncDir(string(f)); err != nil {
 		return Snapshot{}, err
 	}
 	return look(path), nil
@@ -180,16 +184,23 @@ func checkRoom(dir string, need int64) error {
 	return nil
 }
 
-// free makes a person's name that of a file, which must not be there.
-func (f Folder) free(name string) (string, error) {
+// fileName makes a person's name that of a file.
+func fileName(name string) (string, error) {
 	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`).MatchString(name) {
 		return "", fmt.Errorf("%q cannot be a snapshot's name: letters, digits, dots, dashes and underscores can", name)
 	}
-	name = strings.TrimSuffix(name, Extension) + Extension
-	if _, err := os.Lstat(f.path(name)); !errors.Is(err, fs.ErrNotExist) {
-		return "", errors.Join(fmt.Errorf("there is a %s already; choose another name", name), err)
+	return strings.TrimSuffix(name, Extension) + Extension, nil
+}
+
+// free refuses the name of a file that is there. It needs the lock.
+func (f Folder) free(name string) error {
+	if name == "" {
+		return nil
 	}
-	return name, nil
+	if _, err := os.Lstat(f.path(name)); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(fmt.Errorf("there is a %s already; choose another name", name), err)
+	}
+	return nil
 }
 
 // Find returns the path of a snapshot that is called by its name, with or without extension, or by its path.
@@ -283,7 +294,7 @@ func (f Folder) Prune(ctx context.Context, keep int, cluster string) ([]string, 
 		}
 		removed = append(removed, s.Name)
 	}
-	if err := syncDir(string(f)); err != nil {
+	if err := durable.SyncDir(string(f)); err != nil {
 		return removed, fmt.Errorf("prune snapshots: %w", err)
 	}
 	return removed, nil
@@ -375,12 +386,4 @@ func copyTo(path string, mode fs.FileMode, contents io.Reader, durable bool) err
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Names in the data directory, which a restore needs to itself.
@@ -24,15 +25,15 @@ const (
 	serverDir = "server"
 )
 
-// revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot
-// and the restore, on whichever machine. etcd's own advice for a restore.
-const revisionGap = 1_000_000_000
+// revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot and the restore, on
+// whichever machine, and above what a repair from the same snapshot has jumped to there.
+const revisionGap = 2 * bolt.RevisionGap
 
 // Restored says what a restore did.
 type Restored struct {
 	Manifest
-	// Replaced is the folder with what was there before; empty if nothing was.
-	Replaced string
+	// Replaced are the folders with what was there before: none if nothing was, two if it was on two file systems.
+	Replaced []string
 }
 
 // plan is what is left to do once everything is staged. It is there from the first change to the last.
@@ -43,11 +44,12 @@ type Restored struct {
 // comes next goes on: an item that is still staged has not been put in place.
 type plan struct {
 	Manifest Manifest `json:"manifest"`
-	// Replaced is the name of the folder for what was there before, beside the plan.
+	// Replaced is the name of the folder for what was there before, beside the plan or, of another file system, in the data directory.
 	Replaced string `json:"replaced"`
 }
 
-// items are what a restore puts in place, by their paths below the data directory.
+// items are what a restore puts in place, by their paths below the data directory. Each is staged beside its place: the store may be on
+// a disk of its own, and a rename does not lead from one to another.
 func items() []string {
 	return []string{serverDir, storeDir + "/state.db", storeDir + "/state.wal.0", storeDir + "/state.wal.1"}
 }
@@ -80,7 +82,7 @@ func (r *restoring) restore(ctx context.Context, path string, progress Progress)
 	p, err := r.stage(ctx, path, progress)
 	if err != nil {
 		// Nothing has changed, and a stage that is left is removed by the next who comes.
-		_ = os.RemoveAll(r.path(stageDir))
+		_ = r.removeStages()
 		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
 	}
 	if err := r.write(p); err != nil {
@@ -92,7 +94,7 @@ func (r *restoring) restore(ctx context.Context, path string, progress Progress)
 func (r *restoring) resume() (Restored, bool, error) {
 	data, err := os.ReadFile(r.path(planFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.RemoveAll(r.path(stageDir)); err != nil && !errors.Is(err, syscall.EROFS) {
+		if err := r.removeStages(); err != nil && !errors.Is(err, syscall.EROFS) {
 			return Restored{}, false, fmt.Errorf("remove what an interrupted restore left: %w", err)
 		}
 		return Restored{}, false, nil
@@ -115,16 +117,17 @@ func (r *restoring) stage(ctx context.Context, path string, progress Progress) (
 		return plan{}, err
 	}
 	defer s.Close()
-	stage := r.path(stageDir)
-	if err := os.MkdirAll(filepath.Join(stage, storeDir), 0o700); err != nil {
-		return plan{}, err
+	for _, stage := range r.stages() {
+		if err := os.MkdirAll(stage, 0o700); err != nil {
+			return plan{}, err
+		}
 	}
-	if err := checkRoom(stage, s.size()+spare); err != nil {
+	if err := checkRoom(r.path(stageDir), s.size()+spare); err != nil {
 		return plan{}, err
 	}
 	r.before("unpack")
 	err = s.each(ctx, progress, func(p Part, contents io.Reader) error {
-		target := filepath.Join(stage, filepath.FromSlash(p.Name))
+		target := r.staged(p.Name)
 		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
 			return err
 		}
@@ -133,7 +136,7 @@ func (r *restoring) stage(ctx context.Context, path string, progress Progress) (
 	if err != nil {
 		return plan{}, err
 	}
-	store := filepath.Join(stage, storePart)
+	store := r.staged(storePart)
 	if _, err := bolt.Inspect(store); err != nil {
 		return plan{}, fmt.Errorf("its store is not sound: %w; restore another snapshot", err)
 	}
@@ -150,7 +153,30 @@ func (r *restoring) stage(ctx context.Context, path string, progress Progress) (
 		return plan{}, err
 	}
 	r.before("sync")
-	return plan{Manifest: s.Manifest, Replaced: replaced}, syncTree(stage)
+	for _, stage := range r.stages() {
+		err = errors.Join(err, syncTree(stage), durable.SyncDir(filepath.Dir(stage)))
+	}
+	return plan{Manifest: s.Manifest, Replaced: replaced}, err
+}
+
+// staged is where an item, or a file below one, is before it is put in place.
+func (r *restoring) staged(item string) string {
+	if below, ok := strings.CutPrefix(item, storeDir+"/"); ok {
+		return filepath.Join(r.path(stageDir), filepath.FromSlash(below))
+	}
+	return filepath.Join(r.dataDir, stageDir, filepath.FromSlash(item))
+}
+
+func (r *restoring) stages() []string {
+	return []string{r.path(stageDir), filepath.Join(r.dataDir, stageDir)}
+}
+
+func (r *restoring) removeStages() error {
+	var err error
+	for _, stage := range r.stages() {
+		err = errors.Join(err, os.RemoveAll(stage))
+	}
+	return err
 }
 
 // floor is what the restored store's revisions must be above: what this store may have given out, and what
@@ -183,12 +209,16 @@ func (r *restoring) replacedName(now time.Time) (string, error) {
 		if i > 1 {
 			candidate = fmt.Sprintf("%s-%d", name, i)
 		}
-		_, err := os.Lstat(r.path(candidate))
-		if errors.Is(err, fs.ErrNotExist) {
-			return candidate, nil
+		taken := false
+		for _, folder := range []string{r.path(candidate), filepath.Join(r.dataDir, candidate)} {
+			_, err := os.Lstat(folder)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return "", err
+			}
+			taken = taken || err == nil
 		}
-		if err != nil {
-			return "", err
+		if !taken {
+			return candidate, nil
 		}
 	}
 }
@@ -208,7 +238,7 @@ func (r *restoring) write(p plan) error {
 	if err := os.Rename(draft, r.path(planFile)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(r.path("")), syncDir(r.dataDir))
+	return errors.Join(durable.SyncDir(r.path("")), durable.SyncDir(r.dataDir))
 }
 
 // swap puts in place what is staged and sets aside what was there. Each step can be repeated.
@@ -219,36 +249,34 @@ func (r *restoring) swap(p plan) (Restored, error) {
 			return done, fmt.Errorf("put %s of a snapshot in place: %w; the next start, or the same command again, goes on", item, err)
 		}
 	}
-	if _, err := os.Stat(r.path(p.Replaced)); err == nil {
-		done.Replaced = r.path(p.Replaced)
+	for _, folder := range []string{r.path(p.Replaced), filepath.Join(r.dataDir, p.Replaced)} {
+		if _, err := os.Stat(folder); err == nil {
+			done.Replaced = append(done.Replaced, folder)
+		}
 	}
 	r.before("remove plan")
-	if err := errors.Join(os.Remove(r.path(planFile)), syncDir(r.path(""))); err != nil {
+	if err := errors.Join(os.Remove(r.path(planFile)), durable.SyncDir(r.path(""))); err != nil {
 		return done, fmt.Errorf("remove the plan of a restore: %w", err)
 	}
 	r.before("remove stage")
-	if err := os.RemoveAll(r.path(stageDir)); err != nil {
+	if err := r.removeStages(); err != nil {
 		return done, fmt.Errorf("remove what a restore left: %w", err)
 	}
 	return done, nil
 }
 
 func (r *restoring) swapItem(p plan, item string) error {
-	staged, live := filepath.Join(r.path(stageDir), item), filepath.Join(r.dataDir, item)
+	staged, live := r.staged(item), filepath.Join(r.dataDir, item)
 	if _, err := os.Lstat(staged); errors.Is(err, fs.ErrNotExist) {
 		return nil // it is in place, or not in the snapshot
 	}
 	if _, err := os.Lstat(live); err == nil {
-		aside := filepath.Join(r.path(p.Replaced), filepath.Base(item))
 		r.before("set aside " + item)
-		if err := os.MkdirAll(filepath.Dir(aside), 0o700); err != nil {
-			return err
+		err := setAside(live, r.path(p.Replaced))
+		if errors.Is(err, syscall.EXDEV) {
+			err = setAside(live, filepath.Join(r.dataDir, p.Replaced))
 		}
-		if err := os.Rename(live, aside); err != nil {
-			return err
-		}
-		// What was there must be safe under its new name before its old one is taken.
-		if err := errors.Join(syncDir(filepath.Dir(aside)), syncDir(r.path("")), syncDir(filepath.Dir(live))); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -256,7 +284,18 @@ func (r *restoring) swapItem(p plan, item string) error {
 	if err := os.Rename(staged, live); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(filepath.Dir(live)), syncDir(filepath.Dir(staged)))
+	return errors.Join(durable.SyncDir(filepath.Dir(live)), durable.SyncDir(filepath.Dir(staged)))
+}
+
+// setAside moves a file into a folder, which is made. It must be safe there before its old name is taken.
+func setAside(path, folder string) error {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(path, filepath.Join(folder, filepath.Base(path))); err != nil {
+		return err
+	}
+	return errors.Join(durable.SyncDir(folder), durable.SyncDir(filepath.Dir(folder)), durable.SyncDir(filepath.Dir(path)))
 }
 
 // path is a path in the datastore's folder.
@@ -268,6 +307,6 @@ func syncTree(dir string) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return syncDir(path)
+		return durable.SyncDir(path)
 	})
 }

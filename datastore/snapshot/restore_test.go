@@ -2,10 +2,13 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -103,9 +106,10 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, key, string(is), "step %d", step)
 		require.NoDirExists(t, filepath.Join(m.dir, "datastore", stageDir))
+		require.NoDirExists(t, filepath.Join(m.dir, stageDir))
 		require.NoFileExists(t, filepath.Join(m.dir, "datastore", planFile))
 		if resumed {
-			aside, err := bolt.Open(filepath.Join(done.Replaced, "state.db"), bolt.Options{})
+			aside, err := bolt.Open(filepath.Join(done.Replaced[0], "state.db"), bolt.Options{})
 			require.NoError(t, err)
 			require.Equal(t, "replaced", get(t, aside, "/a"))
 			require.NoError(t, aside.Close())
@@ -115,4 +119,64 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		require.False(t, resumed)
 	}
 	require.True(t, changed)
+}
+
+// TestRestoreBeginsAboveARepair: a snapshot that one machine was repaired with begins higher on another, which knows nothing of that.
+func TestRestoreBeginsAboveARepair(t *testing.T) {
+	m := newMachine(t)
+	store := m.open(t)
+	put(t, store, "/a", "saved")
+	saved := m.save(t, "", store)
+	require.NoError(t, store.Close())
+	path := filepath.Join(m.dir, "datastore", "state.db")
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = file.WriteAt(make([]byte, 8192), 0)
+	require.NoError(t, errors.Join(err, file.Close()))
+	repaired, err := bolt.Open(path, bolt.Options{Restore: func() (io.ReadCloser, string, error) { return Newest(string(m.folder), "") }})
+	require.NoError(t, err)
+	last := put(t, repaired, "/a", "given out")
+	require.NoError(t, repaired.Close())
+
+	other := newMachine(t)
+	alone := filepath.Join(t.TempDir(), saved.Name)
+	require.NoError(t, os.Link(saved.Path, alone))
+	_, err = Restore(t.Context(), alone, other.dir, nil)
+	require.NoError(t, err)
+	require.Greater(t, put(t, other.open(t), "/a", "later"), last)
+}
+
+// TestRestoreOnTwoDisks: the store may be on a disk of its own. It needs root for a file system, in a mount namespace that dies with the
+// test's thread.
+func TestRestoreOnTwoDisks(t *testing.T) {
+	runtime.LockOSThread() // and never unlock: the thread must not be used again
+	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
+		t.Skip("cannot make a mount namespace: ", err)
+	}
+	require.NoError(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
+	m := newMachine(t)
+	disk := filepath.Join(m.dir, "datastore")
+	require.NoError(t, os.Mkdir(disk, 0o700))
+	require.NoError(t, syscall.Mount("mote-test", disk, "tmpfs", 0, "size=100m"))
+	defer func() { require.NoError(t, syscall.Unmount(disk, syscall.MNT_DETACH)) }()
+	store := m.open(t)
+	put(t, store, "/a", "saved")
+	saved := m.save(t, "", store)
+	put(t, store, "/a", "replaced")
+	require.NoError(t, store.Close())
+	key := filepath.Join("server", "encryption.yaml")
+	require.NoError(t, os.WriteFile(filepath.Join(m.dir, key), []byte("other"), 0o600))
+
+	done, err := Restore(t.Context(), saved.Path, m.dir, nil)
+	require.NoError(t, err)
+	require.Len(t, done.Replaced, 2)
+	for path, want := range map[string]string{filepath.Join(m.dir, key): "secretbox", filepath.Join(done.Replaced[1], key): "other"} {
+		data, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, want, string(data))
+	}
+	require.FileExists(t, filepath.Join(done.Replaced[0], "state.db"))
+	now := m.open(t)
+	require.Equal(t, "saved", get(t, now, "/a"))
+	require.NoError(t, now.Close())
 }

@@ -205,8 +205,8 @@ func TestRestoreSetsAside(t *testing.T) {
 	require.NoError(t, restored.Close())
 
 	// The set aside one opens, too; and a second restore of the same file gives out no revision again.
-	require.FileExists(t, filepath.Join(done.Replaced, "server", "encryption.yaml"))
-	aside, err := bolt.Open(filepath.Join(done.Replaced, "state.db"), bolt.Options{})
+	require.FileExists(t, filepath.Join(done.Replaced[0], "server", "encryption.yaml"))
+	aside, err := bolt.Open(filepath.Join(done.Replaced[0], "state.db"), bolt.Options{})
 	require.NoError(t, err)
 	require.Equal(t, "new", get(t, aside, "/a"))
 	require.NoError(t, aside.Close())

@@ -95,3 +95,39 @@ func testCompactionKey(t *testing.T, s *store) {
 	require.Equal(t, "42", string(s.get(key).Kvs[0].Value))
 	require.Equal(t, []string{"put compact_rev_key=42 was 0"}, w.take(1))
 }
+
+// testWatchAtCompaction: the revision that was compacted to is the first that can still be watched from, also if it is a deletion. What
+// its key was before is gone.
+func testWatchAtCompaction(t *testing.T, s *store) {
+	physical := func(revision int64) {
+		_, err := s.client.Compact(s.ctx, revision, clientv3.WithCompactPhysical())
+		require.NoError(t, err)
+	}
+	from := func(revision int64) *watcher {
+		return s.watch("/k/", clientv3.WithPrefix(), clientv3.WithRev(revision))
+	}
+	a := s.create("/k/a", "1")
+	physical(a)
+	require.Equal(t, []string{"put /k/a=1"}, from(a).take(1))
+	a2 := s.update("/k/a", "2", a)
+	a3 := s.update("/k/a", "3", a2)
+	physical(a2)
+	require.Equal(t, []string{"put /k/a=2", "put /k/a=3 was 2"}, from(a2).take(2))
+	b := s.create("/k/b", "1")
+	del := s.delete("/k/b", b)
+	last := s.update("/k/a", "4", a3)
+	physical(del)
+	for range 2 {
+		require.Equal(t, []string{"delete /k/b", "put /k/a=4 was 3"}, from(del).take(2))
+		require.Equal(t, []string{"a=3"}, s.list("/k/", clientv3.WithRev(del)))
+		s.stop()
+		s.start()
+	}
+	physical(last)
+	require.Equal(t, []string{"a=4"}, s.list("/k/"))
+	require.Equal(t, []string{"put /k/a=4"}, from(last).take(1))
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	refused := <-s.client.Watch(ctx, "/k/", clientv3.WithPrefix(), clientv3.WithRev(last-1))
+	require.ErrorIs(t, refused.Err(), rpctypes.ErrCompacted)
+}

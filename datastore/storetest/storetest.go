@@ -45,6 +45,7 @@ func Run(t *testing.T, open Open, except map[string]string) {
 		"WatchLongHistory":    testWatchLongHistory,
 		"Compaction":          testCompaction,
 		"CompactionKey":       testCompactionKey,
+		"WatchAtCompaction":   testWatchAtCompaction,
 		"WatchBigEvents":      testWatchBigEvents,
 		"WatchesOfStream":     testWatchesOfStream,
 		"Leases":              testLeases,

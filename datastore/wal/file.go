@@ -10,10 +10,15 @@ import (
 
 // OpenFiles opens the files path.0 and path.1, and makes those that are missing. Their names are durable
 // when the caller has synced their folder.
-func OpenFiles(path string) (Files, error) {
+func OpenFiles(path string) (Files, error) { return openFiles(path, os.O_RDWR|os.O_CREATE) }
+
+// ReadFiles opens the files path.0 and path.1 for a look by Open. They cannot be written to, and must be there.
+func ReadFiles(path string) (Files, error) { return openFiles(path, os.O_RDONLY) }
+
+func openFiles(path string, flag int) (Files, error) {
 	var files Files
 	for i := range files {
-		f, err := os.OpenFile(fmt.Sprintf("%s.%d", path, i), os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := os.OpenFile(fmt.Sprintf("%s.%d", path, i), flag, 0o600)
 		if err != nil {
 			for _, opened := range files[:i] {
 				err = errors.Join(err, opened.Close())

@@ -40,9 +40,12 @@ const (
 	// A mark says that the log ends: a magic number (4 bytes), checksum of sequence number and offset (4).
 	markSize  = 8
 	markMagic = 0x454e440a
-	// maxFrame bounds a length that is read from a file.
+	// maxFrame is the longest payload.
 	maxFrame = 64 << 20
 )
+
+// errTooLong refuses a frame that Open would not take for one.
+var errTooLong = errors.New("frame of the write-ahead log is too long")
 
 // Files are the two files of a log.
 type Files [2]File
@@ -256,6 +259,9 @@ func mark(seq uint64, offset int64) []byte {
 // Append writes a frame with a payload, which is not empty. After an error of the writing (WriteError) nothing has happened, and Append
 // may be tried again; after any other the frame may or may not be there for the next Open.
 func (l *Log) Append(payload []byte) error {
+	if len(payload) > maxFrame {
+		return &WriteError{errTooLong}
+	}
 	if err := l.Begin(); err != nil {
 		return err
 	}

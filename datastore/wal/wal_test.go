@@ -299,3 +299,12 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// TestLongFrame: what Open would not read is not written.
+func TestLongFrame(t *testing.T) {
+	_, log := create(t, rand.New(rand.NewPCG(1, 1)))
+	refused := (*wal.WriteError)(nil)
+	require.ErrorAs(t, log.Append(make([]byte, 64<<20+1)), &refused)
+	require.NoError(t, log.Append([]byte("short")))
+	require.NoError(t, log.Close())
+}

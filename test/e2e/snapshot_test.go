@@ -41,10 +41,12 @@ func TestSnapshot(t *testing.T) {
 	h.Run(t, "mote", "stop", "--all")
 	s.WaitEnd(t, cluster.StopTimeout)
 	h.Run(t, "mote", "datastore", "snapshot", "restore", "before")
+	repairByVerb(t, h)
 
 	s = h.StartServer(t)
 	s.WaitReady(t)
 	wantRestored(t, h, token, written)
+	wantRepairTold(t, h)
 	if now := revisionOf(t, h); now <= revision {
 		t.Errorf("revision %d after the restore, %d before it", now, revision)
 	}
@@ -59,6 +61,43 @@ func TestSnapshot(t *testing.T) {
 	}
 	h.Close()
 	restoreElsewhere(t, file, token, written)
+}
+
+// repairs is where repairs wait that no server has told of.
+const repairs = "/var/lib/mote/datastore/state.repairs.json"
+
+// repairByVerb damages a stopped store, which a verb repairs in passing.
+func repairByVerb(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	for _, name := range []string{"state.wal.0", "state.wal.1"} {
+		if err := os.Truncate(h.Path("/var/lib/mote/datastore/"+name), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := h.Try(t, nil, "mote", "datastore", "check"); r.Code != 1 || !strings.Contains(r.Stdout, "damaged write-ahead log") {
+		t.Errorf("check of a damaged log: %+v, want it to be told", r)
+	}
+	h.Run(t, "mote", "datastore", "get", "/registry/namespaces/default")
+	if _, err := os.Stat(h.Path(repairs)); err != nil {
+		t.Errorf("a verb's repair is not kept: %v", err)
+	}
+}
+
+// wantRepairTold looks for a repair in the status and among the events, after which it is not kept any more.
+func wantRepairTold(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	wantContains(t, "mote status", h.Run(t, "mote", "status"), "datastore repaired")
+	cluster.Wait(t, time.Minute, "an event for the repair", func() error {
+		events := h.Kubectl(t, "get", "events", "-n", "default", "--field-selector", "reason=DatastoreRepaired", "-o", "jsonpath={.items[*].message}")
+		if !strings.Contains(events, "set the log aside") {
+			return fmt.Errorf("events %q", events)
+		}
+		_, err := os.Stat(h.Path(repairs))
+		if err == nil {
+			return fmt.Errorf("%s is still there", repairs)
+		}
+		return nil
+	})
 }
 
 // restoreElsewhere makes another machine, of another name, what the first was.
