@@ -85,6 +85,8 @@ func (s *Store) write() {
 		select {
 		case first := <-s.requests:
 			s.commit(first)
+		case <-s.burst.timer.C:
+			s.rest()
 		case <-s.closing:
 			return
 		}
@@ -178,13 +180,15 @@ func (s *Store) save(tx *writeTx) error {
 	}
 	start := time.Now()
 	f := tx.frame(ceiling)
-	err := s.wal.Append(f.encode())
+	payload := f.encode()
+	err := s.wal.Append(payload)
 	since(&s.counters.syncing, start)
 	s.counters.logBytes.Store(s.wal.Size())
 	if err != nil {
 		return s.refuseOrFail(err)
 	}
 	s.counters.frames.Add(1)
+	s.noteFrame(time.Now(), len(payload))
 	s.space.full.Store(false)
 	s.ceiling = ceiling
 	for id := range f.leases {
