@@ -134,10 +134,8 @@ func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	start := time.Now()
 	err := update(s.db, func(f *fileTx) error {
 		f.log.FillPercent = logFill
-		for _, rec := range cp.layer.since(0) {
-			if err := f.put(f.log, revisionKey(rec.mod), encodeStored(rec)); err != nil {
-				return err
-			}
+		if err := f.putRecords(cp.layer.since(0)); err != nil {
+			return err
 		}
 		for _, r := range cp.layer.rows("", allKeys) {
 			if err := f.put(f.keys, []byte(r.key), encodeHeader(r.header)); err != nil {

@@ -37,6 +37,7 @@ type Store struct {
 	wal         *wal.Log
 	ceiling     int64
 	burst       burst
+	payload     []byte      // a buffer for frames
 	pending     *checkpoint // until it is known to be done
 	checkpoints chan *checkpoint
 

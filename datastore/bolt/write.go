@@ -169,6 +169,9 @@ func (s *Store) next(tx *writeTx, taken int) *request {
 // reserve is how many revisions are promised to volatile writes at once. A crash skips what is left.
 const reserve = 10_000
 
+// keepPayload is the largest buffer that is kept for the next frame.
+const keepPayload = 256 << 10
+
 // save makes what must be durable of a transaction durable.
 func (s *Store) save(tx *writeTx) error {
 	ceiling := s.ceiling
@@ -180,7 +183,10 @@ func (s *Store) save(tx *writeTx) error {
 	}
 	start := time.Now()
 	f := tx.frame(ceiling)
-	payload := f.encode()
+	payload := f.append(s.payload[:0])
+	if cap(payload) <= keepPayload {
+		s.payload = payload
+	}
 	err := s.wal.Append(payload)
 	since(&s.counters.syncing, start)
 	s.counters.logBytes.Store(s.wal.Size())
