@@ -118,7 +118,8 @@ func (t *writeTx) write(w Write) (answer, error) {
 // append gives rec the next revision. prev is for the event.
 func (t *writeTx) append(rec *record, prev *KV) *KV {
 	t.revision++
-	rec.mod, rec.heap = t.revision, true
+	rec.mod = t.revision
+	rec.encode()
 	if t.over && rec.deleted {
 		t.store.space.reclaim.Store(true)
 	}

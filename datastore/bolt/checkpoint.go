@@ -23,6 +23,8 @@ type checkpoint struct {
 	err  error
 	// first says that the layer was read from the log, whose files must not be overwritten before.
 	first bool
+	// last says that a large burst ends with it: memory is given back afterwards.
+	last bool
 }
 
 func (s *Store) newest() *layer {
@@ -44,7 +46,7 @@ func (s *Store) makeRoom() error {
 	if first {
 		return nil
 	}
-	return s.freeze()
+	return s.freeze(false)
 }
 
 // awaitCheckpoint waits until no checkpoint is under way. One that had no room is tried again meanwhile.
@@ -67,12 +69,14 @@ func (s *Store) awaitCheckpoint() error {
 	return nil
 }
 
-// freeze puts an empty layer before the newest, which the checkpointer gets. There must be no other.
-func (s *Store) freeze() error {
+// freeze puts an empty layer before the newest, which the checkpointer gets. There must be no other. last is as in
+// checkpoint.
+func (s *Store) freeze(last bool) error {
 	cp, err := s.newCheckpoint()
 	if err != nil {
 		return err
 	}
+	cp.last = last
 	s.pending = cp
 	s.mu.Lock()
 	s.layers = []*layer{newLayer(), s.pending.layer}
@@ -102,6 +106,7 @@ func (s *Store) checkpointer() {
 			s.mu.Lock()
 			s.layers = s.layers[:1:1]
 			s.mu.Unlock()
+			cp.layer = nil // the writer keeps the checkpoint until it needs another one
 			s.space.full.Store(false)
 		case isNoSpace(err):
 			cp.err = noSpace(err)
@@ -116,6 +121,9 @@ func (s *Store) checkpointer() {
 				_ = s.fail(err)
 			}
 			s.remindWriter()
+			if cp.last {
+				collect()
+			}
 		}
 	}
 }
@@ -126,10 +134,8 @@ func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	start := time.Now()
 	err := update(s.db, func(f *fileTx) error {
 		f.log.FillPercent = logFill
-		for _, rec := range cp.layer.since(0) {
-			if err := f.put(f.log, revisionKey(rec.mod), encodeStored(rec)); err != nil {
-				return err
-			}
+		if err := f.putRecords(cp.layer.since(0)); err != nil {
+			return err
 		}
 		for _, r := range cp.layer.rows("", allKeys) {
 			if err := f.put(f.keys, []byte(r.key), encodeHeader(r.header)); err != nil {
@@ -174,7 +180,7 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 		if err := s.awaitCheckpoint(); err != nil {
 			return tx.refuse(err), nil
 		}
-		if err := s.freeze(); err != nil {
+		if err := s.freeze(false); err != nil {
 			return tx.refuse(err), nil
 		}
 		cp = s.pending

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -52,6 +53,25 @@ func (f *fileTx) put(b *bbolt.Bucket, key, value []byte) error {
 	f.forget(b, key)
 	f.sums[b] += entrySum(key, value)
 	return b.Put(key, value)
+}
+
+// putRecords adds records to the log, in order. Nothing is there that they replace, but for a log that was read again.
+func (f *fileTx) putRecords(records []*record) error {
+	last, _ := f.log.Cursor().Last()
+	last = bytes.Clone(last)
+	var key [8]byte
+	for _, rec := range records {
+		binary.BigEndian.PutUint64(key[:], uint64(rec.mod))
+		value := rec.stored()
+		if bytes.Compare(key[:], last) <= 0 {
+			f.forget(f.log, key[:])
+		}
+		f.sums[f.log] += entrySum(key[:], value)
+		if err := f.log.Put(key[:], value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *fileTx) delete(b *bbolt.Bucket, key []byte) error {

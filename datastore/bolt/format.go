@@ -70,6 +70,8 @@ type record struct {
 	value []byte
 	// heap says that key and value are in ordinary memory, and never change.
 	heap bool
+	// encoded is the record as the file has it, if that is known; key and value may be parts of it.
+	encoded []byte
 }
 
 const flagDeleted = 1
@@ -166,19 +168,40 @@ func decodeRecord(b []byte) (record, error) {
 	return r, nil
 }
 
+// storedSum is the length of the checksum before a record in the file.
+const storedSum = 4
+
 // encodeStored is a record as the log of the file has it: behind its checksum.
 func encodeStored(r *record) []byte {
-	b := appendRecord(make([]byte, 4, 4+recordSize(r)), r)
-	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli()))
+	b := appendRecord(make([]byte, storedSum, storedSum+recordSize(r)), r)
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[storedSum:], castagnoli()))
 	return b
+}
+
+// encode settles a record that will not change any more.
+func (r *record) encode() {
+	r.encoded, r.heap = encodeStored(r), true
+	value := len(r.encoded) - len(r.value)
+	r.key = r.encoded[value-len(r.key) : value : value]
+	if r.value != nil {
+		r.value = r.encoded[value:]
+	}
+}
+
+// stored is as encodeStored.
+func (r *record) stored() []byte {
+	if r.encoded != nil {
+		return r.encoded
+	}
+	return encodeStored(r)
 }
 
 // decodeStored returns the record that the file's log has under key, a revision.
 func decodeStored(key, b []byte) (record, error) {
-	if len(key) != 8 || len(b) < 4 || crc32.Checksum(b[4:], castagnoli()) != binary.BigEndian.Uint32(b) {
+	if len(key) != 8 || len(b) < storedSum || crc32.Checksum(b[storedSum:], castagnoli()) != binary.BigEndian.Uint32(b) {
 		return record{}, fmt.Errorf("%w: record of revision %x differs from its checksum", ErrDamaged, key)
 	}
-	r, err := decodeRecord(b[4:])
+	r, err := decodeRecord(b[storedSum:])
 	if err == nil && r.mod != revisionOf(key) {
 		err = fmt.Errorf("%w: record %d is stored as revision %d", ErrDamaged, r.mod, revisionOf(key))
 	}

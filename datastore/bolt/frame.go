@@ -3,6 +3,7 @@ package bolt
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // frame is what the write-ahead log says of one transaction. See ../README.md.
@@ -15,18 +16,24 @@ type frame struct {
 	leases  map[int64]leaseRow
 }
 
-func (f frame) encode() []byte {
+func (f frame) encode() []byte { return f.append(nil) }
+
+func (f frame) append(b []byte) []byte {
 	size := 64 + 32*len(f.leases)
 	for _, rec := range f.records {
 		size += 64 + len(rec.key) + len(rec.value)
 	}
-	b := make([]byte, 0, size)
+	b = slices.Grow(b, size)
 	for _, n := range [...]int64{f.revision, f.compacted, f.ceiling, int64(len(f.records))} {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
 	for _, rec := range f.records {
 		b = binary.AppendUvarint(b, uint64(recordSize(rec)))
-		b = appendRecord(b, rec)
+		if rec.encoded != nil {
+			b = append(b, rec.encoded[storedSum:]...)
+		} else {
+			b = appendRecord(b, rec)
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(f.leases)))
 	for id, l := range f.leases {

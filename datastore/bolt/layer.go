@@ -139,7 +139,7 @@ func (l *layer) compact(revision int64) *layer {
 		}
 		if rec.prev != before[key] {
 			linked := *rec
-			linked.prev = before[key]
+			linked.prev, linked.encoded = before[key], nil
 			rec = &linked
 		}
 		kept = append(kept, rec)

@@ -1,6 +1,9 @@
 package bolt
 
-import "context"
+import (
+	"bytes"
+	"context"
+)
 
 // Query selects keys at one moment.
 type Query struct {
@@ -18,7 +21,7 @@ type Query struct {
 type List struct {
 	// Revision is the store's current one.
 	Revision int64
-	// KVs are in the order of their keys.
+	// KVs are in the order of their keys. Scan leaves them out.
 	KVs []*KV
 	// Count is how many keys the range has, also those beyond the limit.
 	Count int64
@@ -27,6 +30,22 @@ type List struct {
 // Range returns the selected keys. Pages of one list use the first page's revision and begin behind the
 // last key of the page before.
 func (s *Store) Range(ctx context.Context, q Query) (List, error) {
+	var kvs []*KV
+	list, err := s.Scan(ctx, q, func(kv *KV) error {
+		own := *kv
+		own.Value = bytes.Clone(kv.Value)
+		kvs = append(kvs, &own)
+		return nil
+	})
+	if err == nil {
+		list.KVs = kvs
+	}
+	return list, err
+}
+
+// Scan calls fn with the selected keys. A KV and its value are valid during the call. All calls are of one moment, which keeps
+// the file's pages: fn must not wait for anybody.
+func (s *Store) Scan(ctx context.Context, q Query, fn func(*KV) error) (List, error) {
 	var list List
 	err := s.view(func(v *view) error {
 		list.Revision = v.revision
@@ -39,34 +58,40 @@ func (s *Store) Range(ctx context.Context, q Query) (List, error) {
 		case at < v.compacted:
 			return ErrCompacted
 		}
-		return v.rows(ctx, q.Key, q.End, at, func(f found) error {
-			list.Count++
-			if q.CountOnly || q.Limit > 0 && list.Count > q.Limit {
+		rows := v.scan(ctx, q.Key, q.End, at)
+		for !q.CountOnly && (q.Limit == 0 || list.Count < q.Limit) {
+			f, ok, err := rows.next()
+			if err != nil {
+				return err
+			}
+			if !ok {
 				return nil
 			}
-			kv, err := v.kv(f, q.KeysOnly)
-			list.KVs = append(list.KVs, kv)
-			return err
-		})
+			list.Count++
+			if err := v.give(f, q.KeysOnly, fn); err != nil {
+				return err
+			}
+		}
+		rest, err := rows.count()
+		list.Count += rest
+		return err
 	})
-	if err != nil {
-		list.KVs = nil
-	}
 	return list, err
 }
 
-// kv returns a version of a key, with or without its value.
-func (v *view) kv(f found, keyOnly bool) (*KV, error) {
+// give calls fn with a version of a key, with or without its value.
+func (v *view) give(f found, keyOnly bool, fn func(*KV) error) error {
 	h, err := f.header()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if keyOnly {
-		return newKV(f.name(), h), nil
+	kv := newKV(f.name(), h)
+	if !keyOnly {
+		rec, err := v.recordOf(kv.Key, h)
+		if err != nil {
+			return err
+		}
+		kv.Value = rec.value
 	}
-	rec, err := v.recordOf(f.name(), h)
-	if err != nil {
-		return nil, err
-	}
-	return rec.kv(), nil
+	return fn(kv)
 }

@@ -90,7 +90,7 @@ func (s *Store) reclaimSpace() {
 	if err := s.awaitCheckpoint(); err != nil {
 		return // no room, or failed, which the next write is told
 	}
-	if s.freeze() == nil {
+	if s.freeze(false) == nil {
 		s.space.reclaim.Store(false)
 	}
 }

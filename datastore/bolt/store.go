@@ -36,6 +36,8 @@ type Store struct {
 	// The writer's, and Close's after it. ceiling is what the last frame of the log promised.
 	wal         *wal.Log
 	ceiling     int64
+	burst       burst
+	payload     []byte      // a buffer for frames
 	pending     *checkpoint // until it is known to be done
 	checkpoints chan *checkpoint
 
@@ -139,7 +141,7 @@ func (o *opening) open() (*Store, error) {
 		requests: make(chan *request, maxBatch), leases: newLeases(),
 		checkpoints: make(chan *checkpoint, 1), layers: []*layer{newLayer()},
 		closing: make(chan struct{}), written: make(chan struct{}), failed: make(chan struct{}),
-		ceiling: now.counters[metaCeiling], wal: log.log,
+		ceiling: now.counters[metaCeiling], wal: log.log, burst: newBurst(),
 	}
 	s.revision.Store(now.counters[metaRevision])
 	s.compacted.Store(now.counters[metaCompacted])

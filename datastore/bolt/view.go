@@ -2,7 +2,6 @@ package bolt
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,6 +17,9 @@ import (
 type view struct {
 	tx              *bbolt.Tx
 	meta, log, keys *bbolt.Bucket
+	// records and index find single entries of log and keys. A cursor that is kept has its memory already.
+	records, index *bbolt.Cursor
+	wanted         [8]byte
 	// layers begin with the newest. It may have records above revision.
 	layers              []*layer
 	revision, compacted int64
@@ -69,6 +71,7 @@ func (s *Store) open() (*view, error) {
 	v := &view{tx: tx, layers: s.layers, revision: s.revision.Load(), compacted: s.compacted.Load()}
 	err = withFaults(func() error {
 		v.meta, v.log, v.keys = tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys())
+		v.records, v.index = v.log.Cursor(), v.keys.Cursor()
 		return nil
 	})
 	if err != nil {
@@ -92,11 +95,12 @@ func (v *view) find(revision int64) (*record, error) {
 			return rec, nil
 		}
 	}
-	b := v.log.Get(revisionKey(revision))
-	if b == nil {
+	binary.BigEndian.PutUint64(v.wanted[:], uint64(revision))
+	k, b := v.records.Seek(v.wanted[:])
+	if !bytes.Equal(k, v.wanted[:]) {
 		return nil, nil
 	}
-	rec, err := decodeStored(revisionKey(revision), b)
+	rec, err := decodeStored(k, b)
 	return &rec, err
 }
 
@@ -116,11 +120,11 @@ func (v *view) latest(key string) (*record, error) {
 			return v.record(h.mod)
 		}
 	}
-	b := v.keys.Get([]byte(key))
-	if b == nil {
+	k, b := v.index.Seek([]byte(key))
+	if string(k) != key {
 		return nil, nil
 	}
-	h, err := decodeHeader([]byte(key), b)
+	h, err := decodeHeader(k, b)
 	if err != nil {
 		return nil, err
 	}
@@ -134,136 +138,6 @@ func (v *view) recordOf(key string, h header) (*record, error) {
 		err = fmt.Errorf("%w: index row of key %q differs from record %d", ErrDamaged, key, h.mod)
 	}
 	return rec, err
-}
-
-// scanCheck is how many keys a scan passes between looks at its context.
-const scanCheck = 1024
-
-// found is a row of a scan, from memory or from the file; what is from the file is decoded when it is asked
-// for, since most rows are only counted, and valid while the view is open.
-type found struct {
-	memory    *row
-	key, bits []byte
-}
-
-func (f found) name() string {
-	if f.memory != nil {
-		return f.memory.key
-	}
-	return string(f.key)
-}
-
-func (f found) header() (header, error) {
-	if f.memory != nil {
-		return f.memory.header, nil
-	}
-	return decodeHeader(f.key, f.bits)
-}
-
-// mod is the part of the header that every row is asked for.
-func (f found) mod() (mod int64, deleted bool, err error) {
-	if f.memory != nil {
-		return f.memory.mod, f.memory.deleted, nil
-	}
-	if len(f.bits) > 0 {
-		if n, size := binary.Uvarint(f.bits[1:]); size > 0 {
-			return int64(n), f.bits[0]&flagDeleted != 0, nil
-		}
-	}
-	h, err := f.header() // which says what is wrong
-	return h.mod, h.deleted, err
-}
-
-// rows calls fn with the version of each key of a range that was valid at revision.
-func (v *view) rows(ctx context.Context, key, end string, revision int64, fn func(found) error) error {
-	passed := 0
-	return v.merge(key, end, func(f found) error {
-		if passed++; passed%scanCheck == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		mod, deleted, err := f.mod()
-		if err != nil {
-			return err
-		}
-		if mod > revision {
-			h, err := f.header()
-			if err == nil {
-				h, err = v.versionAt(h, revision)
-			}
-			if err != nil {
-				return err
-			}
-			f, deleted = found{memory: &row{f.name(), h}}, h.deleted
-		}
-		if deleted {
-			return nil
-		}
-		return fn(f)
-	})
-}
-
-// merge calls fn with the latest row of each key of a range, in order.
-func (v *view) merge(key, end string, fn func(found) error) error {
-	if end == "" {
-		return v.one(key, fn)
-	}
-	memory := v.memory(key, end)
-	c := v.keys.Cursor()
-	limit := []byte(end)
-	for k, b := c.Seek([]byte(key)); k != nil && (end == allKeys || bytes.Compare(k, limit) < 0); k, b = c.Next() {
-		for len(memory) > 0 && memory[0].key < string(k) {
-			if err := fn(found{memory: &memory[0]}); err != nil {
-				return err
-			}
-			memory = memory[1:]
-		}
-		if len(memory) > 0 && memory[0].key == string(k) {
-			continue // it comes next
-		}
-		if err := fn(found{key: k, bits: b}); err != nil {
-			return err
-		}
-	}
-	for i := range memory {
-		if err := fn(found{memory: &memory[i]}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// one calls fn with the latest row of a key, if it has one.
-func (v *view) one(key string, fn func(found) error) error {
-	for _, l := range v.layers {
-		if h, ok := l.latest(key); ok {
-			return fn(found{memory: &row{key, h}})
-		}
-	}
-	if b := v.keys.Get([]byte(key)); b != nil {
-		return fn(found{key: []byte(key), bits: b})
-	}
-	return nil
-}
-
-// memory returns what the layers have of a range, in order.
-func (v *view) memory(key, end string) []row {
-	newest := v.layers[0].rows(key, end)
-	if len(v.layers) == 1 {
-		return newest
-	}
-	older := v.layers[1].rows(key, end)
-	merged := make([]row, 0, len(newest)+len(older))
-	for len(newest) > 0 && len(older) > 0 {
-		switch {
-		case older[0].key < newest[0].key:
-			merged, older = append(merged, older[0]), older[1:]
-		case older[0].key == newest[0].key:
-			older = older[1:]
-		default:
-			merged, newest = append(merged, newest[0]), newest[1:]
-		}
-	}
-	return append(append(merged, newest...), older...)
 }
 
 // versionAt walks back from the latest version of a key to the one that was valid at revision. Where there

@@ -85,6 +85,8 @@ func (s *Store) write() {
 		select {
 		case first := <-s.requests:
 			s.commit(first)
+		case <-s.burst.timer.C:
+			s.rest()
 		case <-s.closing:
 			return
 		}
@@ -162,6 +164,9 @@ func (s *Store) next(tx *writeTx, taken int) *request {
 // reserve is how many revisions are promised to volatile writes at once. A crash skips what is left.
 const reserve = 10_000
 
+// keepPayload is the largest buffer that is kept for the next frame.
+const keepPayload = 256 << 10
+
 // save makes what must be durable of a transaction durable.
 func (s *Store) save(tx *writeTx) error {
 	ceiling := s.ceiling
@@ -173,13 +178,18 @@ func (s *Store) save(tx *writeTx) error {
 	}
 	start := time.Now()
 	f := tx.frame(ceiling)
-	err := s.wal.Append(f.encode())
+	payload := f.append(s.payload[:0])
+	if cap(payload) <= keepPayload {
+		s.payload = payload
+	}
+	err := s.wal.Append(payload)
 	since(&s.counters.syncing, start)
 	s.counters.logBytes.Store(s.wal.Size())
 	if err != nil {
 		return s.refuseOrFail(err)
 	}
 	s.counters.frames.Add(1)
+	s.noteFrame(time.Now(), len(payload))
 	s.space.full.Store(false)
 	s.ceiling = ceiling
 	for id := range f.leases {

@@ -13,17 +13,23 @@ type gogoMessage interface {
 	Unmarshal([]byte) error
 }
 
-// Codec returns the codec for a gRPC server that Register is called on. gRPC's own treats etcd's messages as legacy: it goes
+// Codec returns the codec that a gRPC server must have which Register is called on. gRPC's own treats etcd's messages as legacy: it goes
 // through reflection, and copies each answer once more. Other services' messages are left to it.
-func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(proto.Name)} }
+func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(proto.Name), &buffers{}} }
 
-type codec struct{ other encoding.CodecV2 }
+type codec struct {
+	other encoding.CodecV2
+	pool  *buffers
+}
 
 // Name implements encoding.CodecV2: the bytes are those of gRPC's codec.
 func (codec) Name() string { return proto.Name }
 
 // Marshal implements encoding.CodecV2.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if answer, ok := v.(*encoded); ok {
+		return answer.data, nil
+	}
 	m, ok := v.(gogoMessage)
 	if !ok {
 		return c.other.Marshal(v)
@@ -34,13 +40,12 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		_, err := m.MarshalToSizedBuffer(b)
 		return mem.BufferSlice{mem.SliceBuffer(b)}, err
 	}
-	pool := mem.DefaultBufferPool()
-	b := pool.Get(size)
+	b := c.pool.Get(size)
 	if _, err := m.MarshalToSizedBuffer(*b); err != nil {
-		pool.Put(b)
+		c.pool.Put(b)
 		return nil, err
 	}
-	return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
+	return mem.BufferSlice{mem.NewBuffer(b, c.pool)}, nil
 }
 
 // Unmarshal implements encoding.CodecV2. Messages copy what they keep of data.

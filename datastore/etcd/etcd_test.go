@@ -40,7 +40,7 @@ func serveStore(t testing.TB, o bolt.Options) face {
 	require.NoError(t, err)
 	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
 	require.NoError(t, err)
-	srv := grpc.NewServer(grpc.WaitForHandlers(true))
+	srv := grpc.NewServer(grpc.WaitForHandlers(true), grpc.ForceServerCodecV2(etcd.Codec()))
 	protocol := etcd.Register(srv, store)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(listener) }()

@@ -181,8 +181,11 @@ func (p *play) txn(r *etcdserverpb.TxnRequest, resp *etcdserverpb.TxnResponse) {
 }
 
 func (p *play) compare() {
-	resp, err := kv{p.server}.Range(context.Background(), &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
+	answer, err := kv{p.server}.Range(context.Background(), &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
 	require.NoError(p, err)
+	var resp etcdserverpb.RangeResponse
+	require.NoError(p, resp.Unmarshal(answer.data.Materialize()))
+	answer.data.Free()
 	require.Equal(p, p.revision, resp.Header.Revision)
 	require.Len(p, resp.Kvs, len(p.keys))
 	for _, got := range resp.Kvs {

@@ -12,10 +12,10 @@ import (
 
 type kv struct{ *Server }
 
-var _ etcdserverpb.KVServer = kv{}
+var _ kvServer = kv{}
 
 // Range serves gets, lists and counts. Serializable reads are the others: there is one member.
-func (s kv) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+func (s kv) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*encoded, error) {
 	sorted := r.SortOrder == etcdserverpb.RangeRequest_DESCEND ||
 		r.SortOrder != etcdserverpb.RangeRequest_NONE && r.SortTarget != etcdserverpb.RangeRequest_KEY
 	switch {
@@ -26,19 +26,21 @@ func (s kv) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserve
 	case r.MinModRevision != 0, r.MaxModRevision != 0, r.MinCreateRevision != 0, r.MaxCreateRevision != 0:
 		return nil, unserved("range between revisions")
 	}
-	list, err := s.store.Range(ctx, bolt.Query{
+	answer := rangeEncoder{pool: &s.lists}
+	given := int64(0)
+	list, err := s.store.Scan(ctx, bolt.Query{
 		Key: string(r.Key), End: string(r.RangeEnd), Revision: max(r.Revision, 0), Limit: max(r.Limit, 0),
 		KeysOnly: r.KeysOnly, CountOnly: r.CountOnly,
+	}, func(kv *bolt.KV) error {
+		given++
+		answer.add(kv)
+		return nil
 	})
 	if err != nil {
+		answer.free()
 		return nil, protocolError(err)
 	}
-	resp := &etcdserverpb.RangeResponse{Header: header(list.Revision), Count: list.Count, Kvs: make([]*mvccpb.KeyValue, len(list.KVs))}
-	for i, kv := range list.KVs {
-		resp.Kvs[i] = keyValue(kv)
-	}
-	resp.More = !r.CountOnly && int64(len(resp.Kvs)) < list.Count
-	return resp, nil
+	return answer.end(list, !r.CountOnly && given < list.Count), nil
 }
 
 // Put writes one key without a condition.

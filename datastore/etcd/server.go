@@ -38,13 +38,15 @@ type Server struct {
 	// stopping ends with Stop; every stream ends with it.
 	stopping context.Context
 	stop     context.CancelFunc
+	// lists are what lists are encoded into.
+	lists buffers
 }
 
-// Register makes srv serve store.
+// Register makes srv, which must have Codec, serve store.
 func Register(srv *grpc.Server, store *bolt.Store) *Server {
 	s := &Server{store: store}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	etcdserverpb.RegisterKVServer(srv, kv{Server: s})
+	srv.RegisterService(kvService(), kv{Server: s})
 	etcdserverpb.RegisterWatchServer(srv, watch{Server: s})
 	etcdserverpb.RegisterLeaseServer(srv, lease{Server: s})
 	etcdserverpb.RegisterMaintenanceServer(srv, &maintenance{Server: s})

@@ -1,0 +1,48 @@
+package bolt
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestBurstEnds: what a burst left in memory goes into the file once it is over, and not before; a few writes leave
+// nothing that is worth it, however long ago they were.
+func TestBurstEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		s, err := Open(path, Options{})
+		require.NoError(t, err)
+		checkpoints := func() int64 {
+			synctest.Wait()
+			stats, err := s.Stats()
+			require.NoError(t, err)
+			return stats.Checkpoints
+		}
+		before := checkpoints()
+		value := make([]byte, 20_000)
+		for i := range 2 * worthPages / len(value) {
+			_, err := s.create(ctx, fmt.Sprint(i), value)
+			require.NoError(t, err)
+			time.Sleep(pause / 2)
+		}
+		require.Equal(t, before, checkpoints(), "in the middle of a burst")
+		time.Sleep(2 * pause)
+		require.Equal(t, before+1, checkpoints())
+		require.Zero(t, s.newest().size())
+		require.Len(t, s.layers, 1)
+
+		_, err = s.create(ctx, "few", value)
+		require.NoError(t, err)
+		time.Sleep(24 * time.Hour)
+		require.Equal(t, before+1, checkpoints())
+		require.False(t, s.burst.armed)
+		require.NoError(t, s.Close())
+	})
+}

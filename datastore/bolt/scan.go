@@ -1,0 +1,210 @@
+package bolt
+
+import (
+	"context"
+	"encoding/binary"
+
+	"go.etcd.io/bbolt"
+)
+
+// found is a row of a scan, from memory or from the file; what is from the file is decoded when it is asked
+// for, since most rows are only counted, and valid while the view is open.
+type found struct {
+	memory    *row
+	key, bits []byte
+}
+
+func (f found) name() string {
+	if f.memory != nil {
+		return f.memory.key
+	}
+	return string(f.key)
+}
+
+func (f found) header() (header, error) {
+	if f.memory != nil {
+		return f.memory.header, nil
+	}
+	return decodeHeader(f.key, f.bits)
+}
+
+// mod is the part of the header that every row is asked for.
+func (f found) mod() (mod int64, deleted bool, err error) {
+	if f.memory != nil {
+		return f.memory.mod, f.memory.deleted, nil
+	}
+	if len(f.bits) > 0 {
+		if n, size := binary.Uvarint(f.bits[1:]); size > 0 {
+			return int64(n), f.bits[0]&flagDeleted != 0, nil
+		}
+	}
+	h, err := f.header() // which says what is wrong
+	return h.mod, h.deleted, err
+}
+
+// scan goes through the keys of a range as they were at a revision, in order.
+type scan struct {
+	ctx  context.Context
+	view *view
+	end  string
+	at   int64
+	// cursor is at key and bits, the file's next row in the range; nil is none.
+	cursor    *bbolt.Cursor
+	key, bits []byte
+	// memory is what the layers have of the range.
+	memory []row
+	passed int
+}
+
+// scanCheck is how many keys a scan passes between looks at its context.
+const scanCheck = 1024
+
+func (v *view) scan(ctx context.Context, key, end string, at int64) *scan {
+	s := &scan{ctx: ctx, view: v, end: end, at: at, memory: v.memory(key, end)}
+	if end == "" && len(s.memory) > 0 {
+		return s
+	}
+	s.cursor = v.keys.Cursor()
+	s.key, s.bits = s.cursor.Seek([]byte(key))
+	if end == "" && string(s.key) != key {
+		s.key = nil
+	}
+	s.bound()
+	return s
+}
+
+// bound ends the file's part where the range ends.
+func (s *scan) bound() {
+	if s.end != "" && s.end != allKeys && string(s.key) >= s.end {
+		s.key = nil
+	}
+}
+
+// latest returns the latest row of the next key.
+func (s *scan) latest() (f found, ok bool, err error) {
+	if s.passed++; s.passed%scanCheck == 0 && s.ctx.Err() != nil {
+		return f, false, s.ctx.Err()
+	}
+	if len(s.memory) > 0 && (s.key == nil || s.memory[0].key <= string(s.key)) {
+		f.memory = &s.memory[0]
+		if s.memory[0].key == string(s.key) {
+			s.skip()
+		}
+		s.memory = s.memory[1:]
+		return f, true, nil
+	}
+	if s.key == nil {
+		return f, false, nil
+	}
+	f.key, f.bits = s.key, s.bits
+	s.skip()
+	return f, true, nil
+}
+
+// skip passes the file's next row.
+func (s *scan) skip() {
+	if s.end == "" {
+		s.key = nil
+		return
+	}
+	s.key, s.bits = s.cursor.Next()
+	s.bound()
+}
+
+// next returns the next key that was there.
+func (s *scan) next() (f found, ok bool, err error) {
+	for {
+		if f, ok, err = s.latest(); !ok || err != nil {
+			return f, false, err
+		}
+		mod, deleted, err := f.mod()
+		if err == nil && mod > s.at {
+			f, deleted, err = s.before(f)
+		}
+		if !deleted || err != nil {
+			return f, err == nil, err
+		}
+	}
+}
+
+// before returns the version of a key that was valid before the one that was found.
+func (s *scan) before(f found) (found, bool, error) {
+	h, err := f.header()
+	if err == nil {
+		h, err = s.view.versionAt(h, s.at)
+	}
+	return found{memory: &row{f.name(), h}}, h.deleted, err
+}
+
+// count returns how many keys are left.
+func (s *scan) count() (n int64, err error) {
+	each := s.end == "" || s.at < getMeta(s.view.meta, metaRevision)
+	for len(s.memory) > 0 || each {
+		_, ok, err := s.next()
+		if !ok || err != nil {
+			return n, err
+		}
+		n++
+	}
+	return s.countFile(n)
+}
+
+// countFile adds what only the file has, where each row is of the version that is wanted. The range ends at a place, which
+// is found once: comparing each key with the end would take as long as all the rest.
+func (s *scan) countFile(n int64) (int64, error) {
+	if s.key == nil {
+		return n, nil
+	}
+	var stop []byte
+	if s.end != allKeys {
+		stop, _ = s.view.keys.Cursor().Seek([]byte(s.end))
+	}
+	for k, b := s.key, s.bits; k != nil && (stop == nil || &k[0] != &stop[0]); k, b = s.cursor.Next() {
+		if s.passed++; s.passed%scanCheck == 0 && s.ctx.Err() != nil {
+			return n, s.ctx.Err()
+		}
+		if len(b) == 0 {
+			_, err := decodeHeader(k, b)
+			return n, err
+		}
+		if b[0]&flagDeleted == 0 {
+			n++
+		}
+	}
+	s.key = nil
+	return n, nil
+}
+
+// memory returns what the layers have of a range, in order.
+func (v *view) memory(key, end string) []row {
+	if end == "" {
+		return v.one(key)
+	}
+	newest := v.layers[0].rows(key, end)
+	if len(v.layers) == 1 {
+		return newest
+	}
+	older := v.layers[1].rows(key, end)
+	merged := make([]row, 0, len(newest)+len(older))
+	for len(newest) > 0 && len(older) > 0 {
+		switch {
+		case older[0].key < newest[0].key:
+			merged, older = append(merged, older[0]), older[1:]
+		case older[0].key == newest[0].key:
+			older = older[1:]
+		default:
+			merged, newest = append(merged, newest[0]), newest[1:]
+		}
+	}
+	return append(append(merged, newest...), older...)
+}
+
+// one returns what the layers have of a key.
+func (v *view) one(key string) []row {
+	for _, l := range v.layers {
+		if h, ok := l.latest(key); ok {
+			return []row{{key, h}}
+		}
+	}
+	return nil
+}
