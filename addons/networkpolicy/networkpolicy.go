@@ -98,10 +98,11 @@ func open(f family) (enforcer, error) {
 	return ipt, nil
 }
 
-// Remove takes the rules away.
+// Remove takes the rules away. What does not work here, such as ip6tables on a kernel without IPv6, has never written
+// a rule.
 func Remove(ctx context.Context, _ api.Access) error {
-	errs := []error{removeIPTables(ctx)}
-	if nft, err := openNFTables(); err == nil { // what does not work has never written a rule
+	errs := []error{removeIPTables()}
+	if nft, err := openNFTables(); err == nil {
 		errs = append(errs, removePresent(ctx, nft))
 	}
 	return errors.Join(errs...)
@@ -113,17 +114,6 @@ func removePresent(ctx context.Context, e enforcer) error {
 		return err
 	}
 	return e.remove(ctx)
-}
-
-// removeIPTables takes away what is left in iptables by a life without nftables.
-func removeIPTables(ctx context.Context) error {
-	var errs []error
-	for _, f := range []family{{key: "ip"}, {key: "ip6"}} {
-		if ipt, err := openIPTables(f); err == nil {
-			errs = append(errs, removePresent(ctx, ipt))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Name implements component.Component.
@@ -174,7 +164,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		return nil
 	}
 	if nft, ok := rules.(*nftables); ok {
-		if err := removeIPTables(ctx); err != nil && ctx.Err() == nil {
+		if err := removeIPTables(); err != nil && ctx.Err() == nil {
 			slog.Warn("cannot remove the iptables rules of a former start", "component", Name, "err", err)
 		}
 		stopLoss, err := nft.watchLoss(change)
