@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,13 +61,13 @@ func (s *Server) setupLoop(c *caddy.Controller) error {
 		return l
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
+	var watching sync.WaitGroup
 	c.OnStartup(func() error {
 		l.addr = net.JoinHostPort(config.ListenHosts[0], config.Port)
-		go func() { defer close(done); l.watch(ctx) }()
+		watching.Go(func() { l.watch(ctx) })
 		return nil
 	})
-	c.OnShutdown(func() error { cancel(); <-done; return nil })
+	c.OnShutdown(func() error { cancel(); watching.Wait(); return nil })
 	return nil
 }
 

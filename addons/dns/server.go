@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/fsnotify/fsnotify"
@@ -67,6 +69,7 @@ type Server struct {
 	events *api.Events
 
 	instance *caddy.Instance // used by Run only
+	building *caddy.Instance // what start is making. Used by Run only
 	ready    chan struct{}
 }
 
@@ -192,9 +195,13 @@ func (s *Server) serving() {
 
 // start has CoreDNS serve from, in place of what it serves now. Sockets pass from the one to the other.
 func (s *Server) start(from sources) (err error) {
+	s.building = nil
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("CoreDNS panicked: %v", r) // a user's text must not end the cluster
+		}
+		if err != nil && s.building != nil {
+			discard(s.building)
 		}
 	}()
 	dir := filepath.Join(s.cfg.RunDir, Name)
@@ -221,6 +228,27 @@ func (s *Server) start(from sources) (err error) {
 	}
 	s.instance = next
 	return nil
+}
+
+// discardTimeout is for callbacks that wait for a part that has not begun when the instance was refused.
+const discardTimeout = time.Second
+
+// discard ends what a refused instance has begun: CoreDNS forgets it with its watches, timers and sockets.
+func discard(refused *caddy.Instance) {
+	_ = refused.Stop() // says what is wrong itself
+	var ending sync.WaitGroup
+	for _, end := range refused.OnShutdown {
+		ending.Go(func() {
+			defer func() { _ = recover() }() // of a part that is half made
+			_ = end()
+		})
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); ending.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(discardTimeout):
+	}
 }
 
 func (s *Server) stop() {
@@ -272,13 +300,28 @@ func (s *Server) watchResolvConfs(change func()) (stop func(), err error) {
 		}
 	}
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for event := range watcher.Events {
+	go func() { defer close(done); s.followFiles(watcher, change) }()
+	return func() { watcher.Close(); <-done }, nil
+}
+
+// followFiles calls change for what happens to the resolver files, until watcher is closed.
+func (s *Server) followFiles(watcher *fsnotify.Watcher, change func()) {
+	for {
+		select {
+		case event, ok := <-watcher.Events:
+			if !ok {
+				return
+			}
 			if slices.Contains(s.cfg.ResolvConfs, event.Name) {
 				change()
 			}
+		case err, ok := <-watcher.Errors:
+			if !ok {
+				return
+			}
+			// Something was not heard. Until this is read, nothing more is.
+			slog.Warn("the resolver files are read again", "component", Name, "err", err)
+			change()
 		}
-	}()
-	return func() { watcher.Close(); <-done }, nil
+	}
 }
