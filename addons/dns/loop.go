@@ -36,9 +36,9 @@ const (
 type loop struct {
 	next    plugin.Handler
 	zone    string
-	name    string // the probe's question, which nobody else asks
-	addr    string // ours
-	tell    func(message string)
+	name    string               // the probe's question, which nobody else asks
+	addr    string               // ours
+	tell    func(message string) // "" when there is no loop any more
 	seen    atomic.Int32
 	looping atomic.Bool
 }
@@ -55,7 +55,7 @@ func (s *Server) setupLoop(c *caddy.Controller) error {
 		}
 	}
 	config := dnsserver.GetConfig(c)
-	l := &loop{zone: zone, name: dns.CanonicalName(dnsutil.Join(rand.Text(), zone)), tell: s.warn(reasonLoop)}
+	l := &loop{zone: zone, name: dns.CanonicalName(dnsutil.Join(rand.Text(), zone)), tell: s.say(aboutLoop+" "+zone, reasonLoop)}
 	config.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		l.next = next
 		return l
@@ -87,11 +87,12 @@ func (l *loop) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (
 
 // watch looks for a loop until there is none or ctx ends.
 func (l *loop) watch(ctx context.Context) {
+	defer l.tell("")
 	for l.check(ctx) {
-		if l.looping.CompareAndSwap(false, true) {
-			l.tell(fmt.Sprintf("names in zone %q are not forwarded: the servers that they are forwarded to ask the cluster again; "+
-				"name others in the ConfigMap %s, or have them forward only the cluster's domain here", l.zone, configName))
-		}
+		l.looping.Store(true)
+		// Each time, as the end of the server that we replace may have taken it back.
+		l.tell(fmt.Sprintf("names in zone %q are not forwarded: the servers that they are forwarded to ask the cluster again; "+
+			"name others in the ConfigMap %s, or have them forward only the cluster's domain here", l.zone, configName))
 		select {
 		case <-ctx.Done():
 			return

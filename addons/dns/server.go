@@ -44,6 +44,15 @@ const (
 	reasonBroken = "CorefileInvalid"
 	reasonLoaded = "CorefileLoaded"
 	reasonLoop   = "ForwardingLoop"
+	// reasonForeign is of a cluster that somebody else serves.
+	reasonForeign = "NotOurs"
+)
+
+// What `mote status` tells of.
+const (
+	aboutConfig  = "ConfigMap " + namespace + "/" + configName
+	aboutLoop    = "forwarding"
+	aboutObjects = "the addon stands by"
 )
 
 // Config says where and for whom to serve. It is never changed after New.
@@ -60,8 +69,9 @@ type Config struct {
 	ResolvConfs []string
 }
 
-// Server is the addon. It implements component.Component.
+// Server is the addon. It implements component.Component, and component.Troubled: which Corefile is not in force.
 type Server struct {
+	api.Troubles
 	cfg    Config
 	client *rest.Config // the kubernetes plugin's
 	kube   kubernetes.Interface
@@ -113,7 +123,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	case errors.Is(err, api.ErrForeign):
 		// Somebody else serves the cluster. The API must stay up for them to change their mind.
-		s.events.Warn(configRef(), "NotOurs", err.Error())
+		s.say(aboutObjects, reasonForeign)(err.Error())
 		close(s.ready)
 		<-ctx.Done()
 		return nil
@@ -169,14 +179,15 @@ func (s *Server) load(from sources) error {
 	err := s.start(from)
 	if err == nil {
 		s.serving()
+		s.Note(aboutConfig, "")
 		s.events.Tell(configRef(), reasonLoaded, "the Corefile is in force; upstream servers: %v", from.upstreams)
 		return nil
 	}
 	if s.instance != nil {
-		s.warn(reasonBroken)(fmt.Sprintf("%v; the last good Corefile stays in force", err))
+		s.say(aboutConfig, reasonBroken)(fmt.Sprintf("%v; the last good Corefile stays in force", err))
 		return nil
 	}
-	s.warn(reasonBroken)(fmt.Sprintf("%v; mote's default Corefile is in force instead", err))
+	s.say(aboutConfig, reasonBroken)(fmt.Sprintf("%v; mote's default Corefile is in force instead", err))
 	fallback := sources{corefile: s.cfg.defaultCorefile(), upstreams: from.upstreams}
 	if err := s.start(fallback); err != nil {
 		return fmt.Errorf("start CoreDNS with the default Corefile: %w", err)
@@ -261,8 +272,13 @@ func (s *Server) stop() {
 	}
 }
 
-func (s *Server) warn(reason string) func(string) {
-	return func(message string) { s.events.Warn(configRef(), reason, message) }
+// say tells users what is wrong, once; "" is that it is not any more.
+func (s *Server) say(about, reason string) func(message string) {
+	return func(message string) {
+		if s.Note(about, message) && message != "" {
+			s.events.Warn(configRef(), reason, message)
+		}
+	}
 }
 
 func configRef() *corev1.ObjectReference {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/mote-k8s/mote/addons/api"
 )
@@ -45,6 +46,13 @@ func TestRefusedReloadLeavesNothing(t *testing.T) {
 	require.Equal(t, 1, running(watching))
 	looks := func() int { return running("dns.(*loop).watch(") }
 
+	s.events = api.NewEvents(fake.NewClientset(), Name)
+	t.Cleanup(s.events.Close)
+	require.NoError(t, s.load(sources{corefile: ".:53 {\n errors\n whatever\n}\n"}))
+	require.Equal(t, []string{
+		"ConfigMap kube-system/coredns: Corefile:3 - Error during parsing: Unknown directive 'whatever'; the last good Corefile stays in force",
+	}, s.Trouble())
+
 	for why, refused := range map[string]string{
 		"an address that is not here": corefile + "a.test:5300 {\n bind 192.0.2.77\n}\n",
 		"a word that is no option":    "a.test:53 {\n kubernetes a.test\n hosts {\n  192.0.2.1 x.test\n }\n forward . nowhere!\n}\n" + corefile,
@@ -55,6 +63,8 @@ func TestRefusedReloadLeavesNothing(t *testing.T) {
 		require.LessOrEqual(t, looks(), 1, why)
 		require.Zero(t, running("hosts.periodicHostsUpdate"), why)
 	}
+	require.NoError(t, s.load(sources{corefile: corefile}))
+	require.Empty(t, s.Trouble())
 	s.stop()
 	require.Eventually(t, func() bool { return running(watching)+looks() == 0 }, 10*time.Second, time.Millisecond)
 }
