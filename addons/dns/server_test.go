@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -9,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
 	"github.com/fsnotify/fsnotify"
+	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -39,6 +44,13 @@ func TestRefusedReloadLeavesNothing(t *testing.T) {
 		Address: netip.MustParseAddr("127.0.0.1"), Domain: "cluster.local", RunDir: t.TempDir(),
 	})
 	require.NoError(t, err)
+	dnsserver.Directives = append(directives(), "mote_panics")
+	plugin.Register("mote_panics", func(c *caddy.Controller) error {
+		dnsserver.GetConfig(c).AddPlugin(func(plugin.Handler) plugin.Handler {
+			return plugin.HandlerFunc(func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { panic("on purpose") })
+		})
+		return nil
+	})
 	const watching = "plugin/kubernetes.(*dnsControl).Run("
 	const corefile = ".:53 {\n kubernetes cluster.local {\n  startup_timeout 1ms\n }\n loop\n}\n"
 	require.NoError(t, s.start(sources{corefile: corefile}))
@@ -65,6 +77,13 @@ func TestRefusedReloadLeavesNothing(t *testing.T) {
 	}
 	require.NoError(t, s.load(sources{corefile: corefile}))
 	require.Empty(t, s.Trouble())
+
+	// A query that panics is answered, and so is the next one: a pod must not end the cluster.
+	require.NoError(t, s.load(sources{corefile: ".:53 {\n debug\n template IN ANY panic.test {\n  rcode NOERROR\n }\n  mote_panics\n}\n"}))
+	for range 3 {
+		require.Equal(t, dns.RcodeServerFailure, ask(t, "127.0.0.1:10053", "panics.test.", dns.TypeA).Rcode)
+		require.Equal(t, dns.RcodeSuccess, ask(t, "127.0.0.1:10053", "a.panic.test.", dns.TypeA).Rcode)
+	}
 	s.stop()
 	require.Eventually(t, func() bool { return running(watching)+looks() == 0 }, 10*time.Second, time.Millisecond)
 }
