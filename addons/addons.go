@@ -12,9 +12,11 @@ package addons
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/dns"
@@ -150,7 +152,7 @@ func Units(cfg Config) ([]component.Unit, error) {
 	}
 	if len(off) > 0 {
 		units = append(units, component.Unit{
-			Component: &removal{cfg.Access, off, make(chan struct{})}, After: []string{"kube-apiserver"},
+			Component: &removal{access: cfg.Access, addons: off, done: make(chan struct{})}, After: []string{"kube-apiserver"},
 		})
 	}
 	return units, nil
@@ -161,6 +163,9 @@ type removal struct {
 	access api.Access
 	addons []addon
 	done   chan struct{}
+
+	mu    sync.Mutex // guards wrong
+	wrong error
 }
 
 // Name implements component.Component.
@@ -168,14 +173,26 @@ func (*removal) Name() string { return "disabled-addons" }
 
 // Run implements component.Component.
 func (r *removal) Run(ctx context.Context) error {
-	for _, a := range r.addons {
-		err := api.Retry(ctx, a.name, func(ctx context.Context) error { return a.remove(ctx, r.access) })
-		if ctx.Err() != nil {
-			return nil
+	left := r.addons
+	err := api.Retry(ctx, r.Name(), func(ctx context.Context) error {
+		var stay []addon
+		var errs []error
+		for _, a := range left { // one that cannot be removed does not keep the others
+			if err := a.remove(ctx, r.access); err != nil {
+				stay, errs = append(stay, a), append(errs, fmt.Errorf("remove addon %s: %w", a.name, err))
+			}
 		}
-		if err != nil {
-			return err
-		}
+		left = stay
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.wrong = errors.Join(errs...)
+		return r.wrong
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	close(r.done)
 	<-ctx.Done()
@@ -188,6 +205,8 @@ func (r *removal) Ready(ctx context.Context) error {
 	case <-r.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("the objects of disabled addons are not removed yet")
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return errors.Join(errors.New("the objects of disabled addons are not removed yet"), r.wrong)
 	}
 }

@@ -2,8 +2,10 @@ package addons
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,4 +43,32 @@ func TestRemovalIsReadyWhenAllIsRemoved(t *testing.T) {
 	require.Equal(t, 2, removed)
 	cancel()
 	require.NoError(t, <-ended)
+}
+
+// TestRemovalTellsWhatHoldsItUp: one addon that cannot be removed does not keep the others.
+func TestRemovalTellsWhatHoldsItUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tried, removed := 0, 0
+		r := &removal{done: make(chan struct{}), addons: []addon{
+			{name: "a", remove: func(context.Context, api.Access) error {
+				if tried++; tried < 3 {
+					return errors.New("no answer")
+				}
+				return nil
+			}},
+			{name: "b", remove: func(context.Context, api.Access) error { removed++; return nil }},
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		synctest.Wait()
+		require.Equal(t, 1, removed)
+		now, done := context.WithCancel(t.Context())
+		done()
+		require.ErrorContains(t, r.Ready(now), "remove addon a: no answer")
+		require.NoError(t, r.Ready(t.Context()))
+		require.Equal(t, []int{3, 1}, []int{tried, removed})
+		cancel()
+		require.NoError(t, <-ended)
+	})
 }

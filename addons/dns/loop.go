@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,9 +36,9 @@ const (
 type loop struct {
 	next    plugin.Handler
 	zone    string
-	name    string // the probe's question, which nobody else asks
-	addr    string // ours
-	tell    func(message string)
+	name    string               // the probe's question, which nobody else asks
+	addr    string               // ours
+	tell    func(message string) // "" when there is no loop any more
 	seen    atomic.Int32
 	looping atomic.Bool
 }
@@ -54,19 +55,19 @@ func (s *Server) setupLoop(c *caddy.Controller) error {
 		}
 	}
 	config := dnsserver.GetConfig(c)
-	l := &loop{zone: zone, name: dns.CanonicalName(dnsutil.Join(rand.Text(), zone)), tell: s.warn(reasonLoop)}
+	l := &loop{zone: zone, name: dns.CanonicalName(dnsutil.Join(rand.Text(), zone)), tell: s.say(aboutLoop+" "+zone, reasonLoop)}
 	config.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		l.next = next
 		return l
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
+	var watching sync.WaitGroup
 	c.OnStartup(func() error {
 		l.addr = net.JoinHostPort(config.ListenHosts[0], config.Port)
-		go func() { defer close(done); l.watch(ctx) }()
+		watching.Go(func() { l.watch(ctx) })
 		return nil
 	})
-	c.OnShutdown(func() error { cancel(); <-done; return nil })
+	c.OnShutdown(func() error { cancel(); watching.Wait(); return nil })
 	return nil
 }
 
@@ -86,11 +87,12 @@ func (l *loop) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (
 
 // watch looks for a loop until there is none or ctx ends.
 func (l *loop) watch(ctx context.Context) {
+	defer l.tell("")
 	for l.check(ctx) {
-		if l.looping.CompareAndSwap(false, true) {
-			l.tell(fmt.Sprintf("names in zone %q are not forwarded: the servers that they are forwarded to ask the cluster again; "+
-				"name others in the ConfigMap %s, or have them forward only the cluster's domain here", l.zone, configName))
-		}
+		l.looping.Store(true)
+		// Each time, as the end of the server that we replace may have taken it back.
+		l.tell(fmt.Sprintf("names in zone %q are not forwarded: the servers that they are forwarded to ask the cluster again; "+
+			"name others in the ConfigMap %s, or have them forward only the cluster's domain here", l.zone, configName))
 		select {
 		case <-ctx.Done():
 			return

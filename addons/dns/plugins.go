@@ -75,6 +75,9 @@ func (s *Server) register() {
 // setupListen has a block listen on our address only: not on the machine's others, where strangers could ask it.
 func (s *Server) setupListen(c *caddy.Controller) error {
 	dnsserver.GetConfig(c).ListenHosts = []string{s.cfg.Address.String()}
+	if all := caddy.Instances(); len(all) > 0 {
+		s.building = all[len(all)-1] // the only way to it, should it be refused
+	}
 	return nil
 }
 

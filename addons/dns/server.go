@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/fsnotify/fsnotify"
@@ -42,6 +44,15 @@ const (
 	reasonBroken = "CorefileInvalid"
 	reasonLoaded = "CorefileLoaded"
 	reasonLoop   = "ForwardingLoop"
+	// reasonForeign is of a cluster that somebody else serves.
+	reasonForeign = "NotOurs"
+)
+
+// What `mote status` tells of.
+const (
+	aboutConfig  = "ConfigMap " + namespace + "/" + configName
+	aboutLoop    = "forwarding"
+	aboutObjects = "the addon stands by"
 )
 
 // Config says where and for whom to serve. It is never changed after New.
@@ -58,8 +69,9 @@ type Config struct {
 	ResolvConfs []string
 }
 
-// Server is the addon. It implements component.Component.
+// Server is the addon. It implements component.Component, and component.Troubled: which Corefile is not in force.
 type Server struct {
+	api.Troubles
 	cfg    Config
 	client *rest.Config // the kubernetes plugin's
 	kube   kubernetes.Interface
@@ -67,6 +79,7 @@ type Server struct {
 	events *api.Events
 
 	instance *caddy.Instance // used by Run only
+	building *caddy.Instance // what start is making. Used by Run only
 	ready    chan struct{}
 }
 
@@ -110,7 +123,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	case errors.Is(err, api.ErrForeign):
 		// Somebody else serves the cluster. The API must stay up for them to change their mind.
-		s.events.Warn(configRef(), "NotOurs", err.Error())
+		s.say(aboutObjects, reasonForeign)(err.Error())
 		close(s.ready)
 		<-ctx.Done()
 		return nil
@@ -166,14 +179,15 @@ func (s *Server) load(from sources) error {
 	err := s.start(from)
 	if err == nil {
 		s.serving()
+		s.Note(aboutConfig, "")
 		s.events.Tell(configRef(), reasonLoaded, "the Corefile is in force; upstream servers: %v", from.upstreams)
 		return nil
 	}
 	if s.instance != nil {
-		s.warn(reasonBroken)(fmt.Sprintf("%v; the last good Corefile stays in force", err))
+		s.say(aboutConfig, reasonBroken)(fmt.Sprintf("%v; the last good Corefile stays in force", err))
 		return nil
 	}
-	s.warn(reasonBroken)(fmt.Sprintf("%v; mote's default Corefile is in force instead", err))
+	s.say(aboutConfig, reasonBroken)(fmt.Sprintf("%v; mote's default Corefile is in force instead", err))
 	fallback := sources{corefile: s.cfg.defaultCorefile(), upstreams: from.upstreams}
 	if err := s.start(fallback); err != nil {
 		return fmt.Errorf("start CoreDNS with the default Corefile: %w", err)
@@ -192,9 +206,13 @@ func (s *Server) serving() {
 
 // start has CoreDNS serve from, in place of what it serves now. Sockets pass from the one to the other.
 func (s *Server) start(from sources) (err error) {
+	s.building = nil
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("CoreDNS panicked: %v", r) // a user's text must not end the cluster
+		}
+		if err != nil && s.building != nil {
+			discard(s.building)
 		}
 	}()
 	dir := filepath.Join(s.cfg.RunDir, Name)
@@ -223,6 +241,27 @@ func (s *Server) start(from sources) (err error) {
 	return nil
 }
 
+// discardTimeout is for callbacks that wait for a part that has not begun when the instance was refused.
+const discardTimeout = time.Second
+
+// discard ends what a refused instance has begun: CoreDNS forgets it with its watches, timers and sockets.
+func discard(refused *caddy.Instance) {
+	_ = refused.Stop() // says what is wrong itself
+	var ending sync.WaitGroup
+	for _, end := range refused.OnShutdown {
+		ending.Go(func() {
+			defer func() { _ = recover() }() // of a part that is half made
+			_ = end()
+		})
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); ending.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(discardTimeout):
+	}
+}
+
 func (s *Server) stop() {
 	if s.instance == nil {
 		return
@@ -233,8 +272,13 @@ func (s *Server) stop() {
 	}
 }
 
-func (s *Server) warn(reason string) func(string) {
-	return func(message string) { s.events.Warn(configRef(), reason, message) }
+// say tells users what is wrong, once; "" is that it is not any more.
+func (s *Server) say(about, reason string) func(message string) {
+	return func(message string) {
+		if s.Note(about, message) && message != "" {
+			s.events.Warn(configRef(), reason, message)
+		}
+	}
 }
 
 func configRef() *corev1.ObjectReference {
@@ -272,13 +316,28 @@ func (s *Server) watchResolvConfs(change func()) (stop func(), err error) {
 		}
 	}
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for event := range watcher.Events {
+	go func() { defer close(done); s.followFiles(watcher, change) }()
+	return func() { watcher.Close(); <-done }, nil
+}
+
+// followFiles calls change for what happens to the resolver files, until watcher is closed.
+func (s *Server) followFiles(watcher *fsnotify.Watcher, change func()) {
+	for {
+		select {
+		case event, ok := <-watcher.Events:
+			if !ok {
+				return
+			}
 			if slices.Contains(s.cfg.ResolvConfs, event.Name) {
 				change()
 			}
+		case err, ok := <-watcher.Errors:
+			if !ok {
+				return
+			}
+			// Something was not heard. Until this is read, nothing more is.
+			slog.Warn("the resolver files are read again", "component", Name, "err", err)
+			change()
 		}
-	}()
-	return func() { watcher.Close(); <-done }, nil
+	}
 }

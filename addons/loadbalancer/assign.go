@@ -33,11 +33,13 @@ type grant struct {
 
 // ours says whether a Service wants an address from us: it names no other implementation.
 func ours(s *corev1.Service) bool {
-	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.LoadBalancerClass == nil && s.DeletionTimestamp == nil
+	class := s.Spec.LoadBalancerClass
+	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && (class == nil || *class == Class) && s.DeletionTimestamp == nil
 }
 
-// assign decides for all Services at once. Who has an address keeps it; among the others the oldest comes first.
-func assign(services []*corev1.Service, m machine) map[types.UID]grant {
+// assign decides for all Services that are wanted at once. Who has an address keeps it; among the others the oldest
+// comes first.
+func assign(services []*corev1.Service, m machine, wanted func(*corev1.Service) bool) map[types.UID]grant {
 	services = slices.Clone(services)
 	slices.SortFunc(services, func(a, b *corev1.Service) int {
 		if has(a) != has(b) {
@@ -53,7 +55,7 @@ func assign(services []*corev1.Service, m machine) map[types.UID]grant {
 	})
 	a := assigner{machine: m, services: services, given: make(map[types.UID]grant)}
 	for _, s := range services {
-		if ours(s) {
+		if wanted(s) {
 			a.given[s.UID] = a.grant(s)
 		}
 	}

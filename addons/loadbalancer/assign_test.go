@@ -38,8 +38,9 @@ func nodePort(s *corev1.Service, port int32) *corev1.Service {
 
 func TestAssign(t *testing.T) {
 	const node = "192.0.2.1"
-	class, other := "example.com/other", balanced("class", 1, 80)
-	other.Spec.LoadBalancerClass = &class
+	class, mine := "example.com/other", Class
+	other, named := balanced("class", 1, 80), balanced("a", 1, 80)
+	other.Spec.LoadBalancerClass, named.Spec.LoadBalancerClass = &class, &mine
 	udp := balanced("udp", 3, 80)
 	udp.Spec.Ports[0].Protocol = corev1.ProtocolUDP
 	wish := balanced("wish", 9, 80)
@@ -73,6 +74,7 @@ func TestAssign(t *testing.T) {
 		{"another's node port", "", []*corev1.Service{nodePort(balanced("a", 1, 80), 30080), balanced("b", 2, 30080)}, "a=192.0.2.1 b=port 30080/TCP of 192.0.2.1 belongs to the Service ns/a"},
 		{"another's node port that came later", "", []*corev1.Service{holding(balanced("a", 2, 30080), node), nodePort(balanced("b", 1, 80), 30080)}, "a=192.0.2.1 b=192.0.2.1"},
 		{"other classes and types", "", []*corev1.Service{other, cluster}, ""},
+		{"our class", "", []*corev1.Service{named}, "a=192.0.2.1"},
 		{"a wish without a pool", "", []*corev1.Service{wish}, "wish=the address 192.0.2.131 cannot be had: without --load-balancer-pool there is the node's 192.0.2.1"},
 		{"pool", "192.0.2.128/29", []*corev1.Service{balanced("a", 1, 80), balanced("b", 2, 80), balanced("c", 3, 22)}, "a=192.0.2.129 b=192.0.2.130 c=192.0.2.131"},
 		{"wish", "192.0.2.128/29", []*corev1.Service{wish, balanced("b", 2, 80)}, "b=192.0.2.129 wish=192.0.2.131"},
@@ -87,7 +89,7 @@ func TestAssign(t *testing.T) {
 		if c.pool != "" {
 			m.pool = netip.MustParsePrefix(c.pool)
 		}
-		given := assign(c.services, m)
+		given := assign(c.services, m, ours)
 		var got []string
 		for _, name := range []string{"a", "b", "c", "udp", "class", "cluster", "wish"} {
 			if g, ok := given[types.UID(name)]; ok && g.problem != "" {

@@ -13,7 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +34,9 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "loadbalancer"
 
+// Class is the loadBalancerClass that names us. Services without any are ours, too.
+const Class = "mote.dev/loadbalancer"
+
 // manager is whose the statuses are that we wrote.
 const manager = "mote-" + Name
 
@@ -40,6 +45,9 @@ const (
 	reasonGiven   = "AddressGiven"
 	reasonRefused = "AddressRefused"
 )
+
+// attempt is what is said about the work as a whole in `mote status`.
+const attempt = "will be tried again"
 
 // lookAgain is between looks at the ports of the machine while a Service waits for one: nobody tells when a
 // program stops listening. Otherwise there is no timer.
@@ -56,14 +64,14 @@ type Config struct {
 	Pool netip.Prefix
 }
 
-// Controller is the addon. It implements component.Component.
+// Controller is the addon. It implements component.Component, and component.Troubled: which Services have no address.
 type Controller struct {
-	cfg    Config
-	kube   kubernetes.Interface
-	events *api.Events
-	ready  chan struct{}
-	// said is the last problem of each Service that waits. Used by Run only.
-	said map[types.UID]string
+	api.Troubles
+	cfg      Config
+	kube     kubernetes.Interface
+	events   *api.Events
+	ready    chan struct{}
+	contests contests // used by Run only
 }
 
 // New makes the controller.
@@ -72,7 +80,7 @@ func New(cfg Config) (*Controller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make %s's client: %w", Name, err)
 	}
-	return &Controller{cfg: cfg, kube: kube, ready: make(chan struct{}), said: make(map[types.UID]string)}, nil
+	return &Controller{cfg: cfg, kube: kube, ready: make(chan struct{}), contests: make(contests)}, nil
 }
 
 // Remove takes back the addresses that Services have from us, and the pool's from the bridge.
@@ -89,7 +97,7 @@ func Remove(ctx context.Context, access api.Access) error {
 		if !owned(&s) {
 			continue
 		}
-		if err := writeStatus(ctx, kube, &s, nil); err != nil {
+		if _, err := writeStatus(ctx, kube, &s, nil); err != nil {
 			return err
 		}
 	}
@@ -137,16 +145,18 @@ func (c *Controller) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopAddresses()
-	said := false
 	for first := true; ctx.Err() == nil; first = false {
 		waiting, err := c.sync(ctx, services.List())
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !said {
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		if c.Note(attempt, problem) && err != nil {
 			slog.Warn("will be tried again", "component", Name, "err", err)
 		}
-		said = err != nil
 		if first {
 			close(c.ready)
 		}
@@ -195,32 +205,41 @@ func (c *Controller) sync(ctx context.Context, objects []any) (waiting bool, err
 			return false, err
 		}
 	}
-	given := assign(services, m)
+	given := assign(services, m, func(s *corev1.Service) bool { return ours(s) && !c.contests.lost(s) })
 	if err := keepAddresses(c.pooled(given)); err != nil {
 		return false, err
 	}
 	var errs []error
-	alive := make(map[types.UID]bool)
 	for _, s := range services {
-		alive[s.UID] = true
-		g, ok := given[s.UID]
-		if ok && g.problem != "" {
-			waiting = true
-			if c.said[s.UID] != g.problem {
-				c.events.Warn(s, reasonRefused, g.problem)
-			}
-			c.said[s.UID] = g.problem
-		} else {
-			delete(c.said, s.UID)
-		}
+		g := given[s.UID]
+		waiting = waiting || g.problem != ""
 		errs = append(errs, c.give(ctx, s, g))
+		c.tell(s, g.problem)
 	}
-	for uid := range c.said {
-		if !alive[uid] {
-			delete(c.said, uid)
-		}
-	}
+	c.forget(services)
 	return waiting, errors.Join(errs...)
+}
+
+// tell says on a Service why it has no address from us.
+func (c *Controller) tell(s *corev1.Service, problem string) {
+	if c.contests.lost(s) {
+		problem = c.contests.problem(s)
+	}
+	if c.Note(title(s), problem) && problem != "" {
+		c.events.Warn(s, reasonRefused, problem)
+	}
+}
+
+func title(s *corev1.Service) string { return "Service " + s.Namespace + "/" + s.Name }
+
+// forget drops what is kept of Services that are gone or somebody else's now.
+func (c *Controller) forget(services []*corev1.Service) {
+	titles, alive := make(map[string]bool), make(map[types.UID]bool)
+	for _, s := range services {
+		titles[title(s)], alive[s.UID] = true, ours(s)
+	}
+	c.Forget(func(about string) bool { return strings.HasPrefix(about, "Service ") && !titles[about] })
+	maps.DeleteFunc(c.contests, func(uid types.UID, _ *contest) bool { return !alive[uid] })
 }
 
 func (c *Controller) pooled(given map[types.UID]grant) *linkAddresses {
@@ -256,20 +275,25 @@ func (c *Controller) look(ctx context.Context) (machine, error) {
 // give writes a Service's status, if it is not so already and is ours to write.
 func (c *Controller) give(ctx context.Context, s *corev1.Service, g grant) error {
 	want := g.status(s)
-	if sameIngress(want, s.Status.LoadBalancer.Ingress) || want == nil && !owned(s) {
+	if c.contests.lost(s) || c.contests.stale(s) || sameIngress(want, s.Status.LoadBalancer.Ingress) || want == nil && !owned(s) {
 		return nil
 	}
-	if err := writeStatus(ctx, c.kube, s, want); err != nil {
+	if c.contests.changed(s, want); c.contests.lost(s) {
+		return nil
+	}
+	written, err := writeStatus(ctx, c.kube, s, want)
+	if err != nil {
 		return err
 	}
+	c.contests.wrote(written)
 	if want != nil {
 		c.events.Tell(s, reasonGiven, "the Service has the address %s", g.address)
 	}
 	return nil
 }
 
-// writeStatus says which address a Service has, or takes back what we said.
-func writeStatus(ctx context.Context, kube kubernetes.Interface, s *corev1.Service, ingress []corev1.LoadBalancerIngress) error {
+// writeStatus says which address a Service has, or takes back what we said. It returns the Service as it is then.
+func writeStatus(ctx context.Context, kube kubernetes.Interface, s *corev1.Service, ingress []corev1.LoadBalancerIngress) (*corev1.Service, error) {
 	status := applyv1.ServiceStatus()
 	if len(ingress) > 0 {
 		balancer := applyv1.LoadBalancerStatus()
@@ -282,10 +306,13 @@ func writeStatus(ctx context.Context, kube kubernetes.Interface, s *corev1.Servi
 		}
 		status.WithLoadBalancer(balancer)
 	}
-	_, err := kube.CoreV1().Services(s.Namespace).ApplyStatus(ctx, applyv1.Service(s.Name, s.Namespace).WithUID(s.UID).WithStatus(status),
+	written, err := kube.CoreV1().Services(s.Namespace).ApplyStatus(ctx, applyv1.Service(s.Name, s.Namespace).WithUID(s.UID).WithStatus(status),
 		metav1.ApplyOptions{FieldManager: manager, Force: true})
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // it is gone, or another of its name
-		return nil
+	switch {
+	case err == nil:
+		return written, nil
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is gone, or another of its name
+		return s, nil
 	}
-	return fmt.Errorf("write the address of Service %s/%s: %w", s.Namespace, s.Name, err)
+	return nil, fmt.Errorf("write the address of Service %s/%s: %w", s.Namespace, s.Name, err)
 }

@@ -51,6 +51,8 @@ func (s *Server) apiserver(ctx context.Context) (*genericapiserver.GenericAPISer
 	config.LoopbackClientConfig = &rest.Config{} // of hooks, and there are none that would use it
 	// The process's figures and profiles are shown elsewhere.
 	config.EnableMetrics, config.EnableProfiling, config.EnableIndex = false, false, false
+	// They wake, one every second, for figures of the filter that the apiserver in front of us has, and of a store.
+	config.DisabledPostStartHooks.Insert("max-in-flight-filter", "storage-object-count-tracker-hook")
 	namer := openapinamer.NewDefinitionNamer(metricsapi.Scheme)
 	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
 	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)

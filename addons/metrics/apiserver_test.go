@@ -1,12 +1,17 @@
 package metrics
 
 import (
+	"encoding/json"
 	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 	clientgotesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/util/cert"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -102,4 +108,33 @@ func TestCertificateMustBeThere(t *testing.T) {
 	s := &Server{cfg: Config{CertFile: none, KeyFile: none}}
 	_, err := s.apiserver(t.Context())
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// TestIdleServerHasNoTimer: of what upstream starts with each server nothing runs.
+func TestIdleServerHasNoTimer(t *testing.T) {
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		config := trustMap(t)
+		config.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}
+		assert.NoError(t, json.NewEncoder(w).Encode(config))
+	}))
+	defer front.Close()
+	certificate, key, err := cert.GenerateSelfSignedCertKey(ServiceName, nil, nil)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	s := &Server{
+		client: &rest.Config{Host: front.URL},
+		cfg: Config{
+			Address:  netip.MustParseAddr("127.42.0.1"),
+			CertFile: filepath.Join(dir, "crt"), KeyFile: filepath.Join(dir, "key"),
+		},
+	}
+	require.NoError(t, os.WriteFile(s.cfg.CertFile, certificate, 0o600))
+	require.NoError(t, os.WriteFile(s.cfg.KeyFile, key, 0o600))
+	server, err := s.apiserver(t.Context())
+	require.NoError(t, err)
+	defer server.SecureServingInfo.Listener.Close()
+	for _, check := range server.HealthzChecks() {
+		require.False(t, strings.HasPrefix(check.Name(), "poststarthook/"), check.Name())
+	}
 }

@@ -50,8 +50,9 @@ type Config struct {
 	CertFile, KeyFile string
 }
 
-// Server is the addon. It implements component.Component.
+// Server is the addon. It implements component.Component, and component.Troubled: whether somebody else has its place.
 type Server struct {
+	api.Troubles
 	cfg    Config
 	kube   kubernetes.Interface // as an administrator
 	client *rest.Config         // as upstream's service account
@@ -119,6 +120,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	case errors.Is(err, api.ErrForeign):
 		// Somebody else serves the metrics. The API must stay up for them to change their mind.
+		s.Note("the addon stands by", err.Error())
 		s.events.Warn(registrationRef(), "NotOurs", err.Error())
 		close(s.ready)
 		<-ctx.Done()

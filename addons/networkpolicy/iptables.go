@@ -1,25 +1,18 @@
 package networkpolicy
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/coreos/go-iptables/iptables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/mote-k8s/mote/addons/api"
 )
 
 // Where nftables does not work, sets are ipsets and chains are iptables', in table mangle: it sees translated
@@ -42,62 +35,56 @@ const (
 // ipTables keeps chains and ipsets. Other than nftables' table they change one after the other: sets are filled
 // before chains name them, and a packet that falls between is dropped, not passed. It is used by one goroutine.
 type ipTables struct {
-	ipt     *iptables.IPTables
-	restore string // the program that takes many rules at once
-	sets    *netlink.Handle
-	family  int // of addresses in sets
-
-	// known is false until what former lives left is removed or replaced.
-	known  bool
-	chains []string // that are there
-	text   string   // of all rules
+	judge  *ipChains // of the pod network's family
+	others *ipChains // of the other one, which nobody has; nil where the kernel does not have it
+	sets   *netlink.Handle
+	family int // of addresses in sets
 	filled map[string]map[string]bool
+	known  bool // that filled is what the kernel holds
 }
 
+// openIPTables opens what judges packets of f, and drops those of the other family.
 func openIPTables(f family) (*ipTables, error) {
-	t := &ipTables{restore: "iptables-restore", family: unix.AF_INET, filled: make(map[string]map[string]bool)}
-	protocol := iptables.ProtocolIPv4
+	t := &ipTables{family: unix.AF_INET, filled: make(map[string]map[string]bool)}
+	other := family{key: "ip6"}
 	if f.key == "ip6" {
-		protocol, t.restore, t.family = iptables.ProtocolIPv6, "ip6tables-restore", unix.AF_INET6
+		t.family, other.key = unix.AF_INET6, "ip"
 	}
 	var err error
-	if t.ipt, err = iptables.NewWithProtocol(protocol); err != nil {
-		return nil, fmt.Errorf("open iptables: %w", err)
+	if t.judge, err = openChains(f); err != nil {
+		return nil, err
 	}
-	if _, err := exec.LookPath(t.restore); err != nil {
-		return nil, fmt.Errorf("the program %s is missing", t.restore)
+	if other.spoken() {
+		if t.others, err = openChains(other); err != nil {
+			return nil, err
+		}
 	}
-	if t.sets, err = netlink.NewHandle(unix.NETLINK_NETFILTER); err != nil {
+	t.sets, err = openSets()
+	return t, err
+}
+
+func openSets() (*netlink.Handle, error) {
+	sets, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+	if err != nil {
 		return nil, fmt.Errorf("open ipset: %w", err)
 	}
-	if _, err := t.sets.IpsetListAll(); err != nil {
+	if _, err := sets.IpsetListAll(); err != nil {
+		sets.Close()
 		return nil, fmt.Errorf("ipset does not work here: %w", err)
 	}
-	return t, nil
+	return sets, nil
 }
 
 func (t *ipTables) present(context.Context) (bool, error) {
-	chains, err := t.ours()
+	chains, err := t.judge.ours()
 	return len(chains) > 0, err
-}
-
-func (t *ipTables) ours() ([]string, error) {
-	chains, err := t.ipt.ListChains(iptTable)
-	if err != nil {
-		return nil, fmt.Errorf("list iptables chains: %w", err)
-	}
-	return slices.DeleteFunc(chains, func(c string) bool { return !strings.HasPrefix(c, iptPrefix) }), nil
 }
 
 func (t *ipTables) remove(ctx context.Context) error { return t.write(ctx, &ruleset{}) }
 
 func (t *ipTables) write(ctx context.Context, want *ruleset) error {
 	if !t.known {
-		var err error
-		if t.chains, err = t.ours(); err != nil {
-			return err
-		}
-		t.text, t.filled = "", make(map[string]map[string]bool)
+		t.filled = make(map[string]map[string]bool)
 	}
 	t.known = false
 	sets := ipsets(want)
@@ -109,9 +96,10 @@ func (t *ipTables) write(ctx context.Context, want *ruleset) error {
 	if err := t.writeChains(ctx, want); err != nil {
 		return err
 	}
-	if err := t.removeSets(sets); err != nil {
+	if err := removeSets(t.sets, sets); err != nil {
 		return err
 	}
+	maps.DeleteFunc(t.filled, func(name string, _ map[string]bool) bool { _, ok := sets[name]; return !ok })
 	t.known = true
 	return nil
 }
@@ -208,9 +196,9 @@ func ipsetEntry(set, element string) (*netlink.IPSetEntry, error) {
 	return entry, nil
 }
 
-// removeSets removes those of our sets that are not wanted any more.
-func (t *ipTables) removeSets(wanted map[string]map[string]bool) error {
-	present, err := t.sets.IpsetListAll()
+// removeSets removes those of our sets that are not wanted any more. No rule may name them.
+func removeSets(sets *netlink.Handle, wanted map[string]map[string]bool) error {
+	present, err := sets.IpsetListAll()
 	if err != nil {
 		return fmt.Errorf("list ipsets: %w", err)
 	}
@@ -219,109 +207,30 @@ func (t *ipTables) removeSets(wanted map[string]map[string]bool) error {
 		if _, ok := wanted[name]; ok || !ours {
 			continue
 		}
-		if err := t.sets.IpsetDestroy(set.SetName); err != nil {
+		if err := sets.IpsetDestroy(set.SetName); err != nil {
 			return fmt.Errorf("remove ipset %s: %w", set.SetName, err)
 		}
-		delete(t.filled, name)
 	}
 	return nil
 }
 
-// chainName is at most 28 characters long.
-func chainName(name string) string {
-	sum := sha256.Sum256([]byte(name))
-	return iptPrefix + hex.EncodeToString(sum[:8])
-}
-
-// hook is a rule of a built-in chain that leads to ours. It comes last there, as what we accept skips the rest.
-type hook struct {
-	chain string
-	rule  []string
-}
-
-func hooks(bridge string) []hook {
-	mark := fmt.Sprintf("%#x/%#x", api.IngressMark, api.IngressMark)
-	return []hook{
-		{"FORWARD", []string{"-j", chainName("forward")}},
-		{"INPUT", []string{"-i", bridge, "-j", chainName(chainFrom)}},
-		// Not OUTPUT, where Services' addresses are not translated yet.
-		{"POSTROUTING", []string{"-o", bridge, "-m", "mark", "--mark", mark, "-m", "conntrack", "--ctdir", "ORIGINAL", "-j", chainName(chainTo)}},
-	}
-}
-
-// writeChains writes all chains in one go, if one of them changed, and then leads packets there.
+// writeChains has the chains of either family be there, or none.
 func (t *ipTables) writeChains(ctx context.Context, want *ruleset) error {
-	if !want.enforcing {
-		return t.removeChains()
-	}
-	chains := chainsOf(want)
-	names := slices.Sorted(maps.Keys(chains))
-	var text strings.Builder
-	text.WriteString("*" + iptTable + "\n")
-	for _, name := range names {
-		fmt.Fprintf(&text, ":%s - [0:0]\n", name) // made, or emptied
-	}
-	for _, name := range names {
-		for _, line := range chains[name] {
-			fmt.Fprintf(&text, "-A %s %s\n", name, line)
+	for _, family := range []struct {
+		table  *ipChains
+		chains func(*ruleset) map[string][]string
+	}{{t.others, droppingChains}, {t.judge, chainsOf}} {
+		var err error
+		switch {
+		case family.table == nil:
+		case want.enforcing:
+			err = family.table.write(ctx, family.chains(want), hooks(want.bridge))
+		default:
+			err = family.table.remove()
 		}
-	}
-	// Only what is there now can be removed, so these lines do not count as a change.
-	stale := slices.DeleteFunc(slices.Clone(t.chains), func(c string) bool { _, ok := chains[c]; return ok })
-	if text.String() != t.text || len(stale) > 0 {
-		t.text = text.String()
-		for _, name := range stale {
-			fmt.Fprintf(&text, ":%s - [0:0]\n", name)
-		}
-		for _, name := range stale {
-			fmt.Fprintf(&text, "-X %s\n", name)
-		}
-		text.WriteString("COMMIT\n")
-		cmd := exec.CommandContext(ctx, t.restore, "--noflush", "--wait")
-		cmd.Stdin = strings.NewReader(text.String())
-		if printed, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("write iptables rules: %w: %s", err, bytes.TrimSpace(printed))
-		}
-		t.chains = names
-	}
-	if t.known {
-		return nil
-	}
-	for _, h := range hooks(want.bridge) {
-		if err := t.ipt.AppendUnique(iptTable, h.chain, h.rule...); err != nil {
-			return fmt.Errorf("write iptables chain %s: %w", h.chain, err)
-		}
-	}
-	return nil
-}
-
-// removeChains deletes what leads to our chains, and them.
-func (t *ipTables) removeChains() error {
-	if len(t.chains) == 0 {
-		return nil
-	}
-	for _, chain := range []string{"FORWARD", "INPUT", "POSTROUTING"} {
-		rules, err := t.ipt.List(iptTable, chain)
 		if err != nil {
-			return fmt.Errorf("list iptables chain %s: %w", chain, err)
-		}
-		for _, rule := range slices.Backward(rules) {
-			words := strings.Fields(rule)
-			if len(words) < 2 || !strings.HasPrefix(words[len(words)-1], iptPrefix) {
-				continue
-			}
-			if err := t.ipt.Delete(iptTable, chain, words[2:]...); err != nil {
-				return fmt.Errorf("remove a rule of iptables chain %s: %w", chain, err)
-			}
+			return err
 		}
 	}
-	for _, do := range []func(table, chain string) error{t.ipt.ClearChain, t.ipt.DeleteChain} {
-		for _, chain := range t.chains {
-			if err := do(iptTable, chain); err != nil {
-				return fmt.Errorf("remove iptables chain %s: %w", chain, err)
-			}
-		}
-	}
-	t.chains, t.text = nil, ""
 	return nil
 }

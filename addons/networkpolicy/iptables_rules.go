@@ -21,12 +21,9 @@ func chainsOf(r *ruleset) map[string][]string {
 			chains[chainName(name)] = append(chains[chainName(name)], rule.iptables()...)
 		}
 	}
-	answers := []string{"-m conntrack --ctdir REPLY -j ACCEPT", "-m conntrack --ctstate RELATED -j ACCEPT"}
 	to, from := chainName(chainTo), chainName(chainFrom)
-	chains[chainName("forward")] = append(append([]string{
-		"-i " + r.bridge + " -g " + from, "! -o " + r.bridge + " -j RETURN",
-	}, answers...), "-g "+to)
-	chains[from] = slices.Clone(answers)
+	chains[chainName("forward")] = forwardChain(r.bridge)
+	chains[from] = answers()
 	if r.family.key == "ip6" {
 		for _, kind := range []string{"router-solicitation", "neighbour-solicitation", "neighbour-advertisement"} {
 			chains[from] = append(chains[from], "-p ipv6-icmp --icmpv6-type "+kind+" -j ACCEPT")
@@ -51,6 +48,25 @@ func chainsOf(r *ruleset) map[string][]string {
 	chains[chainName("by "+setEgress)] = dispatch(r.egress, chainTo, "src")
 	chains[chainName("by "+setIngress)] = dispatch(r.ingress, accept, "dst")
 	return chains
+}
+
+// droppingChains are those of the other family: no pod is known to have an address of it, so none sends anything.
+func droppingChains(r *ruleset) map[string][]string {
+	return map[string][]string{
+		chainName("forward"): forwardChain(r.bridge),
+		chainName(chainFrom): append(answers(), "-j DROP"),
+		chainName(chainTo):   {"-o " + r.bridge + " -j DROP", "-j ACCEPT"},
+	}
+}
+
+func answers() []string {
+	return []string{"-m conntrack --ctdir REPLY -j ACCEPT", "-m conntrack --ctstate RELATED -j ACCEPT"}
+}
+
+func forwardChain(bridge string) []string {
+	return slices.Concat([]string{
+		"-i " + bridge + " -g " + chainName(chainFrom), "! -o " + bridge + " -j RETURN",
+	}, answers(), []string{"-g " + chainName(chainTo)})
 }
 
 // dispatch leads to the chain that judges a pod. One that is in no set yet, or any more, is dropped.

@@ -3,6 +3,8 @@ package networkpolicy
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -17,16 +19,27 @@ func (n *nftables) watchLoss(changed func()) (stop func(), err error) {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
 	suspect := func() { n.suspect.Store(true); changed() }
-	done := make(chan struct{})
+	stopped, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
 			messages, _, err := socket.Receive()
+			select {
+			case <-stopped:
+				return
+			default:
+			}
 			switch {
 			case errors.Is(err, unix.ENOBUFS): // more changes than there was room for
 				suspect()
 			case err != nil:
-				return // closed
+				slog.Warn("cannot hear whether somebody removes the rules; will be tried again", "component", Name, "err", err)
+				suspect()
+				select {
+				case <-stopped:
+					return
+				case <-time.After(retryAfter):
+				}
 			}
 			for _, m := range messages {
 				if m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE {
@@ -35,5 +48,5 @@ func (n *nftables) watchLoss(changed func()) (stop func(), err error) {
 			}
 		}
 	}()
-	return func() { socket.Close(); <-done }, nil
+	return func() { close(stopped); socket.Close(); <-done }, nil
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +35,12 @@ const (
 	reasonNot    = "NotEnforced"
 )
 
+// What `mote status` tells of.
+const (
+	aboutPolicy = "NetworkPolicy "
+	aboutRules  = "the rules are not up to date"
+)
+
 // retryAfter is between attempts to write rules that the kernel did not take.
 const retryAfter = time.Second
 
@@ -50,8 +57,9 @@ type Config struct {
 	Servers []api.Server
 }
 
-// Controller is the addon. It implements component.Component.
+// Controller is the addon. It implements component.Component, and component.Troubled: which policies are not in force.
 type Controller struct {
+	api.Troubles
 	cfg    Config
 	kube   kubernetes.Interface
 	events *api.Events
@@ -98,10 +106,11 @@ func open(f family) (enforcer, error) {
 	return ipt, nil
 }
 
-// Remove takes the rules away.
+// Remove takes the rules away. What does not work here, such as ip6tables on a kernel without IPv6, has never written
+// a rule.
 func Remove(ctx context.Context, _ api.Access) error {
-	errs := []error{removeIPTables(ctx)}
-	if nft, err := openNFTables(); err == nil { // what does not work has never written a rule
+	errs := []error{removeIPTables()}
+	if nft, err := openNFTables(); err == nil {
 		errs = append(errs, removePresent(ctx, nft))
 	}
 	return errors.Join(errs...)
@@ -113,17 +122,6 @@ func removePresent(ctx context.Context, e enforcer) error {
 		return err
 	}
 	return e.remove(ctx)
-}
-
-// removeIPTables takes away what is left in iptables by a life without nftables.
-func removeIPTables(ctx context.Context) error {
-	var errs []error
-	for _, f := range []family{{key: "ip"}, {key: "ip6"}} {
-		if ipt, err := openIPTables(f); err == nil {
-			errs = append(errs, removePresent(ctx, ipt))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Name implements component.Component.
@@ -174,7 +172,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		return nil
 	}
 	if nft, ok := rules.(*nftables); ok {
-		if err := removeIPTables(ctx); err != nil && ctx.Err() == nil {
+		if err := removeIPTables(); err != nil && ctx.Err() == nil {
 			slog.Warn("cannot remove the iptables rules of a former start", "component", Name, "err", err)
 		}
 		stopLoss, err := nft.watchLoss(change)
@@ -207,6 +205,7 @@ func (c *Controller) close(ctx context.Context, rules enforcer) error {
 // standBy is for a machine that has neither nftables nor iptables. The cluster works, and says on each policy that it does not.
 func (c *Controller) standBy(ctx context.Context, cause error, change func(), changed <-chan struct{}) {
 	slog.Error("NetworkPolicies are not enforced", "component", Name, "err", cause)
+	c.Note("NetworkPolicies are not enforced", fmt.Sprintf("%v; install the package nftables", cause))
 	seen, stop := watch(ctx, c.kube, change)
 	defer stop()
 	told := make(map[string]bool)
@@ -228,20 +227,19 @@ func (c *Controller) standBy(ctx context.Context, cause error, change func(), ch
 
 // follow keeps the rules what the state says they should be. Without a change it does nothing.
 func (c *Controller) follow(ctx context.Context, rules enforcer, now func() state, changed <-chan struct{}) {
-	said := false
 	for {
 		err := rules.write(ctx, compile(now()))
 		if ctx.Err() != nil {
 			return
 		}
 		var retry <-chan time.Time
+		problem := ""
 		if err != nil {
-			if !said {
-				slog.Error("the rules are not up to date; will be tried again", "component", Name, "err", err)
-			}
-			retry = time.After(retryAfter)
+			problem, retry = err.Error(), time.After(retryAfter)
 		}
-		said = err != nil
+		if c.Note(aboutRules, problem) && err != nil {
+			slog.Error(aboutRules+"; will be tried again", "component", Name, "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -283,6 +281,7 @@ func (c *Controller) policies(objects []any, f family) []*policy {
 			for _, problem := range problems {
 				c.events.Warn(np, reasonPartly, problem)
 			}
+			c.Note(aboutPolicy+key, strings.Join(problems, "; "))
 			c.parsed[key] = found
 		}
 		if found.policy != nil {
@@ -292,6 +291,7 @@ func (c *Controller) policies(objects []any, f family) []*policy {
 	for key := range c.parsed {
 		if !present[key] {
 			delete(c.parsed, key)
+			c.Note(aboutPolicy+key, "")
 		}
 	}
 	return policies

@@ -6,8 +6,12 @@ import (
 	"net/netip"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/mote-k8s/mote/addons/api"
 )
 
 // fragile fails the first time that it is asked, and the first time that it writes, of which a part stays.
@@ -40,5 +44,40 @@ func TestFirstRulesAreTriedAgain(t *testing.T) {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.Error(t, c.close(ended, &fragile{}))
+	})
+}
+
+// TestTrouble: `mote status` names policies that are not in force as they are written, for as long as they are there.
+func TestTrouble(t *testing.T) {
+	kube := fake.NewClientset()
+	c := &Controller{events: api.NewEvents(kube, Name), parsed: make(map[string]parsedPolicy)}
+	t.Cleanup(c.events.Close)
+	wrong := policyOf(t, `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: "10.0.0.0/99"}}]}]}`)
+	wrong.Namespace, wrong.Name, wrong.UID = "a", "wrong", "1"
+	good := policyOf(t, denyAll)
+	good.Namespace, good.Name, good.UID = "a", "good", "2"
+	policies := c.policies([]any{wrong, good}, familyOf(netip.MustParseAddr(nodeIP)))
+	require.Len(t, policies, 2, "the rest of it and all others are in force")
+	require.Equal(t, []string{
+		`NetworkPolicy a/wrong: spec.ingress[0], peer 0: ipBlock: "10.0.0.0/99" is not a network; it admits nobody`,
+	}, c.Trouble())
+	c.policies([]any{good}, familyOf(netip.MustParseAddr(nodeIP)))
+	require.Empty(t, c.Trouble())
+
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		changed := make(chan struct{})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			c.follow(ctx, &fragile{}, func() state { return state{} }, changed)
+		}()
+		synctest.Wait()
+		require.Equal(t, []string{"the rules are not up to date: not all is written"}, c.Trouble())
+		time.Sleep(2 * retryAfter)
+		synctest.Wait()
+		require.Empty(t, c.Trouble())
+		cancel()
+		<-ended
 	})
 }

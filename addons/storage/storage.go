@@ -17,9 +17,10 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/mote-k8s/mote/addons/api"
@@ -45,23 +46,41 @@ type Config struct {
 func (c Config) volumes() string { return filepath.Join(c.DataDir, "volumes") }
 func (c Config) link() string    { return filepath.Join(c.RunDir, "volumes") }
 
-// Provisioner is the addon. It implements component.Component.
+// Provisioner is the addon. It implements component.Component, and component.Troubled: which claims have no volume, and
+// which volumes cannot be removed.
 type Provisioner struct {
-	cfg   Config
-	kube  kubernetes.Interface // with the provisioner's own rights
-	objs  *api.Objects
-	ready chan struct{}
+	troubles api.Troubles
+	cfg      Config
+	kube     kubernetes.Interface // with the provisioner's own rights
+	admin    kubernetes.Interface
+	objs     *api.Objects
+	ready    chan struct{}
+
+	// Copies of what is in the cluster, the library's and ours.
+	claims, volumes cache.SharedIndexInformer
 }
 
 // New makes the provisioner.
 func New(cfg Config) (*Provisioner, error) {
 	p := &Provisioner{cfg: cfg, ready: make(chan struct{})}
+	admin := cfg.Access.Admin(Name)
 	var err error
 	if p.kube, err = kubernetes.NewForConfig(cfg.Access.As(api.ServiceAccount(account), Name)); err != nil {
 		return nil, fmt.Errorf("make %s's client: %w", Name, err)
 	}
-	p.objs, err = api.NewObjects(cfg.Access.Admin(Name), Name)
+	if p.admin, err = kubernetes.NewForConfig(admin); err != nil {
+		return nil, fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	p.follow()
+	p.objs, err = api.NewObjects(admin, Name)
 	return p, err
+}
+
+// follow makes the copies of claims and volumes.
+func (p *Provisioner) follow() {
+	factory := informers.NewSharedInformerFactory(p.kube, controller.DefaultResyncPeriod)
+	p.claims = factory.Core().V1().PersistentVolumeClaims().Informer()
+	p.volumes = factory.Core().V1().PersistentVolumes().Informer()
 }
 
 // Remove takes away what the addon made in the cluster. Volumes stay, with their data; without the addon
@@ -98,7 +117,10 @@ func (p *Provisioner) Run(ctx context.Context) error {
 		return nil
 	case errors.Is(err, api.ErrForeign):
 		// Somebody else's class of that name. The API must stay up for them to change their mind.
-		klog.FromContext(ctx).Error(err, "the addon stands by")
+		p.troubles.Note("the addon stands by", err.Error())
+		events := api.NewEvents(p.admin, Name)
+		defer events.Close()
+		events.Warn(classRef(), "NotOurs", err.Error())
 		close(p.ready)
 		<-ctx.Done()
 		return nil
@@ -118,9 +140,12 @@ func (p *Provisioner) Run(ctx context.Context) error {
 		controller.FailedProvisionThreshold(0), controller.FailedDeleteThreshold(0), // never give up
 		// A volume that is deleted before its claim loses its directory too.
 		controller.AddFinalizer(true),
+		controller.ClaimsInformer(p.claims), controller.VolumesInformer(p.volumes),
 	)
 	var wg sync.WaitGroup
 	c.ControllerWaitGroup(&wg)
+	wg.Go(func() { p.claims.RunWithContext(ctx) })
+	wg.Go(func() { p.volumes.RunWithContext(ctx) })
 	c.Run(ctx)
 	wg.Wait()
 	return nil

@@ -7,17 +7,23 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 )
 
 func newProvisioner(t *testing.T) *Provisioner {
 	t.Helper()
 	dir := t.TempDir()
-	p := &Provisioner{cfg: Config{NodeName: "a", DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run")}}
+	p := &Provisioner{
+		cfg:  Config{NodeName: "a", DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run")},
+		kube: fake.NewClientset(),
+	}
+	p.follow()
 	require.NoError(t, os.Mkdir(p.cfg.RunDir, 0o700))
 	require.NoError(t, p.prepareDir())
 	return p
@@ -115,4 +121,53 @@ func TestRough(t *testing.T) {
 	for bytes, want := range map[int64]string{5: "5", 1536: "1.5Ki", 3 << 40: "3.0Ti"} {
 		require.Equal(t, want, rough(bytes))
 	}
+}
+
+// TestTrouble: `mote status` names what has no volume, for as long as it waits.
+func TestTrouble(t *testing.T) {
+	p := newProvisioner(t)
+	large := options("data", "900Ti")
+	_, _, err := p.Provision(t.Context(), large)
+	require.Error(t, err)
+	require.Empty(t, p.Trouble(), "the claim is gone already")
+	require.NoError(t, p.claims.GetStore().Add(large.PVC))
+	_, _, err = p.Provision(t.Context(), large)
+	require.Error(t, err)
+	require.Len(t, p.Trouble(), 1)
+	require.Contains(t, p.Trouble()[0], "PersistentVolumeClaim ns/data: the claim wants 900Ti, but the disk of")
+	bound := large.PVC.DeepCopy()
+	bound.Spec.VolumeName = "somebody's"
+	require.NoError(t, p.claims.GetStore().Update(bound))
+	require.Empty(t, p.Trouble())
+
+	volume, _, err := p.Provision(t.Context(), options("other", "1Ki"))
+	require.NoError(t, err)
+	require.NoError(t, p.volumes.GetStore().Add(volume))
+	require.NoError(t, os.Rename(p.cfg.volumes(), p.cfg.volumes()+".away"))
+	require.Error(t, p.Delete(t.Context(), volume))
+	require.Len(t, p.Trouble(), 1)
+	require.Contains(t, p.Trouble()[0], "PersistentVolume pvc-1: remove the volume's directory")
+	require.NoError(t, os.Rename(p.cfg.volumes()+".away", p.cfg.volumes()))
+	require.NoError(t, p.Delete(t.Context(), volume))
+	require.Empty(t, p.Trouble())
+}
+
+// TestFullDisk: where not even a directory can be made, the claim's event and `mote status` say so.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	p := newProvisioner(t)
+	require.NoError(t, unix.Mount("tmpfs", p.cfg.volumes(), "tmpfs", 0, "size=1m,nr_inodes=1"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(p.cfg.volumes(), 0)) })
+	claim := options("data", "1Ki")
+	require.NoError(t, p.claims.GetStore().Add(claim.PVC))
+	_, _, err := p.Provision(t.Context(), claim)
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.Len(t, p.Trouble(), 1)
+	require.Contains(t, p.Trouble()[0], "no space left on device")
+	require.NoError(t, unix.Mount("", p.cfg.volumes(), "", unix.MS_REMOUNT, "nr_inodes=10"))
+	_, _, err = p.Provision(t.Context(), claim)
+	require.NoError(t, err)
+	require.Empty(t, p.Trouble())
 }

@@ -43,20 +43,26 @@ func (p *Provisioner) ShouldDelete(_ context.Context, volume *corev1.PersistentV
 	return false
 }
 
-// Provision implements controller.Provisioner.
+// Provision implements controller.Provisioner. It is done when it returns, well or not.
 func (p *Provisioner) Provision(_ context.Context, o controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
+	volume, err := p.provision(o)
+	p.note(aboutClaim+o.PVC.Namespace+"/"+o.PVC.Name, err)
+	return volume, controller.ProvisioningFinished, err
+}
+
+func (p *Provisioner) provision(o controller.ProvisionOptions) (*corev1.PersistentVolume, error) {
 	claim := o.PVC
 	if claim.Spec.Selector != nil {
-		return nil, controller.ProvisioningFinished, errors.New("a claim with a selector is for volumes that somebody has made; remove the selector or make one")
+		return nil, errors.New("a claim with a selector is for volumes that somebody has made; remove the selector or make one")
 	}
 	size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
 	if err := p.fits(size); err != nil {
-		return nil, controller.ProvisioningFinished, err
+		return nil, err
 	}
 	name := claim.Name[:min(len(claim.Name), maxClaimName)]
 	dir := fmt.Sprintf("%s_%s_%s", o.PVName, claim.Namespace, name)
 	if err := p.makeDir(dir); err != nil {
-		return nil, controller.ProvisioningFinished, err
+		return nil, err
 	}
 	mode := corev1.PersistentVolumeFilesystem
 	return &corev1.PersistentVolume{
@@ -76,7 +82,7 @@ func (p *Provisioner) Provision(_ context.Context, o controller.ProvisionOptions
 				}}}},
 			}},
 		},
-	}, controller.ProvisioningFinished, nil
+	}, nil
 }
 
 // makeDir makes a volume's directory. Any user may write to it, as pods run as whom they want; the data
@@ -124,6 +130,14 @@ func rough(bytes int64) string {
 
 // Delete implements controller.Provisioner. It may be called again for what it has removed in part.
 func (p *Provisioner) Delete(_ context.Context, volume *corev1.PersistentVolume) error {
+	err := p.remove(volume)
+	if ignored := new(controller.IgnoredError); !errors.As(err, &ignored) {
+		p.note(aboutVolume+volume.Name, err)
+	}
+	return err
+}
+
+func (p *Provisioner) remove(volume *corev1.PersistentVolume) error {
 	local := volume.Spec.Local
 	if local == nil || filepath.Dir(local.Path) != p.cfg.link() {
 		return &controller.IgnoredError{Reason: "it is not a directory of " + p.cfg.link()}
