@@ -52,8 +52,9 @@ func findKernel(dir string) (kernel, error) {
 	return kernel{found[0], filepath.Join(dir, "lib", "modules", version), version}, nil
 }
 
-// makeDisk makes an ext4 image of a small Linux with the mote file in it.
-func makeDisk(path string, k kernel, mote string, web images.Image) error {
+// makeDisk makes an ext4 image of a small Linux with the mote file in it, which the script service of
+// testdata runs, and what add puts below its root.
+func makeDisk(path string, k kernel, mote, service string, add func(root string) error) error {
 	root, err := os.MkdirTemp(filepath.Dir(path), "root-")
 	if err != nil {
 		return err
@@ -70,13 +71,12 @@ func makeDisk(path string, k kernel, mote string, web images.Image) error {
 	steps := []func() error{
 		func() error { return installBusybox(root) },
 		func() error { return installTools(root) },
-		func() error { return installScripts(root) },
+		func() error { return installScripts(root, service) },
 		func() error { return command("cp", "-a", k.modules, filepath.Join(root, "lib/modules")) },
 		func() error { return command(images.BusyboxPath, "depmod", "-b", root, k.version) },
 		func() error { return copyFile(filepath.Join(root, "usr/local/bin/mote"), mote) },
 		func() error { return os.Symlink("mote", filepath.Join(root, "usr/local/bin/kubectl")) },
-		func() error { return web.Save(filepath.Join(root, "var/lib/mote/images/web.tar")) },
-		func() error { return os.WriteFile(filepath.Join(root, "usr/local/bin/web"), web.Files[0].Data, 0o755) },
+		func() error { return add(root) },
 		func() error { return command("mke2fs", "-q", "-t", "ext4", "-d", root, path, diskSize) },
 	}
 	for _, step := range steps {
@@ -160,15 +160,13 @@ func removeLinks(root, tool string) error {
 	return nil
 }
 
-func installScripts(root string) error {
-	for name, mode := range map[string]fs.FileMode{
-		"rc": 0o755, "mote.rc": 0o755, "inittab": 0o644, "pods.yaml": 0o644,
-	} {
-		content, err := testdata.ReadFile("testdata/" + name)
+func installScripts(root, service string) error {
+	for name, file := range map[string]string{"rc": "rc", "mote.rc": service, "inittab": "inittab", "pods.yaml": "pods.yaml"} {
+		content, err := testdata.ReadFile("testdata/" + file)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(root, "etc", name), content, mode); err != nil {
+		if err := os.WriteFile(filepath.Join(root, "etc", name), content, 0o755); err != nil {
 			return err
 		}
 	}

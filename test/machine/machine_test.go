@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,7 +23,16 @@ const (
 	cutAfter, objects = 40, 400
 )
 
-func TestMain(m *testing.M) { cluster.Main(m, "machine") }
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == writerName {
+		if err := runWriter(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	cluster.Main(m, "machine")
+}
 
 // TestPowerCut boots a machine with cgroup v2, runs a pod on it, cuts its power while objects are
 // written, and boots it again: what was acknowledged is there, and the pod runs.
@@ -38,7 +48,10 @@ func TestPowerCut(t *testing.T) {
 	}
 	dir := t.TempDir()
 	disk, initrd := filepath.Join(dir, "disk.img"), filepath.Join(dir, "initrd")
-	if err := makeDisk(disk, k, cluster.Binary(), web); err != nil {
+	if err := makeDisk(disk, k, cluster.Binary(), "mote.rc", func(root string) error {
+		return errors.Join(web.Save(filepath.Join(root, "var/lib/mote/images/web.tar")),
+			os.WriteFile(filepath.Join(root, "usr/local/bin/web"), web.Files[0].Data, 0o755))
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if err := makeInitrd(initrd, k); err != nil {

@@ -1,0 +1,149 @@
+package machine
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mote-k8s/mote/test/cluster"
+)
+
+var (
+	cutRounds = flag.Int("cut-rounds", 1, "how often TestStorePowerCut cuts the power")
+	cutSeed   = flag.Uint64("cut-seed", uint64(time.Now().UnixNano()), "choose the moments as the run that printed this seed")
+)
+
+// changesOfRound is more than a writer makes in one round. It is even in rounds of the keys: see removes.
+const changesOfRound = 1 << 20
+
+// change is the last one of a key; the zero value is that of a key that is not there.
+type change struct {
+	number   int // of its writer's changes
+	revision int64
+}
+
+// acknowledged is what the console has told, of all rounds.
+type acknowledged struct {
+	keys    map[string]change
+	next    [writers]int // number of the change after the last acknowledged one
+	highest int64
+	seen    map[int64]bool
+}
+
+// TestStorePowerCut cuts a machine's power in the midst of writes to its datastore, again and again:
+// no acknowledged change is lost, no revision is given out twice, and the store is whole.
+func TestStorePowerCut(t *testing.T) {
+	k, err := findKernel(os.Getenv("MOTE_MACHINE_KERNEL"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("replay with: -run TestStorePowerCut -cut-seed=%d", *cutSeed)
+	rng := rand.New(rand.NewPCG(*cutSeed, 0))
+	dir := t.TempDir()
+	disk, initrd := filepath.Join(dir, "disk.img"), filepath.Join(dir, "initrd")
+	if err := makeDisk(disk, k, cluster.Binary(), "store.rc", func(root string) error {
+		return copyFile(filepath.Join(root, "usr/local/bin", writerName), self)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeInitrd(initrd, k); err != nil {
+		t.Fatal(err)
+	}
+
+	acks := &acknowledged{keys: map[string]change{}, seen: map[int64]bool{}}
+	for round := range *cutRounds {
+		start := time.Now()
+		g := boot(t, k, initrd, disk, megabytes)
+		acks.compare(t, g.waitFor(t, readyTimeout, "writer dump"))
+		enough := 50 + rng.IntN(400)
+		for writer := range writers {
+			acks.next[writer] = round * changesOfRound
+		}
+		g.send(t, fmt.Sprintf("writer write %d", round*changesOfRound))
+		g.until(t, commandTimeout, "changes to be acknowledged", func(out string) bool {
+			return strings.Count(out, "\n+ ") >= enough
+		})
+		g.cutPower()
+		out, _ := g.snapshot()
+		acks.add(t, out)
+		t.Logf("round %d: power cut after %d acknowledged changes, %v", round, len(acks.seen), time.Since(start).Round(time.Second))
+	}
+	g := boot(t, k, initrd, disk, megabytes)
+	acks.compare(t, g.waitFor(t, readyTimeout, "writer dump"))
+	g.run(t, "touch /run/hold; kill $(pidof mote); while pidof mote; do sleep 1; done")
+	g.run(t, "mote datastore check")
+}
+
+// add takes what a writer has printed; the last line may be half a line.
+func (a *acknowledged) add(t *testing.T, console string) {
+	t.Helper()
+	lines := strings.Split(strings.ReplaceAll(console, "\r", ""), "\n")
+	before := a.highest
+	for _, line := range lines[:len(lines)-1] {
+		var writer int
+		var key string
+		var c change
+		if _, err := fmt.Sscanf(line, "+ %d %d %s %d", &writer, &c.number, &key, &c.revision); err != nil {
+			t.Errorf("the writer says %q", line)
+			continue
+		}
+		if c.revision <= before || a.seen[c.revision] {
+			t.Errorf("revision %d of %s was given out before", c.revision, key)
+		}
+		a.seen[c.revision] = true
+		a.highest = max(a.highest, c.revision)
+		a.next[writer] = c.number + 1
+		if removes(c.number) {
+			c = change{}
+		}
+		a.keys[key] = c
+	}
+}
+
+// compare fails the test unless the store holds what was acknowledged, or, for one key of each writer,
+// the change after that, which was on its way.
+func (a *acknowledged) compare(t *testing.T, dumped string) {
+	t.Helper()
+	held := map[string]change{}
+	revision := int64(-1)
+	for _, line := range strings.Split(strings.TrimSpace(dumped), "\n") {
+		var key, value string
+		var c change
+		if _, err := fmt.Sscanf(line, "! %d", &revision); err == nil {
+			continue
+		}
+		if _, err := fmt.Sscanf(line, "= %s %d %s", &key, &c.revision, &value); err != nil {
+			t.Fatalf("the store's contents have a line %q", line)
+		}
+		_, number, _ := strings.Cut(value, "/")
+		var err error
+		if c.number, err = strconv.Atoi(number); err != nil {
+			t.Fatalf("%s holds %s, which nobody wrote", key, value)
+		}
+		held[key] = c
+	}
+	if revision < a.highest {
+		t.Errorf("the store is at revision %d after one of %d was acknowledged", revision, a.highest)
+	}
+	for writer, next := range a.next {
+		for n := range keysOfWriter {
+			key := keyOf(writer, n)
+			has, want := held[key], a.keys[key]
+			made := has.number == next && has.revision > want.revision || has == change{} && removes(next)
+			if has != want && !(made && keyOf(writer, next) == key) {
+				t.Errorf("%s: acknowledged was %+v, the store has %+v", key, want, has)
+			}
+			a.keys[key] = has
+		}
+	}
+}
