@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -15,8 +16,11 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/logging"
 )
 
@@ -85,6 +89,56 @@ func ownEngine(s *settings.Settings) bool {
 
 // storePath is the file of mote's own engine.
 func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), "state.db") }
+
+// newStore is the datastore that s describes. All parts of one process share one registry of metrics: any
+// component's /metrics shows the store's figures too.
+func newStore(s *settings.Settings) (*datastore.Datastore, error) {
+	store, err := openStore(s, s.DatastoreSocket())
+	if err != nil {
+		return nil, err
+	}
+	if err := legacyregistry.Registerer().Register(store.Collector()); err != nil {
+		return nil, fmt.Errorf("register the datastore's metrics: %w", err)
+	}
+	return store, nil
+}
+
+// volatile are the keys that s allows to be kept in memory.
+func volatile(s *settings.Settings) []string {
+	switch s.DatastoreVolatile {
+	case "none":
+		return []string{}
+	case "events":
+		return append(datastore.DefaultVolatile(), datastore.VolatileEvents()...)
+	}
+	return datastore.DefaultVolatile()
+}
+
+// openStore is the datastore that s describes, served on socket.
+func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
+	cfg := storeConfig(s)
+	cfg.Socket = socket
+	return datastore.New(cfg)
+}
+
+func storeConfig(s *settings.Settings) datastore.Config {
+	return datastore.Config{
+		Endpoint:   s.DatastoreEndpoint,
+		CAFile:     s.DatastoreCAFile,
+		CertFile:   s.DatastoreCertFile,
+		KeyFile:    s.DatastoreKeyFile,
+		Path:       storePath(s),
+		QuotaBytes: s.DatastoreQuota,
+		Volatile:   volatile(s),
+		Restore: func() (io.ReadCloser, string, error) {
+			cluster, err := snapshot.Fingerprint(serverDir(s))
+			if err != nil {
+				return nil, "", err
+			}
+			return snapshot.Newest(s.SnapshotDir, cluster)
+		},
+	}
+}
 
 // withStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
 // opened for as long as fn takes, under the data directory's lock.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -12,11 +11,11 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/mote-k8s/mote/addons"
 	"github.com/mote-k8s/mote/addons/api"
@@ -24,11 +23,8 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
-	"github.com/mote-k8s/mote/datastore/bolt"
-	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/logging"
-	"github.com/mote-k8s/mote/internal/version"
 	"github.com/mote-k8s/mote/server"
 )
 
@@ -133,6 +129,20 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 
+	return runParts(ctx, e, s, &parts{group, watch, store, manager, started})
+}
+
+// parts are what a node runs, and who is told of it.
+type parts struct {
+	group   *component.Group
+	watch   *nodeWatch
+	store   *datastore.Datastore
+	manager *serviceManager
+	started time.Time
+}
+
+// runParts is the rest of the story.
+func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error {
 	// 8. The first signal stops the parts in order; the second finds Go's default and ends us.
 	ctx, restore := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer restore()
@@ -140,30 +150,27 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 
 	// 9. Tell who asks ("mote status") and who started us how we are.
 	status, err := listenStatus(s.StatusSocket(), func(ctx context.Context) report {
-		return makeReport(ctx, s, group, watch, store.Repairs(), started)
+		return makeReport(ctx, s, p)
 	})
 	if err != nil {
 		return diskHint(err)
 	}
-	told := make(chan struct{})
-	go func() { defer close(told); status.serve(ctx) }()
-	settled := make(chan struct{})
-	go func() {
-		defer close(settled)
-		if group.Ready(ctx) != nil {
+	var tellers sync.WaitGroup
+	tellers.Go(func() { status.serve(ctx) })
+	tellers.Go(func() {
+		if p.group.Ready(ctx) != nil {
 			return // stopped or failed before; Run says it
 		}
-		manager.ready()
+		p.manager.ready()
 		settle(e)
-		tellRepairs(ctx, s, store)
-	}()
+		tellRepairs(ctx, s, p.store)
+	})
 
 	// 10. Run until a signal comes or a part ends.
-	context.AfterFunc(ctx, manager.stopping)
-	err = group.Run(ctx)
+	context.AfterFunc(ctx, p.manager.stopping)
+	err = p.group.Run(ctx)
 	restore()
-	<-told
-	<-settled
+	tellers.Wait()
 	return diskHint(err)
 }
 
@@ -368,73 +375,4 @@ func addonsBridge(s *settings.Settings) string {
 		return bridge
 	}
 	return ""
-}
-
-// makeReport is what "mote status" is told.
-func makeReport(ctx context.Context, s *settings.Settings, group *component.Group, watch *nodeWatch, repairs []bolt.Repair, started time.Time) report {
-	r := report{
-		Version:    version.Get(),
-		PID:        os.Getpid(),
-		Started:    started,
-		DataDir:    s.DataDir,
-		Components: group.Status(),
-		Repairs:    repairs,
-		Ready:      true,
-	}
-	for _, c := range r.Components {
-		r.Ready = r.Ready && c.State == component.Ready
-	}
-	r.Node = watch.state(ctx)
-	r.Ready = r.Ready && r.Node.Ready
-	return r
-}
-
-// newStore is the datastore that s describes. All parts of one process share one registry of metrics: any
-// component's /metrics shows the store's figures too.
-func newStore(s *settings.Settings) (*datastore.Datastore, error) {
-	store, err := openStore(s, s.DatastoreSocket())
-	if err != nil {
-		return nil, err
-	}
-	if err := legacyregistry.Registerer().Register(store.Collector()); err != nil {
-		return nil, fmt.Errorf("register the datastore's metrics: %w", err)
-	}
-	return store, nil
-}
-
-// volatile are the keys that s allows to be kept in memory.
-func volatile(s *settings.Settings) []string {
-	switch s.DatastoreVolatile {
-	case "none":
-		return []string{}
-	case "events":
-		return append(datastore.DefaultVolatile(), datastore.VolatileEvents()...)
-	}
-	return datastore.DefaultVolatile()
-}
-
-// openStore is the datastore that s describes, served on socket.
-func openStore(s *settings.Settings, socket string) (*datastore.Datastore, error) {
-	cfg := storeConfig(s)
-	cfg.Socket = socket
-	return datastore.New(cfg)
-}
-
-func storeConfig(s *settings.Settings) datastore.Config {
-	return datastore.Config{
-		Endpoint:   s.DatastoreEndpoint,
-		CAFile:     s.DatastoreCAFile,
-		CertFile:   s.DatastoreCertFile,
-		KeyFile:    s.DatastoreKeyFile,
-		Path:       storePath(s),
-		QuotaBytes: s.DatastoreQuota,
-		Volatile:   volatile(s),
-		Restore: func() (io.ReadCloser, string, error) {
-			cluster, err := snapshot.Fingerprint(serverDir(s))
-			if err != nil {
-				return nil, "", err
-			}
-			return snapshot.Newest(s.SnapshotDir, cluster)
-		},
-	}
 }

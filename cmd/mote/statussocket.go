@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/version"
@@ -31,6 +32,25 @@ type report struct {
 	Components []component.Status `json:"components"`
 	// Repairs are what this start had to do to the datastore, and earlier ones or verbs that no server has told of.
 	Repairs []bolt.Repair `json:"repairs,omitempty"`
+}
+
+// makeReport is what "mote status" is told.
+func makeReport(ctx context.Context, s *settings.Settings, p *parts) report {
+	r := report{
+		Version:    version.Get(),
+		PID:        os.Getpid(),
+		Started:    p.started,
+		DataDir:    s.DataDir,
+		Components: p.group.Status(),
+		Repairs:    p.store.Repairs(),
+		Ready:      true,
+	}
+	for _, c := range r.Components {
+		r.Ready = r.Ready && c.State == component.Ready
+	}
+	r.Node = p.watch.state(ctx)
+	r.Ready = r.Ready && r.Node.Ready
+	return r
 }
 
 // statusServer answers on the status socket.

@@ -1,10 +1,13 @@
 package bolt
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -43,4 +46,86 @@ func TestRevokeOfManyKeys(t *testing.T) {
 	require.NoError(t, s.Check())
 	require.NoError(t, s.Close())
 	require.NoError(t, Examine(path))
+}
+
+func TestLeases(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		s, err := Open(path, Options{})
+		require.NoError(t, err)
+		alive := func(key string) bool {
+			synctest.Wait()
+			n, err := s.count(ctx, key, "")
+			require.NoError(t, err)
+			return n == 1
+		}
+		grant := func(id, ttl int64) {
+			_, err := s.Grant(ctx, id, ttl)
+			require.NoError(t, err)
+		}
+		put := func(key string, lease int64) {
+			_, err := s.Write(ctx, Write{Key: key, Lease: lease})
+			require.NoError(t, err)
+		}
+		grant(1, 10)
+		grant(2, 10)
+		grant(3, 3600)
+		_, err = s.Grant(ctx, 3, 1)
+		require.ErrorIs(t, err, ErrLeaseExists)
+		put("short", 1)
+		put("freed", 1)
+		put("moved", 1)
+		put("renewed", 2)
+		put("long", 3)
+		_, err = s.Write(ctx, Write{Key: "none", Lease: 4})
+		require.ErrorIs(t, err, ErrLeaseNotFound)
+		time.Sleep(5 * time.Second)
+		put("freed", 0)
+		put("moved", 3)
+		_, err = s.Renew(ctx, 2)
+		require.NoError(t, err)
+		time.Sleep(6 * time.Second)
+		require.False(t, alive("short"))
+		require.True(t, alive("renewed"))
+		time.Sleep(5 * time.Second)
+		require.False(t, alive("renewed"))
+		require.True(t, alive("freed"))
+		require.Equal(t, []int64{3}, s.Leases())
+
+		require.NoError(t, s.Close())
+		time.Sleep(1800 * time.Second) // without power
+		s, err = Open(path, Options{})
+		require.NoError(t, err)
+		require.True(t, alive("long"))
+		time.Sleep(1800 * time.Second)
+		require.False(t, alive("long"), "time without power counts")
+		require.False(t, alive("moved"))
+		require.True(t, alive("freed"))
+		grant(5, 3600)
+		put("revoked", 5)
+		lease, err := s.Lease(5)
+		require.NoError(t, err)
+		require.Equal(t, []string{"revoked"}, lease.Keys)
+		_, err = s.Revoke(ctx, 5)
+		require.NoError(t, err)
+		require.False(t, alive("revoked"))
+		_, err = s.Revoke(ctx, 5)
+		require.ErrorIs(t, err, ErrLeaseNotFound)
+		require.NoError(t, s.Check())
+		require.NoError(t, s.Close())
+	})
+}
+
+// TestLeaseAfterClockJump: a machine without a clock must neither lose its keys at once because the
+// file is from the future, nor keep them for decades.
+func TestLeaseAfterClockJump(t *testing.T) {
+	l := newLeases()
+	l.restore(1, leaseRow{ttl: 60, ends: time.Now().Add(20 * 365 * 24 * time.Hour).Unix()})
+	ended, next := l.due(time.Now())
+	require.Empty(t, ended)
+	require.LessOrEqual(t, next, time.Minute)
+	l.restore(2, leaseRow{ttl: 60, ends: 1})
+	ended, _ = l.due(time.Now())
+	require.Equal(t, []int64{2}, ended)
 }

@@ -6,21 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
-
-	"github.com/mote-k8s/mote/datastore/wal"
 )
 
 func TestMain(m *testing.M) {
@@ -66,193 +59,6 @@ func (s *Store) count(ctx context.Context, key, end string) (int64, error) {
 
 func openTemp(t testing.TB) *Store {
 	return open(t, filepath.Join(t.TempDir(), "state.db"))
-}
-
-func TestOpenErrorsSayWhatToDo(t *testing.T) {
-	foreign := func(t *testing.T, path string) {
-		require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("not a database ", 1000)), 0o600))
-	}
-	cases := map[string]struct {
-		prepare func(t *testing.T, path string)
-		want    string
-	}{
-		"locked":       {func(t *testing.T, path string) { open(t, path) }, "another process has it open; stop the other mote"},
-		"foreign file": {foreign, "not a mote datastore"},
-		"directory":    {func(t *testing.T, path string) { require.NoError(t, os.Mkdir(path, 0o700)) }, "not a mote datastore"},
-		"other bbolt file": {func(t *testing.T, path string) {
-			db, err := bbolt.Open(path, 0o600, nil)
-			require.NoError(t, err)
-			require.NoError(t, db.Close())
-		}, "not a mote datastore"},
-		"cut off": {func(t *testing.T, path string) {
-			require.NoError(t, open(t, path).Close())
-			require.NoError(t, os.Truncate(path, 2*pageSize))
-		}, "not a mote datastore, or a damaged one"},
-		"zeroed": {func(t *testing.T, path string) {
-			require.NoError(t, open(t, path).Close())
-			info, err := os.Stat(path)
-			require.NoError(t, err)
-			require.NoError(t, os.Truncate(path, 2*pageSize))
-			require.NoError(t, os.Truncate(path, info.Size()))
-		}, "not a mote datastore, or a damaged one"},
-		"log is gone": {func(t *testing.T, path string) {
-			require.NoError(t, open(t, path).Close())
-			require.NoError(t, os.Remove(logPath(path)+".0"))
-		}, "put the log back or restore a snapshot"},
-		"log of another": {func(t *testing.T, path string) {
-			s := open(t, path)
-			_, err := s.create(t.Context(), "a", nil)
-			require.NoError(t, err)
-			require.NoError(t, s.Close())
-			require.NoError(t, os.Remove(path))
-		}, "put it back, restore a snapshot"},
-		"newer format": {func(t *testing.T, path string) {
-			require.NoError(t, open(t, path).Close())
-			db, err := bbolt.Open(path, 0o600, nil)
-			require.NoError(t, err)
-			require.NoError(t, update(db, func(f *fileTx) error { return putMeta(f.meta, metaFormat, Format+1) }))
-			require.NoError(t, db.Close())
-		}, "written by another version of mote"},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "state.db")
-			c.prepare(t, path)
-			_, err := Open(path, Options{})
-			require.ErrorContains(t, err, c.want)
-			require.ErrorContains(t, err, path)
-		})
-	}
-}
-
-// TestOpenAfterInterruptedFirstStart finds what a power cut may leave of the very first start.
-func TestOpenAfterInterruptedFirstStart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "datastore", "state.db")
-	require.NoError(t, os.Mkdir(filepath.Dir(path), 0o700))
-	require.NoError(t, os.WriteFile(path+".new", make([]byte, 3*pageSize), 0o600))
-	s := open(t, path)
-	require.EqualValues(t, firstRevision, s.Revision())
-	require.NoFileExists(t, path+".new")
-}
-
-// TestFullDisk needs root for a small file system of its own, in a mount namespace that dies with
-// the test's thread.
-func TestFullDisk(t *testing.T) {
-	for name, limit := range map[string]int64{"log": 0, "checkpoint": 100_000} { // what meets the full disk
-		t.Run(name, func(t *testing.T) { testFullDisk(t, Options{limit: limit}) })
-	}
-}
-
-func testFullDisk(t *testing.T, o Options) {
-	runtime.LockOSThread() // and never unlock: the thread must not be used again
-	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
-		t.Skip("cannot make a mount namespace: ", err)
-	}
-	dir := t.TempDir()
-	mount := func(flags uintptr, options string) {
-		require.NoError(t, syscall.Mount("mote-test", dir, "tmpfs", flags, options))
-	}
-	require.NoError(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
-	mount(0, "size=1m")
-	defer func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) }()
-	path := filepath.Join(dir, "state.db")
-	s, err := Open(path, o)
-	require.NoError(t, err)
-	value := make([]byte, 10<<10)
-	written := 0
-	fill := func() {
-		for range 1000 {
-			if _, err = s.create(t.Context(), fmt.Sprint("key", written), value); err != nil {
-				break
-			}
-			written++
-		}
-		require.ErrorIs(t, err, ErrNoSpace)
-	}
-	check := func() {
-		n, err := s.count(t.Context(), "key", "kez")
-		require.NoError(t, err)
-		require.EqualValues(t, written, n, "acknowledged keys")
-		require.EqualValues(t, firstRevision+written, s.Revision())
-	}
-	fill()
-	fill() // again, after the first try
-	check()
-
-	mount(syscall.MS_REMOUNT, "size=2m")
-	require.Eventually(t, func() bool {
-		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
-		return err == nil
-	}, 10*time.Second, time.Millisecond, "there is space again")
-	written++
-	fill()
-	check()
-	require.NoError(t, s.Close(), "a stop on a full disk")
-
-	s, err = Open(path, o)
-	require.NoError(t, err, "a start on a full disk, with a log to be read")
-	check()
-	for range 3 {
-		_, err = s.create(t.Context(), "refused", value)
-		require.ErrorIs(t, err, ErrNoSpace)
-		require.True(t, s.NoSpace())
-	}
-	mount(syscall.MS_REMOUNT, "size=10m")
-	require.Eventually(t, func() bool {
-		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
-		return err == nil
-	}, 10*time.Second, time.Millisecond, "there is space again")
-	written++
-	require.False(t, s.NoSpace())
-	check()
-	require.NoError(t, s.Close())
-
-	mount(syscall.MS_REMOUNT, "size=20m")
-	s, err = Open(path, o)
-	require.NoError(t, err)
-	check()
-	require.NoError(t, s.Check())
-	require.NoError(t, s.Close())
-
-	mount(syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
-	_, err = Open(path, o)
-	require.ErrorContains(t, err, "the file system is read-only; mount it writable")
-}
-
-// TestDiskFailure: when a sync fails nothing may be acknowledged any more, and the next start has all that was.
-func TestDiskFailure(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
-	disk := newDisk(t, rand.New(rand.NewPCG(1, 1)))
-	o := Options{openLog: func(string) (wal.Files, error) { return disk.Files(), nil }}
-	s, err := Open(path, o)
-	require.NoError(t, err)
-	_, err = s.create(t.Context(), "a", nil)
-	require.NoError(t, err)
-	disk.Fail = func(op string) error {
-		if op == "sync" {
-			return syscall.EIO
-		}
-		return nil
-	}
-	_, err = s.create(t.Context(), "b", nil)
-	require.ErrorIs(t, err, syscall.EIO)
-	<-s.Failed()
-	require.ErrorContains(t, s.Failure(), "check the disk")
-	_, err = s.create(t.Context(), "c", nil)
-	require.ErrorIs(t, err, s.Failure())
-	require.NoError(t, s.Close())
-
-	disk.Fail = nil
-	disk = disk.CutPower()
-	s, err = Open(path, o)
-	require.NoError(t, err)
-	n, err := s.count(t.Context(), "a", "")
-	require.NoError(t, err)
-	require.EqualValues(t, 1, n)
-	n, err = s.count(t.Context(), "c", "")
-	require.NoError(t, err)
-	require.Zero(t, n)
-	require.NoError(t, s.Close())
 }
 
 func TestGroupCommitSharesTransactions(t *testing.T) {
@@ -339,88 +145,6 @@ func scrubbed(t testing.TB, s *Store) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-func TestLeases(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
-	synctest.Test(t, func(t *testing.T) {
-		ctx := context.Background()
-		s, err := Open(path, Options{})
-		require.NoError(t, err)
-		alive := func(key string) bool {
-			synctest.Wait()
-			n, err := s.count(ctx, key, "")
-			require.NoError(t, err)
-			return n == 1
-		}
-		grant := func(id, ttl int64) {
-			_, err := s.Grant(ctx, id, ttl)
-			require.NoError(t, err)
-		}
-		put := func(key string, lease int64) {
-			_, err := s.Write(ctx, Write{Key: key, Lease: lease})
-			require.NoError(t, err)
-		}
-		grant(1, 10)
-		grant(2, 10)
-		grant(3, 3600)
-		_, err = s.Grant(ctx, 3, 1)
-		require.ErrorIs(t, err, ErrLeaseExists)
-		put("short", 1)
-		put("freed", 1)
-		put("moved", 1)
-		put("renewed", 2)
-		put("long", 3)
-		_, err = s.Write(ctx, Write{Key: "none", Lease: 4})
-		require.ErrorIs(t, err, ErrLeaseNotFound)
-		time.Sleep(5 * time.Second)
-		put("freed", 0)
-		put("moved", 3)
-		_, err = s.Renew(ctx, 2)
-		require.NoError(t, err)
-		time.Sleep(6 * time.Second)
-		require.False(t, alive("short"))
-		require.True(t, alive("renewed"))
-		time.Sleep(5 * time.Second)
-		require.False(t, alive("renewed"))
-		require.True(t, alive("freed"))
-		require.Equal(t, []int64{3}, s.Leases())
-
-		require.NoError(t, s.Close())
-		time.Sleep(1800 * time.Second) // without power
-		s, err = Open(path, Options{})
-		require.NoError(t, err)
-		require.True(t, alive("long"))
-		time.Sleep(1800 * time.Second)
-		require.False(t, alive("long"), "time without power counts")
-		require.False(t, alive("moved"))
-		require.True(t, alive("freed"))
-		grant(5, 3600)
-		put("revoked", 5)
-		lease, err := s.Lease(5)
-		require.NoError(t, err)
-		require.Equal(t, []string{"revoked"}, lease.Keys)
-		_, err = s.Revoke(ctx, 5)
-		require.NoError(t, err)
-		require.False(t, alive("revoked"))
-		_, err = s.Revoke(ctx, 5)
-		require.ErrorIs(t, err, ErrLeaseNotFound)
-		require.NoError(t, s.Check())
-		require.NoError(t, s.Close())
-	})
-}
-
-// TestLeaseAfterClockJump: a machine without a clock must neither lose its keys at once because the
-// file is from the future, nor keep them for decades.
-func TestLeaseAfterClockJump(t *testing.T) {
-	l := newLeases()
-	l.restore(1, leaseRow{ttl: 60, ends: time.Now().Add(20 * 365 * 24 * time.Hour).Unix()})
-	ended, next := l.due(time.Now())
-	require.Empty(t, ended)
-	require.LessOrEqual(t, next, time.Minute)
-	l.restore(2, leaseRow{ttl: 60, ends: 1})
-	ended, _ = l.due(time.Now())
-	require.Equal(t, []int64{2}, ended)
-}
-
 func TestCheckWhileWriting(t *testing.T) {
 	s := openTemp(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -487,28 +211,4 @@ func TestReadsAreSnapshots(t *testing.T) {
 		}
 	}
 	require.Positive(t, again)
-}
-
-// TestFirstStartInterrupted: a log that has grown and has no frame yet is no other store's, and is begun anew.
-func TestFirstStartInterrupted(t *testing.T) {
-	for _, grown := range []int64{0, 1, 4 << 10, 256 << 10} {
-		path := filepath.Join(t.TempDir(), "state.db")
-		for i, name := range logNames(logPath(path)) {
-			require.NoError(t, os.WriteFile(name, make([]byte, grown*int64(i)), 0o600))
-		}
-		s, err := Open(path, Options{})
-		require.NoError(t, err, "%d bytes", grown)
-		_, err = s.create(t.Context(), "/key", nil)
-		require.NoError(t, err)
-		require.Empty(t, s.Repairs())
-		require.NoError(t, s.Close())
-	}
-	path := filepath.Join(t.TempDir(), "state.db")
-	log := make([]byte, 256<<10)
-	log[9] = 1
-	for _, name := range logNames(logPath(path)) {
-		require.NoError(t, os.WriteFile(name, log, 0o600))
-	}
-	_, err := Open(path, Options{})
-	require.ErrorIs(t, err, errOrphanLog)
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib" // registers pgx
 	"github.com/k3s-io/kine/pkg/server"
-	_ "modernc.org/sqlite" // registers sqlite; kine does only without cgo, which the race detector needs
 )
 
 // Raise makes an empty store whose next revision is above revision, with its history compacted. One that holds anything is
@@ -90,6 +89,6 @@ func openDB(e Endpoint) (*sql.DB, error) {
 		return sql.OpenDB(connector), nil
 	default:
 		path, _, _ := strings.Cut(strings.TrimPrefix(e.dsn, "sqlite://"), "?")
-		return sql.Open("sqlite", "file://"+path+"?_pragma=busy_timeout(30000)&_pragma=synchronous(FULL)")
+		return openSQLite(path)
 	}
 }

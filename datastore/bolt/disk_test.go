@@ -1,0 +1,135 @@
+package bolt
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/wal"
+)
+
+// TestFullDisk needs root for a small file system of its own, in a mount namespace that dies with
+// the test's thread.
+func TestFullDisk(t *testing.T) {
+	for name, limit := range map[string]int64{"log": 0, "checkpoint": 100_000} { // what meets the full disk
+		t.Run(name, func(t *testing.T) { testFullDisk(t, Options{limit: limit}) })
+	}
+}
+
+func testFullDisk(t *testing.T, o Options) {
+	runtime.LockOSThread() // and never unlock: the thread must not be used again
+	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
+		t.Skip("cannot make a mount namespace: ", err)
+	}
+	dir := t.TempDir()
+	mount := func(flags uintptr, options string) {
+		require.NoError(t, syscall.Mount("mote-test", dir, "tmpfs", flags, options))
+	}
+	require.NoError(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
+	mount(0, "size=1m")
+	defer func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) }()
+	path := filepath.Join(dir, "state.db")
+	s, err := Open(path, o)
+	require.NoError(t, err)
+	value := make([]byte, 10<<10)
+	written := 0
+	fill := func() {
+		for range 1000 {
+			if _, err = s.create(t.Context(), fmt.Sprint("key", written), value); err != nil {
+				break
+			}
+			written++
+		}
+		require.ErrorIs(t, err, ErrNoSpace)
+	}
+	check := func() {
+		n, err := s.count(t.Context(), "key", "kez")
+		require.NoError(t, err)
+		require.EqualValues(t, written, n, "acknowledged keys")
+		require.EqualValues(t, firstRevision+written, s.Revision())
+	}
+	fill()
+	fill() // again, after the first try
+	check()
+
+	mount(syscall.MS_REMOUNT, "size=2m")
+	require.Eventually(t, func() bool {
+		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "there is space again")
+	written++
+	fill()
+	check()
+	require.NoError(t, s.Close(), "a stop on a full disk")
+
+	s, err = Open(path, o)
+	require.NoError(t, err, "a start on a full disk, with a log to be read")
+	check()
+	for range 3 {
+		_, err = s.create(t.Context(), "refused", value)
+		require.ErrorIs(t, err, ErrNoSpace)
+		require.True(t, s.NoSpace())
+	}
+	mount(syscall.MS_REMOUNT, "size=10m")
+	require.Eventually(t, func() bool {
+		_, err = s.create(t.Context(), fmt.Sprint("key", written), value)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "there is space again")
+	written++
+	require.False(t, s.NoSpace())
+	check()
+	require.NoError(t, s.Close())
+
+	mount(syscall.MS_REMOUNT, "size=20m")
+	s, err = Open(path, o)
+	require.NoError(t, err)
+	check()
+	require.NoError(t, s.Check())
+	require.NoError(t, s.Close())
+
+	mount(syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
+	_, err = Open(path, o)
+	require.ErrorContains(t, err, "the file system is read-only; mount it writable")
+}
+
+// TestDiskFailure: when a sync fails nothing may be acknowledged any more, and the next start has all that was.
+func TestDiskFailure(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	disk := newDisk(t, rand.New(rand.NewPCG(1, 1)))
+	o := Options{openLog: func(string) (wal.Files, error) { return disk.Files(), nil }}
+	s, err := Open(path, o)
+	require.NoError(t, err)
+	_, err = s.create(t.Context(), "a", nil)
+	require.NoError(t, err)
+	disk.Fail = func(op string) error {
+		if op == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	_, err = s.create(t.Context(), "b", nil)
+	require.ErrorIs(t, err, syscall.EIO)
+	<-s.Failed()
+	require.ErrorContains(t, s.Failure(), "check the disk")
+	_, err = s.create(t.Context(), "c", nil)
+	require.ErrorIs(t, err, s.Failure())
+	require.NoError(t, s.Close())
+
+	disk.Fail = nil
+	disk = disk.CutPower()
+	s, err = Open(path, o)
+	require.NoError(t, err)
+	n, err := s.count(t.Context(), "a", "")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	n, err = s.count(t.Context(), "c", "")
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.NoError(t, s.Close())
+}

@@ -1,5 +1,0 @@
-//go:build !cgo
-
-package datastore_test
-
-const otherSQLite = false
