@@ -9,8 +9,9 @@ import (
 
 // layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
 // written to the file: twice this may be in memory, and in the log to be read after a crash. The larger,
-// the fewer pages of the file are written for each change.
-const layerLimit = 4 << 20
+// the fewer pages of the file are written for each change, and a burst that is smaller is over before its pages are
+// written: see quiet.go.
+const layerLimit = 6 << 20
 
 // checkpoint is a layer on its way into the file, with the counters that go with it.
 type checkpoint struct {
