@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
@@ -133,7 +135,18 @@ func (s *Store) checkpointer() {
 func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	s.options.atCheckpoint(false)
 	start := time.Now()
-	err := update(s.db, func(f *fileTx) error {
+	if err := cp.put(s.db); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	s.counters.checkpoints.Add(1)
+	since(&s.counters.checkpointing, start)
+	s.options.atCheckpoint(true)
+	return nil
+}
+
+// put is writeCheckpoint's transaction.
+func (cp *checkpoint) put(db *bbolt.DB) error {
+	return update(db, func(f *fileTx) error {
 		f.log.FillPercent = logFill
 		if err := f.putRecords(cp.layer.since(0)); err != nil {
 			return err
@@ -161,13 +174,6 @@ func (s *Store) writeCheckpoint(cp *checkpoint) error {
 			scrub(f),
 		)
 	})
-	if err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
-	}
-	s.counters.checkpoints.Add(1)
-	since(&s.counters.checkpointing, start)
-	s.options.atCheckpoint(true)
-	return nil
 }
 
 // logFill is how full bbolt leaves a page of the log when it splits it: full, since keys only grow.
