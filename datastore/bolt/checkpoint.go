@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
 // written to the file: twice this may be in memory, and in the log to be read after a crash. The larger,
-// the fewer pages of the file are written for each change.
-const layerLimit = 4 << 20
+// the fewer pages of the file are written for each change, and a burst that is smaller is over before its pages are
+// written: see quiet.go.
+const layerLimit = 6 << 20
 
 // checkpoint is a layer on its way into the file, with the counters that go with it.
 type checkpoint struct {
@@ -132,7 +135,18 @@ func (s *Store) checkpointer() {
 func (s *Store) writeCheckpoint(cp *checkpoint) error {
 	s.options.atCheckpoint(false)
 	start := time.Now()
-	err := update(s.db, func(f *fileTx) error {
+	if err := cp.put(s.db); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	s.counters.checkpoints.Add(1)
+	since(&s.counters.checkpointing, start)
+	s.options.atCheckpoint(true)
+	return nil
+}
+
+// put is writeCheckpoint's transaction.
+func (cp *checkpoint) put(db *bbolt.DB) error {
+	return update(db, func(f *fileTx) error {
 		f.log.FillPercent = logFill
 		if err := f.putRecords(cp.layer.since(0)); err != nil {
 			return err
@@ -160,13 +174,6 @@ func (s *Store) writeCheckpoint(cp *checkpoint) error {
 			scrub(f),
 		)
 	})
-	if err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
-	}
-	s.counters.checkpoints.Add(1)
-	since(&s.counters.checkpointing, start)
-	s.options.atCheckpoint(true)
-	return nil
 }
 
 // logFill is how full bbolt leaves a page of the log when it splits it: full, since keys only grow.

@@ -3,37 +3,140 @@ package bolt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // Copy is the store at one moment in the form of its file: what was in memory is in it, volatile keys too. Writers
 // go on, but pages that it can see are not used again, so it must be closed soon.
 type Copy struct {
 	tx *bbolt.Tx
+	// aside is a file of its own, if it is not the store's.
+	aside *bbolt.DB
 	// Revision is the last that it has, and Size its length in bytes.
 	Revision, Size int64
 }
 
-// Copy writes what is in memory to the file and returns the file as it then is.
+// Copy returns the file as it would be if all that is in memory were written to it; and writes that, unless there is little of it.
 func (s *Store) Copy(ctx context.Context) (*Copy, error) {
+	c, err := s.copyAside(ctx)
+	if c != nil || err != nil {
+		return c, err
+	}
 	if err := s.Checkpoint(ctx); err != nil {
 		return nil, err
 	}
-	tx, err := s.db.Begin(false)
+	return beginCopy(s.db, nil)
+}
+
+func beginCopy(db, aside *bbolt.DB) (*Copy, error) {
+	tx, err := db.Begin(false)
 	if err != nil {
 		return nil, closedError(err)
 	}
-	return &Copy{tx: tx, Revision: getMeta(tx.Bucket(bucketMeta()), metaRevision), Size: tx.Size()}, nil
+	return &Copy{tx: tx, aside: aside, Revision: getMeta(tx.Bucket(bucketMeta()), metaRevision), Size: tx.Size()}, nil
+}
+
+// What an idle node changes between two snapshots is less than the pages that a checkpoint of it writes. So a small store is copied
+// to a file without a name, which is gone before the kernel would write it, and the checkpoint is made there.
+const (
+	smallFile   = 16 << 20
+	smallLayers = 1 << 20
+)
+
+// copyAside returns nil if the store is not small, or its disk has no files without names.
+func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
+	var cp *checkpoint
+	var wal int64
+	_, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
+		cp, wal = s.remains(tx.view), getMeta(tx.view.meta, metaWAL)
+		return tx.refuse(nil), nil
+	})
+	if err != nil || cp == nil {
+		return nil, err
+	}
+	file, err := unnamed(filepath.Dir(s.path))
+	if err != nil {
+		return nil, nil
+	}
+	defer file.Close()
+	if same, err := s.copyFile(file, wal); !same || err != nil {
+		return nil, err
+	}
+	db, err := openDB(s.path+" (copy)", file)
+	if err != nil {
+		return nil, err
+	}
+	db.NoSync, db.NoGrowSync = true, true
+	if err := cp.put(db); err != nil {
+		return nil, errors.Join(s.damage(fmt.Errorf("copy datastore: %w", err)), db.Close())
+	}
+	c, err := beginCopy(db, db)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return c, nil
+}
+
+// remains is a checkpoint of what the file of a view lacks, if that is little. It is the writer's.
+func (s *Store) remains(v *view) *checkpoint {
+	bytes := 0
+	for _, l := range v.layers {
+		bytes += l.size()
+	}
+	if bytes > smallLayers || v.tx.Size() > smallFile {
+		return nil
+	}
+	all := newLayer()
+	for i := len(v.layers) - 1; i >= 0; i-- {
+		l := v.layers[i]
+		l.mu.RLock()
+		all.add(l.log, l.leases)
+		l.mu.RUnlock()
+	}
+	return &checkpoint{layer: all, revision: v.revision, compacted: v.compacted, ceiling: s.ceiling, wal: s.wal.Seq() + 1}
+}
+
+// copyFile copies the store's file, unless it has changed since its part of the log began with wal.
+func (s *Store) copyFile(to *os.File, wal int64) (same bool, err error) {
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return false, closedError(err)
+	}
+	if same = getMeta(tx.Bucket(bucketMeta()), metaWAL) == wal; same {
+		_, err = tx.WriteTo(to)
+	}
+	if isNoSpace(err) {
+		same, err = false, nil // as if there were no such files
+	}
+	return same, errors.Join(err, tx.Rollback())
+}
+
+// unnamed makes a file without a name.
+func unnamed(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), dir), nil
 }
 
 // WriteTo implements io.WriterTo. It may be called once.
 func (c *Copy) WriteTo(w io.Writer) (int64, error) { return c.tx.WriteTo(w) }
 
 // Close lets the store use its pages again.
-func (c *Copy) Close() error { return c.tx.Rollback() }
+func (c *Copy) Close() error {
+	err := c.tx.Rollback()
+	if c.aside != nil {
+		err = errors.Join(err, c.aside.Close())
+	}
+	return err
+}
 
 // Info is what a store's file says of itself.
 type Info struct {

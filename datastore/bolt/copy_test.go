@@ -1,0 +1,71 @@
+package bolt
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestCopy: a copy has all that is acknowledged, what is volatile too, whether or not the store is small enough for its file to
+// be left alone.
+func TestCopy(t *testing.T) {
+	for name, values := range map[string]int{"small": 5, "large": 2 * smallLayers / 10_000} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{Volatile: []string{"sign/"}})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, s.Close()) }()
+			before, err := s.Stats()
+			require.NoError(t, err)
+			want := map[string]int64{}
+			put := func(key string, size int) {
+				res, err := s.Write(ctx, Write{Key: key, Value: make([]byte, size)})
+				require.NoError(t, err)
+				want[key] = res.Revision
+			}
+			for round := range 2 {
+				for i := range values {
+					put(fmt.Sprint(i), 10_000)
+				}
+				put("sign/of-life", round)
+				put("gone", 1)
+				_, err = s.Write(ctx, Write{Key: "gone", Delete: true})
+				require.NoError(t, err)
+				delete(want, "gone")
+				require.Equal(t, want, copied(t, s))
+			}
+			after, err := s.Stats()
+			require.NoError(t, err)
+			require.Equal(t, name == "small", after.Checkpoints == before.Checkpoints)
+		})
+	}
+}
+
+// copied makes a copy, and returns the revisions of the keys of the store that is made of it.
+func copied(t *testing.T, s *Store) map[string]int64 {
+	c, err := s.Copy(t.Context())
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "state.db")
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	_, err = c.WriteTo(f)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, c.Close())
+	info, err := Inspect(path)
+	require.NoError(t, err)
+	require.Equal(t, s.Revision(), info.Revision)
+	require.NoError(t, Adopt(path, 0))
+	again := open(t, path)
+	require.Empty(t, again.Repairs())
+	list, err := again.Range(t.Context(), Query{Key: "\x00", End: allKeys})
+	require.NoError(t, err)
+	revisions := map[string]int64{}
+	for _, kv := range list.KVs {
+		revisions[kv.Key] = kv.Mod
+	}
+	return revisions
+}
