@@ -219,9 +219,17 @@ func TestAddonNetworkPolicyIPTables(t *testing.T) {
 	}
 	t.Run("first packet", func(t *testing.T) { testFirstPacket(t, l) })
 	t.Run("restart", func(t *testing.T) { testPolicyRestart(t, l) })
+	if h.Ipsets(t) == nil {
+		t.Error("there are no ipsets: this was not iptables")
+	}
 	h.Run(t, "mote", "reset", "--yes", "--force")
-	if rules := h.Run(t, "iptables-save"); strings.Contains(rules, "MOTE") {
-		t.Errorf("left by reset: %s", rules)
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		if rules := h.Run(t, save); strings.Contains(rules, "MOTE") {
+			t.Errorf("left by reset: %s", rules)
+		}
+	}
+	if sets := h.Ipsets(t); sets != nil {
+		t.Errorf("left by reset: ipsets %v", sets)
 	}
 }
 
