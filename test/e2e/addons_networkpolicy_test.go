@@ -338,10 +338,13 @@ func testPolicyBadInput(t *testing.T, l *policyLab) {
 	l.apply(t, `{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: "fd00::/8"}}]}]}`, `{podSelector: {matchLabels: {app: db}}}`)
 	l.h.WaitKubectl(t, inForce, func(out string) bool { return strings.Contains(out, "ipBlock fd00::/8 is of no effect") },
 		"get", "events", "-n", "red", "--field-selector", "reason=NotEnforceable,involvedObject.name=p0", "-o", "jsonpath={.items[*].message}")
+	waitTrouble(t, l.h, "networkpolicy: NetworkPolicy red/p0: spec.ingress[0], peer 0: ipBlock fd00::/8 is of no effect", true)
 	l.expect(t, `
 		client web tcp 80 no
 		client db tcp 80 no
 		web client tcp 80 yes`)
+	l.apply(t)
+	waitTrouble(t, l.h, "red/p0", false)
 }
 
 // testPolicyRestart: policies hold while mote is down, while it starts, and afterwards.
