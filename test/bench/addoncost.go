@@ -3,10 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
-
-	"github.com/mote-k8s/mote/addons"
 )
 
 // costPart is what the addons cost while nobody asks for anything: a mote with all of them beside one without any.
@@ -30,7 +31,11 @@ func measureCost(ctx context.Context, b *addonBench) (map[string]sample, error) 
 		errs    []error
 		seen    = map[string]sample{}
 	)
-	for suffix, args := range map[string][]string{"": nil, " without": {"--disable=" + strings.Join(addons.Names(), ",")}} {
+	names, err := b.addonNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for suffix, args := range map[string][]string{"": nil, " without": {"--disable=" + names}} {
 		t, err := b.trial("mote")
 		if err != nil {
 			return nil, err
@@ -53,4 +58,17 @@ func measureCost(ctx context.Context, b *addonBench) (map[string]sample, error) 
 	}
 	running.Wait()
 	return seen, errors.Join(errs...)
+}
+
+// addonNames are those that the help of --disable lists, joined by commas.
+func (b *addonBench) addonNames(ctx context.Context) (string, error) {
+	help, err := exec.CommandContext(ctx, b.addonOptions.mote, "server", "--help").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for the addons: %w", b.addonOptions.mote, err)
+	}
+	line := regexp.MustCompile(`--disable .*\(([a-z, ]+)\)`).FindSubmatch(help)
+	if line == nil {
+		return "", errors.New("the help of mote server lists no addons")
+	}
+	return strings.ReplaceAll(string(line[1]), " ", ""), nil
 }
