@@ -23,11 +23,17 @@ import (
 // labelSuffix ends the label of the pool's addresses ("mote0:mote"), by which they are found again.
 const labelSuffix = ":mote"
 
+// formerSuffix ended it before v0.1.0.
+const formerSuffix = ":lb"
+
 // labelOn is the label of the pool's addresses on an interface. The kernel takes 15 characters, and renames in the same
 // way: the interface's name is cut.
 func labelOn(link string) string {
 	return link[:min(len(link), unix.IFNAMSIZ-1-len(labelSuffix))] + labelSuffix
 }
+
+// loopback is everybody's: an address with a former label may be anybody's.
+const loopback = "lo"
 
 // linkAddresses are the pool's addresses that Services have, on an interface.
 type linkAddresses struct {
@@ -45,7 +51,8 @@ func keepAddresses(want *linkAddresses) error {
 	had := make(map[netip.Addr]bool)
 	for _, a := range present {
 		address, ok := netip.AddrFromSlice(a.IP.To4())
-		if !strings.HasSuffix(a.Label, labelSuffix) || !ok {
+		former := want != nil && want.link != loopback && a.Label == want.link+formerSuffix
+		if !ok || !former && !strings.HasSuffix(a.Label, labelSuffix) {
 			continue
 		}
 		link, err := netlink.LinkByIndex(a.LinkIndex)
@@ -56,10 +63,10 @@ func keepAddresses(want *linkAddresses) error {
 			return fmt.Errorf("find the interface of %s: %w", address, err)
 		}
 		name := link.Attrs().Name
-		if a.Label != labelOn(name) || want != nil && want.link != name {
+		if !former && a.Label != labelOn(name) || want != nil && want.link != name {
 			continue
 		}
-		if want != nil && slices.Contains(want.addresses, address) {
+		if want != nil && !former && slices.Contains(want.addresses, address) {
 			had[address] = true
 			continue
 		}

@@ -112,6 +112,32 @@ func TestOthersAddressesStay(t *testing.T) {
 	require.Equal(t, 3, count(uplink), "what a mote with another interface left goes")
 }
 
+// TestFormerLabelsGo: what an early mote left on the pods' bridge is its own, and nowhere else.
+func TestFormerLabelsGo(t *testing.T) {
+	inNamespace(t)
+	a, b := netip.MustParseAddr("192.0.2.129"), netip.MustParseAddr("192.0.2.130")
+	link, uplink := addLink(t, "mote0", "10.42.0.1/24"), addLink(t, "uplink", "198.51.100.1/24")
+	for _, on := range []netlink.Link{link, uplink} {
+		for _, address := range []netip.Addr{a, b} {
+			parsed, err := netlink.ParseAddr(address.String() + "/32")
+			require.NoError(t, err)
+			parsed.Label = on.Attrs().Name + ":lb"
+			require.NoError(t, netlink.AddrAdd(on, parsed))
+		}
+	}
+	require.NoError(t, keepAddresses(&linkAddresses{"mote0", []netip.Addr{a}}))
+	labels := func(link netlink.Link) (labels []string) {
+		present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		require.NoError(t, err)
+		for _, p := range present[1:] {
+			labels = append(labels, p.IP.String()+" "+p.Label)
+		}
+		return labels
+	}
+	require.Equal(t, []string{"192.0.2.129 mote0:mote"}, labels(link))
+	require.Len(t, labels(uplink), 2)
+}
+
 func TestLostSubscription(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []*subscription

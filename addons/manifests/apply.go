@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -93,23 +94,44 @@ func fleeting(u *unstructured.Unstructured) bool {
 	return u.GetKind() == "Job" && found && err == nil
 }
 
-// claimed are the objects that files other than one name.
-func claimed(files []file, but string) map[key]bool {
-	claims := make(map[key]bool)
+// claims are what files name.
+type claims struct {
+	keys map[key]bool
+	// doubtful are files that are not understood.
+	doubtful []file
+}
+
+// claimed is what files other than one name.
+func claimed(files []file, but string) claims {
+	c := claims{keys: make(map[key]bool)}
 	for _, f := range files {
 		if f.name == but {
 			continue
 		}
+		if f.err != nil {
+			c.doubtful = append(c.doubtful, f)
+		}
 		for _, u := range f.objects {
 			k := identity(u)
-			claims[k] = true
+			c.keys[k] = true
 			if k.namespace == "" { // if it has one, it is that
 				k.namespace = metav1.NamespaceDefault
-				claims[k] = true
+				c.keys[k] = true
 			}
 		}
 	}
-	return claims
+	return c
+}
+
+// doubt is the file that may name an object, although it is not understood: its text has the object's name, or cannot
+// be read at all. "" is none.
+func (c claims) doubt(k key) string {
+	for _, f := range c.doubtful {
+		if f.text == nil || bytes.Contains(f.text, []byte(k.name)) {
+			return f.name
+		}
+	}
+	return ""
 }
 
 // owner is the file, other than one, that a release is of; "" if there is none. Of several that name it, it is the one

@@ -59,11 +59,28 @@ func (f *file) readChart(path string, data []byte) {
 	f.sum, f.chart = hex.EncodeToString(sum.Sum(nil)), &c
 }
 
-// digest adds a chart's files to sum.
-func digest(sum hash.Hash, path string) error {
-	return filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+// maxLinks bounds how many links in a row a chart's files are looked for behind: links may lead in a circle.
+const maxLinks = 8
+
+// digest adds a chart's files to sum, also those behind links, which Helm follows too.
+func digest(sum hash.Hash, path string) error { return digestLinked(sum, path, maxLinks) }
+
+func digestLinked(sum hash.Hash, path string, links int) error {
+	if links == 0 {
+		return fmt.Errorf("follow the link %s: it leads to another one, again and again", path)
+	}
+	root, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
 			return err
+		case d.Type()&fs.ModeSymlink != 0:
+			return digestLinked(sum, path, links-1)
+		case !d.Type().IsRegular():
+			return nil
 		}
 		in, err := os.Open(path)
 		if err != nil {

@@ -42,7 +42,7 @@ func (k key) String() string {
 type cluster struct {
 	objects dynamic.Interface
 	meta    metadata.Interface
-	mapper  *restmapper.DeferredDiscoveryRESTMapper
+	mapper  meta.ResettableRESTMapper
 }
 
 func newCluster(config *rest.Config) (*cluster, error) {
@@ -171,35 +171,47 @@ func (c *cluster) drop(ctx context.Context, resource schema.GroupVersionResource
 	return did, nil
 }
 
-// prune removes the objects of a set that keep does not name, dependents first. It tells which.
-func (c *cluster) prune(ctx context.Context, s *set, keep map[key]bool) ([]string, error) {
+// pruned is what became of objects that are not named any more.
+type pruned struct {
+	removed []string
+	left    []string // with the file that may name it
+}
+
+// prune removes the objects of a set that nobody names, dependents first. What a file that is not understood may name
+// is left: it may have been moved there.
+func (c *cluster) prune(ctx context.Context, s *set, named claims) (p pruned, err error) {
 	members, err := c.members(ctx, s)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	var gone []key
 	for k := range members {
-		if !keep[k] {
-			gone = append(gone, k)
+		if named.keys[k] {
+			continue
 		}
+		if file := named.doubt(k); file != "" {
+			p.left = append(p.left, fmt.Sprintf("%s, which %s may name", k, file))
+			continue
+		}
+		gone = append(gone, k)
 	}
+	slices.Sort(p.left)
 	slices.SortFunc(gone, func(a, b key) int {
 		return cmp.Or(cmp.Compare(rank(b.GroupKind), rank(a.GroupKind)), strings.Compare(a.String(), b.String()))
 	})
-	var names []string
 	for _, k := range gone {
 		mapping, err := c.mapper.RESTMapping(k.GroupKind)
 		if err != nil {
-			return names, fmt.Errorf("remove %s: %w", k, err)
+			return p, fmt.Errorf("remove %s: %w", k, err)
 		}
 		member := members[k]
 		did, err := c.drop(ctx, mapping.Resource, k, &member)
 		if err != nil {
-			return names, err
+			return p, err
 		}
-		names = append(names, did)
+		p.removed = append(p.removed, did)
 	}
-	return names, nil
+	return p, nil
 }
 
 // Ranks of kinds: what others need is applied first and removed last.

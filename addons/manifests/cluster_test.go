@@ -1,11 +1,15 @@
 package manifests
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/metadata/fake"
 )
@@ -51,3 +55,43 @@ func TestDropLeavesWhatWasThereBefore(t *testing.T) {
 	require.Equal(t, map[string]string{"app": "x"}, left.Items[0].Labels)
 	require.Empty(t, left.Items[0].Annotations)
 }
+
+// TestPruneLeavesWhatMayHaveMoved: an object that was moved into a file with a typo must not be deleted on its way.
+func TestPruneLeavesWhatMayHaveMoved(t *testing.T) {
+	s := newSet("node", "a.yaml")
+	kind := schema.GroupKind{Kind: "Namespace"}
+	s.kinds[kind] = true
+	scheme := fake.NewTestScheme()
+	require.NoError(t, metav1.AddMetaToScheme(scheme))
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{corev1.SchemeGroupVersion})
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	var there []runtime.Object
+	for _, name := range []string{"moved", "dropped", "kept"} {
+		there = append(there, object(name, map[string]string{labelPartOf: s.id}, nil))
+	}
+	c := &cluster{meta: fake.NewSimpleMetadataClient(scheme, there...), mapper: fixedMapper{mapper}}
+	broken, ok := readFile("b.yaml", filepath.Join(write(t, map[string]string{
+		"b.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: moved\n",
+	}), "b.yaml"))
+	require.True(t, ok)
+	require.Error(t, broken.err)
+	named := claimed([]file{broken, {name: "a.yaml"}}, "a.yaml")
+	named.keys[key{kind, "", "kept"}] = true
+	p, err := c.prune(t.Context(), s, named)
+	require.NoError(t, err)
+	require.Equal(t, []string{"Namespace dropped"}, p.removed)
+	require.Equal(t, []string{"Namespace moved, which b.yaml may name"}, p.left)
+
+	// Of a file that cannot be read nothing is known; when it can be, or is gone, the rest goes.
+	p, err = c.prune(t.Context(), s, claims{keys: named.keys, doubtful: []file{{name: "c.yaml", err: os.ErrPermission}}})
+	require.NoError(t, err)
+	require.Equal(t, []string{"Namespace moved, which c.yaml may name"}, p.left)
+	p, err = c.prune(t.Context(), s, claims{keys: named.keys})
+	require.NoError(t, err)
+	require.Equal(t, pruned{removed: []string{"Namespace moved"}}, p)
+}
+
+// fixedMapper knows its kinds from the beginning.
+type fixedMapper struct{ *meta.DefaultRESTMapper }
+
+func (fixedMapper) Reset() {}

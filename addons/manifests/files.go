@@ -38,7 +38,8 @@ type file struct {
 	objects []*unstructured.Unstructured
 	chart   *chart // nil for a manifest
 	skipped bool
-	err     error // why it is not understood; what it made before stays
+	err     error  // why it is not understood; what it made before stays
+	text    []byte // of one that is not understood, if it can be read
 }
 
 // tree is what a directory holds.
@@ -155,10 +156,14 @@ func readFile(name, path string) (f file, ok bool) {
 	sum := sha256.Sum256(data)
 	f.sum = hex.EncodeToString(sum[:])
 	if strings.HasSuffix(f.name, chartSuffix) {
-		f.readChart(path, data)
+		if f.readChart(path, data); f.err != nil {
+			f.text = data
+		}
 		return f, true
 	}
-	f.objects, f.err = parse(data)
+	if f.objects, f.err = parse(data); f.err != nil {
+		f.text = data
+	}
 	return f, true
 }
 

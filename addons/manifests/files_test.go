@@ -190,3 +190,28 @@ func TestChart(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorContains(t, gone.files[0].err, "read the chart")
 }
+
+// TestLinkedChart: a change of a chart behind a link is a change of the file that names it, as Helm follows links.
+func TestLinkedChart(t *testing.T) {
+	dir := write(t, map[string]string{"web.chart.yaml": "chart: linked\n"})
+	real := write(t, map[string]string{"Chart.yaml": "name: web\n", "templates/a.yaml": "a"})
+	shared := write(t, map[string]string{"values.yaml": "b"})
+	require.NoError(t, os.Symlink(real, filepath.Join(dir, "linked")))
+	require.NoError(t, os.Symlink(filepath.Join(shared, "values.yaml"), filepath.Join(real, "values.yaml")))
+	sum := func() string {
+		f, ok := readFile("web.chart.yaml", filepath.Join(dir, "web.chart.yaml"))
+		require.True(t, ok)
+		require.NoError(t, f.err)
+		return f.sum
+	}
+	before := sum()
+	require.Equal(t, before, sum())
+	for _, changed := range []string{filepath.Join(real, "templates/a.yaml"), filepath.Join(shared, "values.yaml")} {
+		require.NoError(t, os.WriteFile(changed, []byte("changed"), 0o600))
+		require.NotEqual(t, before, sum(), changed)
+		before = sum()
+	}
+	require.NoError(t, os.Symlink(real, filepath.Join(real, "templates", "circle")))
+	f, _ := readFile("web.chart.yaml", filepath.Join(dir, "web.chart.yaml"))
+	require.ErrorContains(t, f.err, "again and again")
+}

@@ -206,21 +206,20 @@ func sooner(a, b time.Duration) time.Duration {
 
 // conclude removes what a file no longer names, writes down how it went, and tells who wants to know.
 // While a file is being written nothing is removed.
-func (k *Keeper) conclude(ctx context.Context, w *work, others map[key]bool, busy bool) time.Duration {
+func (k *Keeper) conclude(ctx context.Context, w *work, others claims, busy bool) time.Duration {
 	s := w.set
 	if len(w.errs) == 0 && w.chart != nil {
 		if err := k.charts.install(ctx, w.chart, s.sum == w.sum); err != nil {
 			w.errs = append(w.errs, err)
 		}
 	}
-	var removed []string
+	var p pruned
 	if len(w.errs) == 0 && !busy {
-		keep := maps.Clone(others)
 		for key := range w.keep {
-			keep[key] = true
+			others.keys[key] = true
 		}
 		var err error
-		if removed, err = k.cluster.prune(ctx, s, keep); err != nil {
+		if p, err = k.cluster.prune(ctx, s, others); err != nil {
 			w.errs = append(w.errs, err)
 		}
 	}
@@ -230,20 +229,21 @@ func (k *Keeper) conclude(ctx context.Context, w *work, others map[key]bool, bus
 	if len(w.errs) > 0 {
 		return k.fail(ctx, w)
 	}
-	if !busy {
+	later := busy || len(p.left) > 0
+	if !later {
 		s.narrow(w.keep)
 	}
 	news := s.sum != w.sum || s.state != stateApplied
 	s.sum, s.state, s.message = w.sum, stateApplied, ""
-	*w.state = state{applied: w.sum, keep: w.keep, again: busy}
-	k.note(w.name, "")
+	*w.state = state{applied: w.sum, keep: w.keep, again: later}
+	k.note(w.name, listing("not removed: ", p.left))
 	if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
 		w.errs = append(w.errs, err)
 		return k.fail(ctx, w)
 	}
 	if news {
-		slog.Info("applied", "component", Name, "file", w.name, "objects", len(w.keep), "removed", removed)
-		k.events.Tell(s.ref(), "ManifestApplied", "%s is in force%s", w.name, listing("; removed: ", removed))
+		slog.Info("applied", "component", Name, "file", w.name, "objects", len(w.keep), "removed", p.removed)
+		k.events.Tell(s.ref(), "ManifestApplied", "%s is in force%s", w.name, listing("; removed: ", p.removed)+listing("; not removed: ", p.left))
 	}
 	return 0
 }
@@ -323,13 +323,16 @@ func (k *Keeper) remove(ctx context.Context, s *set, files []file) error {
 			return err
 		}
 	}
-	removed, err := k.cluster.prune(ctx, s, claimed(files, s.file))
+	p, err := k.cluster.prune(ctx, s, claimed(files, s.file))
 	if err != nil {
 		return err
+	}
+	if len(p.left) > 0 {
+		return errors.New(listing("not removed: ", p.left))
 	}
 	if err := s.forget(ctx, k.kube); err != nil {
 		return err
 	}
-	slog.Info("removed", "component", Name, "file", s.file, "objects", removed)
+	slog.Info("removed", "component", Name, "file", s.file, "objects", p.removed)
 	return nil
 }

@@ -106,8 +106,8 @@ func TestClaims(t *testing.T) {
 	require.NoError(t, err)
 	kind := schema.GroupKind{Kind: "ConfigMap"}
 	files := []file{{name: "one", objects: objects}, {name: "two", objects: []*unstructured.Unstructured{}}}
-	require.Empty(t, claimed(files, "one"))
-	require.Equal(t, map[key]bool{{kind, "", "a"}: true, {kind, "default", "a"}: true, {kind, "shop", "b"}: true}, claimed(files, "two"))
+	require.Empty(t, claimed(files, "one").keys)
+	require.Equal(t, map[key]bool{{kind, "", "a"}: true, {kind, "default", "a"}: true, {kind, "shop", "b"}: true}, claimed(files, "two").keys)
 }
 
 func TestJobsThatGoAreDoneOnce(t *testing.T) {

@@ -1,7 +1,7 @@
 // Command bench measures mote and, in the same run and on the same disk, the stock parts that it is
 // made of: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy and
 // containerd as processes of their own. It prints a table and can write docs/benchmarks.md. The word datastore
-// makes it compare mote's store with etcd and kine instead (store*.go).
+// makes it compare mote's store with etcd and kine instead (store*.go), the word addons measure the addons (addon*.go).
 //
 // It owns how things are measured: fresh namespaces for each cluster (namespace.go, cgroup.go), the
 // steps of a trial (trial.go, api.go), what processes use (process.go) and the report. scripts/bench builds the

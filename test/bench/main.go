@@ -36,6 +36,9 @@ func run(args []string, stdout, stderr io.Writer) (int, error) {
 	if len(args) > 0 && args[0] == "datastore" {
 		return runStoreBench(ctx, args[1:], stdout, stderr)
 	}
+	if len(args) > 0 && args[0] == "addons" {
+		return runAddonBench(ctx, args[1:], stdout, stderr)
+	}
 	o, err := parseOptions(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0, nil

@@ -25,6 +25,8 @@ type process struct {
 	PSS, Anon int64
 	File      int64
 	RSS       int64
+	// Wakeups are voluntary context switches of the threads that there are.
+	Wakeups int64
 }
 
 // clockTick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every Linux architecture.
@@ -86,6 +88,9 @@ func readProcess(folder string) (process, error) {
 	if err != nil {
 		return p, err
 	}
+	if p.Wakeups, err = wakeUps(p.PID); err != nil {
+		return p, err
+	}
 	p.PSS, p.Anon, p.File, p.RSS = memory["Pss"]<<10, memory["Pss_Anon"]<<10, memory["Pss_File"]<<10, memory["Rss"]<<10
 	return p, nil
 }
@@ -116,6 +121,8 @@ type usage struct {
 	// Written is what the processes wrote to file systems, in bytes; Sectors what reached the
 	// block device, journal included, 0 when the disk is shared.
 	Written, Sectors int64
+	// Wakeups are voluntary context switches.
+	Wakeups int64
 	// Files are the bytes of each file that went to the disk; a page that is a part of a large folio of the page cache
 	// counts as all of that.
 	Files map[string]int64
@@ -151,6 +158,7 @@ func (l look) since(l0 look) usage {
 		old := before[p.PID]
 		u.CPU[p.Name] += p.CPU - old.CPU
 		u.Written += p.Written - old.Written
+		u.Wakeups += p.Wakeups - old.Wakeups
 	}
 	return u
 }

@@ -58,11 +58,7 @@ func (o options) report(stdout io.Writer, m measured, took time.Duration) error 
 	if !o.write {
 		return nil
 	}
-	_, store, err := splitReport(o.out)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(o.out, append(text.Bytes(), store...), 0o644)
+	return replaceSection(o.out, clustersHeading, text.String())
 }
 
 const (

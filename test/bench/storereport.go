@@ -2,33 +2,13 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
 	"time"
 )
-
-// storeHeading begins the part of the report that is this bench's; the other benches' part comes before it.
-const storeHeading = "## Datastore\n"
-
-// splitReport divides a report into the part of the clusters and that of the datastore.
-func splitReport(path string) (clusters, store string, err error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "# Benchmarks\n\n", "", nil
-	}
-	if err != nil {
-		return "", "", err
-	}
-	if at := strings.Index(string(text), storeHeading); at >= 0 {
-		return string(text[:at]), string(text[at:]), nil
-	}
-	return string(text) + "\n", "", nil
-}
 
 func (b *storeBench) report(stdout io.Writer, took time.Duration) error {
 	var text bytes.Buffer
@@ -52,11 +32,7 @@ func (b *storeBench) report(stdout io.Writer, took time.Duration) error {
 	if !b.write {
 		return nil
 	}
-	clusters, _, err := splitReport(b.out)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(b.out, append([]byte(clusters), text.Bytes()...), 0o644)
+	return replaceSection(b.out, storeHeading, text.String())
 }
 
 // of collects a figure of an engine's trials.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -73,6 +75,9 @@ func wakeUps(pid int) (int64, error) {
 	sum := int64(0)
 	for _, thread := range threads {
 		fields, err := readFields(thread)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // ended meanwhile
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -41,6 +41,9 @@ type trial struct {
 	// IdlePods pods are then started and memory is read again. 0 leaves a part out.
 	Settle, Idle time.Duration
 	IdlePods     int
+	// Addon is the part of `scripts/bench addons` that is measured inside, for Rounds rounds.
+	Addon  string
+	Rounds int
 	// OwnDisk gives the trial a file system of its own, so that device writes can be told apart.
 	OwnDisk bool
 }
@@ -61,6 +64,8 @@ type result struct {
 	Idle         usage
 	Memory       []process
 	MemoryOfPods []process
+	// Addon is what the part of an addon measured, by figure.
+	Addon map[string]sample
 }
 
 func (t trial) path(name string) string { return filepath.Join(t.Dir, name) }
@@ -131,6 +136,11 @@ func (t trial) measure(ctx context.Context, c cluster, r *result) error {
 	}
 	if err := t.timePods(ctx, c, r); err != nil {
 		return fmt.Errorf("time pods: %w", err)
+	}
+	if t.Addon != "" {
+		if err := t.measureAddon(ctx, c, p, r); err != nil {
+			return fmt.Errorf("measure %s: %w", t.Addon, err)
+		}
 	}
 	if t.Idle > 0 {
 		if err := t.watchIdle(ctx, c, r); err != nil {

@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // stateScript prints one line for each thing that a program can leave behind on a host. Files are
@@ -32,12 +35,31 @@ true
 `
 
 // State lists what is on the host: files that differ from the machine's, mounts, links,
-// addresses, routes, packet rules, cgroups and processes, one a line, sorted.
+// addresses, routes, packet rules with their ipsets, cgroups and processes, one a line, sorted.
 func (h *Host) State(t testing.TB) []string {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(h.Run(t, "sh", "-c", stateScript, "sh", h.Dir)), "\n")
+	for _, set := range h.Ipsets(t) {
+		lines = append(lines, "ipset "+set)
+	}
 	slices.Sort(lines)
 	return slices.Compact(lines)
+}
+
+// Ipsets names the sets of addresses that iptables' rules may name. No program for them need be installed.
+func (h *Host) Ipsets(t testing.TB) (names []string) {
+	t.Helper()
+	err := h.within(unix.CLONE_NEWNET, func() error {
+		sets, err := netlink.IpsetListAll()
+		for _, set := range sets {
+			names = append(names, set.SetName)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("list ipsets: %v", err)
+	}
+	return names
 }
 
 // Diff says what of after is new (+) and what of before is gone (-), one a line.

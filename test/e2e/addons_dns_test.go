@@ -194,6 +194,7 @@ func testDNSBroken(t *testing.T, h *cluster.Host) {
 	good := corefile(t, h)
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "    loop\n", "    nonsense\n", 1))
 	waitEvent(t, h, "CorefileInvalid", "Corefile:12 - Error during parsing: Unknown directive 'nonsense'; the last good Corefile stays")
+	waitTrouble(t, h, "dns: ConfigMap kube-system/coredns: Corefile:12", true)
 	waitLookup(t, h, "A", "kubernetes.default.svc.cluster.local", "10.43.0.1")
 	// A directive's own mistake, and a Corefile that nobody in the cluster could ask.
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "ttl 30", "ttl many", 1))
@@ -210,6 +211,7 @@ func testDNSBroken(t *testing.T, h *cluster.Host) {
 		}
 		return nil
 	})
+	waitTrouble(t, h, "dns: ConfigMap", false)
 	waitLookup(t, h, "A", "kubernetes.default.svc.cluster.local", "10.43.0.1")
 }
 

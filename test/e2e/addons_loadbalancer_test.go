@@ -141,8 +141,10 @@ func testBalancerPool(t *testing.T, l *policyLab) {
 	}
 	l.balance(t, "c", 22, "")
 	l.waitRefused(t, "c", "the pool 192.0.2.128/30 has no address left")
+	waitTrouble(t, l.h, "loadbalancer: Service red/c: the pool 192.0.2.128/30 has no address left", true)
 	l.h.Kubectl(t, "delete", "service", "-n", "red", "a")
 	l.waitAddress(t, "c", "192.0.2.129")
+	waitTrouble(t, l.h, "Service red/c", false)
 	l.fetch(t, "http://192.0.2.129:22/healthz", is("ok"))
 }
 

@@ -219,9 +219,17 @@ func TestAddonNetworkPolicyIPTables(t *testing.T) {
 	}
 	t.Run("first packet", func(t *testing.T) { testFirstPacket(t, l) })
 	t.Run("restart", func(t *testing.T) { testPolicyRestart(t, l) })
+	if h.Ipsets(t) == nil {
+		t.Error("there are no ipsets: this was not iptables")
+	}
 	h.Run(t, "mote", "reset", "--yes", "--force")
-	if rules := h.Run(t, "iptables-save"); strings.Contains(rules, "MOTE") {
-		t.Errorf("left by reset: %s", rules)
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		if rules := h.Run(t, save); strings.Contains(rules, "MOTE") {
+			t.Errorf("left by reset: %s", rules)
+		}
+	}
+	if sets := h.Ipsets(t); sets != nil {
+		t.Errorf("left by reset: ipsets %v", sets)
 	}
 }
 
@@ -330,10 +338,13 @@ func testPolicyBadInput(t *testing.T, l *policyLab) {
 	l.apply(t, `{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: "fd00::/8"}}]}]}`, `{podSelector: {matchLabels: {app: db}}}`)
 	l.h.WaitKubectl(t, inForce, func(out string) bool { return strings.Contains(out, "ipBlock fd00::/8 is of no effect") },
 		"get", "events", "-n", "red", "--field-selector", "reason=NotEnforceable,involvedObject.name=p0", "-o", "jsonpath={.items[*].message}")
+	waitTrouble(t, l.h, "networkpolicy: NetworkPolicy red/p0: spec.ingress[0], peer 0: ipBlock fd00::/8 is of no effect", true)
 	l.expect(t, `
 		client web tcp 80 no
 		client db tcp 80 no
 		web client tcp 80 yes`)
+	l.apply(t)
+	waitTrouble(t, l.h, "red/p0", false)
 }
 
 // testPolicyRestart: policies hold while mote is down, while it starts, and afterwards.

@@ -92,7 +92,9 @@ func testStorageTooLarge(t *testing.T, h *cluster.Host) {
 	if got := h.Kubectl(t, "get", "pvc", "huge", "-o", "jsonpath={.status.phase}"); got != "Pending" {
 		t.Errorf("the claim that does not fit is %s", got)
 	}
+	waitTrouble(t, h, "storage: PersistentVolumeClaim default/huge: the claim wants 900Ti", true)
 	h.Kubectl(t, "delete", "pod/greedy", "pvc/huge", "--now")
+	waitTrouble(t, h, "default/huge", false)
 }
 
 func testStorageExpansion(t *testing.T, h *cluster.Host) {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	_ "embed"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +57,20 @@ func webPod(t *testing.T, h *cluster.Host) string {
 	t.Helper()
 	return h.Kubectl(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}")
 }
+
+// waitTrouble waits until `mote status` tells of something, or does not any more.
+func waitTrouble(t *testing.T, h *cluster.Host, part string, told bool) {
+	t.Helper()
+	cluster.Wait(t, troubleTimeout, "the status to tell of "+part, func() error {
+		if out := h.Run(t, "mote", "status"); strings.Contains(out, part) != told {
+			return fmt.Errorf("it says %s", out)
+		}
+		return nil
+	})
+}
+
+// troubleTimeout is for something wrong to be seen, or to be seen to be right again.
+const troubleTimeout = 30 * time.Second
 
 func wantContains(t *testing.T, what, got string, parts ...string) {
 	t.Helper()

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+)
+
+func (b *addonBench) report(stdout io.Writer, took time.Duration) error {
+	o := b.addonOptions
+	var text bytes.Buffer
+	fmt.Fprint(&text, addonsHeading, "\nWritten by `scripts/bench addons`; how things are measured is in [test/bench](../test/bench/README.md).\n\n")
+	machine, err := describeMachine(o.dir)
+	if err != nil {
+		return err
+	}
+	writeTable(&text, []string{"machine", ""}, append(machine,
+		[]string{"commit", o.commit},
+		[]string{"command", strings.TrimSpace("scripts/bench " + strings.Join(os.Args[1:], " "))},
+		[]string{"date", fmt.Sprintf("%s, took %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), took.Round(time.Second))},
+	))
+	var cells [][]string
+	for _, part := range addonParts() {
+		for _, f := range part.figures {
+			if len(b.seen[f.mote]) > 0 {
+				cells = append(cells, f.cells(b.seen))
+			}
+		}
+	}
+	writeTable(&text, []string{"what", "mote", "min - max", "beside it", "min - max", "compared", "budget"}, cells)
+	if _, err := stdout.Write(text.Bytes()); err != nil || !o.write {
+		return err
+	}
+	return replaceSection(o.out, addonsHeading, text.String())
+}
+
+func (f addonFigure) cells(seen map[string]sample) []string {
+	mote, other := seen[f.mote], seen[f.other]
+	value := mote.percentile(f.percentile)
+	cells := []string{f.what, fmt.Sprintf(f.format, value), mote.spread("%.3g"), "-", "", "-", ""}
+	if len(other) > 0 {
+		beside := other.percentile(f.percentile)
+		cells[3], cells[4] = fmt.Sprintf(f.format, beside), other.spread("%.3g")
+		if f.difference {
+			value -= beside
+			cells[5] = fmt.Sprintf(f.format+" more", value)
+		} else {
+			cells[5] = fmt.Sprintf("%.2f", value/beside)
+		}
+	}
+	if f.budget > 0 {
+		verdict := "met"
+		if f.atLeast && value < f.budget || !f.atLeast && value > f.budget {
+			verdict = "missed"
+		}
+		cells[6] = fmt.Sprintf(f.format+": %s", f.budget, verdict)
+	}
+	return cells
+}
