@@ -28,6 +28,9 @@ const (
 const (
 	// connectTimeout is for a pod of this node, which answers within milliseconds or, behind a policy, never.
 	connectTimeout = 5 * time.Second
+	// lostTimeout is how long a pod may leave data unread before its connection ends: a policy that forbids it lets
+	// no packet through, and nothing else would tell.
+	lostTimeout = 20 * time.Second
 	// handshakeTimeout is for a backend that speaks TLS.
 	handshakeTimeout = 10 * time.Second
 	// asideFor is how long an endpoint that could not be connected to is asked last.
@@ -107,7 +110,7 @@ func unconnected(err error) bool {
 type transports [overTLS + 1]*http.Transport
 
 func newTransports() transports {
-	dialer := &net.Dialer{Timeout: connectTimeout, ControlContext: markSocket}
+	dialer := &net.Dialer{Timeout: connectTimeout, ControlContext: prepareSocket}
 	newOne := func() *http.Transport {
 		return &http.Transport{
 			DialContext: dialer.DialContext, TLSHandshakeTimeout: handshakeTimeout,
@@ -132,12 +135,18 @@ func (t transports) close() {
 	}
 }
 
-// markSocket has policies judge the connection as one from outside.
-func markSocket(_ context.Context, _, _ string, socket syscall.RawConn) error {
+// prepareSocket has policies judge the connection as one from outside.
+func prepareSocket(_ context.Context, _, _ string, socket syscall.RawConn) error {
+	return onSocket(socket, func(fd int) error {
+		return errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, api.IngressMark),
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(lostTimeout.Milliseconds())))
+	})
+}
+
+func onSocket(socket syscall.RawConn, do func(fd int) error) error {
 	var err error
-	if controlErr := socket.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, api.IngressMark)
-	}); controlErr != nil {
+	if controlErr := socket.Control(func(fd uintptr) { err = do(int(fd)) }); controlErr != nil {
 		return controlErr
 	}
 	return err

@@ -82,13 +82,9 @@ func newServer(handler http.Handler, secure *tls.Config) *http.Server {
 
 // setSentTimeout on a listener is for all connections that it accepts.
 func setSentTimeout(socket syscall.RawConn) error {
-	var err error
-	if controlErr := socket.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(sentTimeout.Milliseconds()))
-	}); controlErr != nil {
-		return controlErr
-	}
-	return err
+	return onSocket(socket, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(sentTimeout.Milliseconds()))
+	})
 }
 
 // close frees the port at once and waits for the requests under way.

@@ -316,6 +316,7 @@ func TestSockets(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Close()
 	require.Equal(t, api.IngressMark, option(t, conn.(*net.TCPConn), unix.SOL_SOCKET, unix.SO_MARK))
+	require.Equal(t, int(lostTimeout.Milliseconds()), option(t, conn.(*net.TCPConn), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT))
 
 	config := net.ListenConfig{Control: func(_, _ string, socket syscall.RawConn) error { return setSentTimeout(socket) }}
 	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
