@@ -20,6 +20,7 @@ import (
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/addons/ingress"
 	"github.com/mote-k8s/mote/addons/loadbalancer"
 	"github.com/mote-k8s/mote/addons/manifests"
 	"github.com/mote-k8s/mote/addons/metrics"
@@ -43,6 +44,8 @@ type Config struct {
 	Attachments string
 	// LoadBalancerPool is the network whose addresses Services get; not valid: the node's own.
 	LoadBalancerPool netip.Prefix
+	// IngressHTTPPort and IngressHTTPSPort are the node's, served while there are Ingresses.
+	IngressHTTPPort, IngressHTTPSPort int
 	// DataDir lasts, RunDir does not. ManifestsDir is the users'.
 	DataDir, RunDir, ManifestsDir string
 	// ResolvConfs are resolver files that name upstream DNS servers, best first.
@@ -112,6 +115,15 @@ func list() []addon {
 			make: func(c Config) (component.Component, error) {
 				return loadbalancer.New(loadbalancer.Config{
 					Access: c.Access, Interface: cmp.Or(c.Bridge, "lo"), Address: c.Address, Pool: c.LoadBalancerPool,
+				})
+			},
+		},
+		{
+			name: ingress.Name, after: []string{"kube-apiserver", "network"}, remove: ingress.Remove,
+			make: func(c Config) (component.Component, error) {
+				return ingress.New(ingress.Config{
+					Access: c.Access, Interface: cmp.Or(c.Bridge, "lo"), Address: c.Address,
+					HTTPPort: c.IngressHTTPPort, HTTPSPort: c.IngressHTTPSPort,
 				})
 			},
 		},

@@ -140,7 +140,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	services, stop := c.watch(ctx, change)
 	defer stop()
-	stopAddresses, err := watchAddresses(subscribe, change)
+	stopAddresses, err := WatchAddresses(change)
 	if err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func (c *Controller) pooled(given map[types.UID]grant) *linkAddresses {
 func (c *Controller) look(ctx context.Context) (machine, error) {
 	m := machine{pool: c.cfg.Pool}
 	var err error
-	if m.node, err = nodeAddress(c.cfg.Interface, c.cfg.Address); err != nil {
+	if m.node, err = NodeAddress(c.cfg.Interface, c.cfg.Address); err != nil {
 		return m, err
 	}
 	if m.taken, err = listening(); err != nil {

@@ -90,9 +90,9 @@ func keepAddresses(want *linkAddresses) error {
 	return nil
 }
 
-// nodeAddress is the machine's address towards others: that of the interface with the default route, or of the first
+// NodeAddress is the machine's address towards others: that of the interface with the default route, or of the first
 // one that is not the pods'.
-func nodeAddress(pods string, otherwise netip.Addr) (netip.Addr, error) {
+func NodeAddress(pods string, otherwise netip.Addr) (netip.Addr, error) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list routes: %w", err)
@@ -181,8 +181,11 @@ func (s *subscription) follow(change func(), stopped <-chan struct{}) {
 	}
 }
 
-// watchAddresses calls change when the machine's IPv4 addresses or routes change, or may have changed unheard. stop
+// WatchAddresses calls change when the machine's IPv4 addresses or routes change, or may have changed unheard. stop
 // ends it.
+func WatchAddresses(change func()) (stop func(), err error) { return watchAddresses(subscribe, change) }
+
+// watchAddresses is given a way to hear from the kernel.
 func watchAddresses(subscribe func() (*subscription, error), change func()) (stop func(), err error) {
 	s, err := subscribe()
 	if err != nil {

@@ -44,7 +44,7 @@ func TestNodeAddress(t *testing.T) {
 	own := netip.MustParseAddr("10.42.0.1")
 	is := func(want string) {
 		t.Helper()
-		got, err := nodeAddress("mote0", own)
+		got, err := NodeAddress("mote0", own)
 		require.NoError(t, err)
 		require.Equal(t, want, got.String())
 	}

@@ -346,6 +346,8 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		Attachments: agent.AttachmentsDir(agentConfig(s)),
 
 		LoadBalancerPool: s.LoadBalancerPool,
+		IngressHTTPPort:  s.IngressHTTPPort,
+		IngressHTTPSPort: s.IngressHTTPSPort,
 		ClusterDNS:       s.ClusterDNS,
 		ClusterDomain:    s.ClusterDomain,
 		DataDir:          s.DataDir,

@@ -41,10 +41,10 @@ type policyLab struct {
 	http      *http.Client
 }
 
-func newPolicyLab(t *testing.T, h *cluster.Host) *policyLab {
+func newPolicyLab(t *testing.T, h *cluster.Host, more ...images.Image) *policyLab {
 	t.Helper()
 	l := &policyLab{t: t, h: h, addresses: map[string]string{"outside": "192.0.2.2", "node": nodeIP}}
-	h.Preload(t, program(t, images.PeerName, "./test/images/peer"))
+	h.Preload(t, append(more, program(t, images.PeerName, "./test/images/peer"))...)
 	l.s = h.StartServer(t)
 	l.s.WaitReady(t)
 	var err error

@@ -18,6 +18,7 @@ const (
 	BusyboxName = "localhost/test/busybox:1"
 	WebName     = "localhost/test/web:1"
 	CSIName     = "localhost/test/csi:1"
+	ProxiedName = "localhost/test/proxied:1"
 	PeerName    = "localhost/test/peer:1"
 
 	KuardName     = "localhost/test/kuard:1"

@@ -48,6 +48,8 @@ type Settings struct {
 	CNI, Proxy               string
 	LoadBalancerPool         netip.Prefix // the node's address for all Services when not valid
 
+	IngressHTTPPort, IngressHTTPSPort int
+
 	SnapshotSchedule  cron.Schedule // nil is never
 	SnapshotRetention int
 	SnapshotDir       string
@@ -125,6 +127,8 @@ func (s *Settings) complete() error {
 		return fmt.Errorf("cluster-cidr %s and service-cidr %s overlap", s.ClusterCIDR, s.ServiceCIDR)
 	case s.ClusterCIDR.Bits() > podBits:
 		return fmt.Errorf("cluster-cidr %s is too small: at least a /%d is needed", s.ClusterCIDR, podBits)
+	case s.IngressHTTPPort == s.IngressHTTPSPort:
+		return fmt.Errorf("ingress-http-port and ingress-https-port are both %d", s.IngressHTTPPort)
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ func TestDefaults(t *testing.T) {
 	s.SnapshotSchedule = nil
 	require.Equal(t, &Settings{
 		DataDir: "/var/lib/mote", RunDir: "/run/mote", KubeletDir: "/var/lib/kubelet", ImageDir: "/var/lib/mote/images", ManifestsDir: "/var/lib/mote/server/manifests",
+		IngressHTTPPort: 80, IngressHTTPSPort: 443,
 		DatastoreEndpoint:  "bolt",
 		DatastoreQuota:     8 << 30,
 		DatastoreVolatile:  "leases",

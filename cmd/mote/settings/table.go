@@ -195,13 +195,23 @@ func Table() []Setting {
 			Help:  "addon that does not run and leaves nothing in the cluster; several may be joined by commas",
 			Verbs: []string{"server", "check", "run"},
 			value: func(s *Settings) value {
-				return choices(&s.Disable, "dns", "manifests", "metrics", "storage", "networkpolicy", "loadbalancer")
+				return choices(&s.Disable, "dns", "manifests", "metrics", "storage", "networkpolicy", "loadbalancer", "ingress")
 			},
 		},
 		{
 			Name: "load-balancer-pool", Section: sectionAddons, DefaultHelp: "the node's own address for all",
 			Help:  "network on the machine's link whose addresses Services of type LoadBalancer get",
 			value: func(s *Settings) value { return scalar(&s.LoadBalancerPool, "network", network) },
+		},
+		{
+			Name: "ingress-http-port", Section: sectionAddons, Default: "80",
+			Help:  "port on which Ingresses are served, on all addresses; it is taken when there is one",
+			value: func(s *Settings) value { return scalar(&s.IngressHTTPPort, "port", port) },
+		},
+		{
+			Name: "ingress-https-port", Section: sectionAddons, Default: "443",
+			Help:  "port on which Ingresses are served with TLS",
+			value: func(s *Settings) value { return scalar(&s.IngressHTTPSPort, "port", port) },
 		},
 
 		{

@@ -1,0 +1,268 @@
+// Package ingress leads requests from outside to Services by host and path, as Ingresses of class "mote" say: a reverse
+// proxy in this process, on two ports of the node.
+//
+// It owns the IngressClass mote, the two ports while there are Ingresses, and the part of their status that says at
+// which address they are reached. The way of a request: front.go accepts it, match.go finds its route in a table,
+// proxy.go passes it on, backend.go chooses the pod. routes.go makes a new table of all that is known when something
+// changes; requests take the one that is in force when they come, so none is disturbed.
+//
+// Enter with New and run the Controller as a component; Remove takes away what it left in the cluster. README.md says
+// what was decided and why.
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/addons/loadbalancer"
+)
+
+// Name is the addon's name in settings, status and logs.
+const Name = "ingress"
+
+// lookAgain is between attempts to get a port or do what failed: nobody tells when a program stops listening. Otherwise
+// there is no timer.
+const lookAgain = 15 * time.Second
+
+// Config says where to serve. It is never changed after New.
+type Config struct {
+	Access api.Access
+	// HTTPPort and HTTPSPort are served on all addresses of the machine.
+	HTTPPort, HTTPSPort int
+	// Interface is the pods' bridge, Address its own: what Ingresses' status says on a machine that has no other address.
+	Interface string
+	Address   netip.Addr
+}
+
+// Controller is the addon. It implements component.Component.
+type Controller struct {
+	cfg      Config
+	kube     kubernetes.Interface
+	objs     *api.Objects
+	events   *api.Events
+	proxy    *proxy
+	compiler compiler // used by Run only
+	ports    ports    // used by Run only
+	closing  sync.WaitGroup
+	broken   chan error // what a port that cannot be served any more says
+	ready    chan struct{}
+
+	mu      sync.Mutex // guards trouble
+	trouble []string
+	// said is what each Ingress was told by an event. Used by Run only.
+	said map[types.UID][]problem
+}
+
+// New makes the controller.
+func New(cfg Config) (*Controller, error) {
+	c := &Controller{cfg: cfg, broken: make(chan error, 2), ready: make(chan struct{}), said: make(map[types.UID][]problem)}
+	var err error
+	if c.kube, err = kubernetes.NewForConfig(cfg.Access.Admin(Name)); err != nil {
+		return nil, fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	if c.objs, err = api.NewObjects(cfg.Access.Admin(Name), Name); err != nil {
+		return nil, err
+	}
+	if c.proxy, err = newProxy(cfg.HTTPPort, cfg.HTTPSPort); err != nil {
+		return nil, err
+	}
+	c.compiler.proxy = c.proxy
+	c.ports.plain = port{number: cfg.HTTPPort, setting: "ingress-http-port"}
+	c.ports.secure = port{number: cfg.HTTPSPort, setting: "ingress-https-port", tls: &tls.Config{GetCertificate: c.proxy.getCertificate}}
+	return c, nil
+}
+
+// Remove takes back the class and the addresses that Ingresses have from us.
+func Remove(ctx context.Context, access api.Access) error {
+	kube, err := kubernetes.NewForConfig(access.Admin(Name))
+	if err != nil {
+		return fmt.Errorf("make %s's client: %w", Name, err)
+	}
+	ingresses, err := kube.NetworkingV1().Ingresses(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list Ingresses: %w", err)
+	}
+	for _, i := range ingresses.Items {
+		if err := keepStatus(ctx, kube, &i, netip.Addr{}); err != nil {
+			return err
+		}
+	}
+	objs, err := api.NewObjects(access.Admin(Name), Name)
+	if err != nil {
+		return err
+	}
+	return objs.Remove(ctx, ownObjects()...)
+}
+
+// Name implements component.Component.
+func (*Controller) Name() string { return Name }
+
+// Ready implements component.Component: the Ingresses that there were are served, as far as they can be.
+func (c *Controller) Ready(ctx context.Context) error {
+	select {
+	case <-c.ready:
+		return nil
+	case <-ctx.Done():
+		return errors.New("the Ingresses are not looked at yet")
+	}
+}
+
+// Trouble implements component.Troubled.
+func (c *Controller) Trouble() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trouble
+}
+
+// Run implements component.Component.
+func (c *Controller) Run(ctx context.Context) error {
+	c.events = api.NewEvents(c.kube, Name)
+	defer c.events.Close()
+	err := api.Retry(ctx, Name, func(ctx context.Context) error { return c.objs.Apply(ctx, ownObjects()...) })
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(err, api.ErrForeign):
+		// Somebody else's class of that name. The API must stay up for them to change their mind.
+		c.events.Warn(ownObjects()[0].Object, "NotOurs", err.Error())
+		c.note([]string{err.Error()})
+		close(c.ready)
+		<-ctx.Done()
+		return nil
+	case err != nil:
+		return err
+	}
+	changed := make(chan struct{}, 1)
+	change := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	stopAddresses, err := loadbalancer.WatchAddresses(change)
+	if err != nil {
+		return err
+	}
+	defer stopAddresses()
+	watching, stopWatches := context.WithCancel(ctx)
+	seen := &watches{kube: c.kube, change: change}
+	defer seen.running.Wait()
+	defer stopWatches()
+	seen.start(watching)
+	defer c.proxy.transports.close()
+	defer c.closing.Wait()
+	defer c.releaseAll()
+	return c.follow(ctx, watching, seen, changed)
+}
+
+// follow keeps what the Ingresses say in force. Without a change it does nothing.
+func (c *Controller) follow(ctx, watching context.Context, seen *watches, changed <-chan struct{}) error {
+	said := false
+	for first := true; ctx.Err() == nil; first = false {
+		waiting, err := c.sync(ctx, watching, seen)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !said {
+			slog.Warn("will be tried again", "component", Name, "err", err)
+		}
+		said = err != nil
+		if first {
+			close(c.ready)
+		}
+		var again <-chan time.Time
+		if waiting || err != nil {
+			again = time.After(lookAgain)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-again:
+		case err := <-c.broken:
+			return err
+		}
+	}
+	return nil
+}
+
+// sync serves the Ingresses that there are. waiting says that a port could not be had.
+func (c *Controller) sync(ctx, watching context.Context, seen *watches) (waiting bool, err error) {
+	all := typed[*networkingv1.Ingress](seen.ingresses.List())
+	mine := ours(all, typed[*networkingv1.IngressClass](seen.classes.List()))
+	found := make(problems)
+	var address netip.Addr
+	var errs []error
+	if len(mine) == 0 {
+		c.releaseAll() // others may have the ports
+		c.proxy.routes.Store(newTable())
+	} else {
+		seen.startBackends(watching)
+		if ctx.Err() != nil {
+			return false, nil
+		}
+		var routes *table
+		routes, found = c.compiler.compile(seen.objects(mine), time.Now())
+		c.proxy.routes.Store(routes)
+		node, nodeErr := loadbalancer.NodeAddress(c.cfg.Interface, c.cfg.Address)
+		errs = append(errs, nodeErr)
+		if nodeErr == nil {
+			errs = append(errs, c.serveAll(ctx, node, seen, mine, found))
+		}
+		waiting = c.ports.plain.front == nil || c.ports.secure.front == nil
+		if c.ports.plain.front != nil || c.ports.secure.front != nil {
+			address = node
+		}
+	}
+	for _, i := range all {
+		if slices.Contains(mine, i) {
+			errs = append(errs, keepStatus(ctx, c.kube, i, address))
+		} else {
+			errs = append(errs, keepStatus(ctx, c.kube, i, netip.Addr{}))
+		}
+	}
+	c.tell(mine, found)
+	return waiting, errors.Join(errs...)
+}
+
+// tell says what is wrong: each thing once by an event, and all for as long as it is so in the status.
+func (c *Controller) tell(ingresses []*networkingv1.Ingress, found problems) {
+	var trouble []string
+	for _, i := range ingresses {
+		for _, p := range found[i.UID] {
+			if !slices.Contains(c.said[i.UID], p) {
+				c.events.Warn(i, p.reason, p.message)
+			}
+			trouble = append(trouble, fmt.Sprintf("Ingress %s: %s", title(i), p.message))
+		}
+	}
+	c.said = found
+	slices.Sort(trouble)
+	c.note(trouble)
+}
+
+func (c *Controller) note(trouble []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trouble = trouble
+}
+
+// fail is told by a port that cannot be served any more.
+func (c *Controller) fail(err error) { c.broken <- err }
+
+func (c *Controller) releaseAll() {
+	c.release(&c.ports.plain)
+	c.release(&c.ports.secure)
+}

@@ -1,0 +1,156 @@
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// bodyTimeout is how long a client may pause while it sends the body of a request.
+const bodyTimeout = time.Minute
+
+// copySize is that of the buffers between backend and client.
+const copySize = 32 << 10
+
+// proxy answers all requests, by the table that is in force when one comes.
+type proxy struct {
+	routes     atomic.Pointer[table]
+	transports transports
+	buffers    buffers
+	// httpPort and httpsPort are what clients see in redirects, and backends in X-Forwarded-Port.
+	httpPort, httpsPort string
+	certificate         *tls.Certificate // of hosts that have none
+}
+
+func newProxy(httpPort, httpsPort int) (*proxy, error) {
+	p := &proxy{transports: newTransports(), httpPort: strconv.Itoa(httpPort), httpsPort: strconv.Itoa(httpsPort)}
+	p.buffers.New = func() any { return new([copySize]byte) }
+	p.routes.Store(newTable())
+	var err error
+	p.certificate, err = newDefaultCertificate()
+	return p, err
+}
+
+// ServeHTTP implements http.Handler.
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer recovered(w)
+	route := p.routes.Load().find(hostOf(r.Host), r.URL.Path)
+	switch {
+	case r.Method == http.MethodConnect:
+		http.Error(w, "405 this is no forward proxy", http.StatusMethodNotAllowed)
+	case route == nil:
+		http.Error(w, "404 no Ingress has this host and path", http.StatusNotFound)
+	case route.toHTTPS && r.TLS == nil:
+		target := *r.URL
+		target.Scheme, target.Host = "https", hostOf(r.Host)
+		if p.httpsPort != "443" {
+			target.Host += ":" + p.httpsPort
+		}
+		// 308 keeps method and body.
+		http.Redirect(w, r, target.String(), http.StatusPermanentRedirect)
+	default:
+		// Over HTTP/2 a request whose length is not known may be a stream, which pauses as it likes.
+		if r.ContentLength > 0 || r.ContentLength < 0 && r.ProtoMajor == 1 {
+			r.Body = &timedBody{r.Body, http.NewResponseController(w)}
+		}
+		route.backend.handler.ServeHTTP(w, r)
+	}
+}
+
+// recovered makes a panic an answer and a line in the log. One request must not end the cluster.
+func recovered(w http.ResponseWriter) {
+	switch problem := recover(); problem {
+	case nil:
+	case http.ErrAbortHandler: // the backend's answer broke off, and so does ours
+		panic(problem)
+	default:
+		slog.Error("a request panicked", "component", Name, "panic", problem, "stack", string(debug.Stack()))
+		w.WriteHeader(http.StatusInternalServerError)
+	}
+}
+
+// timedBody ends a request whose client does not go on with the body.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (b *timedBody) Read(buffer []byte) (int, error) {
+	_ = b.control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	n, err := b.ReadCloser.Read(buffer)
+	if err != nil {
+		// The server goes on reading, to learn when the client leaves.
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// serve makes a backend's handler.
+func (p *proxy) serve(b *backend) {
+	b.transport = p.transports[b.protocol]
+	b.handler = &httputil.ReverseProxy{
+		Transport: b, BufferPool: &p.buffers, ErrorHandler: answerError,
+		ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
+		Rewrite:  func(r *httputil.ProxyRequest) { p.rewrite(r, b.protocol) },
+	}
+}
+
+// rewrite tells the backend who asks. What the client says about that is not believed. All else goes through as it is.
+func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
+	r.Out.URL.Scheme, r.Out.URL.RawQuery = "http", r.In.URL.RawQuery
+	if to == overTLS {
+		r.Out.URL.Scheme = "https"
+	}
+	header := r.Out.Header
+	for name := range header {
+		if strings.HasPrefix(name, "X-Forwarded-") {
+			delete(header, name)
+		}
+	}
+	r.SetXForwarded()
+	port := p.httpPort
+	if r.In.TLS != nil {
+		port = p.httpsPort
+	}
+	header["X-Forwarded-Port"], header["X-Real-Ip"] = []string{port}, header["X-Forwarded-For"]
+}
+
+func answerError(w http.ResponseWriter, r *http.Request, err error) {
+	status, text := http.StatusBadGateway, "502 the Service did not answer"
+	var network net.Error
+	switch {
+	case errors.Is(err, context.Canceled): // the client is gone
+		return
+	case errors.Is(err, errNoEndpoint):
+		status, text = http.StatusServiceUnavailable, "503 the Service has no ready pod"
+	case errors.As(err, &network) && network.Timeout():
+		status, text = http.StatusGatewayTimeout, "504 the Service did not answer in time"
+	}
+	slog.Debug("a request was not answered", "component", Name, "host", r.Host, "path", r.URL.Path, "err", err)
+	http.Error(w, text, status)
+}
+
+// getCertificate is for tls.Config.
+func (p *proxy) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c := p.routes.Load().certificate(hostOf(hello.ServerName)); c != nil {
+		return c, nil
+	}
+	return p.certificate, nil
+}
+
+// buffers implements httputil.BufferPool.
+type buffers struct{ sync.Pool }
+
+func (b *buffers) Get() []byte       { return b.Pool.Get().(*[copySize]byte)[:] }
+func (b *buffers) Put(buffer []byte) { b.Pool.Put((*[copySize]byte)(buffer)) }
