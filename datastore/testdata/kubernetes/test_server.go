@@ -4,6 +4,7 @@ package testserver
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -30,7 +31,16 @@ func RunEtcd(t testing.TB, cfg *Config) *kubernetes.Client {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	dir := t.TempDir()
+	// The names of tests, and so of their folders, have commas, which end an address for gRPC.
+	dir, err := os.MkdirTemp("", "store-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	d, err := datastore.New(datastore.Config{
 		Path: filepath.Join(dir, "state.db"), Socket: filepath.Join(dir, "s"),
 		ProgressInterval: cfg.WatchProgressNotifyInterval,
