@@ -68,7 +68,7 @@ func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 	if same, err := s.copyFile(file, wal); !same || err != nil {
 		return nil, err
 	}
-	db, err := openDB(s.path+" (copy)", file)
+	db, err := openDB(s.path+" (copy)", file, options())
 	if err != nil {
 		return nil, err
 	}
