@@ -163,6 +163,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer stopWatches()
 	seen.start(watching)
 	defer c.proxy.transports.close()
+	defer c.compiler.nothing()
 	defer c.closing.Wait()
 	defer c.releaseAll()
 	return c.follow(ctx, watching, seen, changed)
@@ -207,7 +208,7 @@ func (c *Controller) sync(ctx, watching context.Context, seen *watches) (waiting
 	var errs []error
 	if len(mine) == 0 {
 		c.releaseAll() // others may have the ports
-		c.proxy.routes.Store(newTable())
+		c.proxy.routes.Store(c.compiler.nothing())
 	} else {
 		seen.startBackends(watching)
 		if ctx.Err() != nil {
