@@ -3,7 +3,7 @@
 //
 // It owns the IngressClass mote, the two ports while there are Ingresses, and the part of their status that says at
 // which address they are reached. The way of a request: front.go accepts it, match.go finds its route in a table,
-// proxy.go passes it on, backend.go chooses the pod. routes.go makes a new table of all that is known when something
+// proxy.go passes it on, backend.go chooses the pod, direct.go asks it. routes.go makes a new table of all that is known when something
 // changes; requests take the one that is in force when they come, so none is disturbed.
 //
 // Enter with New and run the Controller as a component; Remove takes away what it left in the cluster. README.md says
