@@ -44,7 +44,7 @@ func Open(files Files, from uint64, marked bool, replay func(payload []byte) err
 	}
 	found := Found{Next: max(from, second.seq+1, first.behindSeq+1, second.behindSeq+1)}
 	switch {
-	case second.seq == 0 && marked && last.old+2 != from:
+	case second.seq == 0 && marked && (last.old == 0 || last.old+2 != from):
 		found.Damage = fmt.Errorf("%w: sequence %d is gone", ErrDamaged, from)
 	case second.seq == 0:
 	case first.seq == 0 && second.seq > from, first.seq != 0 && second.seq != first.seq+1, first.seq > from:

@@ -169,6 +169,16 @@ func TestDamageIsFound(t *testing.T) {
 	require.ErrorIs(t, found.Damage, wal.ErrDamaged, "a sequence is gone")
 }
 
+// TestEmptiedLogIsDamage: whatever sequence a checkpoint names, its first frame had been on the disk.
+func TestEmptiedLogIsDamage(t *testing.T) {
+	for from := uint64(1); from < 5; from++ {
+		empty := waltest.New(rand.New(rand.NewPCG(1, 2)))
+		_, found, err := wal.Open(empty.Files(), from, true, func([]byte) error { return nil })
+		require.NoError(t, err)
+		require.ErrorIs(t, found.Damage, wal.ErrDamaged, "sequence %d is gone", from)
+	}
+}
+
 // TestDamageAtTheEndIsTold: it cannot be told from a torn write, but both from a log that ended well.
 func TestDamageAtTheEndIsTold(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
