@@ -2,9 +2,11 @@ package networkpolicy
 
 import (
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // TestNextLifeLetsNothingThrough: the rules of a former life are taken over under the packets' feet.
@@ -19,13 +21,18 @@ func TestNextLifeLetsNothingThrough(t *testing.T) {
 			var written chan error
 			live := func() {
 				written = make(chan error, 1)
-				go l.in(l.node, func() {
-					rules, err := open()
+				go func() {
+					runtime.LockOSThread() // the thread ends with the goroutine
+					err := unix.Setns(l.node.ns, unix.CLONE_NEWNET)
+					var rules enforcer
+					if err == nil {
+						rules, err = open()
+					}
 					if err == nil {
 						err = rules.write(t.Context(), want)
 					}
 					written <- err
-				})
+				}()
 			}
 			live()
 			require.NoError(t, <-written)
