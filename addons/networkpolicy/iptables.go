@@ -226,7 +226,7 @@ func (t *ipTables) writeChains(ctx context.Context, want *ruleset) error {
 		case want.enforcing:
 			err = family.table.write(ctx, family.chains(want), hooks(want.bridge))
 		default:
-			err = family.table.remove()
+			err = family.table.remove(ctx)
 		}
 		if err != nil {
 			return err
