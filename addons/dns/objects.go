@@ -126,7 +126,8 @@ func roleBinding() *rbacv1.ClusterRoleBinding {
 	}
 }
 
-// defaultCorefile is upstream's for Kubernetes, but for what would open ports on the machine.
+// defaultCorefile is upstream's for Kubernetes, but for what would open ports on the machine, and for how often a name
+// server that does not answer is tried: each half second, day and night, on a machine that is offline.
 func (c Config) defaultCorefile() string {
 	return fmt.Sprintf(`# mote reads this ConfigMap; a change is in force within seconds. When it is wrong the last good one
 # stays, and an event here says why. %[3]s holds additions: *.override for this
@@ -143,6 +144,7 @@ func (c Config) defaultCorefile() string {
     import custom/*.override
     forward . /etc/resolv.conf {
         max_concurrent 1000
+        health_check 10s
     }
     cache 30 {
         disable success %[1]s

@@ -51,6 +51,7 @@ var errNoEndpoint = errors.New("the Service has no ready endpoint")
 type endpoint struct {
 	address string
 	aside   atomic.Int64 // until then (Unix time in ns) others are asked first
+	kept    keptConnections
 }
 
 // backend is a Service's port. It implements http.RoundTripper, to one of its endpoints.
@@ -59,7 +60,8 @@ type backend struct {
 	protocol  protocol
 	endpoints []*endpoint
 	next      atomic.Uint32
-	transport http.RoundTripper
+	direct    direct
+	transport *http.Transport
 	handler   http.Handler
 }
 
@@ -76,7 +78,7 @@ func (b *backend) RoundTrip(r *http.Request) (*http.Response, error) {
 	for try := range uint32(maxTries) {
 		e := b.pick(turn + try)
 		r.URL.Host = e.address
-		response, err := b.transport.RoundTrip(r)
+		response, err := b.ask(r, e)
 		if !unconnected(err) {
 			return response, err
 		}
@@ -86,6 +88,13 @@ func (b *backend) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return nil, errNoEndpoint
+}
+
+func (b *backend) ask(r *http.Request, e *endpoint) (*http.Response, error) {
+	if b.protocol == plain && b.direct.suits(r) {
+		return b.direct.roundTrip(r, e)
+	}
+	return b.transport.RoundTrip(r)
 }
 
 // pick is the endpoint whose turn it is, or the next that was not put aside.

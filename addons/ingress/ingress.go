@@ -3,7 +3,7 @@
 //
 // It owns the IngressClass mote, the two ports while there are Ingresses, and the part of their status that says at
 // which address they are reached. The way of a request: front.go accepts it, match.go finds its route in a table,
-// proxy.go passes it on, backend.go chooses the pod. routes.go makes a new table of all that is known when something
+// proxy.go passes it on, backend.go chooses the pod, direct.go asks it. routes.go makes a new table of all that is known when something
 // changes; requests take the one that is in force when they come, so none is disturbed.
 //
 // Enter with New and run the Controller as a component; Remove takes away what it left in the cluster. README.md says
@@ -163,6 +163,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer stopWatches()
 	seen.start(watching)
 	defer c.proxy.transports.close()
+	defer c.compiler.nothing()
 	defer c.closing.Wait()
 	defer c.releaseAll()
 	return c.follow(ctx, watching, seen, changed)
@@ -207,7 +208,7 @@ func (c *Controller) sync(ctx, watching context.Context, seen *watches) (waiting
 	var errs []error
 	if len(mine) == 0 {
 		c.releaseAll() // others may have the ports
-		c.proxy.routes.Store(newTable())
+		c.proxy.routes.Store(c.compiler.nothing())
 	} else {
 		seen.startBackends(watching)
 		if ctx.Err() != nil {

@@ -101,6 +101,7 @@ func (b *timedBody) Read(buffer []byte) (int, error) {
 // serve makes a backend's handler.
 func (p *proxy) serve(b *backend) {
 	b.transport = p.transports[b.protocol]
+	b.direct = direct{b.transport.DialContext}
 	b.handler = &httputil.ReverseProxy{
 		Transport: b, BufferPool: &p.buffers, ErrorHandler: answerError,
 		ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),

@@ -86,9 +86,20 @@ func (c *compiler) compile(from objects, now time.Time) (*table, problems) {
 		m.addTLS(ingress)
 		m.addRules(ingress)
 	}
+	for address, e := range c.endpoints {
+		if m.endpoints[address] == nil {
+			e.kept.close()
+		}
+	}
 	c.endpoints = m.endpoints
 	c.certificates.forget()
 	return m.table, m.problems
+}
+
+// nothing is the table without an Ingress. It forgets all that was known, and the connections to pods.
+func (c *compiler) nothing() *table {
+	t, _ := c.compile(objects{}, time.Time{})
+	return t
 }
 
 func title(i *networkingv1.Ingress) string { return i.Namespace + "/" + i.Name }

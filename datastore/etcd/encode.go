@@ -29,15 +29,15 @@ type rangeEncoder struct {
 	start, head, tail []byte
 }
 
+// endSize is about what comes behind the last key.
+const endSize = 32
+
 // largestPiece is what a long answer's buffers have: two of HTTP/2's frames.
 const largestPiece = 32 << 10
 
 func (e *rangeEncoder) write(b []byte) {
 	for len(b) > 0 {
-		if e.last == nil {
-			e.last = e.pool.Get(min(max(len(b), e.total), largestPiece))
-			*e.last = (*e.last)[:cap(*e.last)]
-		}
+		e.expect(len(b))
 		n := copy((*e.last)[e.used:], b)
 		e.used += n
 		e.total += n
@@ -45,6 +45,14 @@ func (e *rangeEncoder) write(b []byte) {
 		if e.used == len(*e.last) {
 			e.flush()
 		}
+	}
+}
+
+// expect takes a buffer for the next n bytes, if there is none: for a long answer a larger one, in vain at most as large as all before.
+func (e *rangeEncoder) expect(n int) {
+	if e.last == nil {
+		e.last = e.pool.Get(min(max(n, e.total), largestPiece))
+		*e.last = (*e.last)[:cap(*e.last)]
 	}
 }
 
@@ -68,6 +76,7 @@ func (e *rangeEncoder) add(kv *bolt.KV) {
 	e.tail = appendInt(e.tail[:0], kvLease, kv.Lease)
 	e.start = protowire.AppendTag(e.start[:0], rangeKVs, protowire.BytesType)
 	e.start = protowire.AppendVarint(e.start, uint64(len(b)+len(kv.Value)+len(e.tail)))
+	e.expect(len(e.start) + len(b) + len(kv.Value) + len(e.tail) + endSize)
 	e.write(e.start)
 	e.write(e.head)
 	e.write(kv.Value)

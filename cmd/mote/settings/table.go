@@ -205,7 +205,7 @@ func Table() []Setting {
 		},
 		{
 			Name: "ingress-http-port", Section: sectionAddons, Default: "80",
-			Help:  "port on which Ingresses are served, on all addresses; it is taken when there is one",
+			Help:  "port on which Ingresses are served, on all addresses, while there are any",
 			value: func(s *Settings) value { return scalar(&s.IngressHTTPPort, "port", port) },
 		},
 		{

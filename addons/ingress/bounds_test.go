@@ -1,0 +1,53 @@
+package ingress
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// deadlines is a ResponseWriter that notes how long a read may take.
+type deadlines struct {
+	http.ResponseWriter
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(at time.Time) error {
+	d.set = append(d.set, at)
+	return nil
+}
+
+// TestPausesInBodiesAreBounded: each read has its time, and afterwards the connection has all it wants.
+func TestPausesInBodiesAreBounded(t *testing.T) {
+	d := &deadlines{}
+	body := &timedBody{io.NopCloser(strings.NewReader("body")), http.NewResponseController(d)}
+	read, err := io.ReadAll(body)
+	require.NoError(t, err)
+	require.Equal(t, "body", string(read))
+	require.Len(t, d.set, 3)
+	require.WithinRange(t, d.set[0], time.Now(), time.Now().Add(bodyTimeout))
+	require.False(t, d.set[1].Before(d.set[0]))
+	require.Zero(t, d.set[2])
+}
+
+func TestPanicsAreAnswered(t *testing.T) {
+	l := newLab(t)
+	l.lead("web", "", says(t, "web"))
+	l.add(`{rules: [{host: a.test, http: {paths: [{path: /, pathType: Prefix, backend: ` + toWeb + `}]}}]}`)
+	l.apply()
+	l.proxy.routes.Load().host("broken.test").addPrefix("/", &route{backend: &backend{}})
+	status, _ := l.get("http://broken.test/")
+	require.Equal(t, http.StatusInternalServerError, status)
+	status, body := l.get("http://a.test/")
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, "web", body)
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		defer recovered(httptest.NewRecorder())
+		panic(http.ErrAbortHandler)
+	})
+}

@@ -1,0 +1,209 @@
+package ingress
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// direct asks an endpoint over HTTP/1.1 in the goroutine of the request. http.Transport has two goroutines for each
+// connection, which costs a third of all processor time where requests are small. It is for requests that have no
+// body and can be repeated, most of all requests: those need no more than this.
+type direct struct {
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// suits says whether a request can go this way.
+func (direct) suits(r *http.Request) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.Body == nil || r.Body == http.NoBody) &&
+		r.Header["Upgrade"] == nil
+}
+
+// roundTrip asks over a connection that was kept, and over a new one when the endpoint has closed those.
+func (d direct) roundTrip(r *http.Request, e *endpoint) (*http.Response, error) {
+	for {
+		c := e.kept.take()
+		reused := c != nil
+		if !reused {
+			conn, err := d.dial(r.Context(), "tcp", e.address)
+			if err != nil {
+				return nil, err
+			}
+			c = newConnection(conn, &e.kept)
+		}
+		response, silent, err := c.ask(r)
+		switch {
+		case err == nil:
+			return response, nil
+		case r.Context().Err() != nil:
+			return nil, r.Context().Err()
+		case !reused || !silent:
+			return nil, fmt.Errorf("ask %s: %w", e.address, err)
+		}
+	}
+}
+
+// connection is one to an endpoint, which has one request at a time.
+type connection struct {
+	net.Conn
+	home    *keptConnections
+	limit   io.LimitedReader // of what is read ahead
+	reader  *bufio.Reader
+	writer  *bufio.Writer
+	expires time.Time
+}
+
+func newConnection(conn net.Conn, home *keptConnections) *connection {
+	c := &connection{Conn: conn, home: home, limit: io.LimitedReader{R: conn}, writer: bufio.NewWriter(conn)}
+	c.reader = bufio.NewReader(&c.limit)
+	return c
+}
+
+// ask sends a request and reads the header of its answer. silent says that the endpoint has not said a word: it has
+// closed the connection before. After an error the connection is closed.
+func (c *connection) ask(r *http.Request) (response *http.Response, silent bool, err error) {
+	stop := context.AfterFunc(r.Context(), func() { c.Close() })
+	defer func() {
+		if err != nil {
+			stop()
+			c.Close()
+		}
+	}()
+	if err = r.Write(c.writer); err == nil {
+		err = c.writer.Flush()
+	}
+	if err != nil {
+		return nil, true, err
+	}
+	c.limit.N = maxAnswerHeader
+	if _, err = c.reader.Peek(1); err != nil {
+		return nil, true, err
+	}
+	for {
+		if response, err = http.ReadResponse(c.reader, r); err != nil {
+			return nil, false, err
+		}
+		if response.StatusCode >= http.StatusOK {
+			break
+		}
+		if response.StatusCode == http.StatusSwitchingProtocols {
+			return nil, false, fmt.Errorf("the answer is 101, which was not asked for")
+		}
+	}
+	c.limit.N = math.MaxInt64
+	body := &answerBody{ReadCloser: response.Body, connection: c, keep: !response.Close, stop: stop}
+	if response.Body == http.NoBody || response.ContentLength == 0 {
+		body.finish(true)
+	}
+	response.Body = body
+	return response, false, nil
+}
+
+// answerBody gives its connection back when it was read, and closes it otherwise.
+type answerBody struct {
+	io.ReadCloser
+	connection *connection // nil when it was given back
+	keep       bool
+	stop       func() bool
+}
+
+func (b *answerBody) Read(buffer []byte) (int, error) {
+	n, err := b.ReadCloser.Read(buffer)
+	if err != nil {
+		b.finish(err == io.EOF)
+	}
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	b.finish(false)
+	return nil
+}
+
+func (b *answerBody) finish(whole bool) {
+	if b.connection == nil {
+		return
+	}
+	c := b.connection
+	b.connection = nil
+	if !b.stop() || !whole || !b.keep || c.reader.Buffered() > 0 || !c.home.put(c) {
+		c.Close()
+	}
+}
+
+// keptConnections are those to an endpoint that have no request.
+type keptConnections struct {
+	mu    sync.Mutex
+	idle  []*connection // the freshest last
+	timer *time.Timer   // nil when nothing is kept
+	gone  bool          // the endpoint is in no table any more
+}
+
+// take is the freshest connection, nil when there is none.
+func (k *keptConnections) take() *connection {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.idle) == 0 {
+		return nil
+	}
+	c := k.idle[len(k.idle)-1]
+	k.idle = k.idle[:len(k.idle)-1]
+	return c
+}
+
+// put keeps a connection, unless there are enough.
+func (k *keptConnections) put(c *connection) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.gone || len(k.idle) >= keptForEach {
+		return false
+	}
+	c.expires = time.Now().Add(keptFor)
+	k.idle = append(k.idle, c)
+	if k.timer == nil {
+		k.timer = time.AfterFunc(keptFor, k.expire)
+	}
+	return true
+}
+
+// expire closes what was not used for long.
+func (k *keptConnections) expire() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	fresh := slices.IndexFunc(k.idle, func(c *connection) bool { return c.expires.After(now) })
+	if fresh < 0 {
+		fresh = len(k.idle)
+	}
+	closeAll(k.idle[:fresh])
+	if k.idle = slices.Delete(k.idle, 0, fresh); len(k.idle) == 0 {
+		k.timer = nil
+		return
+	}
+	k.timer.Reset(k.idle[0].expires.Sub(now))
+}
+
+// close is for an endpoint that nobody asks any more.
+func (k *keptConnections) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.gone = true
+	closeAll(k.idle)
+	k.idle = nil
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+}
+
+func closeAll(all []*connection) {
+	for _, c := range all {
+		c.Close()
+	}
+}
