@@ -11,7 +11,10 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // direct asks an endpoint over HTTP/1.1 in the goroutine of the request. http.Transport has two goroutines for each
@@ -32,6 +35,10 @@ func (d direct) roundTrip(r *http.Request, e *endpoint) (*http.Response, error) 
 	for {
 		c := e.kept.take()
 		reused := c != nil
+		if reused && !c.quiet() {
+			c.Close()
+			continue
+		}
 		if !reused {
 			conn, err := d.dial(r.Context(), "tcp", e.address)
 			if err != nil {
@@ -72,6 +79,26 @@ func newConnection(conn net.Conn, home *keptConnections) *connection {
 	c := &connection{Conn: conn, home: home, limit: io.LimitedReader{R: conn}, writer: bufio.NewWriter(conn)}
 	c.reader = bufio.NewReader(&c.limit)
 	return c
+}
+
+// quiet says that the endpoint has neither closed the connection nor said more than it was asked for, as some do to HEAD or
+// when they give up waiting: the next request, which is somebody else's, would take that for its answer.
+func (c *connection) quiet() bool {
+	conn, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	socket, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var next [1]byte
+	var peeked error
+	err = socket.Read(func(fd uintptr) bool {
+		_, _, peeked = unix.Recvfrom(int(fd), next[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return true
+	})
+	return err == nil && errors.Is(peeked, unix.EAGAIN)
 }
 
 // ask sends a request and reads the header of its answer. silent says that the endpoint has not said a word: it has

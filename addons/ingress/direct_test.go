@@ -101,6 +101,40 @@ func TestClosedWhileIdle(t *testing.T) {
 	}
 }
 
+// TestStrayAnswer: what a backend says without being asked is nobody's answer.
+func TestStrayAnswer(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	answered, strayed := make(chan struct{}), make(chan struct{})
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := conn.Read(make([]byte, 1000)); err != nil {
+				t.Error(err)
+			}
+			fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			<-answered
+			fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray")
+			strayed <- struct{}{}
+			defer conn.Close()
+		}
+	}()
+	l := newLab(t)
+	l.lead("web", "", listener.Addr().String())
+	l.add(`{defaultBackend: ` + toWeb + `}`)
+	l.apply()
+	for range 3 {
+		status, body := l.get("http://a.test/")
+		require.Equal(t, "200 ok", fmt.Sprint(status, " ", body))
+		answered <- struct{}{}
+		<-strayed
+	}
+}
+
 func TestAnswersThatCannotBeRead(t *testing.T) {
 	for answer, want := range map[string]string{
 		"nonsense\r\n\r\n": "502",

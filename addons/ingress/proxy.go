@@ -48,6 +48,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodConnect:
 		http.Error(w, "405 this is no forward proxy", http.StatusMethodNotAllowed)
+	case r.URL.Opaque != "": // "http:admin" has no path to judge, and some servers take it for /admin
+		http.Error(w, "400 the request's target is no path", http.StatusBadRequest)
 	case route == nil:
 		http.Error(w, "404 no Ingress has this host and path", http.StatusNotFound)
 	case route.toHTTPS && r.TLS == nil:
@@ -124,13 +126,20 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
 		port = p.httpsPort
 	}
 	header["X-Forwarded-Port"], header["X-Real-Ip"] = []string{port}, header["X-Forwarded-For"]
+	if strings.Contains(strings.ToLower(header.Get("Upgrade")), "h2c") {
+		// What follows would be requests that nobody judges. A server may always go on without; RFC 9113, 3.1, has deprecated it.
+		header.Del("Upgrade")
+		header.Del("Connection")
+		header.Del("Http2-Settings")
+	}
 }
 
 func answerError(w http.ResponseWriter, r *http.Request, err error) {
 	status, text := http.StatusBadGateway, "502 the Service did not answer"
 	switch {
-	case errors.Is(err, context.Canceled): // the client is gone
-		return
+	case errors.Is(err, context.Canceled):
+		// The client is gone, or has closed its half of the connection and would take our silence for an empty 200.
+		panic(http.ErrAbortHandler)
 	case errors.Is(err, errNoEndpoint):
 		status, text = http.StatusServiceUnavailable, "503 the Service has no ready pod"
 	case timedOut(err):

@@ -238,6 +238,63 @@ func TestUpgrade(t *testing.T) {
 }
 
 // TestReloadUnderLoad: routes and endpoints change all the time, and no request notices.
+// exchange is the status that the lab answers with to text.
+func (l *lab) exchange(text string) int {
+	l.t.Helper()
+	conn, err := net.Dial("tcp", l.http)
+	require.NoError(l.t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, text)
+	require.NoError(l.t, err)
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(l.t, err)
+	return answer.StatusCode
+}
+
+// TestNoTunnel: the backend is not asked to change to HTTP/2, in which requests would pass that we do not see.
+func TestNoTunnel(t *testing.T) {
+	l := newLab(t)
+	asked := make(chan http.Header, 1)
+	l.lead("web", "", server(t, func(_ http.ResponseWriter, r *http.Request) { asked <- r.Header }))
+	l.add(`{defaultBackend: ` + toWeb + `}`)
+	l.apply()
+	for _, wish := range []string{"h2c", "H2C", "websocket, h2c"} {
+		require.Equal(t, 200, l.exchange("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: "+wish+"\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"))
+		header := <-asked
+		for _, name := range []string{"Connection", "Upgrade", "Http2-Settings"} {
+			require.Empty(t, header.Values(name), wish)
+		}
+	}
+}
+
+// TestTargetWithoutPath: where only / is served, "http:admin" must not reach a backend that takes it for /admin.
+func TestTargetWithoutPath(t *testing.T) {
+	l := newLab(t)
+	l.lead("web", "") // without a pod: 503 is what would reach it
+	l.add(`{rules: [{host: a.test, http: {paths: [{path: /, pathType: Exact, backend: ` + toWeb + `}]}}]}`)
+	l.apply()
+	for target, want := range map[string]int{"http:admin": 400, "http:%2fadmin": 400, "/admin": 404, "http://a.test": 503} {
+		require.Equal(t, want, l.exchange("GET "+target+" HTTP/1.1\r\nHost: a.test\r\n\r\n"), target)
+	}
+}
+
+// TestHalfClosed: a client that closes its half, and so is taken for gone, is not told that all is well.
+func TestHalfClosed(t *testing.T) {
+	l := newLab(t)
+	l.lead("web", "", server(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	l.add(`{defaultBackend: ` + toWeb + `}`)
+	l.apply()
+	conn, err := net.Dial("tcp", l.http)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	require.NoError(t, err)
+	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Empty(t, answer)
+}
+
 func TestReloadUnderLoad(t *testing.T) {
 	l := newLab(t)
 	one, other := says(t, "web"), says(t, "web")

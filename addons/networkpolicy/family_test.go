@@ -110,3 +110,22 @@ exit 3
 		})
 	}
 }
+
+// TestOtherFamilyFails: policies are in force in the pods' family, whatever the programs of the other one say.
+func TestOtherFamilyFails(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	runtime.LockOSThread() // and the thread ends with the test
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
+	rules, err := openIPTables(familyOf(netip.MustParseAddr(nodeIP)))
+	require.NoError(t, err)
+	if rules.others == nil {
+		t.Skip("needs a kernel with IPv6")
+	}
+	rules.others.restore = "false"
+	require.Error(t, rules.write(t.Context(), compile(testCluster(denyAll))))
+	printed, err := exec.Command("iptables", "-t", iptTable, "-S", "FORWARD").CombinedOutput()
+	require.NoError(t, err)
+	require.Contains(t, string(printed), iptPrefix)
+}

@@ -214,23 +214,20 @@ func removeSets(sets *netlink.Handle, wanted map[string]map[string]bool) error {
 	return nil
 }
 
-// writeChains has the chains of either family be there, or none.
+// writeChains has the chains of either family be there, or none. What fails of one does not keep the other.
 func (t *ipTables) writeChains(ctx context.Context, want *ruleset) error {
+	var errs []error
 	for _, family := range []struct {
 		table  *ipChains
 		chains func(*ruleset) map[string][]string
 	}{{t.others, droppingChains}, {t.judge, chainsOf}} {
-		var err error
 		switch {
 		case family.table == nil:
 		case want.enforcing:
-			err = family.table.write(ctx, family.chains(want), hooks(want.bridge))
+			errs = append(errs, family.table.write(ctx, family.chains(want), hooks(want.bridge)))
 		default:
-			err = family.table.remove(ctx)
-		}
-		if err != nil {
-			return err
+			errs = append(errs, family.table.remove(ctx))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -107,7 +107,7 @@ func (s *Store) checkpointer() {
 		switch err := s.writeCheckpoint(cp); {
 		case err == nil:
 			s.mu.Lock()
-			s.layers = s.layers[:1:1]
+			s.layers = []*layer{s.layers[0]} // a part of the slice would keep the memory of all
 			s.mu.Unlock()
 			cp.layer = nil // the writer keeps the checkpoint until it needs another one
 			s.space.full.Store(false)

@@ -52,9 +52,9 @@ const (
 // copyAside returns nil if the store is not small, or its disk has no files without names.
 func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 	var cp *checkpoint
-	var wal int64
+	var at position
 	_, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
-		cp, wal = s.remains(tx.view), getMeta(tx.view.meta, metaWAL)
+		cp, at = s.remains(tx.view), positionOf(tx.view.meta)
 		return tx.refuse(nil), nil
 	})
 	if err != nil || cp == nil {
@@ -65,7 +65,7 @@ func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 		return nil, nil
 	}
 	defer file.Close()
-	if same, err := s.copyFile(file, wal); !same || err != nil {
+	if same, err := s.copyFile(file, at); !same || err != nil {
 		return nil, err
 	}
 	db, err := openDB(s.path+" (copy)", file, options())
@@ -102,13 +102,20 @@ func (s *Store) remains(v *view) *checkpoint {
 	return &checkpoint{layer: all, revision: v.revision, compacted: v.compacted, ceiling: s.ceiling, wal: s.wal.Seq() + 1}
 }
 
-// copyFile copies the store's file, unless it has changed since its part of the log began with wal.
-func (s *Store) copyFile(to *os.File, wal int64) (same bool, err error) {
+// position tells a file from that of another checkpoint. The log's sequence alone does not: one of volatile keys begins none.
+type position struct{ wal, revision, compacted int64 }
+
+func positionOf(meta *bbolt.Bucket) position {
+	return position{getMeta(meta, metaWAL), getMeta(meta, metaRevision), getMeta(meta, metaCompacted)}
+}
+
+// copyFile copies the store's file, unless a checkpoint has changed it since it was at a position.
+func (s *Store) copyFile(to *os.File, at position) (same bool, err error) {
 	tx, err := s.db.Begin(false)
 	if err != nil {
 		return false, closedError(err)
 	}
-	if same = getMeta(tx.Bucket(bucketMeta()), metaWAL) == wal; same {
+	if same = positionOf(tx.Bucket(bucketMeta())) == at; same {
 		_, err = tx.WriteTo(to)
 	}
 	if isNoSpace(err) {

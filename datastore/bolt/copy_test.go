@@ -44,6 +44,36 @@ func TestCopy(t *testing.T) {
 	}
 }
 
+// TestCopyMissesCheckpoint: a file that a checkpoint has changed meanwhile is not taken for the one that was looked at, also when
+// there was nothing in the log.
+func TestCopyMissesCheckpoint(t *testing.T) {
+	ctx := t.Context()
+	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{Volatile: []string{"sign/"}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	put := func() {
+		_, err := s.Write(ctx, Write{Key: "sign/of-life"})
+		require.NoError(t, err)
+		require.NoError(t, s.Checkpoint(ctx))
+	}
+	put()
+	var at position
+	look := func(v *view) error { at = positionOf(v.meta); return nil }
+	require.NoError(t, s.view(look))
+	file, err := unnamed(t.TempDir())
+	require.NoError(t, err)
+	defer file.Close()
+	same, err := s.copyFile(file, at)
+	require.NoError(t, err)
+	require.True(t, same)
+	sequence := s.wal.Seq()
+	put()
+	require.Equal(t, sequence, s.wal.Seq())
+	same, err = s.copyFile(file, at)
+	require.NoError(t, err)
+	require.False(t, same)
+}
+
 // copied makes a copy, and returns the revisions of the keys of the store that is made of it.
 func copied(t *testing.T, s *Store) map[string]int64 {
 	c, err := s.Copy(t.Context())

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 )
@@ -48,4 +50,14 @@ func TestBurstEnds(t *testing.T) {
 		require.False(t, s.burst.armed)
 		require.NoError(t, s.Close())
 	})
+}
+
+// TestCheckpointLetsGo: what a checkpoint has put into the file does not stay in memory.
+func TestCheckpointLetsGo(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	_, err := s.create(t.Context(), "key", []byte("value"))
+	require.NoError(t, err)
+	layer := weak.Make(s.newest())
+	require.NoError(t, s.Checkpoint(t.Context()))
+	require.Eventually(t, func() bool { runtime.GC(); return layer.Value() == nil }, 10*time.Second, 10*time.Millisecond)
 }
