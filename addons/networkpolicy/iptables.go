@@ -76,8 +76,7 @@ func openSets() (*netlink.Handle, error) {
 }
 
 func (t *ipTables) present(context.Context) (bool, error) {
-	chains, err := t.judge.ours()
-	return len(chains) > 0, err
+	return t.judge.leads()
 }
 
 func (t *ipTables) remove(ctx context.Context) error { return t.write(ctx, &ruleset{}) }

@@ -87,6 +87,15 @@ func hooks(bridge string) []hook {
 	}
 }
 
+// leads says whether packets are led to our chains: the end of a life that wrote them may have come before.
+func (c *ipChains) leads() (bool, error) {
+	rules, err := c.ipt.List(iptTable, "FORWARD")
+	if err != nil {
+		return false, fmt.Errorf("list iptables chain FORWARD: %w", err)
+	}
+	return slices.ContainsFunc(rules, func(rule string) bool { return strings.HasSuffix(rule, "-j "+chainName("forward")) }), nil
+}
+
 // write writes all chains in one go, if one of them changed, and then leads packets there.
 func (c *ipChains) write(ctx context.Context, chains map[string][]string, hooks []hook) error {
 	if err := c.learn(); err != nil {

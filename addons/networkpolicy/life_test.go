@@ -53,3 +53,21 @@ func TestNextLifeLetsNothingThrough(t *testing.T) {
 		})
 	}
 }
+
+// TestChainsAloneAreNoRules: a life that ended before it led packets to its chains has left nothing in force.
+func TestChainsAloneAreNoRules(t *testing.T) {
+	l := newLab(t, false, "web", "client")
+	l.in(l.node, func() {
+		rules, err := openIPTables(familyOf(netip.MustParseAddr(nodeIP)))
+		require.NoError(t, err)
+		require.NoError(t, rules.judge.write(t.Context(), droppingChains(&ruleset{bridge: bridge}), nil))
+		present, err := rules.present(t.Context())
+		require.NoError(t, err)
+		require.False(t, present)
+		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
+		present, err = rules.present(t.Context())
+		require.NoError(t, err)
+		require.True(t, present)
+	})
+	l.reach(t, "client web tcp 80 no")
+}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -351,6 +352,8 @@ func testPolicyBadInput(t *testing.T, l *policyLab) {
 
 // testPolicyRestart: policies hold while mote is down, while it starts, and afterwards.
 func testPolicyRestart(t *testing.T, l *policyLab) {
+	l.apply(t)
+	l.expect(t, "client web tcp 80 yes") // what denies then is this policy, and no former one on its way out
 	l.apply(t, denyWeb)
 	l.expect(t, `
 		client web tcp 80 no
@@ -378,9 +381,10 @@ func testPolicyRestart(t *testing.T, l *policyLab) {
 			}
 		}
 	}()
-	defer func() { <-done }()
-	defer close(ready)
+	stop := sync.OnceFunc(func() { close(ready); <-done })
+	defer stop()
 	l.s.WaitReady(t)
+	stop()
 	steady()
 	l.h.Kubectl(t, "delete", "networkpolicy", "-n", "red", "--all")
 	l.expect(t, "client web tcp 80 yes")
