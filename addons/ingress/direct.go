@@ -54,8 +54,15 @@ func (d direct) roundTrip(r *http.Request, e *endpoint) (*http.Response, error) 
 			return nil, r.Context().Err()
 		case !reused || !silent:
 			return nil, fmt.Errorf("ask %s: %w", e.address, err)
+		case timedOut(err):
+			e.kept.drop() // a policy forbids them all: each would take as long
 		}
 	}
+}
+
+func timedOut(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) && network.Timeout()
 }
 
 // connection is one to an endpoint, which has one request at a time.
@@ -228,6 +235,14 @@ func (k *keptConnections) close() {
 	if k.timer != nil {
 		k.timer.Stop()
 	}
+}
+
+// drop closes all that are kept now.
+func (k *keptConnections) drop() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	closeAll(k.idle)
+	k.idle = nil
 }
 
 func closeAll(all []*connection) {

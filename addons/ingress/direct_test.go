@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -242,4 +243,37 @@ func TestKeptConnectionsExpire(t *testing.T) {
 		ours, _ := net.Pipe()
 		require.False(t, k.put(newConnection(ours, &k)))
 	})
+}
+
+// forbidden is a connection whose packets are dropped until the kernel gives up.
+type forbidden struct {
+	net.Conn
+	asked, closed *int
+}
+
+func (forbidden) Write(b []byte) (int, error) { return len(b), nil }
+
+func (f forbidden) Read([]byte) (int, error) {
+	*f.asked++
+	return 0, os.ErrDeadlineExceeded
+}
+
+func (f forbidden) Close() error {
+	*f.closed++
+	return nil
+}
+
+// TestForbiddenConnectionsAreNotTriedOneByOne: after the first all are given up for a new one.
+func TestForbiddenConnectionsAreNotTriedOneByOne(t *testing.T) {
+	e, asked, closed := &endpoint{address: says(t, "web")}, 0, 0
+	defer e.kept.close()
+	for range 5 {
+		require.True(t, e.kept.put(newConnection(forbidden{asked: &asked, closed: &closed}, &e.kept)))
+	}
+	request, err := http.NewRequest(http.MethodGet, "http://a.test/", nil)
+	require.NoError(t, err)
+	response, err := direct{new(net.Dialer).DialContext}.roundTrip(request, e)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, []int{1, 5}, []int{asked, closed})
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"runtime/debug"
@@ -139,14 +138,13 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
 
 func answerError(w http.ResponseWriter, r *http.Request, err error) {
 	status, text := http.StatusBadGateway, "502 the Service did not answer"
-	var network net.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		// The client is gone, or has closed its half of the connection and would take our silence for an empty 200.
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, errNoEndpoint):
 		status, text = http.StatusServiceUnavailable, "503 the Service has no ready pod"
-	case errors.As(err, &network) && network.Timeout():
+	case timedOut(err):
 		status, text = http.StatusGatewayTimeout, "504 the Service did not answer in time"
 	}
 	slog.Debug("a request was not answered", "component", Name, "host", r.Host, "path", r.URL.Path, "err", err)

@@ -226,7 +226,7 @@ func (t *ipTables) writeChains(ctx context.Context, want *ruleset) error {
 		case want.enforcing:
 			errs = append(errs, family.table.write(ctx, family.chains(want), hooks(want.bridge)))
 		default:
-			errs = append(errs, family.table.remove())
+			errs = append(errs, family.table.remove(ctx))
 		}
 	}
 	return errors.Join(errs...)

@@ -114,11 +114,8 @@ func (c *ipChains) write(ctx context.Context, chains map[string][]string, hooks 
 		for _, name := range stale {
 			fmt.Fprintf(&text, "-X %s\n", name)
 		}
-		text.WriteString("COMMIT\n")
-		cmd := exec.CommandContext(ctx, c.restore, "--noflush", "--wait")
-		cmd.Stdin = strings.NewReader(text.String())
-		if printed, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("write iptables rules: %w: %s", err, bytes.TrimSpace(printed))
+		if err := c.commit(ctx, &text); err != nil {
+			return err
 		}
 		c.present = names
 	}
@@ -141,46 +138,58 @@ func (c *ipChains) learn() (err error) {
 	return err
 }
 
+// commit writes all changes of text at once.
+func (c *ipChains) commit(ctx context.Context, text *strings.Builder) error {
+	text.WriteString("COMMIT\n")
+	cmd := exec.CommandContext(ctx, c.restore, "--noflush", "--wait")
+	cmd.Stdin = strings.NewReader(text.String())
+	if printed, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("write iptables rules: %w: %s", err, bytes.TrimSpace(printed))
+	}
+	return nil
+}
+
 // remove deletes what leads to our chains, and them.
-func (c *ipChains) remove() error {
+func (c *ipChains) remove(ctx context.Context) error {
 	if err := c.learn(); err != nil || len(c.present) == 0 {
 		return err
 	}
 	c.known = false
+	var text strings.Builder
+	text.WriteString("*" + iptTable + "\n")
+	for _, name := range c.present {
+		fmt.Fprintf(&text, ":%s - [0:0]\n", name) // emptied: they name each other
+	}
 	for _, chain := range []string{"FORWARD", "INPUT", "POSTROUTING"} {
 		rules, err := c.ipt.List(iptTable, chain)
 		if err != nil {
 			return fmt.Errorf("list iptables chain %s: %w", chain, err)
 		}
-		for _, rule := range slices.Backward(rules) {
+		for _, rule := range rules {
 			words := strings.Fields(rule)
-			if len(words) < 2 || !strings.HasPrefix(words[len(words)-1], iptPrefix) {
-				continue
-			}
-			if err := c.ipt.Delete(iptTable, chain, words[2:]...); err != nil {
-				return fmt.Errorf("remove a rule of iptables chain %s: %w", chain, err)
+			if len(words) > 2 && strings.HasPrefix(words[len(words)-1], iptPrefix) {
+				fmt.Fprintf(&text, "-D %s\n", strings.Join(words[1:], " "))
 			}
 		}
 	}
-	for _, do := range []func(table, chain string) error{c.ipt.ClearChain, c.ipt.DeleteChain} {
-		for _, chain := range c.present {
-			if err := do(iptTable, chain); err != nil {
-				return fmt.Errorf("remove iptables chain %s: %w", chain, err)
-			}
-		}
+	for _, name := range c.present {
+		fmt.Fprintf(&text, "-X %s\n", name)
+	}
+	if err := c.commit(ctx, &text); err != nil {
+		return err
 	}
 	c.present, c.text, c.known = nil, "", true
 	return nil
 }
 
 // removeIPTables takes away what is left in iptables, by a life without nftables or one that was cut short.
-func removeIPTables() error {
+func removeIPTables(ctx context.Context) error {
 	for _, f := range []family{{key: "ip"}, {key: "ip6"}} {
 		chains, err := openChains(f)
 		if err != nil {
 			continue
 		}
-		if err := chains.remove(); err != nil {
+		if err := chains.remove(ctx); err != nil {
 			return err
 		}
 	}

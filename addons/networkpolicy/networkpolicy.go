@@ -109,7 +109,7 @@ func open(f family) (enforcer, error) {
 // Remove takes the rules away. What does not work here, such as ip6tables on a kernel without IPv6, has never written
 // a rule.
 func Remove(ctx context.Context, _ api.Access) error {
-	errs := []error{removeIPTables()}
+	errs := []error{removeIPTables(ctx)}
 	if nft, err := openNFTables(); err == nil {
 		errs = append(errs, removePresent(ctx, nft))
 	}
@@ -172,7 +172,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		return nil
 	}
 	if nft, ok := rules.(*nftables); ok {
-		if err := removeIPTables(); err != nil && ctx.Err() == nil {
+		if err := removeIPTables(ctx); err != nil && ctx.Err() == nil {
 			slog.Warn("cannot remove the iptables rules of a former start", "component", Name, "err", err)
 		}
 		stopLoss, err := nft.watchLoss(change)

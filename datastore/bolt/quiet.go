@@ -6,14 +6,16 @@ import (
 )
 
 // What a burst of writes leaves in memory goes into the file once the burst is over, and what it leaves as garbage back to
-// the system. An idle store has no timer: a frame of the log arms one if there is enough to write, and it fires until
-// there has been a pause.
+// the system. An idle store has no timer: the frames of a burst arm one, and it fires until there has been a pause.
+//
+// Writes that trickle in are no burst, however many they become: of a lease that is renewed every two seconds, most
+// versions are compacted before the layer is full, and are never written to the file.
 const (
+	// A burst is so many bytes of frames in so short a time.
+	burstBytes = 128 << 10
+	burstTime  = 10 * time.Second
 	// pause is how long no frame is written when a burst is over.
 	pause = time.Second
-	// worthPages is how much of the log is worth a checkpoint that nothing else asks for: one writes a dozen pages for the
-	// first of its records. An idle node logs this much in four hours.
-	worthPages = 128 << 10
 	// worthCollecting is how many bytes of frames leave so much garbage that a collection, which looks at all of the
 	// process's heap, is cheap beside what the writes have cost.
 	worthCollecting = 4 << 20
@@ -24,9 +26,10 @@ type burst struct {
 	// timer has fired, or is stopped, unless armed.
 	timer *time.Timer
 	armed bool
-	// last is when the last frame was written, and bytes how much was since memory was given back.
-	last  time.Time
-	bytes int64
+	// bytes were logged since began, the last of them at last. due says that they are a burst.
+	began, last time.Time
+	bytes       int64
+	due         bool
 }
 
 func newBurst() burst {
@@ -35,12 +38,15 @@ func newBurst() burst {
 	return b
 }
 
-// noteFrame is told of a frame of so many bytes.
-func (s *Store) noteFrame(now time.Time, bytes int) {
-	s.burst.last = now
-	s.burst.bytes += int64(bytes)
-	if s.wal.Used() >= worthPages {
-		s.burst.arm(pause)
+// note is told of a frame of so many bytes.
+func (b *burst) note(now time.Time, bytes int) {
+	if !b.due && now.Sub(b.began) > burstTime {
+		b.began, b.bytes = now, 0
+	}
+	b.last = now
+	b.bytes += int64(bytes)
+	if b.due = b.due || b.bytes >= burstBytes; b.due {
+		b.arm(pause)
 	}
 }
 
@@ -58,7 +64,7 @@ func (s *Store) rest() {
 		s.burst.arm(pause - since)
 		return
 	}
-	if s.wal.Used() < worthPages || s.failureNow() != nil {
+	if s.failureNow() != nil {
 		return
 	}
 	if s.pending != nil && !s.pending.isDone() {
@@ -67,7 +73,7 @@ func (s *Store) rest() {
 	}
 	// An error is the disk's, which is full or broken: the next write is told, and what is here stays.
 	if s.awaitCheckpoint() == nil && s.freeze(s.burst.bytes >= worthCollecting) == nil {
-		s.burst.bytes = 0
+		s.burst.bytes, s.burst.due = 0, false
 	}
 }
 

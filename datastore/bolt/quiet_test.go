@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBurstEnds: what a burst left in memory goes into the file once it is over, and not before; a few writes leave
-// nothing that is worth it, however long ago they were.
+// TestBurstEnds: what a burst left in memory goes into the file once it is over, and not before; writes that trickle in do
+// not, however many they become.
 func TestBurstEnds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	synctest.Test(t, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestBurstEnds(t *testing.T) {
 		}
 		before := checkpoints()
 		value := make([]byte, 20_000)
-		for i := range 2 * worthPages / len(value) {
+		for i := range 2 * burstBytes / len(value) {
 			_, err := s.create(ctx, fmt.Sprint(i), value)
 			require.NoError(t, err)
 			time.Sleep(pause / 2)
@@ -40,8 +40,11 @@ func TestBurstEnds(t *testing.T) {
 		require.Zero(t, s.newest().size())
 		require.Len(t, s.layers, 1)
 
-		_, err = s.create(ctx, "few", value)
-		require.NoError(t, err)
+		for i := range 4 * burstBytes / len(value) {
+			_, err := s.create(ctx, fmt.Sprint("slow", i), value)
+			require.NoError(t, err)
+			time.Sleep(2 * pause)
+		}
 		time.Sleep(24 * time.Hour)
 		require.Equal(t, before+1, checkpoints())
 		require.False(t, s.burst.armed)

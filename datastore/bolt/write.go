@@ -189,7 +189,7 @@ func (s *Store) save(tx *writeTx) error {
 		return s.refuseOrFail(err)
 	}
 	s.counters.frames.Add(1)
-	s.noteFrame(time.Now(), len(payload))
+	s.burst.note(time.Now(), len(payload))
 	s.space.full.Store(false)
 	s.ceiling = ceiling
 	for id := range f.leases {

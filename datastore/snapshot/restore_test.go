@@ -180,3 +180,23 @@ func TestRestoreOnTwoDisks(t *testing.T) {
 	require.Equal(t, "saved", get(t, now, "/a"))
 	require.NoError(t, now.Close())
 }
+
+// TestLogOfARestoreIsMissed: the log that a restore makes may not be emptied without a word, though nothing has been written to it yet.
+func TestLogOfARestoreIsMissed(t *testing.T) {
+	m := newMachine(t)
+	store := m.open(t)
+	put(t, store, "/a", "saved")
+	saved := m.save(t, "", store)
+	require.NoError(t, store.Close())
+	_, err := Restore(t.Context(), saved.Path, m.dir, nil)
+	require.NoError(t, err)
+	path := filepath.Join(m.dir, "datastore", "state.db")
+	require.NoError(t, bolt.Examine(path))
+	for _, name := range []string{"state.wal.0", "state.wal.1"} {
+		require.NoError(t, os.Truncate(filepath.Join(m.dir, "datastore", name), 0))
+	}
+	require.ErrorContains(t, bolt.Examine(path), "damaged write-ahead log")
+	repaired := m.open(t)
+	require.Equal(t, "saved", get(t, repaired, "/a"))
+	require.Contains(t, repaired.Repairs()[0].What, "set the log aside")
+}

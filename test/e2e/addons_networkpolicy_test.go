@@ -219,6 +219,8 @@ func TestAddonNetworkPolicyIPTables(t *testing.T) {
 	}
 	t.Run("first packet", func(t *testing.T) { testFirstPacket(t, l) })
 	t.Run("restart", func(t *testing.T) { testPolicyRestart(t, l) })
+	l.apply(t, denyWeb)
+	l.expect(t, "client web tcp 80 no")
 	if h.Ipsets(t) == nil {
 		t.Error("there are no ipsets: this was not iptables")
 	}

@@ -1,0 +1,55 @@
+package networkpolicy
+
+import (
+	"net/netip"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestNextLifeLetsNothingThrough: the rules of a former life are taken over under the packets' feet.
+func TestNextLifeLetsNothingThrough(t *testing.T) {
+	for name, open := range map[string]func() (enforcer, error){
+		"nftables": func() (enforcer, error) { return openNFTables() },
+		"iptables": func() (enforcer, error) { return openIPTables(familyOf(netip.MustParseAddr(nodeIP))) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, false, "web", "client")
+			want := compile(testCluster(denyWeb))
+			var written chan error
+			live := func() {
+				written = make(chan error, 1)
+				go func() {
+					runtime.LockOSThread() // the thread ends with the goroutine
+					err := unix.Setns(l.node.ns, unix.CLONE_NEWNET)
+					var rules enforcer
+					if err == nil {
+						rules, err = open()
+					}
+					if err == nil {
+						err = rules.write(t.Context(), want)
+					}
+					written <- err
+				}()
+			}
+			live()
+			require.NoError(t, <-written)
+			l.reach(t, "client web tcp 80 no")
+			for range 5 {
+				live()
+				for done := false; !done; {
+					select {
+					case err := <-written:
+						require.NoError(t, err)
+						done = true
+					default:
+					}
+					l.reach(t, "client web tcp 80 no")
+				}
+				l.reach(t, "web client tcp 80 yes")
+			}
+		})
+	}
+}
