@@ -79,11 +79,11 @@ func (b *backend) RoundTrip(r *http.Request) (*http.Response, error) {
 		e := b.pick(turn + try)
 		r.URL.Host = e.address
 		response, err := b.ask(r, e)
-		if !unconnected(err) {
+		if !unconnected(err) || r.Context().Err() != nil { // of a client that left, nobody knows whether the endpoint answers
 			return response, err
 		}
 		e.aside.Store(time.Now().Add(asideFor).UnixNano())
-		if int(try)+1 >= min(maxTries, len(b.endpoints)) || r.Context().Err() != nil {
+		if int(try)+1 >= min(maxTries, len(b.endpoints)) {
 			return nil, err
 		}
 	}

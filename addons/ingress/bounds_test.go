@@ -1,7 +1,9 @@
 package ingress
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -50,4 +52,20 @@ func TestPanicsAreAnswered(t *testing.T) {
 		defer recovered(httptest.NewRecorder())
 		panic(http.ErrAbortHandler)
 	})
+}
+
+// TestImpatientClient: who leaves before a connection is there does not have the endpoint put aside.
+func TestImpatientClient(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		cancel()
+		return nil, &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
+	}
+	e := &endpoint{address: "127.0.0.1:1"}
+	b := &backend{endpoints: []*endpoint{e}, direct: direct{dial}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://a.test/", nil)
+	require.NoError(t, err)
+	_, err = b.RoundTrip(request)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, e.aside.Load())
 }

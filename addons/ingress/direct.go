@@ -86,7 +86,7 @@ func newConnection(conn net.Conn, home *keptConnections) *connection {
 func (c *connection) quiet() bool {
 	conn, ok := c.Conn.(syscall.Conn)
 	if !ok {
-		return false
+		return true // it is no socket, and only asking tells
 	}
 	socket, err := conn.SyscallConn()
 	if err != nil {

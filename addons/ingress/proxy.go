@@ -116,7 +116,9 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
 	}
 	header := r.Out.Header
 	for name := range header {
-		if strings.HasPrefix(name, "X-Forwarded-") {
+		// WSGI, CGI and PHP take X_Forwarded_For for the same.
+		same := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		if strings.HasPrefix(same, "X-Forwarded-") || same == "X-Real-Ip" {
 			delete(header, name)
 		}
 	}

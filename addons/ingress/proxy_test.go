@@ -47,6 +47,11 @@ func TestWhatTheBackendLearns(t *testing.T) {
 		for _, name := range []string{"For", "Host", "Proto", "Port", "Ssl"} {
 			fmt.Fprintln(w, name, r.Header.Values("X-Forwarded-"+name))
 		}
+		for name := range r.Header {
+			if strings.Contains(name, "_") {
+				fmt.Fprintln(w, name)
+			}
+		}
 		fmt.Fprintln(w, r.Header.Values("X-Real-Ip"), r.Header.Values("Forwarded"), r.Header.Values("X-Mine"), r.Header.Values("User-Agent"))
 	}))
 	l.add(`{defaultBackend: ` + toWeb + `}`)
@@ -55,6 +60,9 @@ func TestWhatTheBackendLearns(t *testing.T) {
 	require.NoError(t, err)
 	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Ssl", "X-Real-Ip", "Forwarded"} {
 		request.Header.Set(name, "lie")
+	}
+	for _, name := range []string{"X_Forwarded_For", "X-Forwarded_Proto", "x_real_ip", "My_Own"} {
+		request.Header[name] = []string{"lie"}
 	}
 	request.Header.Set("X-Mine", "kept")
 	request.Header.Set("User-Agent", "")
@@ -65,6 +73,7 @@ Host [a.test]
 Proto [https]
 Port [443]
 Ssl []
+My_own
 [127.0.0.1] [] [kept] []`, body)
 	_, body = l.get("http://a.test/")
 	require.Contains(t, body, "Proto [http]\nPort [80]\n")
