@@ -101,7 +101,7 @@ func documentedPorts(t *testing.T) (fixed []string, random int) {
 		switch {
 		case m[1] == "random":
 			random++
-		case strings.Contains(m[2], "bridge"):
+		case m[2] == "node address", m[2] == "addons' address":
 			fixed = append(fixed, nodeIP+":"+m[1])
 		case address == "0.0.0.0":
 			fixed = append(fixed, "any:"+m[1])
