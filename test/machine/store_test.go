@@ -93,6 +93,9 @@ func (a *acknowledged) add(t *testing.T, console string) {
 		var writer int
 		var key string
 		var c change
+		if line == "" { // the end of the line before, which came after the command was sent
+			continue
+		}
 		if _, err := fmt.Sscanf(line, "+ %d %d %s %d", &writer, &c.number, &key, &c.revision); err != nil {
 			t.Errorf("the writer says %q", line)
 			continue
