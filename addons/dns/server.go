@@ -130,13 +130,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	changed := make(chan struct{}, 1)
-	change := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+	changed, change := api.Changes()
 	maps, stopMaps := s.watchConfig(ctx, change)
 	defer stopMaps()
 	stopFiles, err := s.watchResolvConfs(change)

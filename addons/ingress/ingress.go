@@ -145,13 +145,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	changed := make(chan struct{}, 1)
-	change := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+	changed, change := api.Changes()
 	stopAddresses, err := loadbalancer.WatchAddresses(change)
 	if err != nil {
 		return err

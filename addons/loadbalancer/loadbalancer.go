@@ -131,13 +131,7 @@ func (c *Controller) Ready(ctx context.Context) error {
 func (c *Controller) Run(ctx context.Context) error {
 	c.events = api.NewEvents(c.kube, Name)
 	defer c.events.Close()
-	changed := make(chan struct{}, 1)
-	change := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+	changed, change := api.Changes()
 	services, stop := c.watch(ctx, change)
 	defer stop()
 	stopAddresses, err := WatchAddresses(change)

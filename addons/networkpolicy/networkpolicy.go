@@ -150,13 +150,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		return nil
 	}
 	close(c.ready)
-	changed := make(chan struct{}, 1)
-	change := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+	changed, change := api.Changes()
 	if err != nil {
 		c.standBy(ctx, err, change, changed)
 		return nil
