@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 	"time"
 )
 
@@ -13,15 +11,9 @@ func (b *addonBench) report(stdout io.Writer, took time.Duration) error {
 	o := b.addonOptions
 	var text bytes.Buffer
 	fmt.Fprint(&text, addonsHeading, "\nWritten by `scripts/bench addons`; how things are measured is in [test/bench](../test/bench/README.md).\n\n")
-	machine, err := describeMachine(o.dir)
-	if err != nil {
+	if err := writeRun(&text, o.dir, o.commit, took); err != nil {
 		return err
 	}
-	writeTable(&text, []string{"machine", ""}, append(machine,
-		[]string{"commit", o.commit},
-		[]string{"command", strings.TrimSpace("scripts/bench " + strings.Join(os.Args[1:], " "))},
-		[]string{"date", fmt.Sprintf("%s, took %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), took.Round(time.Second))},
-	))
 	var cells [][]string
 	for _, part := range addonParts() {
 		for _, f := range part.figures {

@@ -2,12 +2,28 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// writeRun tells which machine and commit figures are of, and what measured them.
+func writeRun(w io.Writer, dir, commit string, took time.Duration) error {
+	machine, err := describeMachine(dir)
+	if err != nil {
+		return err
+	}
+	writeTable(w, []string{"machine", ""}, append(machine,
+		[]string{"commit", commit},
+		[]string{"command", strings.TrimSpace("scripts/bench " + strings.Join(os.Args[1:], " "))},
+		[]string{"date", fmt.Sprintf("%s, took %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), took.Round(time.Second))},
+	))
+	return nil
+}
 
 // describeMachine lists what a reader must know to compare figures.
 func describeMachine(dir string) ([][]string, error) {

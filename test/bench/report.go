@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -34,15 +33,9 @@ func (o options) report(stdout io.Writer, m measured, took time.Duration) error 
 	var text bytes.Buffer
 	fmt.Fprint(&text, "# Benchmarks\n\nWritten by `scripts/bench`; run it to get your machine's. ",
 		"How things are measured is in [test/bench](../test/bench/README.md).\n\n")
-	machine, err := describeMachine(o.dir)
-	if err != nil {
+	if err := writeRun(&text, o.dir, o.commit, took); err != nil {
 		return err
 	}
-	writeTable(&text, []string{"machine", ""}, append(machine,
-		[]string{"commit", o.commit},
-		[]string{"command", strings.TrimSpace("scripts/bench " + strings.Join(os.Args[1:], " "))},
-		[]string{"date", fmt.Sprintf("%s, took %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), took.Round(time.Second))},
-	))
 	var cells [][]string
 	for _, l := range o.lines(m) {
 		if len(l.mote) > 0 {

@@ -4,24 +4,16 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
 func (b *storeBench) report(stdout io.Writer, took time.Duration) error {
 	var text bytes.Buffer
 	fmt.Fprint(&text, storeHeading, "\nWritten by `scripts/bench datastore`; how things are measured is in [test/bench](../test/bench/README.md).\n\n")
-	machine, err := describeMachine(b.dir)
-	if err != nil {
+	if err := writeRun(&text, b.dir, b.commit, took); err != nil {
 		return err
 	}
-	writeTable(&text, []string{"machine", ""}, append(machine,
-		[]string{"commit", b.commit},
-		[]string{"command", strings.TrimSpace("scripts/bench " + strings.Join(os.Args[1:], " "))},
-		[]string{"date", fmt.Sprintf("%s, took %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), took.Round(time.Second))},
-	))
 	b.writeRequests(&text)
 	b.writeCosts(&text)
 	b.writeRest(&text)
