@@ -53,9 +53,10 @@ func pageOf(t *testing.T, path string, revision int64) int64 {
 	return 0
 }
 
-// TestDamageWhileOpen: what is hit is not answered, all else is; and the next start knows.
-func TestDamageWhileOpen(t *testing.T) {
-	path := fill(t, 100)
+// openHit opens a store of 100 keys at path and then overwrites the page that has the record of the key hit.
+func openHit(t *testing.T) (s *Store, path, hit string) {
+	t.Helper()
+	path = fill(t, 100)
 	at := pageOf(t, path, 50)
 	s, err := Open(path, Options{})
 	require.NoError(t, err)
@@ -64,9 +65,13 @@ func TestDamageWhileOpen(t *testing.T) {
 	defer file.Close()
 	_, err = file.WriteAt(make([]byte, pageSize), at)
 	require.NoError(t, err)
+	return s, path, fmt.Sprintf("/key/%03d", 50-firstRevision-1)
+}
 
-	hit := fmt.Sprintf("/key/%03d", 50-firstRevision-1)
-	_, err = s.Range(t.Context(), Query{Key: hit})
+// TestDamageWhileOpen: what is hit is not answered, all else is; and the next start knows.
+func TestDamageWhileOpen(t *testing.T) {
+	s, path, hit := openHit(t)
+	_, err := s.Range(t.Context(), Query{Key: hit})
 	require.ErrorIs(t, err, ErrDamaged)
 	_, err = s.update(t.Context(), hit, nil, 50)
 	require.ErrorIs(t, err, ErrDamaged)
@@ -247,15 +252,7 @@ func TestClockGoesBack(t *testing.T) {
 
 // TestDamageInTheWriter: of the requests that share a transaction, only those that meet damage are refused; and it is remembered.
 func TestDamageInTheWriter(t *testing.T) {
-	path := fill(t, 100)
-	at := pageOf(t, path, 50)
-	s, err := Open(path, Options{})
-	require.NoError(t, err)
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer file.Close()
-	_, err = file.WriteAt(make([]byte, pageSize), at)
-	require.NoError(t, err)
+	s, path, hit := openHit(t)
 	require.False(t, s.Damaged())
 
 	gate := make(chan struct{})
@@ -265,7 +262,7 @@ func TestDamageInTheWriter(t *testing.T) {
 	var requests []*request
 	for _, apply := range []func(*writeTx) (answer, error){
 		func(tx *writeTx) (answer, error) { <-gate; return tx.refuse(nil), nil },
-		put("/before"), put(fmt.Sprintf("/key/%03d", 50-firstRevision-1)),
+		put("/before"), put(hit),
 		func(*writeTx) (answer, error) { panic("a page makes no sense") }, put("/after"),
 	} {
 		req, err := s.enqueue(t.Context(), apply)
@@ -288,6 +285,6 @@ func TestDamageInTheWriter(t *testing.T) {
 	}
 	require.True(t, s.Damaged())
 	require.NoError(t, s.Close())
-	_, err = Open(path, Options{})
+	_, err := Open(path, Options{})
 	require.ErrorContains(t, err, "there is no snapshot")
 }
