@@ -15,9 +15,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,9 +33,8 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "ingress"
 
-// lookAgain is between attempts to get a port or do what failed: nobody tells when a program stops listening. Otherwise
-// there is no timer.
-const lookAgain = 15 * time.Second
+// aboutIngress begins what is said about one in `mote status`.
+const aboutIngress = "Ingress "
 
 // Config says where to serve. It is never changed after New.
 type Config struct {
@@ -47,8 +46,10 @@ type Config struct {
 	Address   netip.Addr
 }
 
-// Controller is the addon. It implements component.Component.
+// Controller is the addon. It implements component.Component, and component.Troubled: which Ingresses are not served as
+// they say.
 type Controller struct {
+	api.Troubles
 	cfg      Config
 	kube     kubernetes.Interface
 	objs     *api.Objects
@@ -57,18 +58,15 @@ type Controller struct {
 	compiler compiler // used by Run only
 	ports    ports    // used by Run only
 	closing  sync.WaitGroup
-	broken   chan error // what a port that cannot be served any more says
+	fail     context.CancelCauseFunc // ends Run, by a port that cannot be served any more
 	ready    chan struct{}
-
-	mu      sync.Mutex // guards trouble
-	trouble []string
 	// said is what each Ingress was told by an event. Used by Run only.
 	said map[types.UID][]problem
 }
 
 // New makes the controller.
 func New(cfg Config) (*Controller, error) {
-	c := &Controller{cfg: cfg, broken: make(chan error, 2), ready: make(chan struct{}), said: make(map[types.UID][]problem)}
+	c := &Controller{cfg: cfg, ready: make(chan struct{}), said: make(map[types.UID][]problem)}
 	var err error
 	if c.kube, err = kubernetes.NewForConfig(cfg.Access.Admin(Name)); err != nil {
 		return nil, fmt.Errorf("make %s's client: %w", Name, err)
@@ -120,13 +118,6 @@ func (c *Controller) Ready(ctx context.Context) error {
 	}
 }
 
-// Trouble implements component.Troubled.
-func (c *Controller) Trouble() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.trouble
-}
-
 // Run implements component.Component.
 func (c *Controller) Run(ctx context.Context) error {
 	c.events = api.NewEvents(c.kube, Name)
@@ -138,7 +129,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	case errors.Is(err, api.ErrForeign):
 		// Somebody else's class of that name. The API must stay up for them to change their mind.
 		c.events.Warn(ownObjects()[0].Object, "NotOurs", err.Error())
-		c.note([]string{err.Error()})
+		c.Note("the addon stands by", err.Error())
 		close(c.ready)
 		<-ctx.Done()
 		return nil
@@ -151,50 +142,27 @@ func (c *Controller) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopAddresses()
-	watching, stopWatches := context.WithCancel(ctx)
+	parent := ctx
+	ctx, c.fail = context.WithCancelCause(ctx)
 	seen := &watches{kube: c.kube, change: change}
 	defer seen.running.Wait()
-	defer stopWatches()
-	seen.start(watching)
+	defer c.fail(nil) // ends the watches
+	seen.start(ctx)
 	defer c.proxy.transports.close()
 	defer c.compiler.nothing()
 	defer c.closing.Wait()
 	defer c.releaseAll()
-	return c.follow(ctx, watching, seen, changed)
-}
-
-// follow keeps what the Ingresses say in force. Without a change it does nothing.
-func (c *Controller) follow(ctx, watching context.Context, seen *watches, changed <-chan struct{}) error {
-	said := false
-	for first := true; ctx.Err() == nil; first = false {
-		waiting, err := c.sync(ctx, watching, seen)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil && !said {
-			slog.Warn("will be tried again", "component", Name, "err", err)
-		}
-		said = err != nil
-		if first {
-			close(c.ready)
-		}
-		var again <-chan time.Time
-		if waiting || err != nil {
-			again = time.After(lookAgain)
-		}
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-again:
-		case err := <-c.broken:
-			return err
-		}
+	api.Follow(ctx, Name, &c.Troubles, changed, func() { close(c.ready) }, func(ctx context.Context) (bool, error) {
+		return c.sync(ctx, seen)
+	})
+	if parent.Err() != nil {
+		return nil
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // sync serves the Ingresses that there are. waiting says that a port could not be had.
-func (c *Controller) sync(ctx, watching context.Context, seen *watches) (waiting bool, err error) {
+func (c *Controller) sync(ctx context.Context, seen *watches) (waiting bool, err error) {
 	all := typed[*networkingv1.Ingress](seen.ingresses.List())
 	mine := ours(all, typed[*networkingv1.IngressClass](seen.classes.List()))
 	found := make(problems)
@@ -204,7 +172,7 @@ func (c *Controller) sync(ctx, watching context.Context, seen *watches) (waiting
 		c.releaseAll() // others may have the ports
 		c.proxy.routes.Store(c.compiler.nothing())
 	} else {
-		seen.startBackends(watching)
+		seen.startBackends(ctx)
 		if ctx.Err() != nil {
 			return false, nil
 		}
@@ -234,28 +202,22 @@ func (c *Controller) sync(ctx, watching context.Context, seen *watches) (waiting
 
 // tell says what is wrong: each thing once by an event, and all for as long as it is so in the status.
 func (c *Controller) tell(ingresses []*networkingv1.Ingress, found problems) {
-	var trouble []string
+	wrong := make(map[string]bool)
 	for _, i := range ingresses {
+		var said []string
 		for _, p := range found[i.UID] {
 			if !slices.Contains(c.said[i.UID], p) {
 				c.events.Warn(i, p.reason, p.message)
 			}
-			trouble = append(trouble, fmt.Sprintf("Ingress %s: %s", title(i), p.message))
+			said = append(said, p.message)
 		}
+		about := aboutIngress + title(i)
+		wrong[about] = len(said) > 0
+		c.Note(about, strings.Join(said, "; "))
 	}
 	c.said = found
-	slices.Sort(trouble)
-	c.note(trouble)
+	c.Forget(func(about string) bool { return strings.HasPrefix(about, aboutIngress) && !wrong[about] })
 }
-
-func (c *Controller) note(trouble []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.trouble = trouble
-}
-
-// fail is told by a port that cannot be served any more.
-func (c *Controller) fail(err error) { c.broken <- err }
 
 func (c *Controller) releaseAll() {
 	c.release(&c.ports.plain)

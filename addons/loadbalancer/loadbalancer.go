@@ -12,12 +12,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"strings"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,13 +43,6 @@ const (
 	reasonGiven   = "AddressGiven"
 	reasonRefused = "AddressRefused"
 )
-
-// attempt is what is said about the work as a whole in `mote status`.
-const attempt = "will be tried again"
-
-// lookAgain is between looks at the ports of the machine while a Service waits for one: nobody tells when a
-// program stops listening. Otherwise there is no timer.
-const lookAgain = 15 * time.Second
 
 // Config says which addresses there are. It is never changed after New.
 type Config struct {
@@ -139,31 +130,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopAddresses()
-	for first := true; ctx.Err() == nil; first = false {
-		waiting, err := c.sync(ctx, services.List())
-		if ctx.Err() != nil {
-			return nil
-		}
-		problem := ""
-		if err != nil {
-			problem = err.Error()
-		}
-		if c.Note(attempt, problem) && err != nil {
-			slog.Warn("will be tried again", "component", Name, "err", err)
-		}
-		if first {
-			close(c.ready)
-		}
-		var again <-chan time.Time
-		if waiting || err != nil {
-			again = time.After(lookAgain)
-		}
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-again:
-		}
-	}
+	api.Follow(ctx, Name, &c.Troubles, changed, func() { close(c.ready) }, func(ctx context.Context) (bool, error) {
+		return c.sync(ctx, services.List())
+	})
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -191,21 +192,18 @@ func (c *ipChains) remove(ctx context.Context) error {
 	return nil
 }
 
-// removeIPTables takes away what is left in iptables, by a life without nftables or one that was cut short.
+// removeIPTables takes away what is left in iptables, by a life without nftables or one that was cut short. What cannot be
+// removed keeps nothing else.
 func removeIPTables(ctx context.Context) error {
+	var errs []error
 	for _, f := range []family{{key: "ip"}, {key: "ip6"}} {
-		chains, err := openChains(f)
-		if err != nil {
-			continue
-		}
-		if err := chains.remove(ctx); err != nil {
-			return err
+		if chains, err := openChains(f); err == nil {
+			errs = append(errs, chains.remove(ctx))
 		}
 	}
-	sets, err := openSets()
-	if err != nil {
-		return nil
+	if sets, err := openSets(); err == nil {
+		defer sets.Close()
+		errs = append(errs, removeSets(sets, nil))
 	}
-	defer sets.Close()
-	return removeSets(sets, nil)
+	return errors.Join(errs...)
 }
