@@ -26,7 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// The comparison with nginx: scripts/bench ingress. Proxies, backend and clients are processes of their own on one
+// The comparison with nginx: scripts/bench addons ingress. Proxies, backend and clients are processes of their own on one
 // machine; the proxies are asked in turn, round by round.
 const (
 	benchRounds      = 5

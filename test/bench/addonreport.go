@@ -41,6 +41,9 @@ func (f addonFigure) cells(seen map[string]sample) []string {
 			cells[5] = fmt.Sprintf(f.format+" more", value)
 		} else {
 			cells[5] = fmt.Sprintf("%.2f", value/beside)
+			if f.relative {
+				value /= beside
+			}
 		}
 	}
 	if f.budget > 0 {
@@ -48,7 +51,11 @@ func (f addonFigure) cells(seen map[string]sample) []string {
 		if f.atLeast && value < f.budget || !f.atLeast && value > f.budget {
 			verdict = "missed"
 		}
-		cells[6] = fmt.Sprintf(f.format+": %s", f.budget, verdict)
+		format := f.format
+		if f.relative {
+			format = "%.2g of it"
+		}
+		cells[6] = fmt.Sprintf(format+": %s", f.budget, verdict)
 	}
 	return cells
 }

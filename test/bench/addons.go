@@ -31,13 +31,15 @@ type addonFigure struct {
 	// budget is the most that mote may need, or with atLeast the least that it must reach; 0 is none.
 	budget  float64
 	atLeast bool
+	// relative is a budget of mote / other.
+	relative bool
 	// difference compares by mote - other, not by mote / other.
 	difference bool
 }
 
 // addonParts are all, in the order of the report.
 func addonParts() []addonPart {
-	return []addonPart{costPart(), dnsPart(), claimPart(), policyPart(), policyRulesPart()}
+	return []addonPart{costPart(), dnsPart(), claimPart(), policyPart(), policyRulesPart(), ingressPart()}
 }
 
 // addonRoom is where a part is measured: in the namespaces of a ready mote.
