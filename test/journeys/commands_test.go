@@ -46,6 +46,7 @@ func (s *session) setUp(env *testscript.Env) error {
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("KUBECONFIG", filepath.Join(env.WorkDir, ".kube", "config"))
 	env.Setenv("ARCHIVES", s.host.Dir)
+	env.Setenv("MACHINE", filepath.Join("/.machine", cluster.Root())) // this project's folder, as the host sees it
 	env.Defer(func() {
 		if s.endCheck != nil {
 			s.endCheck(!s.t.Failed(), s.t.Skipped())
