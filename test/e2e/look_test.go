@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"regexp"
+	"testing"
+
+	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
+)
+
+// TestLook asks a server with nothing in it how it is, in the ways that a user has.
+func TestLook(t *testing.T) {
+	h := cluster.NewHost(t, cluster.HostConfig{Name: "e2e"})
+	s := h.StartServer(t)
+	s.WaitReady(t)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *cluster.Host)
+	}{
+		{"network", testCheckNet},
+		{"broken network", testCheckNetBroken},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.test(t, h) })
+	}
+}
+
+// checkNet runs `mote check net` and wants each of the lines.
+func checkNet(t *testing.T, h *cluster.Host, code int, lines ...string) {
+	t.Helper()
+	r := h.Try(t, nil, "mote", "check", "net")
+	if r.Code != code {
+		t.Errorf("check net: exit code %d, want %d: %s", r.Code, code, r.Stderr)
+	}
+	for _, line := range lines {
+		if !regexp.MustCompile("(?m)^" + line).MatchString(r.Stdout) {
+			t.Errorf("check net has no line %q", line)
+		}
+	}
+	t.Logf("check net:\n%s%s", r.Stdout, r.Stderr)
+}
+
+func testCheckNet(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D11", "check net finds every way open under policies that forbid all, and leaves nothing behind")
+	h.Apply(t, `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: default}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+`)
+	checkNet(t, h, 0,
+		"forwarding +ok", "bridge +ok", "packet-rules +ok", "mtu +ok", "api +ok", "pods +ok",
+		"node to pod +ok", "pod to pod +ok", "node to Service +ok", "pod to Service +ok", "pod to itself by Service +ok",
+		"node to NodePort +ok", "pod to NodePort +ok", "pod to apiserver +ok", "DNS from node +ok", "DNS from pod +ok",
+		"DNS upstream +warn .*/etc/resolv.conf")
+	if left := h.Kubectl(t, "get", "namespaces,pods,services", "-A", "-o", "name"); regexp.MustCompile("check").MatchString(left) {
+		t.Errorf("check net left\n%s", left)
+	}
+}
+
+func testCheckNetBroken(t *testing.T, h *cluster.Host) {
+	features.Row(t, "D11", "check net names forwarding that is off, rules that are gone, and a firewall between pods; a killed one is cleaned up")
+	// As a check that was killed leaves it.
+	h.Kubectl(t, "create", "namespace", "mote-check-net")
+	h.Run(t, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward && nft delete table ip mote")
+	h.Run(t, "nft", "add table ip strange; add chain ip strange in { type filter hook input priority -10; }; "+
+		"add rule ip strange in iifname mote0 udp dport 10053 drop")
+	checkNet(t, h, 1,
+		"forwarding +fail +net.ipv4.ip_forward is off.*run sysctl", "packet-rules +fail +nftables table ip mote .*start mote again",
+		"DNS from node +ok", "DNS from pod +fail .*10.43.0.10 by udp.*i/o timeout; see")
+	h.Run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; nft delete table ip strange")
+}
