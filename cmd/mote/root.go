@@ -69,6 +69,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newCtrCommand(e),
 		newImageCommand(e),
 		newStatusCommand(e),
+		newLogsCommand(e),
 
 		newDatastoreCommand(e),
 		newCheckCommand(e),

@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"bufio"
+	"os/exec"
 	"regexp"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/mote-k8s/mote/test/cluster"
 	"github.com/mote-k8s/mote/test/features"
@@ -19,6 +23,7 @@ func TestLook(t *testing.T) {
 	}{
 		{"network", testCheckNet},
 		{"broken network", testCheckNetBroken},
+		{"logs", testLogs},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, h) })
 	}
@@ -68,4 +73,51 @@ func testCheckNetBroken(t *testing.T, h *cluster.Host) {
 		"forwarding +fail +net.ipv4.ip_forward is off.*run sysctl", "packet-rules +fail +nftables table ip mote .*start mote again",
 		"DNS from node +ok", "DNS from pod +fail .*10.43.0.10 by udp.*i/o timeout; see")
 	h.Run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; nft delete table ip strange")
+}
+
+func testLogs(t *testing.T, h *cluster.Host) {
+	features.Row(t, "G7", "logs of one component, by level and age, and those to come; unknown names are told the known ones")
+	out := h.Run(t, "mote", "logs", "--component", "scheduler")
+	wantContains(t, "the scheduler's log", out, "level=INFO msg=ready component=kube-scheduler after=")
+	for line := range strings.Lines(out) {
+		if !strings.Contains(line, " component=kube-scheduler") {
+			t.Errorf("the scheduler's log holds %q", line)
+		}
+	}
+	wantContains(t, "the log", h.Run(t, "mote", "logs"), "component=kubelet", "component=dns", "component=kube-apiserver")
+	wantContains(t, "the log in JSON", h.Run(t, "mote", "logs", "-c", "kubelet", "-o", "json"), `"msg":"ready","component":"kubelet"`)
+	if out := h.Run(t, "mote", "logs", "--component", "scheduler", "--since", "1ms"); out != "" {
+		t.Errorf("logs of the last millisecond: %s", out)
+	}
+	if out := h.Run(t, "mote", "logs", "--component", "scheduler", "--level", "error"); out != "" {
+		t.Errorf("errors of the scheduler: %s", out)
+	}
+	r := h.Try(t, nil, "mote", "logs", "--component", "shceduler")
+	if wantContains(t, "the error", r.Stderr, "shceduler", "kube-scheduler, kubelet", "loadbalancer"); r.Code != 1 {
+		t.Errorf("logs of an unknown component: exit code %d", r.Code)
+	}
+	if out := h.Run(t, "stat", "-c", "%a %n", "/run/mote/log", "/run/mote/log/mote.log"); out != "700 /run/mote/log\n600 /run/mote/log/mote.log\n" {
+		t.Errorf("modes of the log: %s", out)
+	}
+	t.Logf("the log of a server that has started takes %s", h.Run(t, "du", "-b", "/run/mote/log"))
+
+	follow := exec.Command("mote", "logs", "--follow", "--component", "dns", "--level", "warn")
+	follow.Env = h.Environ()
+	stdout, err := follow.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(follow); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = follow.Process.Kill()
+		_ = follow.Wait()
+	}()
+	giveUp := time.AfterFunc(podTimeout, func() { _ = follow.Process.Kill() })
+	defer giveUp.Stop()
+	h.Kubectl(t, "patch", "configmap", "coredns", "-n", "kube-system", "-p", `{"data":{"Corefile":"nonsense {"}}`)
+	if lines := bufio.NewScanner(stdout); !lines.Scan() || !strings.Contains(lines.Text(), "component=dns") {
+		t.Errorf("logs --follow shows %q", lines.Text())
+	}
 }
