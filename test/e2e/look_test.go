@@ -27,6 +27,20 @@ func TestLook(t *testing.T) {
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, h) })
 	}
+	t.Run("another life", func(t *testing.T) { testLookAgain(t, s) })
+}
+
+// testLookAgain stops the server, asks, and starts one without DNS and kube-proxy.
+func testLookAgain(t *testing.T, s *cluster.Server) {
+	h := s.Host
+	h.Run(t, "mote", "stop")
+	s.WaitEnd(t, cluster.StopTimeout)
+	features.Row(t, "G7", "logs of a server that has ended")
+	wantContains(t, "the log", h.Run(t, "mote", "logs", "-c", "mote"), `msg="API is ready"`)
+	h.StartServer(t, "--disable=dns", "--proxy=none").WaitReady(t)
+	features.Row(t, "D11", "check net says what it skips without DNS and kube-proxy, and why")
+	checkNet(t, h, 0, "pod to pod +ok", "pod to Service +skip +--proxy=none: ", "pod to apiserver +skip +--proxy=none: ",
+		"DNS from pod +skip +--(disable=dns|proxy=none)")
 }
 
 // checkNet runs `mote check net` and wants each of the lines.
@@ -64,8 +78,15 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 
 func testCheckNetBroken(t *testing.T, h *cluster.Host) {
 	features.Row(t, "D11", "check net names forwarding that is off, rules that are gone, and a firewall between pods; a killed one is cleaned up")
-	// As a check that was killed leaves it.
-	h.Kubectl(t, "create", "namespace", "mote-check-net")
+	killed := exec.Command("mote", "check", "net")
+	killed.Env = h.Environ()
+	if err := h.Start(killed); err != nil {
+		t.Fatal(err)
+	}
+	h.WaitKubectl(t, podTimeout, func(out string) bool { return strings.Contains(out, "pod/client") },
+		"get", "pods", "-n", "mote-check-net", "-o", "name")
+	_ = killed.Process.Kill()
+	_ = killed.Wait()
 	h.Run(t, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward && nft delete table ip mote")
 	h.Run(t, "nft", "add table ip strange; add chain ip strange in { type filter hook input priority -10; }; "+
 		"add rule ip strange in iifname mote0 udp dport 10053 drop")
