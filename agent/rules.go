@@ -14,6 +14,7 @@ import (
 // whole.
 const (
 	nftTable        = "mote"
+	nftChain        = "postrouting"
 	chainMasquerade = "MOTE-POSTROUTING"
 	chainForward    = "MOTE-FORWARD"
 	ruleComment     = "mote pod network"
@@ -38,17 +39,16 @@ func writeNFTables(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	const chain = "postrouting"
 	tx := nft.NewTransaction()
 	tx.Add(&knftables.Table{Comment: knftables.PtrTo(ruleComment)})
 	tx.Add(&knftables.Chain{
-		Name:     chain,
+		Name:     nftChain,
 		Type:     knftables.PtrTo(knftables.NATType),
 		Hook:     knftables.PtrTo(knftables.PostroutingHook),
 		Priority: knftables.PtrTo(knftables.SNATPriority),
 	})
-	tx.Flush(&knftables.Chain{Name: chain})
-	tx.Add(&knftables.Rule{Chain: chain, Comment: knftables.PtrTo(ruleComment), Rule: knftables.Concat(
+	tx.Flush(&knftables.Chain{Name: nftChain})
+	tx.Add(&knftables.Rule{Chain: nftChain, Comment: knftables.PtrTo(ruleComment), Rule: knftables.Concat(
 		"ip saddr", c.PodCIDR.Masked().String(), "ip daddr != {", c.ClusterCIDR.Masked().String(), ", 224.0.0.0/4 }",
 		"masquerade fully-random",
 	)})

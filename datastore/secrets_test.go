@@ -20,7 +20,7 @@ func TestValuesAreNotLogged(t *testing.T) {
 	defer log.Close()
 	before, out := slog.Default(), logrus.StandardLogger().Out
 	formatter, hooks := logrus.StandardLogger().Formatter, logrus.StandardLogger().Hooks
-	require.NoError(t, logging.Setup(log, "debug", "text"))
+	require.NoError(t, logging.Setup(log, nil, "debug", "text"))
 	t.Cleanup(func() {
 		slog.SetDefault(before)
 		logrus.SetOutput(out)

@@ -15,12 +15,13 @@ import (
 // newCheckCommand returns the verb that looks whether this machine can run mote.
 func newCheckCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "check",
+		Use:     "check [net]",
 		Short:   "Check whether this machine can run mote",
 		Long:    "Look at everything that \"mote server\" needs from this machine, and change nothing. The exit code is 1 when it would not start.",
 		GroupID: groupManage,
 		Args:    noArgs,
 	}
+	cmd.AddCommand(newCheckNetCommand(e))
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(*cobra.Command, []string) error {
@@ -30,17 +31,23 @@ func newCheckCommand(e *env) *cobra.Command {
 		}
 		findings := append(agent.Check(agentConfig(s)), checkDataDir(s))
 		findings = append(findings, checkPorts(s)...)
-		if output.json() {
-			err = printJSON(e.stdout, findings)
-		} else {
-			err = printFindings(e.stdout, findings)
-		}
-		if err != nil {
-			return err
-		}
-		return checkOutcome(findings, output.json())
+		return tellFindings(e, findings, output.json(), "mote would not start here")
 	}
 	return cmd
+}
+
+// tellFindings prints findings. Its error is verdict with the names of those that failed.
+func tellFindings(e *env, findings []agent.Finding, asJSON bool, verdict string) error {
+	var err error
+	if asJSON {
+		err = printJSON(e.stdout, findings)
+	} else {
+		err = printFindings(e.stdout, findings)
+	}
+	if err != nil {
+		return err
+	}
+	return checkOutcome(findings, asJSON, verdict)
 }
 
 // checkDataDir looks who has the data directory and what a first start would need of its disk.
@@ -90,7 +97,7 @@ func printFindings(w io.Writer, findings []agent.Finding) error {
 	return t.Flush()
 }
 
-func checkOutcome(findings []agent.Finding, quiet bool) error {
+func checkOutcome(findings []agent.Finding, quiet bool, verdict string) error {
 	var failed []string
 	for _, f := range findings {
 		if f.State == agent.StateFail {
@@ -103,5 +110,5 @@ func checkOutcome(findings []agent.Finding, quiet bool) error {
 	case quiet:
 		return &exitError{code: 1}
 	}
-	return fmt.Errorf("mote would not start here: %s", strings.Join(failed, ", "))
+	return fmt.Errorf("%s: %s", verdict, strings.Join(failed, ", "))
 }

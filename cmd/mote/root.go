@@ -69,6 +69,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newCtrCommand(e),
 		newImageCommand(e),
 		newStatusCommand(e),
+		newLogsCommand(e),
 
 		newDatastoreCommand(e),
 		newCheckCommand(e),
@@ -189,7 +190,7 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 }
 
 func usageLine(cmd *cobra.Command) string {
-	if cmd.HasAvailableSubCommands() {
+	if cmd.HasAvailableSubCommands() && cmd.Use == cmd.Name() {
 		return cmd.CommandPath() + " COMMAND"
 	}
 	return cmd.UseLine()

@@ -68,7 +68,8 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	started := time.Now()
 
 	// 1. One log, before anything can log.
-	if err := logging.Setup(e.stderr, s.LogLevel, s.LogFormat); err != nil {
+	history := &logging.History{}
+	if err := logging.Setup(e.stderr, history, s.LogLevel, s.LogFormat); err != nil {
 		return err
 	}
 	if e.getenv("GOGC") == "" {
@@ -129,7 +130,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 
-	return runParts(ctx, e, s, &parts{group, watch, store, manager, started})
+	return runParts(ctx, e, s, &parts{group, watch, store, manager, history, started})
 }
 
 // parts are what a node runs, and who is told of it.
@@ -138,6 +139,7 @@ type parts struct {
 	watch   *nodeWatch
 	store   *datastore.Datastore
 	manager *serviceManager
+	history *logging.History
 	started time.Time
 }
 
@@ -148,7 +150,11 @@ func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error
 	defer restore()
 	context.AfterFunc(ctx, restore)
 
-	// 9. Tell who asks ("mote status") and who started us how we are.
+	// 9. Tell who asks ("mote status", "mote logs") and who started us how we are.
+	if err := p.history.Open(s.LogDir()); err != nil {
+		return fmt.Errorf("%w; free some space or choose another --run-dir", err)
+	}
+	defer p.history.Close()
 	status, err := listenStatus(s.StatusSocket(), func(ctx context.Context) report {
 		return makeReport(ctx, s, p)
 	})

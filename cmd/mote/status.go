@@ -29,12 +29,9 @@ func newStatusCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		r, err := askStatus(cmd.Context(), s.StatusSocket())
-		if errors.Is(err, errNotRunning) {
-			if output.json() {
-				return errors.Join(printJSON(e.stdout, map[string]bool{"running": false}), &exitError{code: 1})
-			}
-			return fmt.Errorf("%w (nobody answers on %s); start it with \"mote server\"", err, s.StatusSocket())
+		r, err := askRunning(cmd.Context(), s.StatusSocket())
+		if errors.Is(err, errNotRunning) && output.json() {
+			return errors.Join(printJSON(e.stdout, map[string]bool{"running": false}), &exitError{code: 1})
 		}
 		if err != nil {
 			return err

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
@@ -30,8 +32,22 @@ type report struct {
 	Ready      bool               `json:"ready"`
 	Node       nodeState          `json:"node"`
 	Components []component.Status `json:"components"`
+	Network    networkSettings    `json:"network"`
 	// Repairs are what this start had to do to the datastore, and earlier ones or verbs that no server has told of.
 	Repairs []bolt.Repair `json:"repairs,omitempty"`
+}
+
+// networkSettings are those of the running mote, which its flags may have set.
+type networkSettings struct {
+	CNI           string       `json:"cni"`
+	ClusterCIDR   netip.Prefix `json:"clusterCIDR"`
+	ClusterDNS    netip.Addr   `json:"clusterDNS"`
+	ClusterDomain string       `json:"clusterDomain"`
+}
+
+// runs tells whether the running mote has a part of that name.
+func (r report) runs(name string) bool {
+	return slices.ContainsFunc(r.Components, func(c component.Status) bool { return c.Name == name })
 }
 
 // makeReport is what "mote status" is told.
@@ -43,6 +59,7 @@ func makeReport(ctx context.Context, s *settings.Settings, p *parts) report {
 		DataDir:    s.DataDir,
 		Components: p.group.Status(),
 		Repairs:    p.store.Repairs(),
+		Network:    networkSettings{s.CNI, s.ClusterCIDR, s.ClusterDNS, s.ClusterDomain},
 		Ready:      true,
 	}
 	for _, c := range r.Components {
@@ -110,6 +127,15 @@ func (s *statusServer) answer(ctx context.Context, conn net.Conn) {
 
 // errNotRunning is returned by askStatus when nobody answers on the socket.
 var errNotRunning = errors.New("mote is not running")
+
+// askRunning is askStatus for verbs that can do nothing without a running mote.
+func askRunning(ctx context.Context, path string) (report, error) {
+	r, err := askStatus(ctx, path)
+	if errors.Is(err, errNotRunning) {
+		err = fmt.Errorf("%w (nobody answers on %s); start it with \"mote server\"", err, path)
+	}
+	return r, err
+}
 
 // askStatus asks the mote behind the socket path.
 func askStatus(ctx context.Context, path string) (report, error) {

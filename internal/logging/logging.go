@@ -4,7 +4,8 @@
 // Upstream parts log their routine at "info"; a quiet idle wants only mote's own changes of state
 // there. So upstream's info records are debug records here, and its errors stay errors.
 //
-// Setup is called once, by main, before anything starts; the loggers are safe for concurrent use.
+// Setup is called once, by main, before anything starts; the loggers are safe for concurrent use. A server
+// keeps its newest records in a History too, which Read reads.
 package logging
 
 import (
@@ -14,6 +15,7 @@ import (
 	"log"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,9 +27,9 @@ import (
 func Levels() []string  { return []string{"debug", "info", "warn", "error"} }
 func Formats() []string { return []string{"text", "json"} }
 
-// Setup writes records of at least level to w in format ("text" or "json"), makes that slog's
-// default and sends klog and logrus there.
-func Setup(w io.Writer, level, format string) error {
+// Setup writes records of at least level to w in format ("text" or "json") and to history, if it is not nil, makes that
+// slog's default and sends klog and logrus there.
+func Setup(w io.Writer, history *History, level, format string) error {
 	var min slog.Level
 	if err := min.UnmarshalText([]byte(level)); err != nil {
 		return fmt.Errorf("log level %q is unknown; use one of %s", level, strings.Join(Levels(), ", "))
@@ -42,11 +44,32 @@ func Setup(w io.Writer, level, format string) error {
 	default:
 		return fmt.Errorf("log format %q is unknown; use one of %s", format, strings.Join(Formats(), ", "))
 	}
+	if history != nil {
+		handler = slog.NewMultiHandler(handler, slog.NewJSONHandler(history, &slog.HandlerOptions{Level: min, ReplaceAttr: readable}))
+	}
 	slog.SetDefault(slog.New(handler))
 	routeLog(handler)
 	routeKlog(handler)
 	routeLogrus(handler)
 	return nil
+}
+
+// readable has durations in JSON read as in text, and not as numbers of nanoseconds.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.String())
+	}
+	return a
+}
+
+// Components are the upstream parts that records are told to be of.
+func Components() []string {
+	names := []string{"containerd", "datastore", "dns", "kubernetes"}
+	for _, c := range upstreamCode() {
+		names = append(names, c.component)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // routeLog comes after slog.SetDefault, which routes package log too, all of it at one level.
@@ -111,7 +134,20 @@ func (u upstream) WithGroup(name string) slog.Handler { return upstream{u.Handle
 // components share (client-go, component-base) is "kubernetes".
 func componentOf(pc uintptr) string {
 	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
-	for _, c := range [...]struct{ code, component string }{
+	for _, c := range upstreamCode() {
+		if strings.HasPrefix(frame.Function, c.prefix) {
+			return c.component
+		}
+	}
+	return "kubernetes"
+}
+
+// code is whose the functions are whose names begin with prefix.
+type code struct{ prefix, component string }
+
+// upstreamCode is in the order in which it is looked through.
+func upstreamCode() []code {
+	return []code{
 		{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
 		{"k8s.io/kubernetes/pkg/volume", "kubelet"},
 		{"k8s.io/kubernetes/cmd/kubelet", "kubelet"},
@@ -126,12 +162,7 @@ func componentOf(pc uintptr) string {
 		{"k8s.io/apiextensions-apiserver/", "kube-apiserver"},
 		{"k8s.io/kubernetes/pkg/", "kube-apiserver"},
 		{"k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"},
-	} {
-		if strings.HasPrefix(frame.Function, c.code) {
-			return c.component
-		}
 	}
-	return "kubernetes"
 }
 
 // hook sends logrus' entries to slog.

@@ -28,7 +28,7 @@ func lines(t *testing.T, b *bytes.Buffer) []map[string]any {
 
 func TestSetupRoutesEveryLogger(t *testing.T) {
 	var b bytes.Buffer
-	require.NoError(t, Setup(&b, "info", "json"))
+	require.NoError(t, Setup(&b, nil, "info", "json"))
 	slog.Info("own", "component", "mote")
 	klog.InfoS("routine of an upstream part")
 	klog.ErrorS(errors.New("boom"), "upstream error", "pod", "p")
@@ -68,7 +68,7 @@ func TestKine(t *testing.T) {
 
 func TestSetupAtDebugShowsUpstreamsRoutine(t *testing.T) {
 	var b bytes.Buffer
-	require.NoError(t, Setup(&b, "debug", "json"))
+	require.NoError(t, Setup(&b, nil, "debug", "json"))
 	klog.InfoS("routine")
 	logrus.Info("routine")
 	got := lines(t, &b)
@@ -77,6 +77,6 @@ func TestSetupAtDebugShowsUpstreamsRoutine(t *testing.T) {
 }
 
 func TestSetupRefusesUnknownValues(t *testing.T) {
-	require.EqualError(t, Setup(nil, "loud", "text"), `log level "loud" is unknown; use one of debug, info, warn, error`)
-	require.EqualError(t, Setup(nil, "info", "xml"), `log format "xml" is unknown; use one of text, json`)
+	require.EqualError(t, Setup(nil, nil, "loud", "text"), `log level "loud" is unknown; use one of debug, info, warn, error`)
+	require.EqualError(t, Setup(nil, nil, "info", "xml"), `log format "xml" is unknown; use one of text, json`)
 }

@@ -69,6 +69,9 @@ func (s *Settings) Kubeconfig() string { return filepath.Join(s.DataDir, "kubeco
 // StatusSocket is the path of the socket on which a running mote tells its state.
 func (s *Settings) StatusSocket() string { return filepath.Join(s.RunDir, "sockets", "mote.sock") }
 
+// LogDir is where a running mote keeps the newest of its log.
+func (s *Settings) LogDir() string { return filepath.Join(s.RunDir, "log") }
+
 // DatastoreSocket is the path of the socket on which the datastore is served.
 func (s *Settings) DatastoreSocket() string {
 	return filepath.Join(s.RunDir, "sockets", "datastore.sock")

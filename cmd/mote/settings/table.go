@@ -38,7 +38,7 @@ func Table() []Setting {
 		{
 			Name: "run-dir", Section: sectionFiles, Default: "/run/mote",
 			Help:  "directory for sockets and what need not outlive a reboot",
-			Verbs: []string{"server", "status", "check", "image", "stop", "reset", "uninstall", "datastore"},
+			Verbs: []string{"server", "status", "logs", "check", "image", "stop", "reset", "uninstall", "datastore"},
 			value: func(s *Settings) value { return scalar(&s.RunDir, "path", absolutePath) },
 		},
 		{

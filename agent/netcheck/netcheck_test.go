@@ -1,0 +1,77 @@
+package netcheck
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/agent"
+)
+
+// TestSkipped: without pods, or without Services of mote's, what needs them is skipped and says why.
+func TestSkipped(t *testing.T) {
+	for _, c := range []struct {
+		proxy   bool
+		missing string
+		want    map[string]string
+	}{
+		{true, "no pods", map[string]string{"pod to pod": "no pods", "DNS from pod": "no pods", "DNS from node": ""}},
+		{false, "no pods", map[string]string{
+			"node to pod": "no pods", "pod to Service": "no pods", "DNS from node": "--proxy=none: Services are not mote's",
+		}},
+	} {
+		b := &bed{Config: Config{OwnDNS: true, OwnProxy: c.proxy}}
+		got := map[string]string{}
+		for _, p := range b.probes(t.Context(), "10.43.0.1", c.missing) {
+			got[p.name] = p.skip
+			if p.skip != "" {
+				require.Equal(t, agent.Finding{Name: p.name, State: agent.StateSkip, Message: p.skip}, p.run(t.Context()))
+			}
+		}
+		for name, want := range c.want {
+			require.Equal(t, want, got[name], name)
+		}
+	}
+}
+
+// TestProbe: a way that opens late is open; one that stays shut fails in time; a warning is not waited for.
+func TestProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		started := time.Now()
+		opens := func(after time.Duration) func(context.Context) (string, error) {
+			return func(context.Context) (string, error) {
+				if time.Since(started) < after {
+					return "", errors.New("cannot connect")
+				}
+				return "answers", nil
+			}
+		}
+		require.Equal(t, agent.Finding{Name: "a", State: agent.StateOK, Message: "answers"},
+			probe{name: "a", try: opens(time.Second)}.run(t.Context()))
+		require.Equal(t, agent.Finding{Name: "a", State: agent.StateFail, Message: "cannot connect; look there"},
+			probe{name: "a", try: opens(time.Hour), hint: "look there"}.run(t.Context()))
+		before := time.Now()
+		require.Equal(t, agent.StateWarn, probe{name: "a", try: opens(time.Hour), otherwise: agent.StateWarn}.run(t.Context()).State)
+		require.LessOrEqual(t, time.Since(before), probeInterval)
+	})
+}
+
+// TestEcho: only what comes back as it was sent counts.
+func TestEcho(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	b := &bed{listener: listener}
+	stop := b.serve()
+	address := listener.Addr().String()
+	message, err := echo("", address)(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, address+" answers", message)
+	stop()
+	_, err = echo("", address)(t.Context())
+	require.ErrorContains(t, err, "cannot connect: dial tcp "+address)
+}

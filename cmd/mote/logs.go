@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/logging"
+)
+
+// logFilter says which records "mote logs" shows.
+type logFilter struct {
+	component string // "" is all
+	level     slog.Level
+	since     time.Time
+}
+
+// newLogsCommand returns the verb that shows what the mote of this machine has logged.
+func newLogsCommand(e *env) *cobra.Command {
+	var component, level string
+	var since time.Duration
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "logs",
+		Short: "Show what mote and its components have logged",
+		Long: `Show what the mote of this machine has logged since the machine was started, also when it does not run any
+more: the newest 1 to 2 MiB, kept in the directory log of run-dir. What is older is where its standard error goes: in
+the journal ("journalctl -u mote"), or in /var/log/mote.log with OpenRC. The upstream components' routine is
+there when the server runs with --log-level=debug. The logs of pods are shown by "mote kubectl logs".`,
+		Example: `  mote logs --component scheduler
+  mote logs -f --level warn
+  mote logs --component kubelet --since 10m -o json`,
+		GroupID: groupUse,
+		Args:    noArgs,
+	}
+	cmd.Flags().StringVarP(&component, "component", "c", "", "show one component only; \"kube-\" may be left out")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is logged from now on")
+	cmd.Flags().DurationVar(&since, "since", 0, "show what is not older than this, as 90s, 10m, 2h")
+	cmd.Flags().StringVar(&level, "level", "debug", "least level that is shown ("+strings.Join(logging.Levels(), ", ")+")")
+	// They err only for a flag that is not there.
+	levels := cobra.FixedCompletions(logging.Levels(), cobra.ShellCompDirectiveNoFileComp)
+	if err := cmd.RegisterFlagCompletionFunc("level", levels); err != nil {
+		panic(err)
+	}
+	output := outputFlag(cmd)
+	load := withSettings(cmd, e, cmd.Name())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if !slices.Contains(logging.Levels(), level) {
+			return fmt.Errorf("--level: %q is not one of %s", level, strings.Join(logging.Levels(), ", "))
+		}
+		s, err := load()
+		if err != nil {
+			return err
+		}
+		filter := logFilter{}
+		if err := filter.level.UnmarshalText([]byte(level)); err != nil {
+			return fmt.Errorf("--level: %w", err)
+		}
+		if since > 0 {
+			filter.since = time.Now().Add(-since)
+		}
+		if component != "" {
+			if filter.component, err = findComponent(cmd.Context(), s, component); err != nil {
+				return logHint(err, s)
+			}
+		}
+		return logHint(logging.Read(cmd.Context(), s.LogDir(), follow, func(r logging.Record) error {
+			switch {
+			case !filter.shows(r):
+				return nil
+			case output.json() && r.OfNobody():
+				return nil // no JSON
+			case output.json():
+				_, err := fmt.Fprintf(e.stdout, "%s\n", r.Line)
+				return err
+			}
+			return r.WriteText(e.stdout)
+		}), s)
+	}
+	return cmd
+}
+
+// shows tells whether a record is asked for. What a crash left is of every component.
+func (f logFilter) shows(r logging.Record) bool {
+	return (f.component == "" || f.component == r.Component || r.OfNobody()) &&
+		r.Level >= f.level && !r.Time.Before(f.since)
+}
+
+// findComponent returns the name in the log of the component that is called name. A component that has not
+// logged anything is known while it runs.
+func findComponent(ctx context.Context, s *settings.Settings, name string) (string, error) {
+	known := logging.Components()
+	err := logging.Read(ctx, s.LogDir(), false, func(r logging.Record) error {
+		if r.Component != "" && !slices.Contains(known, r.Component) {
+			known = append(known, r.Component)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	if r, err := askStatus(ctx, s.StatusSocket()); err == nil {
+		for _, c := range r.Components {
+			known = append(known, c.Name)
+		}
+	}
+	for _, candidate := range []string{name, "kube-" + name} {
+		if slices.Contains(known, candidate) {
+			return candidate, nil
+		}
+	}
+	slices.Sort(known)
+	return "", fmt.Errorf("no component is called %q; there are %s", name, strings.Join(slices.Compact(known), ", "))
+}
+
+// logHint adds what to do to an error of a log that is not there or not ours.
+func logHint(err error, s *settings.Settings) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("no log in %s: mote has not run since this machine was started; start it with \"mote server\"", s.LogDir())
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; try \"sudo mote logs\"", err)
+	}
+	return err
+}
