@@ -71,6 +71,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newStatusCommand(e),
 
 		newDatastoreCommand(e),
+		newCertsCommand(e),
 		newCheckCommand(e),
 		newInstallCommand(e),
 		newUninstallCommand(e),
