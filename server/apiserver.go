@@ -121,6 +121,7 @@ func (s *apiServer) Run(ctx context.Context) error {
 	// chain; a hook that the arguments disabled is already in it.
 	disabled := config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks
 	hooks := bootstrapHooks()
+	hooks[trustHook] = s.forgetAuthorities()
 	for name := range hooks {
 		if disabled.Has(name) {
 			delete(hooks, name)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,9 +239,8 @@ func (c *Certificate) describe(cert *x509.Certificate, now time.Time) {
 	}
 	end := cert.NotAfter.UTC()
 	left := end.Sub(now)
-	days := int(left / (24 * time.Hour))
+	days := int(math.Floor(left.Hours() / 24))
 	if left < 0 {
-		days--
 		c.add("has expired")
 	}
 	c.Expires, c.DaysLeft = &end, &days

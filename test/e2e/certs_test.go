@@ -122,6 +122,17 @@ func (l *certsLab) podToken(t *testing.T) string {
 	return l.h.Kubectl(t, "exec", "stays", "--", "cat", tokenFile)
 }
 
+// wantExtensionTrust looks how many authorities of clients aggregated API servers are told of.
+func (l *certsLab) wantExtensionTrust(t *testing.T, n int) {
+	t.Helper()
+	for _, key := range []string{"client-ca-file", "requestheader-client-ca-file"} {
+		bundle := l.h.Kubectl(t, "get", "configmap", "-n", "kube-system", "extension-apiserver-authentication", "-o", "jsonpath={.data."+key+"}")
+		if got := strings.Count(bundle, "-----BEGIN"); got != n {
+			t.Errorf("%d authorities in %s of extension-apiserver-authentication, want %d", got, key, n)
+		}
+	}
+}
+
 // waitAuthorities waits until the pod's file of authorities has n.
 func (l *certsLab) waitAuthorities(t *testing.T, n int) {
 	t.Helper()
@@ -258,6 +269,7 @@ func testRotateCA(t *testing.T, l *certsLab, s *cluster.Server) {
 	if r := l.whoamiByToken(t, token); r.Code != 0 {
 		t.Errorf("the pod's token from before: %s", r.Stderr)
 	}
+	l.wantExtensionTrust(t, 2)
 	l.waitAuthorities(t, 2)
 	l.h.WaitKubectl(t, podTimeout, func(out string) bool { return strings.Contains(out, "certs") }, "top", "node")
 
@@ -276,6 +288,7 @@ func testRotateCA(t *testing.T, l *certsLab, s *cluster.Server) {
 	if r := l.whoamiByToken(t, token); !strings.Contains(r.Stderr, "Unauthorized") {
 		t.Errorf("the old token: %+v, want Unauthorized", r)
 	}
+	l.wantExtensionTrust(t, 1)
 	l.waitAuthorities(t, 1)
 	cluster.Wait(t, mountTimeout, "the pod's new token", func() error {
 		if r := l.whoamiByToken(t, l.podToken(t)); r.Code != 0 {
