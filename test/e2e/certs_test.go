@@ -43,7 +43,7 @@ func TestCertificates(t *testing.T) {
 	s.WaitReady(t)
 	h.Kubectl(t, "run", "stays", "--image=localhost/test/busybox:1", "--image-pull-policy=Never", "--", "sleep", "100000")
 	h.Kubectl(t, "wait", "--for=condition=Ready", "pod/stays", "--timeout="+podTimeout.String())
-	lab := &certsLab{h: h, containers: h.ContainerPIDs(t)}
+	lab := &certsLab{h: h, containers: h.ContainerPIDs(t), servers: t}
 
 	for _, part := range []struct {
 		name string
@@ -61,6 +61,7 @@ func TestCertificates(t *testing.T) {
 type certsLab struct {
 	h          *cluster.Host
 	containers map[string]string
+	servers    testing.TB // whose servers go on when a part of it has ended
 }
 
 // untouched fails the test when a container is another than before.
@@ -77,7 +78,7 @@ func (l *certsLab) restart(t *testing.T, s *cluster.Server) *cluster.Server {
 	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
-	s = l.h.StartServer(t)
+	s = l.h.StartServer(l.servers)
 	s.WaitReady(t)
 	return s
 }
@@ -241,7 +242,7 @@ func testCertsStopped(t *testing.T, l *certsLab, s *cluster.Server) *cluster.Ser
 	if got := l.h.Run(t, "mote", "certs", "rotate", "scheduler", "admin"); got != "admin\nscheduler\n" {
 		t.Errorf("renewed %q", got)
 	}
-	s = l.h.StartServer(t)
+	s = l.h.StartServer(l.servers)
 	s.WaitReady(t)
 	l.h.Run(t, "mote", "certs", "check")
 	l.untouched(t)
