@@ -173,7 +173,7 @@ func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]str
 	if kubeconfig != nil {
 		for _, path := range c.Copies {
 			if err := updateCopy(path, kubeconfig); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("the certificates are renewed, but not everywhere: %w", err)
 			}
 		}
 	}
