@@ -50,21 +50,21 @@ func (s *apiServer) args() []arg {
 		{"endpoint-reconciler-type", "master-count"},
 
 		// Anonymous requests stay on, as upstream: RBAC grants them health and version only.
-		{"client-ca-file", tls("client-ca.crt")},
+		{"client-ca-file", tls(clientAuthority + bundleSuffix)},
 		{"authorization-mode", "Node,RBAC"},
 		{"enable-admission-plugins", "NodeRestriction"}, // next to all that are on by default
 		{"allow-privileged", "true"},
 		{"service-account-issuer", "https://kubernetes.default.svc." + s.cfg.ClusterDomain},
-		{"service-account-signing-key-file", tls("service-account.key")},
-		{"service-account-key-file", tls("service-account.key")},
+		{"service-account-signing-key-file", tls(tokenKey)},
+		{"service-account-key-file", tls(tokenPublicKeys)},
 
-		{"kubelet-certificate-authority", tls("server-ca.crt")},
+		{"kubelet-certificate-authority", tls(serverAuthority + bundleSuffix)},
 		{"kubelet-client-certificate", tls("apiserver-kubelet-client.crt")},
 		{"kubelet-client-key", tls("apiserver-kubelet-client.key")},
 		// Addresses first: nothing guarantees that a node's name resolves.
 		{"kubelet-preferred-address-types", "InternalIP,ExternalIP,InternalDNS,ExternalDNS,Hostname"},
 
-		{"requestheader-client-ca-file", tls("front-proxy-ca.crt")},
+		{"requestheader-client-ca-file", tls(frontProxyAuthority + bundleSuffix)},
 		{"requestheader-allowed-names", frontProxyUser},
 		{"requestheader-username-headers", "X-Remote-User"},
 		{"requestheader-uid-headers", "X-Remote-Uid"},
@@ -121,6 +121,7 @@ func (s *apiServer) Run(ctx context.Context) error {
 	// chain; a hook that the arguments disabled is already in it.
 	disabled := config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks
 	hooks := bootstrapHooks()
+	hooks[trustHook] = s.forgetAuthorities()
 	for name := range hooks {
 		if disabled.Has(name) {
 			delete(hooks, name)
@@ -161,7 +162,7 @@ func (s *apiServer) Ready(ctx context.Context) error {
 		return err
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(s.creds.serverCA.cert)
+	roots.AppendCertsFromPEM(s.creds.serverCA.trusted)
 	config := &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}}
 	return waitHealthy(ctx, config, s.cfg.url()+"/readyz", acceptAny)
 }

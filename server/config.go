@@ -16,6 +16,8 @@ type Config struct {
 	DataDir string
 	// AdminKubeconfig is the path that the administrator's kubeconfig is written to, mode 0600.
 	AdminKubeconfig string
+	// KubeconfigCopy is the path of a further copy of it, or empty. It may lie anywhere; it is kept up to date.
+	KubeconfigCopy string
 	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock, or several URLs of one
 	// etcd, joined by commas.
 	DatastoreEndpoint string

@@ -63,8 +63,8 @@ func controllerManagerArgs(cfg Config, creds *credentials) []arg {
 		{"node-cidr-mask-size", fmt.Sprint(nodeCIDRBits)},
 		{"service-cluster-ip-range", cfg.ServiceCIDR.String()},
 
-		{"root-ca-file", creds.tls("server-ca.crt")},
-		{"service-account-private-key-file", creds.tls("service-account.key")},
+		{"root-ca-file", creds.tls(serverAuthority + bundleSuffix)},
+		{"service-account-private-key-file", creds.tls(tokenKey)},
 		{"cluster-signing-kubelet-serving-cert-file", creds.tls("server-ca.crt")},
 		{"cluster-signing-kubelet-serving-key-file", creds.tls("server-ca.key")},
 		{"cluster-signing-kubelet-client-cert-file", creds.tls("client-ca.crt")},
@@ -87,8 +87,8 @@ func servingArgs(creds *credentials, kubeconfig string) []arg {
 		{"bind-address", "127.0.0.1"},
 		{"tls-cert-file", creds.tls("localhost.crt")},
 		{"tls-private-key-file", creds.tls("localhost.key")},
-		{"client-ca-file", creds.tls("client-ca.crt")},
-		{"requestheader-client-ca-file", creds.tls("front-proxy-ca.crt")},
+		{"client-ca-file", creds.tls(clientAuthority + bundleSuffix)},
+		{"requestheader-client-ca-file", creds.tls(frontProxyAuthority + bundleSuffix)},
 		{"requestheader-allowed-names", frontProxyUser},
 	}
 }

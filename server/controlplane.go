@@ -62,7 +62,7 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 		return nil, err
 	}
 
-	if err := c.creds.load(); err != nil {
+	if err := c.load(); err != nil {
 		return nil, fmt.Errorf("prepare certificates: %w", err)
 	}
 	if err := c.renew(); err != nil {
@@ -140,8 +140,11 @@ func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error
 	if problems := validation.IsDNS1123Subdomain(nodeName); len(problems) > 0 {
 		return fmt.Errorf("node name %q: %s", nodeName, strings.Join(problems, "; "))
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if _, err := c.creds.issueNode(dir, nodeName, addrs, c.cfg.url(), c.now()); err != nil {
 		return fmt.Errorf("issue credentials of node %s: %w", nodeName, err)
 	}
@@ -149,11 +152,44 @@ func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error
 	return nil
 }
 
+// load makes the folders first, as the lock needs one.
+func (c *ControlPlane) load() error {
+	for _, dir := range []string{c.creds.dir, c.creds.tls("")} {
+		if err := makeDir(dir); err != nil {
+			return err
+		}
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return c.creds.load()
+}
+
+// lock keeps the certificate files for one writer, in this process and outside.
+func (c *ControlPlane) lock() (unlock func(), err error) {
+	c.mu.Lock()
+	release, err := lockCertificates(c.creds.tls(""))
+	if err != nil {
+		c.mu.Unlock()
+		return nil, err
+	}
+	return func() { release(); c.mu.Unlock() }, nil
+}
+
 // renew brings every certificate up to date. Who uses them rereads them: the apiserver and the kubelet
 // are notified of changed files, clients look every five minutes.
 func (c *ControlPlane) renew() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// What a verb decided on and was killed over.
+	if err := carryOut(c.creds.dataDir(), filepath.Join(c.creds.dir, leavesPlan)); err != nil {
+		return err
+	}
 	now := c.now()
 	changed, err := c.creds.renew(c.cfg, now)
 	if err != nil {

@@ -66,6 +66,7 @@ func TestControlPlane(t *testing.T) {
 	t.Run("kubernetes Service", func(t *testing.T) { checkService(t, client, cfg) })
 	t.Run("service account tokens", func(t *testing.T) { checkTokens(t, client, admin) })
 	t.Run("strangers", func(t *testing.T) { checkStrangers(t, admin) })
+	t.Run("authorities that are gone", func(t *testing.T) { checkTrust(t, client, plane) })
 	t.Run("nodes", func(t *testing.T) { checkNode(t, plane) })
 	t.Run("renewal", func(t *testing.T) { checkRenewal(t, plane) })
 	stop()
@@ -201,6 +202,31 @@ func checkStrangers(t *testing.T, admin *rest.Config) {
 	require.True(t, apierrors.IsForbidden(err), err)
 	_, err = stranger.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
 	require.NoError(t, err)
+}
+
+// checkTrust: whom aggregated API servers trust is what upstream writes plus an authority of former times, until the
+// next start.
+func checkTrust(t *testing.T, client kubernetes.Interface, plane *ControlPlane) {
+	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	const name = "extension-apiserver-authentication"
+	gone, err := newAuthority("gone", plane.creds.clientCA.key)
+	require.NoError(t, err)
+	trusted := string(plane.creds.clientCA.trusted)
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		config, err := maps.Get(context.Background(), name, metav1.GetOptions{})
+		if assert.NoError(t, err) && assert.Equal(t, trusted, config.Data["client-ca-file"]) {
+			config.Data["client-ca-file"] += string(gone.certPEM)
+			_, err = maps.Update(context.Background(), config, metav1.UpdateOptions{})
+			assert.NoError(t, err)
+		}
+	}, startTimeout, 50*time.Millisecond)
+	files := map[string]string{"client-ca-file": plane.creds.tls(clientAuthority + bundleSuffix)}
+	for range 2 {
+		require.NoError(t, forgetAuthorities(t.Context(), client, files))
+		config, err := maps.Get(t.Context(), name, metav1.GetOptions{})
+		require.NoError(t, err)
+		require.Equal(t, trusted, config.Data["client-ca-file"])
+	}
 }
 
 // checkNode asks as the kubelet that IssueNode made: it may register itself, and no other.

@@ -2,9 +2,7 @@ package server
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -23,6 +21,9 @@ const kubeletClientUser = "mote:apiserver-kubelet-client"
 // frontProxyUser is who the apiserver is to an aggregated API server.
 const frontProxyUser = "front-proxy-client"
 
+// adminContext is what the administrator's kubeconfig calls its cluster, user and context.
+const adminContext = "mote"
+
 // credentials is everything below <data-dir>/server that proves who is who.
 type credentials struct {
 	dir          string     // <data-dir>/server
@@ -39,45 +40,67 @@ func (c *credentials) kubeconfig(component string) string {
 	return filepath.Join(c.dir, component+".kubeconfig")
 }
 
-// load makes the directories, the authorities and the service-account key where they are missing.
+// load makes the directories, the authorities and the service-account keys where they are missing. Changes that were
+// decided on before are carried out first.
 func (c *credentials) load() (err error) {
 	for _, dir := range []string{c.dir, c.tls("")} {
 		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
-	if c.serverCA, err = loadAuthority(c.tls("server-ca"), "mote server CA"); err != nil {
-		return err
+	for _, plan := range []string{leavesPlan, authoritiesPlan} {
+		if err := carryOut(c.dataDir(), filepath.Join(c.dir, plan)); err != nil {
+			return err
+		}
 	}
-	if c.clientCA, err = loadAuthority(c.tls("client-ca"), "mote client CA"); err != nil {
-		return err
+	for _, name := range authorityNames() {
+		if *c.authorities()[name], err = loadAuthority(c.tls(name), commonNames()[name]); err != nil {
+			return err
+		}
 	}
-	if c.frontProxyCA, err = loadAuthority(c.tls("front-proxy-ca"), "mote front proxy CA"); err != nil {
-		return err
-	}
-	tokens := c.tls("service-account.key")
-	_, err = readKey(tokens)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, err = makeKey(tokens)
-		return err
-	}
-	if err != nil {
-		return fmt.Errorf("%w; restore it from a backup, or remove it to make a new one, which invalidates "+
-			"the tokens in all pods", err)
-	}
-	return nil
+	return c.loadTokenKeys()
 }
 
-// renew makes the control plane's leaves and kubeconfigs and renews those that need it at now. It
-// returns the names of the certificates that changed.
-func (c *credentials) renew(cfg Config, now time.Time) ([]string, error) {
-	client := func(user string, groups ...string) subject {
-		return subject{commonName: user, organizations: groups, usage: x509.ExtKeyUsageClientAuth}
+// dataDir is what the files of a plan are below.
+func (c *credentials) dataDir() string { return filepath.Dir(c.dir) }
+
+// Files of authorities, without extension.
+const (
+	serverAuthority     = "server-ca"
+	clientAuthority     = "client-ca"
+	frontProxyAuthority = "front-proxy-ca"
+)
+
+func authorityNames() []string {
+	return []string{serverAuthority, clientAuthority, frontProxyAuthority}
+}
+
+func (c *credentials) authorities() map[string]**authority {
+	return map[string]**authority{
+		serverAuthority: &c.serverCA, clientAuthority: &c.clientCA, frontProxyAuthority: &c.frontProxyCA,
 	}
-	apiserver, err := servingSubject(cfg)
-	if err != nil {
-		return nil, err
+}
+
+// commonNames are what authorities are called.
+func commonNames() map[string]string {
+	return map[string]string{
+		serverAuthority: "mote server CA", clientAuthority: "mote client CA", frontProxyAuthority: "mote front proxy CA",
 	}
+}
+
+// leaf is a certificate that mote makes: server/tls/name.crt, or in a node's directory.
+type leaf struct {
+	name      string
+	authority string
+	subject
+}
+
+func clientSubject(user string, groups ...string) subject {
+	return subject{commonName: user, organizations: groups, usage: x509.ExtKeyUsageClientAuth}
+}
+
+// controlPlaneLeaves are those in server/tls; apiserver is what the apiserver's own says.
+func controlPlaneLeaves(apiserver subject) []leaf {
 	localhost := subject{
 		commonName: "localhost", usage: x509.ExtKeyUsageServerAuth,
 		names: []string{"localhost"}, addrs: loopbackAddrs(),
@@ -87,32 +110,59 @@ func (c *credentials) renew(cfg Config, now time.Time) ([]string, error) {
 		commonName: "metrics-server", usage: x509.ExtKeyUsageServerAuth,
 		names: []string{"metrics-server.kube-system.svc"},
 	}
-	leaves := []struct {
-		name string
-		ca   *authority
-		subject
-	}{
-		{"apiserver", c.serverCA, apiserver},
-		{"localhost", c.serverCA, localhost},
-		{"metrics-server", c.serverCA, metricsServer},
-		{"apiserver-kubelet-client", c.clientCA, client(kubeletClientUser)},
-		{"front-proxy-client", c.frontProxyCA, client(frontProxyUser)},
-		{"admin", c.clientCA, client("admin", "system:masters")},
-		{"controller-manager", c.clientCA, client("system:kube-controller-manager")},
-		{"scheduler", c.clientCA, client("system:kube-scheduler")},
+	return []leaf{
+		{"apiserver", serverAuthority, apiserver},
+		{"localhost", serverAuthority, localhost},
+		{"metrics-server", serverAuthority, metricsServer},
+		{"apiserver-kubelet-client", clientAuthority, clientSubject(kubeletClientUser)},
+		{"front-proxy-client", frontProxyAuthority, clientSubject(frontProxyUser)},
+		{"admin", clientAuthority, clientSubject("admin", "system:masters")},
+		{"controller-manager", clientAuthority, clientSubject("system:kube-controller-manager")},
+		{"scheduler", clientAuthority, clientSubject("system:kube-scheduler")},
 	}
+}
+
+// nodeLeaves are those in a node's directory.
+func nodeLeaves(nodeName string, addrs []netip.Addr) []leaf {
+	node := "system:node:" + nodeName
+	return []leaf{
+		{"kubelet", serverAuthority, subject{
+			commonName: node, organizations: []string{"system:nodes"}, usage: x509.ExtKeyUsageServerAuth,
+			names: sortedNames([]string{nodeName, "localhost"}), addrs: sortedAddrs(append(loopbackAddrs(), addrs...)),
+		}},
+		{"kubelet-client", clientAuthority, clientSubject(node, "system:nodes")},
+		{"kube-proxy", clientAuthority, clientSubject("system:kube-proxy")},
+	}
+}
+
+// ensure makes or renews leaves in dir and returns the names of those that changed.
+func (c *credentials) ensure(dir string, leaves []leaf, now time.Time) ([]string, error) {
 	var changed []string
-	for _, leaf := range leaves {
-		made, err := leaf.ca.ensureLeaf(c.tls(leaf.name), leaf.subject, now)
+	for _, l := range leaves {
+		made, err := (*c.authorities()[l.authority]).ensureLeaf(filepath.Join(dir, l.name), l.subject, now)
 		if err != nil {
 			return nil, err
 		}
 		if made {
-			changed = append(changed, leaf.name)
+			changed = append(changed, l.name)
 		}
 	}
+	return changed, nil
+}
+
+// renew makes the control plane's leaves and kubeconfigs and renews those that need it at now. It
+// returns the names of the certificates that changed.
+func (c *credentials) renew(cfg Config, now time.Time) ([]string, error) {
+	apiserver, err := servingSubject(cfg)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := c.ensure(c.tls(""), controlPlaneLeaves(apiserver), now)
+	if err != nil {
+		return nil, err
+	}
 	for _, component := range []string{"controller-manager", "scheduler"} {
-		cluster := &clientcmdapi.Cluster{Server: cfg.url(), CertificateAuthority: "tls/server-ca.crt"}
+		cluster := &clientcmdapi.Cluster{Server: cfg.url(), CertificateAuthority: "tls/" + serverAuthority + bundleSuffix}
 		user := &clientcmdapi.AuthInfo{
 			ClientCertificate: "tls/" + component + ".crt",
 			ClientKey:         "tls/" + component + ".key",
@@ -135,9 +185,16 @@ func (c *credentials) writeAdminKubeconfig(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	cluster := &clientcmdapi.Cluster{Server: cfg.url(), CertificateAuthorityData: c.serverCA.certPEM}
+	cluster := &clientcmdapi.Cluster{Server: cfg.url(), CertificateAuthorityData: c.serverCA.trusted}
 	user := &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}
-	return writeKubeconfig(cfg.AdminKubeconfig, "mote", cluster, user)
+	if err := writeKubeconfig(cfg.AdminKubeconfig, adminContext, cluster, user); err != nil || cfg.KubeconfigCopy == "" {
+		return err
+	}
+	data, err := os.ReadFile(cfg.AdminKubeconfig)
+	if err != nil {
+		return err
+	}
+	return updateCopy(cfg.KubeconfigCopy, data)
 }
 
 // issueNode writes the credentials directory of docs/architecture.md, "The seam". The kubeconfigs
@@ -147,34 +204,13 @@ func (c *credentials) issueNode(dir, nodeName string, addrs []netip.Addr, url st
 		return nil, err
 	}
 	for name, ca := range map[string]*authority{"server-ca.crt": c.serverCA, "client-ca.crt": c.clientCA} {
-		if err := updateFile(filepath.Join(dir, name), ca.certPEM, 0o644); err != nil {
+		if err := updateFile(filepath.Join(dir, name), ca.trusted, 0o644); err != nil {
 			return nil, err
 		}
 	}
-	node := "system:node:" + nodeName
-	leaves := []struct {
-		name string
-		ca   *authority
-		subject
-	}{
-		{"kubelet", c.serverCA, subject{
-			commonName: node, organizations: []string{"system:nodes"}, usage: x509.ExtKeyUsageServerAuth,
-			names: sortedNames([]string{nodeName, "localhost"}), addrs: sortedAddrs(append(loopbackAddrs(), addrs...)),
-		}},
-		{"kubelet-client", c.clientCA, subject{
-			commonName: node, organizations: []string{"system:nodes"}, usage: x509.ExtKeyUsageClientAuth,
-		}},
-		{"kube-proxy", c.clientCA, subject{commonName: "system:kube-proxy", usage: x509.ExtKeyUsageClientAuth}},
-	}
-	var changed []string
-	for _, leaf := range leaves {
-		made, err := leaf.ca.ensureLeaf(filepath.Join(dir, leaf.name), leaf.subject, now)
-		if err != nil {
-			return nil, err
-		}
-		if made {
-			changed = append(changed, leaf.name)
-		}
+	changed, err := c.ensure(dir, nodeLeaves(nodeName, addrs), now)
+	if err != nil {
+		return nil, err
 	}
 	for kubeconfig, pair := range map[string]string{"kubelet": "kubelet-client", "kube-proxy": "kube-proxy"} {
 		cluster := &clientcmdapi.Cluster{Server: url, CertificateAuthority: "server-ca.crt"}
@@ -216,13 +252,7 @@ func servingSubject(cfg Config) (subject, error) {
 	if hostname, err := os.Hostname(); err == nil && hostname != "" {
 		s.names = append(s.names, hostname)
 	}
-	for _, san := range cfg.TLSSANs {
-		if addr, err := netip.ParseAddr(san); err == nil {
-			s.addrs = append(s.addrs, addr)
-		} else {
-			s.names = append(s.names, san)
-		}
-	}
+	s.add(cfg.TLSSANs)
 	host, err := hostAddrs()
 	if err != nil {
 		return subject{}, err

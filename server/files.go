@@ -2,6 +2,8 @@ package server
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 
 	"github.com/mote-k8s/mote/internal/durable"
@@ -21,4 +23,24 @@ func makeDir(dir string) error {
 		return err
 	}
 	return os.Chmod(dir, 0o700)
+}
+
+// updateCopy writes a file of a place that is not ours, and hence in place: it may be a link, or alone be writable there.
+// It is for its owner alone, also where others could read the one that was there.
+func updateCopy(path string, data []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return os.Chmod(path, 0o600)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err == nil {
+		err = f.Chmod(0o600)
+		if err == nil {
+			_, err = f.Write(data)
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("copy the kubeconfig: %w; set another --write-kubeconfig", err)
+	}
+	return nil
 }

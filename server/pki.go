@@ -2,9 +2,11 @@ package server
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -16,6 +18,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"k8s.io/client-go/util/keyutil"
 
 	"github.com/mote-k8s/mote/internal/durable"
 )
@@ -37,8 +41,20 @@ var (
 type authority struct {
 	cert    *x509.Certificate
 	certPEM []byte
-	key     *ecdsa.PrivateKey
+	key     crypto.Signer
+	// trusted is what peers of this authority's leaves are given: certPEM, and behind it the authorities whose
+	// leaves are still good, while it takes their place (authorities.go).
+	trusted []byte
+	// cross is this authority's certificate by the one before it, while that is trusted, or empty. It goes behind each
+	// leaf, so that who knows the old authority alone trusts the new one's leaves.
+	cross []byte
 }
+
+// What lies beside an authority's certificate.
+const (
+	bundleSuffix = "-bundle.crt"
+	crossSuffix  = "-cross.crt"
+)
 
 // subject is what a leaf certificate says about its holder.
 type subject struct {
@@ -49,9 +65,56 @@ type subject struct {
 	addrs         []netip.Addr // for serving
 }
 
-// loadAuthority reads the authority in base.crt and base.key and makes what is not there yet.
-// A crash can leave a key without a certificate, which is then signed; never the other way round.
+// add adds names and addresses.
+func (s *subject) add(sans []string) {
+	for _, san := range sans {
+		if addr, err := netip.ParseAddr(san); err == nil {
+			s.addrs = append(s.addrs, addr)
+		} else {
+			s.names = append(s.names, san)
+		}
+	}
+}
+
+// subjectOf is what cert says.
+func subjectOf(cert *x509.Certificate) subject {
+	s := subject{commonName: cert.Subject.CommonName, organizations: cert.Subject.Organization, names: cert.DNSNames}
+	if len(cert.ExtKeyUsage) > 0 {
+		s.usage = cert.ExtKeyUsage[0]
+	}
+	for _, ip := range cert.IPAddresses {
+		if addr, ok := netip.AddrFromSlice(ip); ok {
+			s.addrs = append(s.addrs, addr.Unmap())
+		}
+	}
+	return s
+}
+
+// loadAuthority reads the authority in base.crt and base.key and makes what is not there yet, base-bundle.crt with
+// what is trusted included. A crash can leave a key without a certificate, which is then signed; never the other
+// way round.
 func loadAuthority(base, commonName string) (*authority, error) {
+	ca, err := loadPair(base, commonName)
+	if err != nil {
+		return nil, err
+	}
+	if ca.cross, err = readOptional(base + crossSuffix); err != nil {
+		return nil, err
+	}
+	bundle, err := readOptional(base + bundleSuffix)
+	if err != nil {
+		return nil, err
+	}
+	ca.trusted = slices.Clone(ca.certPEM)
+	for _, old := range certificatesIn(bundle) {
+		if !old.Equal(ca.cert) {
+			ca.trusted = append(ca.trusted, encodeCertificate(old)...)
+		}
+	}
+	return ca, updateFile(base+bundleSuffix, ca.trusted, 0o644)
+}
+
+func loadPair(base, commonName string) (*authority, error) {
 	certPath, keyPath := base+".crt", base+".key"
 	certPEM, err := os.ReadFile(certPath)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -68,28 +131,40 @@ func loadAuthority(base, commonName string) (*authority, error) {
 			"a new authority, which every node and client must then be given", err, certPath, keyPath)
 	}
 	if certPEM == nil {
-		return makeAuthority(certPath, commonName, key)
+		return restoreAuthority(base, commonName, key)
 	}
 	cert, err := parseCertificate(certPEM)
 	if err != nil {
 		return nil, fmt.Errorf("read authority's certificate %s: %w; remove it to have it made again from its key", certPath, err)
 	}
-	if !key.PublicKey.Equal(cert.PublicKey) {
+	if !keyFits(key, cert) {
 		return nil, fmt.Errorf("%s and %s do not belong together; restore both from one backup", certPath, keyPath)
 	}
 	return &authority{cert: cert, certPEM: certPEM, key: key}, nil
 }
 
-func makeAuthority(certPath, commonName string, key *ecdsa.PrivateKey) (*authority, error) {
-	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: commonName},
-		NotBefore:             validFrom,
-		NotAfter:              noEnd,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
+// restoreAuthority writes the certificate of key again: that which is trusted, or else a new one of the same content.
+func restoreAuthority(base, commonName string, key crypto.Signer) (*authority, error) {
+	bundle, err := readOptional(base + bundleSuffix)
+	if err != nil {
+		return nil, err
 	}
-	certPEM, err := sign(template, template, key, key)
+	for _, cert := range certificatesIn(bundle) {
+		if keyFits(key, cert) {
+			ca := &authority{cert: cert, certPEM: encodeCertificate(cert), key: key}
+			return ca, durable.WriteFile(base+".crt", ca.certPEM, 0o644)
+		}
+	}
+	ca, err := newAuthority(commonName, key)
+	if err != nil {
+		return nil, err
+	}
+	return ca, durable.WriteFile(base+".crt", ca.certPEM, 0o644)
+}
+
+func newAuthority(commonName string, key crypto.Signer) (*authority, error) {
+	template := authorityTemplate(pkix.Name{CommonName: commonName})
+	certPEM, err := sign(template, template, key.Public(), key)
 	if err != nil {
 		return nil, fmt.Errorf("sign authority %s: %w", commonName, err)
 	}
@@ -97,7 +172,18 @@ func makeAuthority(certPath, commonName string, key *ecdsa.PrivateKey) (*authori
 	if err != nil {
 		return nil, err
 	}
-	return &authority{cert: cert, certPEM: certPEM, key: key}, durable.WriteFile(certPath, certPEM, 0o644)
+	return &authority{cert: cert, certPEM: certPEM, key: key}, nil
+}
+
+func authorityTemplate(name pkix.Name) *x509.Certificate {
+	return &x509.Certificate{
+		Subject:               name,
+		NotBefore:             validFrom,
+		NotAfter:              noEnd,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
 }
 
 // ensureLeaf makes base.crt a certificate of ca for s that need not be renewed at now, and base.key
@@ -112,7 +198,8 @@ func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, er
 	}
 	if certPEM, err := os.ReadFile(base + ".crt"); err == nil {
 		cert, err := parseCertificate(certPEM)
-		if err == nil && ca.fits(cert, key, s) && !needsRenewal(cert, now) {
+		if err == nil && ca.fits(cert, key, s) && bytes.HasSuffix(certPEM, ca.cross) &&
+			len(certificatesIn(certPEM)) == 1+len(certificatesIn(ca.cross)) && !ca.needsRenewal(cert, now) {
 			return false, nil
 		}
 	}
@@ -123,11 +210,15 @@ func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, er
 	return true, durable.WriteFile(base+".crt", certPEM, 0o644)
 }
 
-func (ca *authority) issue(s subject, key *ecdsa.PrivateKey, now time.Time) ([]byte, error) {
+// issue signs a leaf; what it returns goes into a file as it is.
+func (ca *authority) issue(s subject, key crypto.Signer, now time.Time) ([]byte, error) {
 	notAfter := now.Add(leafLifetime)
 	if now.Before(clockFloor) {
 		// The clock was never set and may jump decades at any time: no end is right until it is.
 		notAfter = noEnd
+	}
+	if notAfter.After(ca.cert.NotAfter) {
+		notAfter = ca.cert.NotAfter // a user's own authority may end
 	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: s.commonName, Organization: s.organizations},
@@ -139,13 +230,14 @@ func (ca *authority) issue(s subject, key *ecdsa.PrivateKey, now time.Time) ([]b
 		DNSNames:              s.names,
 		IPAddresses:           netIPs(s.addrs),
 	}
-	return sign(template, ca.cert, key, ca.key)
+	certPEM, err := sign(template, ca.cert, key.Public(), ca.key)
+	return append(certPEM, ca.cross...), err
 }
 
 // fits says whether cert is of ca, belongs to key and says exactly what s does.
-func (ca *authority) fits(cert *x509.Certificate, key *ecdsa.PrivateKey, s subject) bool {
+func (ca *authority) fits(cert *x509.Certificate, key crypto.Signer, s subject) bool {
 	return cert.CheckSignatureFrom(ca.cert) == nil &&
-		key.PublicKey.Equal(cert.PublicKey) &&
+		keyFits(key, cert) &&
 		cert.Subject.CommonName == s.commonName &&
 		slices.Equal(cert.Subject.Organization, s.organizations) &&
 		slices.Equal(cert.ExtKeyUsage, []x509.ExtKeyUsage{s.usage}) &&
@@ -154,16 +246,19 @@ func (ca *authority) fits(cert *x509.Certificate, key *ecdsa.PrivateKey, s subje
 }
 
 // needsRenewal says whether a leaf is near its end, or was made without an end for want of a clock
-// that there is now.
-func needsRenewal(cert *x509.Certificate, now time.Time) bool {
+// that there is now. One that ends with its authority cannot be had for longer.
+func (ca *authority) needsRenewal(cert *x509.Certificate, now time.Time) bool {
 	if cert.NotAfter.Equal(noEnd) {
 		return !now.Before(clockFloor)
+	}
+	if cert.NotAfter.Equal(ca.cert.NotAfter) {
+		return false
 	}
 	return cert.NotAfter.Sub(now) < leafLifetime/3
 }
 
-func sign(template, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) ([]byte, error) {
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+func sign(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) ([]byte, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, signer)
 	if err != nil {
 		return nil, err
 	}
@@ -178,37 +273,92 @@ func parseCertificate(data []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-// makeKey writes a new ECDSA P-256 private key, in the SEC 1 form that every reader of Kubernetes
-// accepts, the one of service-account keys included.
-func makeKey(path string) (*ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make key %s: %w", path, err)
+// certificatesIn is those of a bundle that can be read: one that cannot is trusted by nobody.
+func certificatesIn(bundle []byte) []*x509.Certificate {
+	var certs []*x509.Certificate
+	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			certs = append(certs, cert)
+		}
 	}
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("make key %s: %w", path, err)
-	}
-	return key, durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+	return certs
 }
 
-func readKey(path string) (*ecdsa.PrivateKey, error) {
+func encodeCertificate(cert *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+}
+
+func keyFits(key crypto.Signer, cert *x509.Certificate) bool {
+	return samePublic(key.Public(), cert.PublicKey)
+}
+
+func samePublic(a, b crypto.PublicKey) bool {
+	public, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(b)
+}
+
+// makeKey writes a new private key.
+func makeKey(path string) (crypto.Signer, error) {
+	key, data, err := newKey()
+	if err != nil {
+		return nil, fmt.Errorf("make key %s: %w", path, err)
+	}
+	return key, durable.WriteFile(path, data, 0o600)
+}
+
+// newKey is an ECDSA P-256 private key, in the SEC 1 form that every reader of Kubernetes accepts, the one of
+// service-account keys included.
+func newKey() (crypto.Signer, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := keyutil.MarshalPrivateKeyToPEM(key)
+	return key, data, err
+}
+
+// readKey reads a private key and takes others' access to it away.
+func readKey(path string) (crypto.Signer, error) {
+	key, err := parseKeyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return key, os.Chmod(path, 0o600)
+}
+
+func parseKeyFile(path string) (crypto.Signer, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, err
-	}
-	block, rest := pem.Decode(data)
-	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("read %s: not one PEM block", path)
-	}
-	key, err := x509.ParseECPrivateKey(block.Bytes)
+	key, err := parseKey(data)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return key, nil
+}
+
+func parseKey(data []byte) (crypto.Signer, error) {
+	parsed, err := keyutil.ParsePrivateKeyPEM(data)
+	if err != nil {
+		return nil, fmt.Errorf("no PEM private key: %w", err)
+	}
+	switch key := parsed.(type) {
+	case *ecdsa.PrivateKey:
+		return key, nil
+	case *rsa.PrivateKey:
+		return key, nil
+	}
+	return nil, fmt.Errorf("a %T, and Kubernetes knows RSA and ECDSA keys only", parsed)
+}
+
+// readOptional reads a file that need not be there.
+func readOptional(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
 }
 
 func netIPs(addrs []netip.Addr) []net.IP {

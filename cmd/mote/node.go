@@ -12,7 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	v1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
 // nodeState is what the cluster says about this node.
@@ -29,16 +30,14 @@ type nodeWatch struct {
 	nodes v1.NodeInterface
 }
 
-func newNodeWatch(kubeconfig, name string, since time.Time) (*nodeWatch, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+// newNodeWatch asks as the administrator, by files: a client rereads those when they are renewed, and a kubeconfig with
+// certificates inside never.
+func newNodeWatch(s *settings.Settings, since time.Time) (*nodeWatch, error) {
+	client, err := v1.NewForConfig(addonsConfig(s).Access.Admin("status"))
 	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
+		return nil, fmt.Errorf("make client for %s: %w", serverURL(s), err)
 	}
-	client, err := v1.NewForConfig(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("make client for %s: %w", kubeconfig, err)
-	}
-	return &nodeWatch{name, since, client.Nodes()}, nil
+	return &nodeWatch{s.NodeName, since, client.Nodes()}, nil
 }
 
 // state asks once.

@@ -72,6 +72,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newLogsCommand(e),
 
 		newDatastoreCommand(e),
+		newCertsCommand(e),
 		newCheckCommand(e),
 		newInstallCommand(e),
 		newUninstallCommand(e),

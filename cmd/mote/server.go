@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -119,7 +118,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	for _, f := range warnings {
 		slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
 	}
-	watch, err := newNodeWatch(s.Kubeconfig(), s.NodeName, started)
+	watch, err := newNodeWatch(s, started)
 	if err != nil {
 		return err
 	}
@@ -230,6 +229,7 @@ func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error
 	plane, err := server.Prepare(server.Config{
 		DataDir:               s.DataDir,
 		AdminKubeconfig:       s.Kubeconfig(),
+		KubeconfigCopy:        s.WriteKubeconfig,
 		DatastoreEndpoint:     endpoint,
 		DatastoreCAFile:       s.DatastoreCAFile,
 		DatastoreCertFile:     s.DatastoreCertFile,
@@ -248,33 +248,7 @@ func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error
 	if err != nil {
 		return nil, err
 	}
-	if err := plane.IssueNode(credentialsDir(s), s.NodeName, []netip.Addr{nodeIP(s)}); err != nil {
-		return nil, err
-	}
-	if s.WriteKubeconfig == "" {
-		return plane, nil
-	}
-	data, err := os.ReadFile(s.Kubeconfig())
-	if err != nil {
-		return nil, fmt.Errorf("copy the kubeconfig: %w", err)
-	}
-	if err := writePrivate(s.WriteKubeconfig, data); err != nil {
-		return nil, fmt.Errorf("copy the kubeconfig: %w; set another --write-kubeconfig", err)
-	}
-	return plane, nil
-}
-
-// writePrivate writes a file for its owner alone, also where others could read the one that was there.
-func writePrivate(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	err = f.Chmod(0o600)
-	if err == nil {
-		_, err = f.Write(data)
-	}
-	return errors.Join(err, f.Close())
+	return plane, plane.IssueNode(credentialsDir(s), s.NodeName, []netip.Addr{nodeIP(s)})
 }
 
 // payloadDir in the data directory holds the unpacked per-pod programs.
@@ -342,7 +316,7 @@ func addonsConfig(s *settings.Settings) addons.Config {
 	return addons.Config{
 		Access: api.Access{
 			Server:   serverURL(s),
-			CAFile:   filepath.Join(tls, "server-ca.crt"),
+			CAFile:   filepath.Join(tls, "server-ca-bundle.crt"),
 			CertFile: filepath.Join(tls, "admin.crt"),
 			KeyFile:  filepath.Join(tls, "admin.key"),
 		},

@@ -32,7 +32,7 @@ func Table() []Setting {
 		{
 			Name: "data-dir", Section: sectionFiles, Default: "/var/lib/mote",
 			Help:  "directory for everything that lasts: state, keys, images, containers",
-			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore"},
+			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore", "certs"},
 			value: func(s *Settings) value { return scalar(&s.DataDir, "path", absolutePath) },
 		},
 		{
@@ -55,6 +55,7 @@ func Table() []Setting {
 		{
 			Name: "write-kubeconfig", Section: sectionFiles, DefaultHelp: "none",
 			Help:  "write a further copy of the administrator's kubeconfig to this file, mode 0600",
+			Verbs: []string{"server", "certs"},
 			value: func(s *Settings) value { return scalar(&s.WriteKubeconfig, "path", absolutePath) },
 		},
 

@@ -1,0 +1,163 @@
+package server
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/util/keyutil"
+)
+
+// An authority is replaced in two steps, each of which takes effect when a server starts:
+//
+//	present ──rotate──► present + old trusted ──finish──► present
+//
+// Between them leaves are the new authority's, its certificate by the old one (cross) behind them: whoever knows
+// only the old authority, a copied kubeconfig or a pod that has been running for long, verifies them still.
+
+// outgoing names the authorities that are trusted though they have been replaced.
+func (c *credentials) outgoing() ([]string, error) {
+	var names []string
+	for _, name := range authorityNames() {
+		if len(certificatesIn((*c.authorities()[name]).trusted)) > 1 {
+			names = append(names, name)
+		}
+	}
+	key, err := parseKeyFile(c.tls(tokenKey))
+	if err != nil {
+		return nil, err
+	}
+	old, err := c.oldTokenKeys(key)
+	if len(old) > 0 {
+		names = append(names, "service-account")
+	}
+	return names, err
+}
+
+// replace adds to p what puts next in the place of the authority called name.
+func (c *credentials) replace(p *plan, name string, next *authority, keyPEM []byte) error {
+	old := *c.authorities()[name]
+	if next.cert.Equal(old.cert) || samePublic(next.key.Public(), old.key.Public()) {
+		return fmt.Errorf("the new %s has the key of the present one", name)
+	}
+	base := c.tls(name)
+	p.add(base+".key", keyPEM, 0o600)
+	p.add(base+".crt", next.certPEM, 0o644)
+	p.add(base+bundleSuffix, append(append([]byte{}, next.certPEM...), old.certPEM...), 0o644)
+	if name != serverAuthority {
+		return nil // who verifies clients is told whom to trust, by this server or the cluster
+	}
+	template := authorityTemplate(next.cert.Subject)
+	template.NotAfter = next.cert.NotAfter
+	if old.cert.NotAfter.Before(template.NotAfter) {
+		template.NotAfter = old.cert.NotAfter
+	}
+	template.SubjectKeyId = next.cert.SubjectKeyId
+	cross, err := sign(template, old.cert, next.key.Public(), old.key)
+	if err != nil {
+		return fmt.Errorf("sign the new %s by the old one: %w", name, err)
+	}
+	p.add(base+crossSuffix, cross, 0o644)
+	return nil
+}
+
+// replaceTokenKey adds to p a new key for service-account tokens, beside the present one's public half. With from,
+// only if that folder has one.
+func (c *credentials) replaceTokenKey(p *plan, from string) (bool, error) {
+	old, err := parseKeyFile(c.tls(tokenKey))
+	if err != nil {
+		return false, err
+	}
+	key, keyPEM, err := nextKey(tokenKey, from)
+	if err != nil || key == nil {
+		return false, err
+	}
+	if samePublic(key.Public(), old.Public()) {
+		return false, errors.New("the new service-account.key is the present one")
+	}
+	public, err := encodePublic([]crypto.PublicKey{key.Public(), old.Public()})
+	if err != nil {
+		return false, err
+	}
+	p.add(c.tls(tokenKey), keyPEM, 0o600)
+	p.add(c.tls(tokenPublicKeys), public, 0o600)
+	return true, nil
+}
+
+// nextAuthority makes an authority, or reads it from a folder; nil if the folder has none of that name. A new one
+// is called by its key, as two of one name would be mixed up by some clients.
+func nextAuthority(name, from string, now time.Time) (*authority, []byte, error) {
+	key, keyPEM, err := nextKey(name+".key", from)
+	if err != nil {
+		return nil, nil, err
+	}
+	if from == "" {
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return nil, nil, err
+		}
+		id := sha256.Sum256(der)
+		ca, err := newAuthority(commonNames()[name]+" "+hex.EncodeToString(id[:4]), key)
+		return ca, keyPEM, err
+	}
+	path := filepath.Join(from, name+".crt")
+	certPEM, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && key == nil:
+		return nil, nil, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("%s.key needs its certificate: %w", name, err)
+	case key == nil:
+		return nil, nil, fmt.Errorf("%s needs its key: there is no %s.key in %s", path, name, from)
+	}
+	certs := certificatesIn(certPEM)
+	if len(certs) != 1 {
+		return nil, nil, fmt.Errorf("%s has %d certificates; give the authority's own alone, in PEM", path, len(certs))
+	}
+	if err := judgeAuthority(certs[0], key, now); err != nil {
+		return nil, nil, fmt.Errorf("cannot take %s: it %w", path, err)
+	}
+	return &authority{cert: certs[0], certPEM: encodeCertificate(certs[0]), key: key}, keyPEM, nil
+}
+
+// nextKey makes a key, or reads it from a folder; nil if the folder has none of that name.
+func nextKey(name, from string) (crypto.Signer, []byte, error) {
+	if from == "" {
+		return newKey()
+	}
+	key, err := parseKeyFile(filepath.Join(from, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	keyPEM, err := keyutil.MarshalPrivateKeyToPEM(key)
+	return key, keyPEM, err
+}
+
+// judgeAuthority says why a user's authority cannot be ours.
+func judgeAuthority(cert *x509.Certificate, key crypto.Signer, now time.Time) error {
+	switch {
+	case !cert.IsCA || !cert.BasicConstraintsValid:
+		return errors.New("is no authority: its basic constraints do not say CA:TRUE")
+	case cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return errors.New("may not sign certificates: its key usage lacks keyCertSign")
+	case !keyFits(key, cert):
+		return errors.New("does not belong to the key beside it")
+	case cert.CheckSignatureFrom(cert) != nil:
+		return errors.New("is not signed by itself, and many clients trust no other kind alone")
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("is not valid before %s", cert.NotBefore.Format(time.RFC3339))
+	case cert.NotAfter.Sub(now) < leafLifetime:
+		return fmt.Errorf("ends at %s, and certificates that it signs are to last a year", cert.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}

@@ -1,0 +1,319 @@
+package server
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/keyutil"
+)
+
+// Certificates is the certificates and keys of a node on disk, for verbs that look at them or change them, whether or
+// not a server runs. Its methods are safe beside a running server.
+type Certificates struct {
+	// DataDir is the server's (Config.DataDir).
+	DataDir string
+	// NodeDir, below DataDir, is what IssueNode was given.
+	NodeDir string
+	// AdminKubeconfig, below DataDir, is Config.AdminKubeconfig.
+	AdminKubeconfig string
+	// Copies are further copies of it, anywhere.
+	Copies []string
+	// TLSSANs are names that Check wants in the apiserver's certificate next to those that every cluster has.
+	TLSSANs []string
+}
+
+func (c Certificates) credentials() *credentials {
+	return &credentials{dir: filepath.Join(c.DataDir, "server")}
+}
+
+// lock takes the files for a change, and finishes one that was interrupted.
+func (c Certificates) lock() (*credentials, func(), error) {
+	creds := c.credentials()
+	release, err := lockCertificates(creds.tls(""))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, c.absent()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	err = carryOut(c.DataDir, filepath.Join(creds.dir, leavesPlan))
+	if err == nil {
+		err = c.noneWaiting()
+	}
+	if err == nil {
+		err = creds.read()
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return creds, release, nil
+}
+
+func (c Certificates) absent() error {
+	return fmt.Errorf("there are no certificates in %s; \"mote server\" makes them, and --data-dir names another directory", c.DataDir)
+}
+
+// Waiting tells whether a change of authorities waits for the next start of the server.
+func (c Certificates) Waiting() (bool, error) {
+	_, err := os.Stat(filepath.Join(c.credentials().dir, authoritiesPlan))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (c Certificates) noneWaiting() error {
+	waiting, err := c.Waiting()
+	if waiting {
+		return errors.New("a change of authorities waits for the next start of mote, which renews all certificates; restart mote first")
+	}
+	return err
+}
+
+// read reads the authorities and makes nothing.
+func (c *credentials) read() error {
+	for _, name := range authorityNames() {
+		base := c.tls(name)
+		if _, err := os.Stat(base + ".crt"); err != nil {
+			return fmt.Errorf("cannot read authority %s: %w; \"mote server\" makes its certificate again from its key", name, err)
+		}
+		ca, err := loadAuthority(base, commonNames()[name])
+		if err != nil {
+			return err
+		}
+		*c.authorities()[name] = ca
+	}
+	return nil
+}
+
+// leaves are the leaves of a node: those of the control plane, and those in nodeDir.
+func (c Certificates) leaves(creds *credentials) []leafFile {
+	var all []leafFile
+	required := subject{
+		commonName: "kube-apiserver", usage: x509.ExtKeyUsageServerAuth,
+		names: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"}, addrs: loopbackAddrs(),
+	}
+	required.add(c.TLSSANs)
+	for _, l := range controlPlaneLeaves(required) {
+		all = append(all, leafFile{l, creds.tls(l.name)})
+	}
+	for _, l := range nodeLeaves(c.nodeName(), nil) {
+		all = append(all, leafFile{l, filepath.Join(c.NodeDir, l.name)})
+	}
+	return all
+}
+
+// leafFile is a leaf and its path without extension.
+type leafFile struct {
+	leaf
+	base string
+}
+
+// nodeName is whom the kubelet's client certificate is for, by which its other one is judged.
+func (c Certificates) nodeName() string {
+	data, err := os.ReadFile(filepath.Join(c.NodeDir, "kubelet-client.crt"))
+	if err != nil {
+		return ""
+	}
+	cert, err := parseCertificate(data)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(cert.Subject.CommonName, "system:node:")
+}
+
+// Rotate renews leaves at once, by name or all, with the names and addresses that they have, and puts the
+// administrator's into his kubeconfig. All of them are renewed or, if that fails, none. A running server
+// takes the new ones without a restart. newKeys replaces their keys too.
+func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]string, error) {
+	creds, release, err := c.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	chosen, err := choose(c.leaves(creds), names)
+	if err != nil {
+		return nil, err
+	}
+	var p plan
+	var renewed []string
+	var kubeconfig []byte
+	for _, l := range chosen {
+		certPEM, keyPEM, err := creds.reissue(l, newKeys, now)
+		if err != nil {
+			return nil, fmt.Errorf("renew %s: %w", l.name, err)
+		}
+		p.add(l.base+".key", keyPEM, 0o600)
+		p.add(l.base+".crt", certPEM, 0o644)
+		if l.name == "admin" {
+			if kubeconfig, err = c.kubeconfigWith(certPEM, keyPEM); err != nil {
+				return nil, err
+			}
+			p.add(c.AdminKubeconfig, kubeconfig, 0o600)
+		}
+		renewed = append(renewed, l.name)
+	}
+	path := filepath.Join(creds.dir, leavesPlan)
+	if err := p.write(c.DataDir, path); err != nil {
+		return nil, err
+	}
+	if err := carryOut(c.DataDir, path); err != nil {
+		return nil, err
+	}
+	if kubeconfig != nil {
+		for _, path := range c.Copies {
+			if err := updateCopy(path, kubeconfig); err != nil {
+				return nil, fmt.Errorf("the certificates are renewed, but not everywhere: %w", err)
+			}
+		}
+	}
+	return renewed, nil
+}
+
+// choose picks leaves by name; none named are all.
+func choose(all []leafFile, names []string) ([]leafFile, error) {
+	if len(names) == 0 {
+		return all, nil
+	}
+	var known []string
+	for _, l := range all {
+		known = append(known, l.name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("there is no certificate %q to renew; there are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return slices.DeleteFunc(all, func(l leafFile) bool { return !slices.Contains(names, l.name) }), nil
+}
+
+// reissue signs what a leaf says already once more.
+func (c *credentials) reissue(l leafFile, newKeys bool, now time.Time) (certPEM, keyPEM []byte, err error) {
+	const again = "; mote makes it again at its next start, or within a minute while it runs"
+	data, err := os.ReadFile(l.base + ".crt")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w"+again, err)
+	}
+	cert, err := parseCertificate(data)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s.crt: %w"+again, l.base, err)
+	}
+	if cert.Subject.CommonName != l.commonName {
+		return nil, nil, fmt.Errorf("%s.crt is for %q and not for %q"+again, l.base, cert.Subject.CommonName, l.commonName)
+	}
+	key, err := parseKeyFile(l.base + ".key")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w"+again, err)
+	}
+	if newKeys {
+		key, keyPEM, err = newKey()
+	} else {
+		keyPEM, err = keyutil.MarshalPrivateKeyToPEM(key)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	certPEM, err = (*c.authorities()[l.authority]).issue(subjectOf(cert), key, now)
+	return certPEM, keyPEM, err
+}
+
+// kubeconfigWith is the administrator's with another certificate.
+func (c Certificates) kubeconfigWith(certPEM, keyPEM []byte) ([]byte, error) {
+	config, err := clientcmd.LoadFromFile(c.AdminKubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read the administrator's kubeconfig: %w; mote makes it again at its next start, or within a minute while it runs", err)
+	}
+	user := config.AuthInfos[adminContext]
+	if user == nil {
+		return nil, fmt.Errorf("%s has no user %q; remove it, and mote makes it again", c.AdminKubeconfig, adminContext)
+	}
+	user.ClientCertificateData, user.ClientKeyData = certPEM, keyPEM
+	return clientcmd.Write(*config)
+}
+
+// RotateAuthorities decides on new authorities and a new key of service-account tokens; the next start of the server
+// takes them and renews everything. The old ones stay trusted next to them until FinishAuthorities. With from, the
+// ones in that folder are taken, and only those that it has. It returns their names.
+func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, error) {
+	creds, release, err := c.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	old, err := creds.outgoing()
+	if err != nil {
+		return nil, err
+	}
+	if len(old) > 0 {
+		return nil, fmt.Errorf("the authorities before (%s) are still trusted; \"mote certs rotate-ca --finish\" ends that, then start anew", strings.Join(old, ", "))
+	}
+	var p plan
+	var names []string
+	for _, name := range authorityNames() {
+		next, keyPEM, err := nextAuthority(name, from, now)
+		if err != nil {
+			return nil, err
+		}
+		if next == nil {
+			continue
+		}
+		if err := creds.replace(&p, name, next, keyPEM); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	replaced, err := creds.replaceTokenKey(&p, from)
+	if err != nil {
+		return nil, err
+	}
+	if replaced {
+		names = append(names, "service-account")
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("%s has none of %s.crt with its .key, and no %s", from, strings.Join(authorityNames(), ".crt, "), tokenKey)
+	}
+	return names, p.write(c.DataDir, filepath.Join(creds.dir, authoritiesPlan))
+}
+
+// FinishAuthorities decides that nothing of the authorities and keys before the present ones is trusted any more, from
+// the next start of the server on. It returns which are concerned.
+func (c Certificates) FinishAuthorities() ([]string, error) {
+	creds, release, err := c.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	old, err := creds.outgoing()
+	if err != nil {
+		return nil, err
+	}
+	if len(old) == 0 {
+		return nil, errors.New("there is nothing to finish: no authority but the present ones is trusted; \"mote certs rotate-ca\" makes new ones")
+	}
+	var p plan
+	for _, name := range authorityNames() {
+		ca := *creds.authorities()[name]
+		p.add(creds.tls(name)+bundleSuffix, ca.certPEM, 0o644)
+		p.add(creds.tls(name)+crossSuffix, nil, 0)
+	}
+	key, err := parseKeyFile(creds.tls(tokenKey))
+	if err != nil {
+		return nil, err
+	}
+	public, err := encodePublic([]crypto.PublicKey{key.Public()})
+	if err != nil {
+		return nil, err
+	}
+	p.add(creds.tls(tokenPublicKeys), public, 0o600)
+	return old, p.write(c.DataDir, filepath.Join(creds.dir, authoritiesPlan))
+}

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"k8s.io/client-go/util/keyutil"
+)
+
+// The keys of service-account tokens in server/tls.
+const (
+	tokenKey        = "service-account.key" // signs
+	tokenPublicKeys = "service-account.pub" // verify: the signing key's first, then those whose tokens are still good
+)
+
+// loadTokenKeys makes the keys of service-account tokens where they are missing. A signing key that is new because
+// the old one was lost or taken away leaves no other trusted.
+func (c *credentials) loadTokenKeys() error {
+	key, err := readKey(c.tls(tokenKey))
+	var others []crypto.PublicKey
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		key, err = makeKey(c.tls(tokenKey))
+		if err != nil {
+			return err
+		}
+	case err != nil:
+		return fmt.Errorf("%w; restore it from a backup, or remove it to make a new one, which invalidates "+
+			"the tokens in all pods", err)
+	default:
+		if others, err = c.oldTokenKeys(key); err != nil {
+			return err
+		}
+	}
+	data, err := encodePublic(append([]crypto.PublicKey{key.Public()}, others...))
+	if err != nil {
+		return err
+	}
+	return updateFile(c.tls(tokenPublicKeys), data, 0o600)
+}
+
+// oldTokenKeys are the keys that verify tokens next to key. A file that does not hold key's own public key was left
+// by another key's and counts for nothing.
+func (c *credentials) oldTokenKeys(key crypto.Signer) ([]crypto.PublicKey, error) {
+	data, err := readOptional(c.tls(tokenPublicKeys))
+	if err != nil || data == nil {
+		return nil, err
+	}
+	keys, err := keyutil.ParsePublicKeysPEM(data)
+	if err != nil {
+		return nil, nil // made again from what there is
+	}
+	var old []crypto.PublicKey
+	own := false
+	for _, k := range keys {
+		if samePublic(key.Public(), k) {
+			own = true
+		} else {
+			old = append(old, k)
+		}
+	}
+	if !own {
+		return nil, nil
+	}
+	return old, nil
+}
+
+func encodePublic(keys []crypto.PublicKey) ([]byte, error) {
+	var out []byte
+	for _, key := range keys {
+		switch key.(type) {
+		case *ecdsa.PublicKey, *rsa.PublicKey:
+		default:
+			return nil, fmt.Errorf("cannot write a public key of type %T", key)
+		}
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			return nil, fmt.Errorf("write public key: %w", err)
+		}
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})...)
+	}
+	return out, nil
+}
