@@ -45,6 +45,11 @@ build_etcd() {
 	go build -C test/bench/stock -ldflags "-s -w" -o "$PWD/bin/stock/etcd" go.etcd.io/etcd/server/v3
 }
 
+# build_helm builds bin/helm, Helm's own client, of the version that mote has as a library.
+build_helm() {
+	go build -C test/helm -ldflags "-s -w" -o "$PWD/bin/helm" helm.sh/helm/v4/cmd/helm
+}
+
 # without_starting COMMAND... runs COMMAND, and no package that it installs may start its server.
 without_starting() {
 	local policy=/usr/sbin/policy-rc.d status=0

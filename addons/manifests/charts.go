@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -55,9 +56,18 @@ func (c *charts) helm(namespace string) (*action.Configuration, error) {
 	return &helm, nil
 }
 
+// guard makes an error of a panic: a chart is a user's text, and its file is read again at each start.
+func guard(release string, err *error) {
+	if r := recover(); r != nil {
+		slog.Error("Helm panicked", "component", Name, "release", release, "panic", r, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("release %s: Helm panicked: %v; see the log, mend the chart or remove its file", release, r)
+	}
+}
+
 // install makes or upgrades a release. One that is as it should be already is left alone; same says that its
 // file is.
-func (c *charts) install(ctx context.Context, want *chart, same bool) error {
+func (c *charts) install(ctx context.Context, want *chart, same bool) (err error) {
+	defer guard(want.release(), &err)
 	helm, err := c.helm(want.Namespace)
 	if err != nil {
 		return err
@@ -146,7 +156,8 @@ func lastRelease(helm *action.Configuration, name string) (*releasev1.Release, e
 }
 
 // uninstall removes a release, namespace/name, if it is there.
-func (c *charts) uninstall(_ context.Context, name string) error {
+func (c *charts) uninstall(_ context.Context, name string) (err error) {
+	defer guard(name, &err)
 	namespace, name, _ := strings.Cut(name, "/")
 	helm, err := c.helm(namespace)
 	if err != nil {

@@ -83,7 +83,7 @@ func (s *session) writeKubeconfig(dir, namespace string) error {
 // commands are the scripts' own:
 //
 //	kubectl ARG...              as mote has it
-//	mote, curl ARG...           on the host; curl is silent but for errors
+//	mote, curl, helm ARG...     on the host; curl is silent but for errors
 //	host COMMAND...             any other command on the host
 //	row ID WHAT                 the lines that follow prove the feature ID
 //	wait-until RE COMMAND...    again and again, until it succeeds and prints what matches
@@ -97,6 +97,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"kubectl":     program("kubectl"),
 		"mote":        program("mote"),
 		"curl":        program("curl"),
+		"helm":        program("helm"),
 		"host":        program("host"),
 		"row":         row,
 		"wait-until":  waitUntil,
@@ -167,7 +168,7 @@ func set(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(stdout))
 }
 
-// run runs kubectl, mote, curl or host as exec does, without a trace in the script's log.
+// run runs kubectl, mote, curl, helm or host as exec does, without a trace in the script's log.
 func run(ctx context.Context, ts *testscript.TestScript, args []string) (stdout, stderr string, err error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir(sessionOf(ts).host), args[0]), args[1:]...)
 	cmd.Dir = ts.MkAbs(".")

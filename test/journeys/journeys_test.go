@@ -34,6 +34,7 @@ func TestMain(m *testing.M) { cluster.Main(m, "journeys") }
 // TestShared replays the scripts that can share a cluster.
 func TestShared(t *testing.T) {
 	h := newHost(t)
+	addClients(t, h)
 	s := h.StartServer(t)
 	s.WaitReady(t)
 	addons := addonsOf(t, h)
@@ -52,8 +53,12 @@ func TestAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
+			if name == "bundle" {
+				writeBundle(t, h)
+			}
 			addons := addonsOf(t, h)
 			t.Run("host", func(t *testing.T) {
 				runScripts(t, file, func(t *testing.T) *session {
@@ -107,6 +112,44 @@ func newHost(t *testing.T) *cluster.Host {
 	}
 	writeWrappers(t, h)
 	return h
+}
+
+// addClients gives a host the images of clients, and the one in Go as a program too.
+func addClients(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	python, err := images.Python()
+	if err != nil {
+		t.Fatal(err)
+	}
+	preload(t, h, python)
+	program, err := images.Program(images.ClientName, cluster.Root(), "./test/images/client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	preload(t, h, program)
+	if err := os.WriteFile(filepath.Join(h.Dir, "client"), program.Files[0].Data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writeBundle puts the images of stores of metrics and logs into the archives' folder bundle.
+func writeBundle(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	dir := filepath.Join(h.Dir, "bundle")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, makeImage := range map[string]func() (images.Image, error){
+		"prometheus": images.Prometheus, "influxdb": images.InfluxDB, "rsyslog": images.Rsyslog,
+	} {
+		im, err := makeImage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := im.Save(filepath.Join(dir, name+".tar")); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func makeKuard() (images.Image, error) {
@@ -194,6 +237,7 @@ func writeWrappers(t *testing.T, h *cluster.Host) {
 		"mote":    enter(all, "mote"),
 		"kubectl": enter(client, "mote kubectl"),
 		"curl":    enter(client, "curl -sS -m 10"),
+		"helm":    enter(client, filepath.Join("/.machine", cluster.Root(), "bin", "helm")),
 	} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
