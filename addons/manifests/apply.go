@@ -149,6 +149,20 @@ func (k *Keeper) owner(files []file, release, but string) string {
 	return owner
 }
 
+// install makes a file's release, unless that has ended the process again and again.
+func (k *Keeper) install(ctx context.Context, w *work) error {
+	if !w.set.try(w.sum) {
+		return fmt.Errorf("release %s: mote has ended %d times while it installed this chart, and leaves it alone until it or its file changes; see the log of then",
+			w.chart.release(), w.set.tries)
+	}
+	if err := k.objs.Apply(ctx, w.set.parent(k.cfg.NodeName)); err != nil {
+		return err
+	}
+	err := k.charts.install(ctx, w.chart, w.set.sum == w.sum)
+	w.set.tries = 0
+	return err
+}
+
 // uninstall removes a release that a file had, if no other file has it now.
 func (k *Keeper) uninstall(ctx context.Context, files []file, release, file string) error {
 	if owner := k.owner(files, release, file); owner != "" {

@@ -209,7 +209,7 @@ func sooner(a, b time.Duration) time.Duration {
 func (k *Keeper) conclude(ctx context.Context, w *work, others claims, busy bool) time.Duration {
 	s := w.set
 	if len(w.errs) == 0 && w.chart != nil {
-		if err := k.charts.install(ctx, w.chart, s.sum == w.sum); err != nil {
+		if err := k.install(ctx, w); err != nil {
 			w.errs = append(w.errs, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,6 +38,8 @@ const (
 	annotationNode    = "mote.dev/node"
 	annotationSum     = "mote.dev/manifest-sum"
 	annotationRelease = "mote.dev/release"
+	// annotationTries counts the installations of what annotationTried is the sum of, as long as none has come back.
+	annotationTries, annotationTried = "mote.dev/tries", "mote.dev/tried-sum"
 	// annotationAdopted is on an object that was there before a file named it: then it is not removed with the file.
 	annotationAdopted = "mote.dev/adopted"
 
@@ -63,6 +66,8 @@ type set struct {
 	namespaces map[string]bool
 	sum        string // of the file that was applied as a whole last
 	release    string // namespace/name of a Helm release
+	tried      string // the sum of the chart that is being installed
+	tries      int    // how often that was begun and did not come back
 	state      string
 	message    string
 }
@@ -101,6 +106,8 @@ func loadSets(ctx context.Context, client kubernetes.Interface, node string) (ma
 		s := newSet(node, file)
 		s.sum, s.release = config.Annotations[annotationSum], config.Annotations[annotationRelease]
 		s.state, s.message = config.Data[keyState], config.Data[keyMessage]
+		s.tried = config.Annotations[annotationTried]
+		s.tries, _ = strconv.Atoi(config.Annotations[annotationTries]) // no number is no try
 		for _, text := range split(config.Annotations[annotationKinds]) {
 			s.kinds[schema.ParseGroupKind(text)] = true
 		}
@@ -145,10 +152,29 @@ func (s *set) parent(node string) api.Object {
 			config.Annotations[key] = value
 		}
 	}
+	if s.tries > 0 {
+		config.Annotations[annotationTried], config.Annotations[annotationTries] = s.tried, strconv.Itoa(s.tries)
+	}
 	if s.message != "" {
 		config.Data[keyMessage] = s.message
 	}
 	return api.Object{Resource: corev1.SchemeGroupVersion.WithResource("configmaps"), Object: config}
+}
+
+// maxTries is how often a chart may end the process before it is left alone. Power cuts count too, so it is not one.
+const maxTries = 5
+
+// try counts an installation of a chart. It tells whether there may be another one: a template that calls itself by tpl
+// without end overflows the stack, which Go does not recover from, and would do so at each start.
+func (s *set) try(sum string) bool {
+	if s.tried != sum {
+		s.tried, s.tries = sum, 0
+	}
+	if s.tries >= maxTries {
+		return false
+	}
+	s.tries++
+	return true
 }
 
 // narrow leaves the kinds and namespaces of keep.
