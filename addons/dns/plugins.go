@@ -64,6 +64,7 @@ func directives() []string {
 func (s *Server) register() {
 	dnsserver.Directives = directives()
 	dnsserver.Quiet = true
+	growStacks()
 	caddy.Quiet = true
 	plugin.Register(directiveListen, s.setupListen)
 	plugin.Register(directiveKubernetes, s.setupKubernetes)

@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -23,16 +21,10 @@ import (
 const (
 	// clusterDNS is mote's default.
 	clusterDNS = "10.43.0.10"
+	// moteDNSPort is where mote's server listens on the node's address.
+	moteDNSPort = 10053
 	// stockDNSPort is where CoreDNS as a program of its own listens on the node's address.
 	stockDNSPort = 10153
-	// saturation is how many queries are under way when as many as possible are asked for, and saturated how long.
-	saturation = 64
-	saturated  = 4 * time.Second
-	// pacedRate queries are sent each second for paced, over pacedSockets sockets.
-	pacedRate, pacedSockets = 5000, 8
-	paced                   = 5 * time.Second
-	// lateAnswer is when an answer counts as lost.
-	lateAnswer = 2 * time.Second
 )
 
 // dnsPart compares the cluster's DNS server with the same version of CoreDNS as a program of its own, asked in the
@@ -40,6 +32,8 @@ const (
 func dnsPart() addonPart {
 	return addonPart{name: "dns", inside: measureDNS, figures: []addonFigure{
 		{what: "DNS queries a second from one pod; beside it CoreDNS as a program", format: "%.0f", mote: "qps", other: "stock qps", percentile: 50, budget: 20_000, atLeast: true},
+		{what: "the same past the Service, at the server's own address", format: "%.0f", mote: "past qps", other: "stock past qps", percentile: 50},
+		{what: "processor time of the server for a query", format: "%.1f µs", mote: "query cpu", other: "stock query cpu", percentile: 50},
 		{what: fmt.Sprintf("time of a query, p50 of %d a second", pacedRate), format: "%.2f ms", mote: "p50", other: "stock p50", percentile: 50},
 		{what: fmt.Sprintf("time of a query, p99 of %d a second", pacedRate), format: "%.2f ms", mote: "p99", other: "stock p99", percentile: 50, budget: 2},
 		{what: "queries without an answer", format: "%.0f", mote: "lost", other: "stock lost", percentile: 100},
@@ -55,7 +49,11 @@ func measureDNS(ctx context.Context, a *addonRoom) error {
 	if err != nil {
 		return err
 	}
-	servers := []struct{ prefix, address string }{{"", clusterDNS + ":53"}, {"stock ", address + ":53"}}
+	servers := []struct{ prefix, address, process string }{
+		{"", clusterDNS + ":53", "mote"}, {"stock ", address + ":53", "coredns"},
+		{"past ", nodeAddress + ":" + strconv.Itoa(moteDNSPort), "mote"},
+		{"stock past ", nodeAddress + ":" + strconv.Itoa(stockDNSPort), "coredns"},
+	}
 	for _, s := range servers {
 		if err := pod.awaitDNS(ctx, s.address); err != nil {
 			return fmt.Errorf("wait for the server at %s: %w", s.address, err)
@@ -64,21 +62,52 @@ func measureDNS(ctx context.Context, a *addonRoom) error {
 	for round := range a.Rounds {
 		for i := range servers {
 			s := servers[(i+round)%len(servers)] // who comes first has no advantage
-			answered, err := pod.saturate(s.address)
-			if err != nil {
-				return err
+			if err := a.measureQueries(pod, s.prefix, s.address, s.process); err != nil {
+				return fmt.Errorf("ask %s: %w", s.address, err)
 			}
-			a.add(s.prefix+"qps", float64(answered)/saturated.Seconds())
-			times, lost, err := pod.pace(s.address)
-			if err != nil {
-				return err
-			}
-			a.add(s.prefix+"p50", times.median())
-			a.add(s.prefix+"p99", times.percentile(99))
-			a.add(s.prefix+"lost", float64(lost))
 		}
 	}
 	return ctx.Err()
+}
+
+// measureQueries asks the server at address, which is that process.
+func (a *addonRoom) measureQueries(pod insidePod, prefix, address, process string) error {
+	before, err := cpuOf(process)
+	if err != nil {
+		return err
+	}
+	answered, err := pod.saturate(address)
+	if err != nil {
+		return err
+	}
+	after, err := cpuOf(process)
+	if err != nil {
+		return err
+	}
+	a.add(prefix+"qps", float64(answered)/saturated.Seconds())
+	a.add(prefix+"query cpu", float64((after-before).Microseconds())/float64(answered))
+	times, lost, err := pod.pace(address)
+	if err != nil {
+		return err
+	}
+	a.add(prefix+"p50", times.median())
+	a.add(prefix+"p99", times.percentile(99))
+	a.add(prefix+"lost", float64(lost))
+	return nil
+}
+
+// cpuOf is the processor time of the cluster's process of that name.
+func cpuOf(name string) (time.Duration, error) {
+	all, err := clusterProcesses()
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range all {
+		if p.Name == name {
+			return p.CPU, nil
+		}
+	}
+	return 0, fmt.Errorf("there is no process %s", name)
 }
 
 // startStockDNS starts CoreDNS beside mote, with the plugins of the default Corefile, and returns the address of its
@@ -187,25 +216,6 @@ func closeAll(conns []*net.UDPConn) {
 	}
 }
 
-// question is a query for a Service's address, as it is sent; the first two bytes are its number.
-func question() ([]byte, error) {
-	return new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA).Pack()
-}
-
-func setNumber(query []byte, number uint16) { query[0], query[1] = byte(number>>8), byte(number) }
-
-// answered reads one answer and checks that it is one.
-func answered(conn *net.UDPConn, buffer []byte) (number uint16, err error) {
-	n, err := conn.Read(buffer)
-	if err != nil {
-		return 0, err
-	}
-	if n < 12 || buffer[3]&0xf != dns.RcodeSuccess || buffer[7] == 0 {
-		return 0, errors.New("the server does not know the name")
-	}
-	return uint16(buffer[0])<<8 | uint16(buffer[1]), nil
-}
-
 func (p insidePod) awaitDNS(ctx context.Context, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
@@ -225,94 +235,11 @@ func (p insidePod) awaitDNS(ctx context.Context, address string) error {
 		if _, err := conns[0].Write(query); err != nil {
 			return err
 		}
-		_, err = answered(conns[0], make([]byte, dns.MinMsgSize))
+		buffer := make([]byte, dns.MinMsgSize)
+		n, err := conns[0].Read(buffer)
+		if err == nil {
+			_, err = checkAnswer(buffer[:n])
+		}
 		return err
 	})
-}
-
-// saturate asks as fast as answers come and counts these.
-func (p insidePod) saturate(address string) (int64, error) {
-	conns, err := p.dial(address, saturation)
-	if err != nil {
-		return 0, err
-	}
-	defer closeAll(conns)
-	var count atomic.Int64
-	var asking sync.WaitGroup
-	errs := make([]error, len(conns))
-	end := time.Now().Add(saturated)
-	for i, conn := range conns {
-		query, err := question()
-		if err != nil {
-			return 0, err
-		}
-		if err := conn.SetDeadline(end.Add(lateAnswer)); err != nil {
-			return 0, err
-		}
-		asking.Go(func() {
-			buffer := make([]byte, dns.MinMsgSize)
-			for number := uint16(0); time.Now().Before(end); number++ {
-				setNumber(query, number)
-				if _, errs[i] = conn.Write(query); errs[i] == nil {
-					_, errs[i] = answered(conn, buffer)
-				}
-				if errs[i] != nil {
-					return
-				}
-				count.Add(1)
-			}
-		})
-	}
-	asking.Wait()
-	return count.Load(), errors.Join(errs...)
-}
-
-// pace asks at a steady rate whether answers come or not, and returns how long each took in milliseconds.
-func (p insidePod) pace(address string) (times sample, lost int, err error) {
-	conns, err := p.dial(address, pacedSockets)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer closeAll(conns)
-	total := int(paced.Seconds() * pacedRate)
-	each := total / len(conns)
-	sent := make([][]atomic.Int64, len(conns)) // when, by the query's number
-	took := make([]sample, len(conns))
-	begin := time.Now()
-	var reading sync.WaitGroup
-	for i, conn := range conns {
-		sent[i] = make([]atomic.Int64, each)
-		if err := conn.SetReadDeadline(begin.Add(paced + lateAnswer)); err != nil {
-			return nil, 0, err
-		}
-		reading.Go(func() {
-			buffer := make([]byte, dns.MinMsgSize)
-			for len(took[i]) < each {
-				number, err := answered(conn, buffer)
-				if err != nil {
-					return // the rest is lost
-				}
-				since := time.Since(begin) - time.Duration(sent[i][number].Load())
-				took[i] = append(took[i], float64(since)/float64(time.Millisecond))
-			}
-		})
-	}
-	query, err := question()
-	if err != nil {
-		return nil, 0, err
-	}
-	for n := range each * len(conns) {
-		time.Sleep(time.Until(begin.Add(time.Duration(n) * time.Second / pacedRate)))
-		i, number := n%len(conns), n/len(conns)
-		setNumber(query, uint16(number))
-		sent[i][number].Store(int64(time.Since(begin)))
-		if _, err := conns[i].Write(query); err != nil {
-			return nil, 0, err
-		}
-	}
-	reading.Wait()
-	for _, t := range took {
-		times = append(times, t...)
-	}
-	return times, each*len(conns) - len(times), nil
 }
