@@ -167,7 +167,7 @@ func removeOurs(dir string, last ...string) error {
 func ours(name string) bool {
 	return slices.ContainsFunc([]string{
 		"agent", "datastore", "images", "kubeconfig", "lock", "payload", "server", "volumes", planFile,
-		"cni", "containerd", "dns", "runc", "sockets",
+		"cni", "containerd", "dns", "log", "runc", "sockets",
 	}, func(known string) bool { return name == known || strings.HasPrefix(name, "."+known+".") })
 }
 

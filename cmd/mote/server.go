@@ -151,7 +151,8 @@ func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error
 
 	// 9. Tell who asks ("mote status", "mote logs") and who started us how we are.
 	if err := p.history.Open(s.LogDir()); err != nil {
-		return fmt.Errorf("%w; free some space or choose another --run-dir", err)
+		// A full disk keeps no cluster from running.
+		slog.Warn("\"mote logs\" will show nothing", "component", "mote", "err", err)
 	}
 	defer p.history.Close()
 	status, err := listenStatus(s.StatusSocket(), func(ctx context.Context) report {
