@@ -153,8 +153,12 @@ func decompress(archive io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(buffered), nil
 }
 
-// runImages imports the pause image, is ready then, and imports the archives in ImagesDir, at once and
-// whenever one is dropped there. A bad archive is reported and left alone.
+// importPatience is how long pods wait at a start for new archives. A node that is silent for longer counts as lost.
+const importPatience = 30 * time.Second
+
+// runImages imports the pause image and the archives in ImagesDir, is ready then, and imports what is dropped there
+// later. So a pod finds its image and need not try again, unless the archives take longer than importPatience; they
+// go on then. A bad archive is reported and left alone.
 func runImages(ctx context.Context, c Config, ready func()) error {
 	client, err := dial(ContainerdSocket(c))
 	if err != nil {
@@ -171,7 +175,8 @@ func runImages(ctx context.Context, c Config, ready func()) error {
 	if err := importPause(ctx, c, client); err != nil {
 		return err
 	}
-	ready()
+	late := time.AfterFunc(importPatience, ready)
+	defer late.Stop()
 	if err := os.MkdirAll(c.ImagesDir, 0o755); err != nil {
 		return fmt.Errorf("make the images directory: %w", err)
 	}
@@ -183,7 +188,10 @@ func runImages(ctx context.Context, c Config, ready func()) error {
 	if err := watcher.Add(c.ImagesDir); err != nil {
 		return fmt.Errorf("watch %s: %w", c.ImagesDir, err)
 	}
-	settled := time.NewTimer(0)
+	importDirectory(ctx, c, client)
+	ready()
+	settled := time.NewTimer(settleTime)
+	settled.Stop()
 	defer settled.Stop()
 	for {
 		select {

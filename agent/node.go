@@ -64,9 +64,9 @@ func (n *Node) Containerd() component.Component {
 }
 
 // Images is the component "images": the pause image and the archives in ImagesDir. It needs containerd
-// and is ready when a pod can start, that is when the pause image is there.
+// and is ready when a pod can start: when the pause image is there, and what archives there were for a while at most.
 func (n *Node) Images() component.Component {
-	return newPart("images", "the pause image is not imported", func(ctx context.Context, ready func()) error {
+	return newPart("images", "the pause image and the archives are not imported", func(ctx context.Context, ready func()) error {
 		return runImages(ctx, n.cfg, ready)
 	})
 }
