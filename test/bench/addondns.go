@@ -58,6 +58,9 @@ func measureDNS(ctx context.Context, a *addonRoom) error {
 		if err := pod.awaitDNS(ctx, s.address); err != nil {
 			return fmt.Errorf("wait for the server at %s: %w", s.address, err)
 		}
+		if _, err := pod.saturate(s.address); err != nil { // not counted: mote has only just started
+			return fmt.Errorf("ask %s: %w", s.address, err)
+		}
 	}
 	for round := range a.Rounds {
 		for i := range servers {

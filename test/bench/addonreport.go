@@ -39,7 +39,7 @@ func (f addonFigure) cells(seen map[string]sample) []string {
 		if f.difference {
 			value -= beside
 			cells[5] = fmt.Sprintf(f.format+" more", value)
-		} else {
+		} else if beside != 0 {
 			cells[5] = fmt.Sprintf("%.2f", value/beside)
 			if f.relative {
 				value /= beside
