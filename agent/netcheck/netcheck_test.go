@@ -39,6 +39,14 @@ func TestSkipped(t *testing.T) {
 	}
 }
 
+// TestAnotherNetwork: what mote makes for its own pod network is not looked for where there is another.
+func TestAnotherNetwork(t *testing.T) {
+	for _, f := range agent.CheckNetwork(t.Context(), agent.Config{CNI: agent.CNINone}) {
+		require.Equal(t, agent.StateSkip, f.State, f.Name)
+		require.Equal(t, "--cni=none: the pod network is not mote's", f.Message)
+	}
+}
+
 // TestProbe: a way that opens late is open; one that stays shut fails in time; a warning is not waited for.
 func TestProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
