@@ -83,21 +83,19 @@ func unpackPackages(root string, packages []string) error {
 	return os.Rename(filepath.Join(work, "root"), root)
 }
 
-// withLibraries adds the libraries that packages depend on, Python's too, and theirs. What else a package names (scripts
+// withLibraries adds the libraries that packages depend on, and theirs. What else a package names (scripts
 // that make users, start services) is for an installation.
 func withLibraries(packages []string) ([]string, error) {
 	all := slices.Clone(packages)
-	for next := packages; len(next) > 0; {
-		out, err := exec.Command("apt-cache", append([]string{"depends", "--important"}, next...)...).Output()
+	for i := 0; i < len(all); i++ {
+		out, err := exec.Command("apt-cache", "depends", "--important", all[i]).Output()
 		if err != nil {
-			return nil, fmt.Errorf("ask for the dependencies of Debian's packages %v: %w", next, err)
+			return nil, fmt.Errorf("ask for the dependencies of Debian's package %s: %w", all[i], err)
 		}
-		next = nil
 		for line := range strings.Lines(string(out)) {
 			library, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: ")
-			wanted := strings.HasPrefix(library, "lib") || strings.HasPrefix(library, "python3")
-			if ok && wanted && !slices.Contains(all, library) {
-				all, next = append(all, library), append(next, library)
+			if ok && strings.HasPrefix(library, "lib") && !slices.Contains(all, library) {
+				all = append(all, library)
 			}
 		}
 	}
@@ -173,19 +171,3 @@ func Redis() (Image, error) {
 	im.Cmd = []string{"redis-server", "--protected-mode", "no", "--dir", "/tmp"}
 	return im, err
 }
-
-// Python is Debian's Python with the client of Kubernetes.
-func Python() (Image, error) {
-	im, err := Debian(PythonName, "python3", "python3-minimal", "python3-kubernetes")
-	im.Cmd = []string{"python3"}
-	return im, err
-}
-
-// Prometheus is Debian's, with its pages.
-func Prometheus() (Image, error) { return Debian(PrometheusName, "prometheus") }
-
-// InfluxDB is Debian's, a store of series and lines that is asked over HTTP.
-func InfluxDB() (Image, error) { return Debian(InfluxDBName, "influxdb") }
-
-// Rsyslog is Debian's, which reads log files and sends them on.
-func Rsyslog() (Image, error) { return Debian(RsyslogName, "rsyslog") }

@@ -53,12 +53,8 @@ func TestAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
-		t.Run(name, func(t *testing.T) {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			h := newHost(t)
-			if name == "bundle" {
-				writeBundle(t, h)
-			}
 			addons := addonsOf(t, h)
 			t.Run("host", func(t *testing.T) {
 				runScripts(t, file, func(t *testing.T) *session {
@@ -114,14 +110,9 @@ func newHost(t *testing.T) *cluster.Host {
 	return h
 }
 
-// addClients gives a host the images of clients, and the one in Go as a program too.
+// addClients gives a host the client in Go, as an image and as a program.
 func addClients(t *testing.T, h *cluster.Host) {
 	t.Helper()
-	python, err := images.Python()
-	if err != nil {
-		t.Fatal(err)
-	}
-	preload(t, h, python)
 	program, err := images.Program(images.ClientName, cluster.Root(), "./test/images/client")
 	if err != nil {
 		t.Fatal(err)
@@ -129,26 +120,6 @@ func addClients(t *testing.T, h *cluster.Host) {
 	preload(t, h, program)
 	if err := os.WriteFile(filepath.Join(h.Dir, "client"), program.Files[0].Data, 0o755); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// writeBundle puts the images of stores of metrics and logs into the archives' folder bundle.
-func writeBundle(t *testing.T, h *cluster.Host) {
-	t.Helper()
-	dir := filepath.Join(h.Dir, "bundle")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for name, makeImage := range map[string]func() (images.Image, error){
-		"prometheus": images.Prometheus, "influxdb": images.InfluxDB, "rsyslog": images.Rsyslog,
-	} {
-		im, err := makeImage()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := im.Save(filepath.Join(dir, name+".tar")); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

@@ -49,17 +49,13 @@ func makers() map[string]func() (images.Image, error) {
 		return func() (images.Image, error) { return images.Program(name, ".", pkg) }
 	}
 	return map[string]func() (images.Image, error){
-		"busybox":    images.Busybox,
-		"tools":      images.Tools,
-		"redis":      images.Redis,
-		"python":     images.Python,
-		"prometheus": images.Prometheus,
-		"influxdb":   images.InfluxDB,
-		"rsyslog":    images.Rsyslog,
-		"client":     program(images.ClientName, "./test/images/client"),
-		"csi":        program(images.CSIName, "./test/images/csi"),
-		"web":        program(images.WebName, "./test/images/web"),
-		"guestbook":  program(images.GuestbookName, "./test/images/guestbook"),
+		"busybox":   images.Busybox,
+		"tools":     images.Tools,
+		"redis":     images.Redis,
+		"client":    program(images.ClientName, "./test/images/client"),
+		"csi":       program(images.CSIName, "./test/images/csi"),
+		"web":       program(images.WebName, "./test/images/web"),
+		"guestbook": program(images.GuestbookName, "./test/images/guestbook"),
 		"kuard": func() (images.Image, error) {
 			im, err := images.Program(images.KuardName, ".", "./test/images/kuard")
 			if err != nil {
