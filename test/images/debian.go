@@ -176,7 +176,7 @@ func Redis() (Image, error) {
 
 // Python is Debian's Python with the client of Kubernetes.
 func Python() (Image, error) {
-	im, err := Debian(PythonName, "python3", "python3-minimal", "python3-kubernetes")
+	im, err := Debian(PythonName, "python3", "python3-minimal", "python3-kubernetes", "zlib1g")
 	im.Cmd = []string{"python3"}
 	return im, err
 }
