@@ -83,19 +83,21 @@ func unpackPackages(root string, packages []string) error {
 	return os.Rename(filepath.Join(work, "root"), root)
 }
 
-// withLibraries adds the libraries that packages depend on, and theirs. What else a package names (scripts
+// withLibraries adds the libraries that packages depend on, Python's too, and theirs. What else a package names (scripts
 // that make users, start services) is for an installation.
 func withLibraries(packages []string) ([]string, error) {
 	all := slices.Clone(packages)
-	for i := 0; i < len(all); i++ {
-		out, err := exec.Command("apt-cache", "depends", "--important", all[i]).Output()
+	for next := packages; len(next) > 0; {
+		out, err := exec.Command("apt-cache", append([]string{"depends", "--important"}, next...)...).Output()
 		if err != nil {
-			return nil, fmt.Errorf("ask for the dependencies of Debian's package %s: %w", all[i], err)
+			return nil, fmt.Errorf("ask for the dependencies of Debian's packages %v: %w", next, err)
 		}
+		next = nil
 		for line := range strings.Lines(string(out)) {
 			library, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: ")
-			if ok && strings.HasPrefix(library, "lib") && !slices.Contains(all, library) {
-				all = append(all, library)
+			wanted := strings.HasPrefix(library, "lib") || strings.HasPrefix(library, "python3")
+			if ok && wanted && !slices.Contains(all, library) {
+				all, next = append(all, library), append(next, library)
 			}
 		}
 	}
@@ -169,5 +171,12 @@ func Tools() (Image, error) {
 func Redis() (Image, error) {
 	im, err := Debian(RedisName, "redis-server", "redis-tools")
 	im.Cmd = []string{"redis-server", "--protected-mode", "no", "--dir", "/tmp"}
+	return im, err
+}
+
+// Python is Debian's Python with the client of Kubernetes.
+func Python() (Image, error) {
+	im, err := Debian(PythonName, "python3", "python3-minimal", "python3-kubernetes", "zlib1g")
+	im.Cmd = []string{"python3"}
 	return im, err
 }

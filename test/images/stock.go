@@ -28,6 +28,7 @@ const (
 	ToolsName     = "localhost/test/tools:1"
 	RedisName     = "localhost/test/redis:1"
 	ClientName    = "localhost/test/client:1"
+	PythonName    = "localhost/test/python:1"
 )
 
 // Busybox is Debian's static busybox with a link for each of its tools.

@@ -110,9 +110,14 @@ func newHost(t *testing.T) *cluster.Host {
 	return h
 }
 
-// addClients gives a host the client in Go, as an image and as a program.
+// addClients gives a host the images of clients, and the one in Go as a program too.
 func addClients(t *testing.T, h *cluster.Host) {
 	t.Helper()
+	python, err := images.Python()
+	if err != nil {
+		t.Fatal(err)
+	}
+	preload(t, h, python)
 	program, err := images.Program(images.ClientName, cluster.Root(), "./test/images/client")
 	if err != nil {
 		t.Fatal(err)

@@ -52,6 +52,7 @@ func makers() map[string]func() (images.Image, error) {
 		"busybox":   images.Busybox,
 		"tools":     images.Tools,
 		"redis":     images.Redis,
+		"python":    images.Python,
 		"client":    program(images.ClientName, "./test/images/client"),
 		"csi":       program(images.CSIName, "./test/images/csi"),
 		"web":       program(images.WebName, "./test/images/web"),
