@@ -78,8 +78,20 @@ func (l *certsLab) restart(t *testing.T, s *cluster.Server) *cluster.Server {
 	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
-	s = l.h.StartServer(l.servers)
+	return l.start(t)
+}
+
+// start starts the server and waits until its kubelet knows the pods of the life before.
+func (l *certsLab) start(t *testing.T) *cluster.Server {
+	t.Helper()
+	s := l.h.StartServer(l.servers)
 	s.WaitReady(t)
+	cluster.Wait(t, podTimeout, "the kubelet to know the pod", func() error {
+		if r := l.h.Try(t, nil, "mote", "kubectl", "exec", "stays", "--", "true"); r.Code != 0 {
+			return errors.New(r.Stderr)
+		}
+		return nil
+	})
 	return s
 }
 
@@ -242,8 +254,7 @@ func testCertsStopped(t *testing.T, l *certsLab, s *cluster.Server) *cluster.Ser
 	if got := l.h.Run(t, "mote", "certs", "rotate", "scheduler", "admin"); got != "admin\nscheduler\n" {
 		t.Errorf("renewed %q", got)
 	}
-	s = l.h.StartServer(l.servers)
-	s.WaitReady(t)
+	s = l.start(t)
 	l.h.Run(t, "mote", "certs", "check")
 	l.untouched(t)
 	return s
