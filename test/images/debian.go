@@ -95,13 +95,16 @@ func withLibraries(packages []string) ([]string, error) {
 		next = nil
 		for line := range strings.Lines(string(out)) {
 			library, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: ")
-			wanted := strings.HasPrefix(library, "lib") || strings.HasPrefix(library, "python3")
-			if ok && wanted && !slices.Contains(all, library) {
+			if ok && isLibrary(library) && !slices.Contains(all, library) {
 				all, next = append(all, library), append(next, library)
 			}
 		}
 	}
 	return all, nil
+}
+
+func isLibrary(name string) bool {
+	return strings.HasPrefix(name, "lib") || strings.HasPrefix(name, "python3") || name == "zlib1g"
 }
 
 // readTree reads what a program needs to run: not documentation, services or locales.
@@ -176,7 +179,7 @@ func Redis() (Image, error) {
 
 // Python is Debian's Python with the client of Kubernetes.
 func Python() (Image, error) {
-	im, err := Debian(PythonName, "python3", "python3-minimal", "python3-kubernetes", "zlib1g")
+	im, err := Debian(PythonName, "python3", "python3-minimal", "python3-kubernetes")
 	im.Cmd = []string{"python3"}
 	return im, err
 }
