@@ -228,12 +228,19 @@ func (h *Host) Run(t testing.TB, args ...string) string {
 	return r.Stdout
 }
 
-// Environ is the environment of a command in the host: a root login's, and nothing of the test's.
+// datastoreVariable names another datastore for the servers than their default, in every test that starts them.
+const datastoreVariable = "MOTE_TEST_DATASTORE"
+
+// Environ is the environment of a command in the host: a root login's, and nothing of the test's but a datastore.
 func (h *Host) Environ() []string {
-	return []string{
+	environ := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "LANG=C.UTF-8", "TERM=dumb",
 	}
+	if endpoint := os.Getenv(datastoreVariable); endpoint != "" {
+		environ = append(environ, "MOTE_DATASTORE_ENDPOINT="+endpoint)
+	}
+	return environ
 }
 
 // ContainerPIDs maps the first process of each container to its command. A container's first
