@@ -58,9 +58,12 @@ type Provisioner struct {
 
 	// Copies of what is in the cluster, the library's and ours.
 	claims, volumes cache.SharedIndexInformer
+	controller      *controller.ProvisionController
+	release         context.CancelFunc // ends what the controller has from its making on: its events
 }
 
-// New makes the provisioner.
+// New makes the provisioner. The library's controller, which is a part of it, adds to client-go's scheme, which all
+// clients of the process read without a lock: New must be called before anything else runs.
 func New(cfg Config) (*Provisioner, error) {
 	p := &Provisioner{cfg: cfg, ready: make(chan struct{})}
 	admin := cfg.Access.Admin(Name)
@@ -72,8 +75,28 @@ func New(cfg Config) (*Provisioner, error) {
 		return nil, fmt.Errorf("make %s's client: %w", Name, err)
 	}
 	p.follow()
-	p.objs, err = api.NewObjects(admin, Name)
-	return p, err
+	if p.objs, err = api.NewObjects(admin, Name); err != nil {
+		return nil, err
+	}
+	p.controller, p.release = p.newController()
+	return p, nil
+}
+
+func (p *Provisioner) newController() (*controller.ProvisionController, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	limiter := func() workqueue.TypedRateLimiter[string] {
+		return workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryMin, retryMax)
+	}
+	return controller.NewProvisionController(ctx, p.kube, provisioner, p,
+		controller.LeaderElection(false), // one for each node, each for its own volumes
+		controller.Threadiness(workers),
+		controller.RateLimiter(limiter()),
+		controller.CreateProvisionedPVLimiter(limiter()),
+		controller.FailedProvisionThreshold(0), controller.FailedDeleteThreshold(0), // never give up
+		// A volume that is deleted before its claim loses its directory too.
+		controller.AddFinalizer(true),
+		controller.ClaimsInformer(p.claims), controller.VolumesInformer(p.volumes),
+	), cancel
 }
 
 // follow makes the copies of claims and volumes.
@@ -108,6 +131,7 @@ func (p *Provisioner) Ready(ctx context.Context) error {
 
 // Run implements component.Component.
 func (p *Provisioner) Run(ctx context.Context) error {
+	defer p.release()
 	if err := p.prepareDir(); err != nil {
 		return err
 	}
@@ -129,24 +153,11 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	}
 	close(p.ready)
 
-	limiter := func() workqueue.TypedRateLimiter[string] {
-		return workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryMin, retryMax)
-	}
-	c := controller.NewProvisionController(ctx, p.kube, provisioner, p,
-		controller.LeaderElection(false), // one for each node, each for its own volumes
-		controller.Threadiness(workers),
-		controller.RateLimiter(limiter()),
-		controller.CreateProvisionedPVLimiter(limiter()),
-		controller.FailedProvisionThreshold(0), controller.FailedDeleteThreshold(0), // never give up
-		// A volume that is deleted before its claim loses its directory too.
-		controller.AddFinalizer(true),
-		controller.ClaimsInformer(p.claims), controller.VolumesInformer(p.volumes),
-	)
 	var wg sync.WaitGroup
-	c.ControllerWaitGroup(&wg)
+	p.controller.ControllerWaitGroup(&wg)
 	wg.Go(func() { p.claims.RunWithContext(ctx) })
 	wg.Go(func() { p.volumes.RunWithContext(ctx) })
-	c.Run(ctx)
+	p.controller.Run(ctx)
 	wg.Wait()
 	return nil
 }
