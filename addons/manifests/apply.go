@@ -151,15 +151,17 @@ func (k *Keeper) owner(files []file, release, but string) string {
 
 // install makes a file's release, unless that has ended the process again and again.
 func (k *Keeper) install(ctx context.Context, w *work) error {
-	if !w.set.try(w.sum) {
+	s := w.set
+	if !s.try(w.sum) {
 		return fmt.Errorf("release %s: mote has ended %d times while it installed this chart, and leaves it alone until it or its file changes; see the log of then",
-			w.chart.release(), w.set.tries)
+			w.chart.release(), s.tries)
 	}
-	if err := k.objs.Apply(ctx, w.set.parent(k.cfg.NodeName)); err != nil {
+	if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
+		s.tries-- // it has not begun
 		return err
 	}
-	err := k.charts.install(ctx, w.chart, w.set.sum == w.sum)
-	w.set.tries = 0
+	err := k.charts.install(ctx, w.chart, s.sum == w.sum)
+	s.tries = 0
 	return err
 }
 
