@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -149,6 +150,9 @@ func (k *Keeper) owner(files []file, release, but string) string {
 	return owner
 }
 
+// stopTimeout is for the one write of a Keeper that is being stopped. The apiserver stops after it.
+const stopTimeout = 2 * time.Second
+
 // install makes a file's release, unless that has ended the process again and again.
 func (k *Keeper) install(ctx context.Context, w *work) error {
 	s := w.set
@@ -158,11 +162,26 @@ func (k *Keeper) install(ctx context.Context, w *work) error {
 	}
 	if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
 		s.tries-- // it has not begun
+		k.stopped(ctx, s)
 		return err
 	}
 	err := k.charts.install(ctx, w.chart, s.sum == w.sum)
 	s.tries = 0
+	k.stopped(ctx, s)
 	return err
+}
+
+// stopped writes a set down if the Keeper is being stopped: conclude does not then, and a stop is no end while a
+// chart was installed.
+func (k *Keeper) stopped(ctx context.Context, s *set) {
+	if ctx.Err() == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
+		slog.Warn("cannot write down how a file is", "component", Name, "file", s.file, "err", err)
+	}
 }
 
 // uninstall removes a release that a file had, if no other file has it now.

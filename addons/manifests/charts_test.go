@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -86,5 +87,23 @@ func TestTryThatCannotBeWrittenDownDoesNotCount(t *testing.T) {
 	for range maxTries + 1 {
 		require.ErrorContains(t, l.install(t.Context(), &l.work), "keep ConfigMap")
 		require.Zero(t, l.work.set.tries)
+	}
+}
+
+// TestStopIsNoTry: mote is stopped while the try is written down, or installs.
+func TestStopIsNoTry(t *testing.T) {
+	for what, status := range map[string]int{"installs": http.StatusOK, "writes": http.StatusInsufficientStorage} {
+		l := newLedger(t)
+		ctx, stop := context.WithCancel(t.Context())
+		l.write = func() int {
+			if ctx.Err() != nil {
+				return http.StatusOK
+			}
+			stop()
+			return status
+		}
+		require.Error(t, l.install(ctx, &l.work), what)
+		require.NotEmpty(t, l.tries, what)
+		require.Empty(t, l.tries[len(l.tries)-1], what)
 	}
 }
