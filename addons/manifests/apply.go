@@ -156,17 +156,19 @@ const stopTimeout = 2 * time.Second
 // install makes a file's release, unless that has ended the process again and again.
 func (k *Keeper) install(ctx context.Context, w *work) error {
 	s := w.set
-	if !s.try(w.sum) {
-		return fmt.Errorf("release %s: mote has ended %d times while it installed this chart, and leaves it alone until it or its file changes; see the log of then",
-			w.chart.release(), s.tries)
-	}
-	if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
-		s.tries-- // it has not begun
-		k.stopped(ctx, s)
-		return err
+	if s.returned != w.sum {
+		if !s.try(w.sum) {
+			return fmt.Errorf("release %s: mote has ended %d times while it installed this chart, and leaves it alone until it or its file changes; see the log of then",
+				w.chart.release(), s.tries)
+		}
+		if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
+			s.tries-- // it has not begun
+			k.stopped(ctx, s)
+			return err
+		}
 	}
 	err := k.charts.install(ctx, w.chart, s.sum == w.sum)
-	s.tries = 0
+	s.tries, s.returned = 0, w.sum
 	k.stopped(ctx, s)
 	return err
 }
@@ -220,7 +222,7 @@ func (k *Keeper) begin(ctx context.Context, w *work, files []file) error {
 		}
 		s.release = w.chart.release()
 	}
-	if s.sum != w.sum {
+	if s.sum != w.sum && w.state.failed != w.sum { // tried again, it is still failed
 		s.state, s.message = stateApplying, ""
 	}
 	return k.objs.Apply(ctx, s.parent(k.cfg.NodeName))

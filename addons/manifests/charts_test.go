@@ -90,6 +90,18 @@ func TestTryThatCannotBeWrittenDownDoesNotCount(t *testing.T) {
 	}
 }
 
+// TestTriesAreCountedUntilOneComesBack: one that failed shows as much as one that did not, and costs no more writes.
+func TestTriesAreCountedUntilOneComesBack(t *testing.T) {
+	l := newLedger(t)
+	for range maxTries + 1 {
+		require.ErrorContains(t, l.install(t.Context(), &l.work), "Helm panicked")
+	}
+	require.Equal(t, []string{"1"}, l.tries)
+	l.work.sum = "2"
+	require.ErrorContains(t, l.install(t.Context(), &l.work), "Helm panicked")
+	require.Equal(t, []string{"1", "1"}, l.tries, "it has changed")
+}
+
 // TestStopIsNoTry: mote is stopped while the try is written down, or installs.
 func TestStopIsNoTry(t *testing.T) {
 	for what, status := range map[string]int{"installs": http.StatusOK, "writes": http.StatusInsufficientStorage} {
