@@ -87,13 +87,16 @@ type reader struct {
 // readOlder reads the older file first, unless it is the one that is open and has just been renamed.
 func (r *reader) readOlder(path string) error {
 	older, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && sameFile(r.file, path) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
 	defer older.Close()
+	if sameFile(r.file, path) {
+		return nil
+	}
 	newer := r.file
 	r.file = older
 	err = r.lines()
