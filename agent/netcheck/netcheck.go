@@ -71,15 +71,15 @@ func Run(ctx context.Context, c Config) (findings []agent.Finding) {
 	}
 	findings = []agent.Finding{{Name: "api", State: agent.StateOK, Message: "answers"}}
 	b := &bed{Config: c, client: client}
-	defer func() {
-		if err := b.remove(context.WithoutCancel(ctx)); err != nil {
-			findings = append(findings, failed("clean-up", err, "run mote kubectl delete namespace "+Namespace))
-		}
-	}()
 	missing := ""
 	err = b.remove(ctx)
 	started := time.Now()
 	if err == nil {
+		defer func() {
+			if err := b.remove(context.WithoutCancel(ctx)); err != nil {
+				findings = append(findings, failed("clean-up", err, "run mote kubectl delete namespace "+Namespace))
+			}
+		}()
 		err = b.make(ctx)
 	}
 	if err != nil {

@@ -9,6 +9,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/mote-k8s/mote/agent"
 )
@@ -82,4 +86,20 @@ func TestEcho(t *testing.T) {
 	stop()
 	_, err = echo("", address)(t.Context())
 	require.ErrorContains(t, err, "cannot connect: dial tcp "+address)
+}
+
+// TestForeignNamespaceStays: what has the check's name but not its label is somebody else's.
+func TestForeignNamespaceStays(t *testing.T) {
+	foreign := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}}
+	b := &bed{client: fake.NewClientset(foreign)}
+	require.ErrorContains(t, b.remove(t.Context()), "namespace mote-check-net is not mote's")
+	_, err := b.client.CoreV1().Namespaces().Get(t.Context(), Namespace, metav1.GetOptions{})
+	require.NoError(t, err)
+
+	b = &bed{client: fake.NewClientset()}
+	require.NoError(t, b.remove(t.Context()), "there is none")
+	require.NoError(t, b.create(t.Context()))
+	require.NoError(t, b.remove(t.Context()))
+	_, err = b.client.CoreV1().Namespaces().Get(t.Context(), Namespace, metav1.GetOptions{})
+	require.True(t, apierrors.IsNotFound(err))
 }
