@@ -139,6 +139,9 @@ func (b *bed) await(ctx context.Context, name string) (pod, error) {
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, podTimeout, true, func(ctx context.Context) (bool, error) {
 		var err error
 		found, err = b.client.CoreV1().Pods(Namespace).Get(ctx, name, metav1.GetOptions{})
+		if err == nil && found.Status.Phase == corev1.PodFailed {
+			return false, fmt.Errorf("it has failed: %s", whyFailed(found.Status)) // and is not started again
+		}
 		return err == nil && found.Status.Phase == corev1.PodRunning && found.Status.PodIP != "", err
 	})
 	if wait.Interrupted(err) {
@@ -149,6 +152,16 @@ func (b *bed) await(ctx context.Context, name string) (pod, error) {
 	}
 	network, err := networkOf(ctx, b.CRISocket, string(found.UID))
 	return pod{found.Status.PodIP, network}, err
+}
+
+// whyFailed is the kubelet's reason for not running a pod, or how its container ended.
+func whyFailed(s corev1.PodStatus) string {
+	for _, c := range s.ContainerStatuses {
+		if t := c.State.Terminated; t != nil && s.Reason == "" {
+			return fmt.Sprintf("%s: its process ended with %d", t.Reason, t.ExitCode)
+		}
+	}
+	return s.Reason + ": " + s.Message
 }
 
 func (b *bed) lastWarning(ctx context.Context, name string) string {

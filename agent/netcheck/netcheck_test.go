@@ -103,3 +103,22 @@ func TestForeignNamespaceStays(t *testing.T) {
 	_, err = b.client.CoreV1().Namespaces().Get(t.Context(), Namespace, metav1.GetOptions{})
 	require.True(t, apierrors.IsNotFound(err))
 }
+
+// TestFailedPodIsNotWaitedFor: it never runs, and its status says why.
+func TestFailedPodIsNotWaitedFor(t *testing.T) {
+	for want, status := range map[string]corev1.PodStatus{
+		"NodeAffinity: not on this node": {Phase: corev1.PodFailed, Reason: "NodeAffinity", Message: "not on this node"},
+		"OOMKilled: its process ended with 137": {Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{
+			State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137}},
+		}}},
+	} {
+		failed := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: clientPod}, Status: status}
+		b := &bed{client: fake.NewClientset(failed)}
+		synctest.Test(t, func(t *testing.T) {
+			started := time.Now()
+			_, err := b.await(t.Context(), clientPod)
+			require.ErrorContains(t, err, "pod mote-check-net/client: it has failed: "+want)
+			require.Zero(t, time.Since(started))
+		})
+	}
+}
