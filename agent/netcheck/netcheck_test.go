@@ -3,7 +3,10 @@ package netcheck
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 
 	"github.com/mote-k8s/mote/agent"
 )
@@ -121,4 +125,33 @@ func TestFailedPodIsNotWaitedFor(t *testing.T) {
 			require.Zero(t, time.Since(started))
 		})
 	}
+}
+
+// TestInterrupted: what fails because of that is no finding, and nothing stays.
+func TestInterrupted(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	var removed bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch namespace := "/api/v1/namespaces/" + Namespace; {
+		case r.Method == http.MethodPost:
+			interrupt() // while the namespace is being made, which comes to its end
+			w.WriteHeader(http.StatusInternalServerError)
+		case r.Method == http.MethodDelete && r.URL.Path == namespace:
+			removed = true
+			fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Success"}`)
+		case r.URL.Path == namespace && ctx.Err() != nil && !removed:
+			fmt.Fprint(w, `{"kind":"Namespace","apiVersion":"v1","metadata":{"uid":"1","labels":{"app.kubernetes.io/managed-by":"mote"}}}`)
+		case r.URL.Path == "/api/v1/namespaces/default/services/kubernetes":
+			fmt.Fprint(w, `{"kind":"Service","apiVersion":"v1"}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
+		}
+	}))
+	defer server.Close()
+	findings, err := Run(ctx, Config{Access: &rest.Config{Host: server.URL}, OwnDNS: true, OwnProxy: true})
+	require.Empty(t, findings)
+	require.EqualError(t, err, "the check was interrupted: context canceled")
+	require.True(t, removed)
 }
