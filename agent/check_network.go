@@ -77,7 +77,8 @@ func checkOwnRules(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	var missing error
+	missing := fmt.Errorf("%s names no packet rules of the pod network: mote has not written them yet; "+
+		"see \"mote status\" and \"mote logs --component network\"", c.footprintFile())
 	for _, kind := range f.Rules {
 		if kind == rulesForward {
 			continue // checkForwardChain's

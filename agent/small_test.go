@@ -35,6 +35,16 @@ func TestFootprintIsSharedAndKeptOnce(t *testing.T) {
 	require.True(t, f.Bridge)
 }
 
+// TestNoRulesAreNotThere: what lets pods through a firewall does not show that they reach the outside.
+func TestNoRulesAreNotThere(t *testing.T) {
+	config := testConfig("/p")
+	config.DataDir = t.TempDir()
+	for _, kind := range []string{"", rulesForward} {
+		require.NoError(t, recordFootprint(config, kind))
+		require.ErrorContains(t, checkOwnRules(t.Context(), config), "names no packet rules of the pod network", kind)
+	}
+}
+
 func TestKubeletDirOwner(t *testing.T) {
 	config := testConfig("/p")
 	config.DataDir, config.KubeletDir = t.TempDir(), filepath.Join(t.TempDir(), "kubelet")

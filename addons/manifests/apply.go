@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -149,18 +150,40 @@ func (k *Keeper) owner(files []file, release, but string) string {
 	return owner
 }
 
+// stopTimeout is for the one write of a Keeper that is being stopped. The apiserver stops after it.
+const stopTimeout = 2 * time.Second
+
 // install makes a file's release, unless that has ended the process again and again.
 func (k *Keeper) install(ctx context.Context, w *work) error {
-	if !w.set.try(w.sum) {
-		return fmt.Errorf("release %s: mote has ended %d times while it installed this chart, and leaves it alone until it or its file changes; see the log of then",
-			w.chart.release(), w.set.tries)
+	s := w.set
+	if s.returned != w.sum {
+		if !s.try(w.sum) {
+			return fmt.Errorf("release %s: mote has ended %d times while it installed this chart, and leaves it alone until it or its file changes; see the log of then",
+				w.chart.release(), s.tries)
+		}
+		if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
+			s.tries-- // it has not begun
+			k.stopped(ctx, s)
+			return err
+		}
 	}
-	if err := k.objs.Apply(ctx, w.set.parent(k.cfg.NodeName)); err != nil {
-		return err
-	}
-	err := k.charts.install(ctx, w.chart, w.set.sum == w.sum)
-	w.set.tries = 0
+	err := k.charts.install(ctx, w.chart, s.sum == w.sum)
+	s.tries, s.returned = 0, w.sum
+	k.stopped(ctx, s)
 	return err
+}
+
+// stopped writes a set down if the Keeper is being stopped: conclude does not then, and a stop is no end while a
+// chart was installed.
+func (k *Keeper) stopped(ctx context.Context, s *set) {
+	if ctx.Err() == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := k.objs.Apply(ctx, s.parent(k.cfg.NodeName)); err != nil {
+		slog.Warn("cannot write down how a file is", "component", Name, "file", s.file, "err", err)
+	}
 }
 
 // uninstall removes a release that a file had, if no other file has it now.
@@ -199,7 +222,7 @@ func (k *Keeper) begin(ctx context.Context, w *work, files []file) error {
 		}
 		s.release = w.chart.release()
 	}
-	if s.sum != w.sum {
+	if s.sum != w.sum && w.state.failed != w.sum { // tried again, it is still failed
 		s.state, s.message = stateApplying, ""
 	}
 	return k.objs.Apply(ctx, s.parent(k.cfg.NodeName))

@@ -1,11 +1,16 @@
 package manifests
 
 import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 
 	"github.com/mote-k8s/mote/addons/api"
 )
@@ -39,4 +44,78 @@ func TestChartThatEndsTheProcessIsLeftAlone(t *testing.T) {
 	s.tries = 0 // it came back
 	restart()
 	require.Zero(t, s.tries)
+}
+
+// ledger is an apiserver of the one ConfigMap, which was never there before. write is called before each write.
+type ledger struct {
+	*Keeper
+	work
+	tries []string // as they were written
+	write func() (status int)
+}
+
+func newLedger(t *testing.T) *ledger {
+	l := &ledger{write: func() int { return http.StatusOK }}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status := http.StatusNotFound
+		if r.Method == http.MethodPatch {
+			status = l.write()
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		if status != http.StatusOK {
+			return
+		}
+		var config corev1.ConfigMap
+		if json.NewDecoder(r.Body).Decode(&config) == nil {
+			l.tries = append(l.tries, config.Annotations[annotationTries])
+			_ = json.NewEncoder(w).Encode(config) // who asked sees what is missing
+		}
+	}))
+	t.Cleanup(server.Close)
+	objs, err := api.NewObjects(&rest.Config{Host: server.URL}, Name)
+	require.NoError(t, err)
+	l.Keeper = &Keeper{objs: objs, charts: &charts{}} // whose installations come back, with an error
+	l.work = work{file: file{name: "a.chart.yaml", sum: "1", chart: &chart{Name: "store", Namespace: "mall"}}, set: newSet("", "a.chart.yaml")}
+	return l
+}
+
+// TestTryThatCannotBeWrittenDownDoesNotCount: otherwise a full disk would have a chart left alone.
+func TestTryThatCannotBeWrittenDownDoesNotCount(t *testing.T) {
+	l := newLedger(t)
+	l.write = func() int { return http.StatusInsufficientStorage }
+	for range maxTries + 1 {
+		require.ErrorContains(t, l.install(t.Context(), &l.work), "keep ConfigMap")
+		require.Zero(t, l.work.set.tries)
+	}
+}
+
+// TestTriesAreCountedUntilOneComesBack: one that failed shows as much as one that did not, and costs no more writes.
+func TestTriesAreCountedUntilOneComesBack(t *testing.T) {
+	l := newLedger(t)
+	for range maxTries + 1 {
+		require.ErrorContains(t, l.install(t.Context(), &l.work), "Helm panicked")
+	}
+	require.Equal(t, []string{"1"}, l.tries)
+	l.work.sum = "2"
+	require.ErrorContains(t, l.install(t.Context(), &l.work), "Helm panicked")
+	require.Equal(t, []string{"1", "1"}, l.tries, "it has changed")
+}
+
+// TestStopIsNoTry: mote is stopped while the try is written down, or installs.
+func TestStopIsNoTry(t *testing.T) {
+	for what, status := range map[string]int{"installs": http.StatusOK, "writes": http.StatusInsufficientStorage} {
+		l := newLedger(t)
+		ctx, stop := context.WithCancel(t.Context())
+		l.write = func() int {
+			if ctx.Err() != nil {
+				return http.StatusOK
+			}
+			stop()
+			return status
+		}
+		require.Error(t, l.install(ctx, &l.work), what)
+		require.NotEmpty(t, l.tries, what)
+		require.Empty(t, l.tries[len(l.tries)-1], what)
+	}
 }

@@ -68,6 +68,7 @@ type set struct {
 	release    string // namespace/name of a Helm release
 	tried      string // the sum of the chart that is being installed
 	tries      int    // how often that was begun and did not come back
+	returned   string // the sum of the chart whose installation came back in this process: it does not end it
 	state      string
 	message    string
 }

@@ -27,6 +27,8 @@ import (
 const (
 	// Namespace is the check's own, so that nobody's policies, quotas and defaults are in its way.
 	Namespace = "mote-check-net"
+	// managedBy with mote tells our namespace from somebody else's of that name.
+	managedBy, mote = "app.kubernetes.io/managed-by", "mote"
 	// serverPod has the Service; clientPod connects.
 	serverPod, clientPod = "server", "client"
 	// port is served in the server's network.
@@ -44,7 +46,7 @@ const (
 // bed is what the probes need in the cluster.
 type bed struct {
 	Config
-	client *kubernetes.Clientset
+	client kubernetes.Interface
 
 	nodeIP  string
 	service *corev1.Service
@@ -87,7 +89,7 @@ func (b *bed) create(ctx context.Context) error {
 	_, err := core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: Namespace,
 		// Of what the pods may be, the cluster's defaults may have another opinion.
-		Labels: map[string]string{"pod-security.kubernetes.io/enforce": "privileged"},
+		Labels: map[string]string{"pod-security.kubernetes.io/enforce": "privileged", managedBy: mote},
 	}}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make namespace %s: %w", Namespace, err)
@@ -137,6 +139,9 @@ func (b *bed) await(ctx context.Context, name string) (pod, error) {
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, podTimeout, true, func(ctx context.Context) (bool, error) {
 		var err error
 		found, err = b.client.CoreV1().Pods(Namespace).Get(ctx, name, metav1.GetOptions{})
+		if err == nil && found.Status.Phase == corev1.PodFailed {
+			return false, fmt.Errorf("it has failed: %s", whyFailed(found.Status)) // and is not started again
+		}
 		return err == nil && found.Status.Phase == corev1.PodRunning && found.Status.PodIP != "", err
 	})
 	if wait.Interrupted(err) {
@@ -147,6 +152,16 @@ func (b *bed) await(ctx context.Context, name string) (pod, error) {
 	}
 	network, err := networkOf(ctx, b.CRISocket, string(found.UID))
 	return pod{found.Status.PodIP, network}, err
+}
+
+// whyFailed is the kubelet's reason for not running a pod, or how its container ended.
+func whyFailed(s corev1.PodStatus) string {
+	for _, c := range s.ContainerStatuses {
+		if t := c.State.Terminated; t != nil && s.Reason == "" {
+			return fmt.Sprintf("%s: its process ended with %d", t.Reason, t.ExitCode)
+		}
+	}
+	return s.Reason + ": " + s.Message
 }
 
 func (b *bed) lastWarning(ctx context.Context, name string) string {
@@ -227,11 +242,19 @@ func (b *bed) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
 	namespaces := b.client.CoreV1().Namespaces()
-	err := namespaces.Delete(ctx, Namespace, metav1.DeleteOptions{})
+	found, err := namespaces.Get(ctx, Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
+		return fmt.Errorf("look at namespace %s: %w", Namespace, err)
+	}
+	if found.Labels[managedBy] != mote {
+		return fmt.Errorf("namespace %s is not mote's (it has no label %s=%s), and the check needs that name; "+
+			"if nobody needs it, run mote kubectl delete namespace %s", Namespace, managedBy, mote, Namespace)
+	}
+	err = namespaces.Delete(ctx, Namespace, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(found.UID))})
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("remove namespace %s: %w", Namespace, err)
 	}
 	err = wait.PollUntilContextCancel(ctx, pollInterval, true, func(ctx context.Context) (bool, error) {

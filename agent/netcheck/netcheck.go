@@ -12,6 +12,7 @@ package netcheck
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -59,27 +60,34 @@ type probe struct {
 	otherwise agent.State // than ok; the zero value is a failure
 }
 
-// Run tries every way and returns a finding for each. When ctx ends it cleans up and returns.
-func Run(ctx context.Context, c Config) (findings []agent.Finding) {
+// Run tries every way and returns a finding for each. When ctx ends it cleans up and returns ctx's error.
+func Run(ctx context.Context, c Config) ([]agent.Finding, error) {
 	client, err := kubernetes.NewForConfig(c.Access)
 	if err != nil {
-		return []agent.Finding{failed("api", err, "see \"mote status\"")}
+		return []agent.Finding{failed("api", err, "see \"mote status\"")}, nil
 	}
-	api, err := client.CoreV1().Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+	findings, left := look(ctx, &bed{Config: c, client: client})
+	if left != nil {
+		findings = append(findings, failed("clean-up", left, "run mote kubectl delete namespace "+Namespace))
+	}
+	if ctx.Err() != nil { // what failed, failed because of that
+		return nil, fmt.Errorf("the check was interrupted: %w", errors.Join(ctx.Err(), left))
+	}
+	return findings, nil
+}
+
+// look is Run in the cluster. left is why something of the check is still there.
+func look(ctx context.Context, b *bed) (findings []agent.Finding, left error) {
+	api, err := b.client.CoreV1().Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
 	if err != nil {
-		return []agent.Finding{failed("api", err, "see \"mote status\"")}
+		return []agent.Finding{failed("api", err, "see \"mote status\"")}, nil
 	}
 	findings = []agent.Finding{{Name: "api", State: agent.StateOK, Message: "answers"}}
-	b := &bed{Config: c, client: client}
-	defer func() {
-		if err := b.remove(context.WithoutCancel(ctx)); err != nil {
-			findings = append(findings, failed("clean-up", err, "run mote kubectl delete namespace "+Namespace))
-		}
-	}()
 	missing := ""
 	err = b.remove(ctx)
 	started := time.Now()
 	if err == nil {
+		defer func() { left = b.remove(context.WithoutCancel(ctx)) }()
 		err = b.make(ctx)
 	}
 	if err != nil {
@@ -90,7 +98,7 @@ func Run(ctx context.Context, c Config) (findings []agent.Finding) {
 		findings = append(findings, agent.Finding{Name: "pods", State: agent.StateOK,
 			Message: fmt.Sprintf("two pods started in %s", time.Since(started).Round(10*time.Millisecond))})
 	}
-	return append(findings, tryAll(ctx, b.probes(ctx, api.Spec.ClusterIP, missing))...)
+	return append(findings, tryAll(ctx, b.probes(ctx, api.Spec.ClusterIP, missing))...), nil
 }
 
 // tryAll tries side by side: broken ways take their time.

@@ -3,12 +3,20 @@ package netcheck
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 
 	"github.com/mote-k8s/mote/agent"
 )
@@ -82,4 +90,68 @@ func TestEcho(t *testing.T) {
 	stop()
 	_, err = echo("", address)(t.Context())
 	require.ErrorContains(t, err, "cannot connect: dial tcp "+address)
+}
+
+// TestForeignNamespaceStays: what has the check's name but not its label is somebody else's.
+func TestForeignNamespaceStays(t *testing.T) {
+	foreign := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}}
+	b := &bed{client: fake.NewClientset(foreign)}
+	require.ErrorContains(t, b.remove(t.Context()), "namespace mote-check-net is not mote's")
+	_, err := b.client.CoreV1().Namespaces().Get(t.Context(), Namespace, metav1.GetOptions{})
+	require.NoError(t, err)
+
+	b = &bed{client: fake.NewClientset()}
+	require.NoError(t, b.remove(t.Context()), "there is none")
+	require.NoError(t, b.create(t.Context()))
+	require.NoError(t, b.remove(t.Context()))
+	_, err = b.client.CoreV1().Namespaces().Get(t.Context(), Namespace, metav1.GetOptions{})
+	require.True(t, apierrors.IsNotFound(err))
+}
+
+// TestFailedPodIsNotWaitedFor: it never runs, and its status says why.
+func TestFailedPodIsNotWaitedFor(t *testing.T) {
+	for want, status := range map[string]corev1.PodStatus{
+		"NodeAffinity: not on this node": {Phase: corev1.PodFailed, Reason: "NodeAffinity", Message: "not on this node"},
+		"OOMKilled: its process ended with 137": {Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{
+			State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137}},
+		}}},
+	} {
+		failed := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: clientPod}, Status: status}
+		b := &bed{client: fake.NewClientset(failed)}
+		synctest.Test(t, func(t *testing.T) {
+			started := time.Now()
+			_, err := b.await(t.Context(), clientPod)
+			require.ErrorContains(t, err, "pod mote-check-net/client: it has failed: "+want)
+			require.Zero(t, time.Since(started))
+		})
+	}
+}
+
+// TestInterrupted: what fails because of that is no finding, and nothing stays.
+func TestInterrupted(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	var removed bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch namespace := "/api/v1/namespaces/" + Namespace; {
+		case r.Method == http.MethodPost:
+			interrupt() // while the namespace is being made, which comes to its end
+			w.WriteHeader(http.StatusInternalServerError)
+		case r.Method == http.MethodDelete && r.URL.Path == namespace:
+			removed = true
+			fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Success"}`)
+		case r.URL.Path == namespace && ctx.Err() != nil && !removed:
+			fmt.Fprint(w, `{"kind":"Namespace","apiVersion":"v1","metadata":{"uid":"1","labels":{"app.kubernetes.io/managed-by":"mote"}}}`)
+		case r.URL.Path == "/api/v1/namespaces/default/services/kubernetes":
+			fmt.Fprint(w, `{"kind":"Service","apiVersion":"v1"}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
+		}
+	}))
+	defer server.Close()
+	findings, err := Run(ctx, Config{Access: &rest.Config{Host: server.URL}, OwnDNS: true, OwnProxy: true})
+	require.Empty(t, findings)
+	require.EqualError(t, err, "the check was interrupted: context canceled")
+	require.True(t, removed)
 }

@@ -42,7 +42,11 @@ taken away again. Nothing is pulled, and no internet is needed. The exit code is
 		// Who interrupts it wants the pods gone too. A second signal finds Go's default.
 		ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer restore()
-		context.AfterFunc(ctx, restore)
+		quiet := context.AfterFunc(ctx, func() {
+			restore()
+			fmt.Fprintln(e.stderr, "cleaning up; this takes some seconds")
+		})
+		defer quiet() // before restore, which ends ctx too
 		findings, err := checkNetwork(ctx, e, s)
 		if err != nil {
 			return err
@@ -72,7 +76,7 @@ func checkNetwork(ctx context.Context, e *env, s *settings.Settings) ([]agent.Fi
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	findings := agent.CheckNetwork(ctx, agentConfig(s))
-	return append(findings, netcheck.Run(ctx, netcheck.Config{
+	tried, err := netcheck.Run(ctx, netcheck.Config{
 		Access:        access,
 		CRISocket:     s.ContainerdSocket(),
 		NodeName:      r.Node.Name,
@@ -80,7 +84,11 @@ func checkNetwork(ctx context.Context, e *env, s *settings.Settings) ([]agent.Fi
 		ClusterDomain: r.Network.ClusterDomain,
 		OwnDNS:        r.runs(dns.Name),
 		OwnProxy:      r.runs("kube-proxy"),
-	})...), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(findings, tried...), nil
 }
 
 // lockNetworkCheck keeps two checks from taking away each other's pods. The lock is on a directory that is there

@@ -90,16 +90,18 @@ func (l *dataDirLock) claim() (current bool, err error) {
 	return true, nil
 }
 
-// undo gives the lock back and leaves no trace of it, unless the directory is in use already.
-func (l *dataDirLock) undo() {
+// undo gives the lock back and leaves no trace of it, unless the directory is in use already. It tells whether
+// there is no trace.
+func (l *dataDirLock) undo() bool {
 	defer l.close()
 	entries, err := os.ReadDir(l.dir)
-	if err != nil || len(entries) != 1 {
-		return
+	if err != nil || len(entries) != 1 || os.Remove(l.file.Name()) != nil {
+		return false
 	}
-	if os.Remove(l.file.Name()) == nil && l.made {
+	if l.made {
 		_ = os.Remove(l.dir) // somebody may have put something there since
 	}
+	return true
 }
 
 func (l *dataDirLock) writePID() error {

@@ -35,20 +35,20 @@ func TestLockLeavesNoTraceWhenTheStartFails(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	lock, err := lockDataDir(dir)
 	require.NoError(t, err)
-	lock.undo()
+	require.True(t, lock.undo())
 	require.NoDirExists(t, dir)
 
 	// A directory that was there stays, and so does a lock beside something else.
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	lock, err = lockDataDir(dir)
 	require.NoError(t, err)
-	lock.undo()
+	require.True(t, lock.undo())
 	require.DirExists(t, dir)
 	require.NoFileExists(t, filepath.Join(dir, "lock"))
 	lock, err = lockDataDir(dir)
 	require.NoError(t, err)
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "server"), 0o700))
-	lock.undo()
+	require.False(t, lock.undo())
 	require.FileExists(t, filepath.Join(dir, "lock"))
 }
 

@@ -125,7 +125,7 @@ func findComponent(ctx context.Context, s *settings.Settings, name string) (stri
 func logHint(err error, s *settings.Settings) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("no log in %s: mote has not run since this machine was started; start it with \"mote server\"", s.LogDir())
+		return fmt.Errorf("no log in %s: since this machine was started, mote has not run, or could not start; \"mote server\" starts it, or says why not", s.LogDir())
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; try \"sudo mote logs\"", err)
 	}

@@ -111,8 +111,17 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
 	plane, err := prepare(s, store.Endpoint())
+	if err != nil && lock.undo() {
+		return diskHint(err) // a wrong argument is found before anything is written
+	}
+	// "mote logs" tells of a start that fails, too.
+	if err := history.Open(s.LogDir()); err != nil {
+		// A full disk keeps no cluster from running.
+		slog.Warn("\"mote logs\" will show nothing", "component", "mote", "err", err)
+	}
+	defer history.Close()
 	if err != nil {
-		lock.undo() // a wrong argument is found before anything is written
+		slog.Error("cannot start", "component", "mote", "err", err)
 		return diskHint(err)
 	}
 	for _, f := range warnings {
@@ -129,7 +138,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 
-	return runParts(ctx, e, s, &parts{group, watch, store, manager, history, started})
+	return runParts(ctx, e, s, &parts{group, watch, store, manager, started})
 }
 
 // parts are what a node runs, and who is told of it.
@@ -138,7 +147,6 @@ type parts struct {
 	watch   *nodeWatch
 	store   *datastore.Datastore
 	manager *serviceManager
-	history *logging.History
 	started time.Time
 }
 
@@ -149,12 +157,7 @@ func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error
 	defer restore()
 	context.AfterFunc(ctx, restore)
 
-	// 9. Tell who asks ("mote status", "mote logs") and who started us how we are.
-	if err := p.history.Open(s.LogDir()); err != nil {
-		// A full disk keeps no cluster from running.
-		slog.Warn("\"mote logs\" will show nothing", "component", "mote", "err", err)
-	}
-	defer p.history.Close()
+	// 9. Tell who asks ("mote status") and who started us how we are.
 	status, err := listenStatus(s.StatusSocket(), func(ctx context.Context) report {
 		return makeReport(ctx, s, p)
 	})

@@ -13,7 +13,7 @@ const (
 	historyFile = "mote.log"
 	olderFile   = "mote.log.1"
 	// historySize is how big one of the two files gets. They usually lie in a tmpfs and cost memory: at level info a start
-	// writes some 10 KiB and a quiet day next to nothing.
+	// writes some 24 KB and a quiet day next to nothing.
 	historySize = 1 << 20
 	// earlySize is how much is kept until Open.
 	earlySize = 64 << 10

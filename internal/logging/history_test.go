@@ -71,6 +71,31 @@ func TestHistoryReadsAsItWasLogged(t *testing.T) {
 	}
 }
 
+// TestAttributesMayHaveAnyName: they hide nothing of the record, and make no crash of it.
+func TestAttributesMayHaveAnyName(t *testing.T) {
+	dir := t.TempDir()
+	h := openHistory(t, dir)
+	var text bytes.Buffer
+	require.NoError(t, Setup(&text, h, "info", "text"))
+	before := time.Now().Truncate(time.Millisecond)
+	slog.Warn("told", "component", "kubelet", "time", "3s", "level", 4, "msg", "other", "component", 5, "Msg", "odd", "LEVEL", "high")
+	got := readAll(t, dir)
+	require.Len(t, got, 1)
+	require.False(t, got[0].OfNobody())
+	require.Equal(t, []any{"told", "kubelet", slog.LevelWarn}, []any{got[0].Message, got[0].Component, got[0].Level})
+	require.False(t, got[0].Time.Before(before))
+	var again bytes.Buffer
+	require.NoError(t, got[0].WriteText(&again))
+	require.Equal(t, text.String(), again.String())
+
+	_, err := h.Write([]byte("[1]\n{} goroutine\n"))
+	require.NoError(t, err)
+	for _, r := range readAll(t, dir)[1:] {
+		require.True(t, r.OfNobody(), string(r.Line))
+		require.Equal(t, got[0].Time, r.Time)
+	}
+}
+
 func record(n int) []byte {
 	return fmt.Appendf(nil, `{"time":"2026-01-02T03:04:05Z","level":"INFO","msg":"%d %s"}`+"\n", n, strings.Repeat("x", 1000))
 }

@@ -21,10 +21,10 @@ const followInterval = 200 * time.Millisecond
 // Record is one record of a History, or a line that is none: the runtime's words when the process crashed. Such a
 // line has the time of the record before it, level error and no component.
 type Record struct {
-	Time      time.Time  `json:"time"`
-	Level     slog.Level `json:"level"`
-	Message   string     `json:"msg"`
-	Component string     `json:"component"`
+	Time      time.Time
+	Level     slog.Level
+	Message   string
+	Component string
 	// Line is as it was written, without its end.
 	Line []byte `json:"-"`
 	// crash marks a line that is no record.
@@ -87,13 +87,16 @@ type reader struct {
 // readOlder reads the older file first, unless it is the one that is open and has just been renamed.
 func (r *reader) readOlder(path string) error {
 	older, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && sameFile(r.file, path) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
 	defer older.Close()
+	if sameFile(r.file, path) {
+		return nil
+	}
 	newer := r.file
 	r.file = older
 	err = r.lines()
@@ -113,15 +116,60 @@ func (r *reader) lines() error {
 		if err != nil {
 			return fmt.Errorf("read the log: %w", err)
 		}
-		record := Record{Line: bytes.TrimRight(r.rest, "\n")}
-		if json.Unmarshal(record.Line, &record) != nil {
-			record = Record{Time: r.last, Level: slog.LevelError, Line: record.Line, crash: true}
-		}
+		record := parse(bytes.TrimRight(r.rest, "\n"), r.last)
 		r.rest, r.last = nil, record.Time
 		if err := r.each(record); err != nil {
 			return err
 		}
 	}
+}
+
+// parse reads a line that comes after a record of time last.
+func parse(line []byte, last time.Time) Record {
+	r := Record{Time: last, Line: line}
+	fields, err := split(line)
+	if err != nil {
+		r.Level, r.crash = slog.LevelError, true
+		return r
+	}
+	own := map[string]any{slog.TimeKey: &r.Time, slog.LevelKey: &r.Level, slog.MessageKey: &r.Message, "component": &r.Component}
+	for _, f := range fields {
+		if value, ok := own[f.key]; ok {
+			_ = json.Unmarshal(f.value, value) // what is not understood is none
+			delete(own, f.key)
+		}
+	}
+	return r
+}
+
+// field is one of a JSON object's.
+type field struct {
+	key   string
+	value json.RawMessage
+}
+
+// split takes a JSON object apart. In records a key may come again: what the handler writes comes first, and
+// an upstream part's attribute may be called msg too.
+func split(line []byte) (fields []field, err error) {
+	if !json.Valid(line) {
+		return nil, errors.New("it is no JSON")
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+		return nil, errors.New("it is no JSON object")
+	}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		f := field{key: fmt.Sprint(key)}
+		if err := d.Decode(&f.value); err != nil {
+			return nil, err
+		}
+		fields = append(fields, f)
+	}
+	return fields, nil
 }
 
 // OfNobody tells that the line is no component's but was written by a process as it crashed.
@@ -134,24 +182,17 @@ func (r Record) WriteText(w io.Writer) error {
 		return err
 	}
 	out := slog.NewRecord(r.Time, r.Level, r.Message, 0)
-	d := json.NewDecoder(bytes.NewReader(r.Line))
-	if _, err := d.Token(); err != nil {
+	fields, err := split(r.Line)
+	if err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return fmt.Errorf("read the log: %w", err)
+	own := map[string]bool{slog.TimeKey: true, slog.LevelKey: true, slog.MessageKey: true}
+	for _, f := range fields {
+		if own[f.key] {
+			delete(own, f.key)
+			continue
 		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return fmt.Errorf("read the log: %w", err)
-		}
-		switch name := fmt.Sprint(key); name {
-		case slog.TimeKey, slog.LevelKey, slog.MessageKey:
-		default:
-			out.AddAttrs(slog.String(name, plain(value)))
-		}
+		out.AddAttrs(slog.String(f.key, plain(f.value)))
 	}
 	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}).Handle(context.Background(), out)
 }
