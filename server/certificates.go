@@ -80,7 +80,7 @@ func (c Certificates) noneWaiting() error {
 	return err
 }
 
-// read reads the authorities and makes nothing.
+// read reads the authorities, none of which it makes: at most it brings the bundle of who is trusted up to date.
 func (c *credentials) read() error {
 	for _, name := range authorityNames() {
 		base := c.tls(name)

@@ -384,6 +384,39 @@ func TestLostAuthorityCertificateAfterRotation(t *testing.T) {
 	verifyAll(t, c, cfg, y2027)
 }
 
+// TestAuthorityThatWasRemoved: who is gone with certificate and key, or was replaced by hand, is not trusted any more.
+func TestAuthorityThatWasRemoved(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	for name, put := range map[string]func(dir, name string){
+		"removed":  func(string, string) {},
+		"replaced": func(dir, name string) { ownAuthority(t, dir, name, key, func(*x509.Certificate) {}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig(t)
+			issueAll(t, cfg, y2027)
+			_, err := certificatesOf(cfg).RotateAuthorities("", y2027)
+			require.NoError(t, err)
+			c := issueAll(t, cfg, y2027)
+			require.FileExists(t, c.tls(serverAuthority+crossSuffix))
+			old := outsider(t, cfg)
+			for _, name := range []string{serverAuthority, clientAuthority} {
+				require.NoError(t, os.Remove(c.tls(name+".crt")))
+				require.NoError(t, os.Remove(c.tls(name+".key")))
+				put(c.tls(""), name)
+			}
+			again := issueAll(t, cfg, y2027)
+			require.Len(t, certificatesIn(again.clientCA.trusted), 1)
+			require.NoFileExists(t, c.tls(serverAuthority+crossSuffix))
+			server, client := old.reaches(t, again)
+			require.False(t, server)
+			require.False(t, client)
+			verifyAll(t, again, cfg, y2027)
+			require.Empty(t, problems(t, certificatesOf(cfg), y2027))
+		})
+	}
+}
+
 // ownAuthority writes a user's authority of the given template to dir.
 func ownAuthority(t *testing.T, dir, name string, key crypto.Signer, change func(*x509.Certificate)) {
 	template := authorityTemplate(pkix.Name{CommonName: "Our Company"})
