@@ -119,6 +119,11 @@ type leafFile struct {
 	base string
 }
 
+// leavesOf are those of one authority.
+func leavesOf(all []leafFile, authority string) []leafFile {
+	return slices.DeleteFunc(all, func(l leafFile) bool { return l.authority != authority })
+}
+
 // nodeName is whom the kubelet's client certificate is for, by which its other one is judged.
 func (c Certificates) nodeName() string {
 	data, err := os.ReadFile(filepath.Join(c.NodeDir, "kubelet-client.crt"))
@@ -267,7 +272,7 @@ func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, e
 		if next == nil {
 			continue
 		}
-		if err := creds.replace(&p, name, next, keyPEM); err != nil {
+		if err := creds.replace(&p, name, next, keyPEM, leavesOf(c.leaves(creds), name), now); err != nil {
 			return nil, err
 		}
 		names = append(names, name)
