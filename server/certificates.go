@@ -173,7 +173,7 @@ func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]str
 		return nil, err
 	}
 	if err := carryOut(c.DataDir, path); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the renewal is decided on and not finished; a running mote finishes it within a minute, or else its next start: %w", err)
 	}
 	if kubeconfig != nil {
 		for _, path := range c.Copies {
