@@ -2,14 +2,18 @@ package server
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/util/keyutil"
@@ -41,11 +45,14 @@ func (c *credentials) outgoing() ([]string, error) {
 	return names, err
 }
 
-// replace adds to p what puts next in the place of the authority called name.
-func (c *credentials) replace(p *plan, name string, next *authority, keyPEM []byte) error {
+// replace adds to p what puts next in the place of the authority called name, whose leaves are given. They are tried.
+func (c *credentials) replace(p *plan, name string, next *authority, keyPEM []byte, leaves []leafFile, now time.Time) error {
 	old := *c.authorities()[name]
 	if next.cert.Equal(old.cert) || samePublic(next.key.Public(), old.key.Public()) {
 		return fmt.Errorf("the new %s has the key of the present one", name)
+	}
+	if err := next.try(leaves, next.cert, now); err != nil {
+		return fmt.Errorf("cannot take the new %s: %w", name, err)
 	}
 	base := c.tls(name)
 	p.add(base+".key", keyPEM, 0o600)
@@ -54,18 +61,86 @@ func (c *credentials) replace(p *plan, name string, next *authority, keyPEM []by
 	if name != serverAuthority {
 		return nil // who verifies clients is told whom to trust, by this server or the cluster
 	}
-	template := authorityTemplate(next.cert.Subject)
-	template.NotAfter = next.cert.NotAfter
+	if now.After(old.cert.NotAfter) {
+		return nil // nobody can verify by it any more
+	}
+	crossed, err := next.crossedBy(old)
+	if err != nil {
+		return fmt.Errorf("sign the new %s by the present one: %w", name, err)
+	}
+	if err := crossed.try(leaves, old.cert, now); err != nil {
+		return fmt.Errorf("cannot sign the new %s by the present one, so that who knows that alone trusts it: %w%s", name, err, c.byHand(name))
+	}
+	p.add(base+crossSuffix, crossed.cross, 0o644)
+	return nil
+}
+
+// byHand is what to do where there is no going over step by step.
+func (c *credentials) byHand(name string) string {
+	return fmt.Sprintf("; to change it without a transition, stop mote, put the new one's files in the place of %s and .key, "+
+		"start mote, and give every client the new kubeconfig", c.tls(name+".crt"))
+}
+
+// crossedBy is ca with its certificate by the authority before it.
+func (ca *authority) crossedBy(old *authority) (*authority, error) {
+	template := authorityTemplate(pkix.Name{})
+	// As it is written: leaves name their issuer so, and OpenSSL and Go write one name differently.
+	template.RawSubject = ca.cert.RawSubject
+	template.NotAfter = ca.cert.NotAfter
 	if old.cert.NotAfter.Before(template.NotAfter) {
 		template.NotAfter = old.cert.NotAfter
 	}
-	template.SubjectKeyId = next.cert.SubjectKeyId
-	cross, err := sign(template, old.cert, next.key.Public(), old.key)
+	template.SubjectKeyId = ca.cert.SubjectKeyId
+	cross, err := sign(template, old.cert, ca.key.Public(), old.key)
 	if err != nil {
-		return fmt.Errorf("sign the new %s by the old one: %w", name, err)
+		return nil, err
 	}
-	p.add(base+crossSuffix, cross, 0o644)
+	crossed := *ca
+	crossed.cross = cross
+	return &crossed, nil
+}
+
+// try issues each of leaves and verifies it as who trusts root alone.
+func (ca *authority) try(leaves []leafFile, root *x509.Certificate, now time.Time) error {
+	if len(ca.cross) > 0 && root.MaxPathLenZero {
+		return errors.New("the present one allows no authority below it (path length 0)")
+	}
+	key, _, err := newKey()
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	for _, l := range leaves {
+		certPEM, err := ca.issue(l.present(), key, now)
+		if err != nil {
+			return fmt.Errorf("issue %s: %w", l.name, err)
+		}
+		chain, intermediates := certificatesIn(certPEM), x509.NewCertPool()
+		if len(chain) == 0 {
+			return fmt.Errorf("issue %s: the certificate cannot be read", l.name)
+		}
+		for _, cert := range chain[1:] {
+			intermediates.AddCert(cert)
+		}
+		// Names are judged too: those that a leaf has must be ones that its authorities may vouch for.
+		_, err = chain[0].Verify(x509.VerifyOptions{
+			Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{l.usage},
+		})
+		if err != nil {
+			return fmt.Errorf("a certificate %s by it would not be accepted: %w", l.name, err)
+		}
+	}
 	return nil
+}
+
+// present is what the leaf on disk says, or would.
+func (l leafFile) present() subject {
+	cert, _ := readCertificate(l.base + ".crt")
+	if cert == nil || cert.Subject.CommonName != l.commonName || !slices.Equal(cert.ExtKeyUsage, []x509.ExtKeyUsage{l.usage}) {
+		return l.subject
+	}
+	return subjectOf(cert)
 }
 
 // replaceTokenKey adds to p a new key for service-account tokens, beside the present one's public half. With from,
@@ -78,6 +153,9 @@ func (c *credentials) replaceTokenKey(p *plan, from string) (bool, error) {
 	key, keyPEM, err := nextKey(tokenKey, from)
 	if err != nil || key == nil {
 		return false, err
+	}
+	if err := judgeTokenKey(key); err != nil {
+		return false, fmt.Errorf("cannot take %s: %w", filepath.Join(from, tokenKey), err)
 	}
 	if samePublic(key.Public(), old.Public()) {
 		return false, errors.New("the new service-account.key is the present one")
@@ -141,6 +219,19 @@ func nextKey(name, from string) (crypto.Signer, []byte, error) {
 	}
 	keyPEM, err := keyutil.MarshalPrivateKeyToPEM(key)
 	return key, keyPEM, err
+}
+
+// judgeTokenKey refuses what no token can be signed with: JWS has algorithms for three curves (RFC 7518, section 3.4).
+func judgeTokenKey(key crypto.Signer) error {
+	public, ok := key.Public().(*ecdsa.PublicKey)
+	if !ok {
+		return nil
+	}
+	switch public.Curve {
+	case elliptic.P256(), elliptic.P384(), elliptic.P521():
+		return nil
+	}
+	return fmt.Errorf("its curve is %s, and tokens are signed with P-256, P-384 or P-521", public.Curve.Params().Name)
 }
 
 // judgeAuthority says why a user's authority cannot be ours.

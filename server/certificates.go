@@ -80,7 +80,7 @@ func (c Certificates) noneWaiting() error {
 	return err
 }
 
-// read reads the authorities and makes nothing.
+// read reads the authorities, none of which it makes: at most it brings the bundle of who is trusted up to date.
 func (c *credentials) read() error {
 	for _, name := range authorityNames() {
 		base := c.tls(name)
@@ -117,6 +117,11 @@ func (c Certificates) leaves(creds *credentials) []leafFile {
 type leafFile struct {
 	leaf
 	base string
+}
+
+// leavesOf are those of one authority.
+func leavesOf(all []leafFile, authority string) []leafFile {
+	return slices.DeleteFunc(all, func(l leafFile) bool { return l.authority != authority })
 }
 
 // nodeName is whom the kubelet's client certificate is for, by which its other one is judged.
@@ -168,7 +173,7 @@ func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]str
 		return nil, err
 	}
 	if err := carryOut(c.DataDir, path); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the renewal is decided on and not finished; a running mote finishes it within a minute, or else its next start: %w", err)
 	}
 	if kubeconfig != nil {
 		for _, path := range c.Copies {
@@ -267,7 +272,7 @@ func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, e
 		if next == nil {
 			continue
 		}
-		if err := creds.replace(&p, name, next, keyPEM); err != nil {
+		if err := creds.replace(&p, name, next, keyPEM, leavesOf(c.leaves(creds), name), now); err != nil {
 			return nil, err
 		}
 		names = append(names, name)

@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -384,6 +385,39 @@ func TestLostAuthorityCertificateAfterRotation(t *testing.T) {
 	verifyAll(t, c, cfg, y2027)
 }
 
+// TestAuthorityThatWasRemoved: who is gone with certificate and key, or was replaced by hand, is not trusted any more.
+func TestAuthorityThatWasRemoved(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	for name, put := range map[string]func(dir, name string){
+		"removed":  func(string, string) {},
+		"replaced": func(dir, name string) { ownAuthority(t, dir, name, key, func(*x509.Certificate) {}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig(t)
+			issueAll(t, cfg, y2027)
+			_, err := certificatesOf(cfg).RotateAuthorities("", y2027)
+			require.NoError(t, err)
+			c := issueAll(t, cfg, y2027)
+			require.FileExists(t, c.tls(serverAuthority+crossSuffix))
+			old := outsider(t, cfg)
+			for _, name := range []string{serverAuthority, clientAuthority} {
+				require.NoError(t, os.Remove(c.tls(name+".crt")))
+				require.NoError(t, os.Remove(c.tls(name+".key")))
+				put(c.tls(""), name)
+			}
+			again := issueAll(t, cfg, y2027)
+			require.Len(t, certificatesIn(again.clientCA.trusted), 1)
+			require.NoFileExists(t, c.tls(serverAuthority+crossSuffix))
+			server, client := old.reaches(t, again)
+			require.False(t, server)
+			require.False(t, client)
+			verifyAll(t, again, cfg, y2027)
+			require.Empty(t, problems(t, certificatesOf(cfg), y2027))
+		})
+	}
+}
+
 // ownAuthority writes a user's authority of the given template to dir.
 func ownAuthority(t *testing.T, dir, name string, key crypto.Signer, change func(*x509.Certificate)) {
 	template := authorityTemplate(pkix.Name{CommonName: "Our Company"})
@@ -450,6 +484,19 @@ func TestOwnAuthorities(t *testing.T) {
 			ownAuthority(t, dir, "other", rsaKey, same)
 			require.NoError(t, copyFile(filepath.Join(dir, "other.key"), filepath.Join(dir, "client-ca.key")))
 		},
+		"would not be accepted: x509: certificate specifies an incompatible key usage": func(dir string) {
+			ownAuthority(t, dir, "client-ca", ecKey, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+		},
+		"is not authorized to sign for this name": func(dir string) {
+			ownAuthority(t, dir, "server-ca", ecKey, func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"company.example"} })
+		},
+		"its curve is P-224": func(dir string) {
+			key, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+			require.NoError(t, err)
+			data, err := keyutil.MarshalPrivateKeyToPEM(key)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, tokenKey), data, 0o600))
+		},
 		"needs its key": func(dir string) {
 			ownAuthority(t, dir, "client-ca", ecKey, same)
 			require.NoError(t, os.Remove(filepath.Join(dir, "client-ca.key")))
@@ -476,4 +523,66 @@ func TestOwnAuthorities(t *testing.T) {
 			require.Equal(t, before, contents(t, cfg.DataDir), fmt.Sprint(err))
 		})
 	}
+}
+
+// opensslName is a name as OpenSSL writes it: UTF8String, and the common name before the organization.
+func opensslName(t *testing.T) []byte {
+	var relative []asn1.RawValue
+	for _, one := range []struct {
+		Type  asn1.ObjectIdentifier
+		Value string `asn1:"utf8"`
+	}{{asn1.ObjectIdentifier{2, 5, 4, 3}, "Our CA"}, {asn1.ObjectIdentifier{2, 5, 4, 10}, "Our Company"}} {
+		der, err := asn1.Marshal(one)
+		require.NoError(t, err)
+		relative = append(relative, asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSet, IsCompound: true, Bytes: der})
+	}
+	der, err := asn1.Marshal(relative)
+	require.NoError(t, err)
+	return der
+}
+
+// TestCrossOfOpenSSLsAuthority: who knows the old authority alone reaches a server whose new one OpenSSL made, and
+// again from that one to the next.
+func TestCrossOfOpenSSLsAuthority(t *testing.T) {
+	cfg := testConfig(t)
+	issueAll(t, cfg, y2027)
+	certs := certificatesOf(cfg)
+	for range 2 {
+		old, dir := outsider(t, cfg), t.TempDir()
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		require.NoError(t, err)
+		ownAuthority(t, dir, "server-ca", key, func(c *x509.Certificate) { c.RawSubject = opensslName(t) })
+		_, err = certs.RotateAuthorities(dir, y2027)
+		require.NoError(t, err)
+		c := issueAll(t, cfg, y2027)
+		server, _ := old.reaches(t, c)
+		require.True(t, server)
+		_, err = certs.FinishAuthorities()
+		require.NoError(t, err)
+		issueAll(t, cfg, y2027)
+	}
+}
+
+func TestAuthorityThatCannotSignTheNext(t *testing.T) {
+	cfg, dir := testConfig(t), t.TempDir()
+	issueAll(t, cfg, y2027)
+	certs := certificatesOf(cfg)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	ownAuthority(t, dir, "server-ca", key, func(c *x509.Certificate) { c.MaxPathLenZero = true })
+	for _, step := range []func() ([]string, error){
+		func() ([]string, error) { return certs.RotateAuthorities(dir, y2027) }, certs.FinishAuthorities,
+	} {
+		_, err = step()
+		require.NoError(t, err)
+		issueAll(t, cfg, y2027)
+	}
+	before := contents(t, cfg.DataDir)
+	_, err = certs.RotateAuthorities("", y2027)
+	require.ErrorContains(t, err, "allows no authority below it (path length 0)")
+	require.Equal(t, before, contents(t, cfg.DataDir))
+	expired := y2027.Add(11 * leafLifetime)
+	_, err = certs.RotateAuthorities("", expired)
+	require.NoError(t, err, "nobody knows by an authority that has ended")
+	verifyAll(t, issueAll(t, cfg, expired), cfg, expired)
 }

@@ -179,8 +179,16 @@ func (c *ControlPlane) lock() (unlock func(), err error) {
 }
 
 // renew brings every certificate up to date. Who uses them rereads them: the apiserver and the kubelet
-// are notified of changed files, clients look every five minutes.
+// are notified of changed files, clients look every five minutes. The copy of the kubeconfig comes last, as it lies in a
+// place that is not ours: one that cannot be written keeps nothing else from being renewed.
 func (c *ControlPlane) renew() error {
+	if err := c.renewCertificates(); err != nil {
+		return err
+	}
+	return copyKubeconfig(c.cfg)
+}
+
+func (c *ControlPlane) renewCertificates() error {
 	unlock, err := c.lock()
 	if err != nil {
 		return err
@@ -215,13 +223,18 @@ func (renewal) Name() string { return "certificates" }
 func (r renewal) Run(ctx context.Context) error {
 	tick := time.NewTicker(renewalInterval)
 	defer tick.Stop()
+	var told string // what lasts is told of once
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 			// A full disk is no reason to stop a cluster whose certificates have months to go.
-			if err := r.renew(); err != nil {
+			err := r.renew()
+			if err == nil {
+				told = ""
+			} else if err.Error() != told {
+				told = err.Error()
 				slog.Error("cannot renew certificates", "component", r.Name(), "err", err)
 			}
 		}

@@ -187,8 +187,13 @@ func (c *credentials) writeAdminKubeconfig(cfg Config) error {
 	}
 	cluster := &clientcmdapi.Cluster{Server: cfg.url(), CertificateAuthorityData: c.serverCA.trusted}
 	user := &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}
-	if err := writeKubeconfig(cfg.AdminKubeconfig, adminContext, cluster, user); err != nil || cfg.KubeconfigCopy == "" {
-		return err
+	return writeKubeconfig(cfg.AdminKubeconfig, adminContext, cluster, user)
+}
+
+// copyKubeconfig brings the copy of the administrator's kubeconfig up to date, if there is to be one.
+func copyKubeconfig(cfg Config) error {
+	if cfg.KubeconfigCopy == "" {
+		return nil
 	}
 	data, err := os.ReadFile(cfg.AdminKubeconfig)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/mote-k8s/mote/internal/durable"
 )
@@ -15,6 +17,16 @@ func updateFile(path string, data []byte, mode os.FileMode) error {
 		return os.Chmod(path, mode)
 	}
 	return durable.WriteFile(path, data, mode)
+}
+
+// removeFile removes a file for good, if there is one.
+func removeFile(path string) error {
+	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // makeDir makes a directory that only its owner may enter.

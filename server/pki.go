@@ -98,18 +98,25 @@ func loadAuthority(base, commonName string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if ca.cross, err = readOptional(base + crossSuffix); err != nil {
-		return nil, err
-	}
+	ca.trusted = slices.Clone(ca.certPEM)
 	bundle, err := readOptional(base + bundleSuffix)
 	if err != nil {
 		return nil, err
 	}
-	ca.trusted = slices.Clone(ca.certPEM)
-	for _, old := range certificatesIn(bundle) {
-		if !old.Equal(ca.cert) {
-			ca.trusted = append(ca.trusted, encodeCertificate(old)...)
+	known := certificatesIn(bundle)
+	if slices.ContainsFunc(known, ca.cert.Equal) {
+		for _, old := range known {
+			if !old.Equal(ca.cert) {
+				ca.trusted = append(ca.trusted, encodeCertificate(old)...)
+			}
 		}
+		ca.cross, err = readOptional(base + crossSuffix)
+	} else {
+		// Left by another authority, which was taken away: nothing of it is trusted. The bundle is the last to go, as it tells.
+		err = removeFile(base + crossSuffix)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return ca, updateFile(base+bundleSuffix, ca.trusted, 0o644)
 }

@@ -136,6 +136,27 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// TestCopyThatCannotBeWritten: the administrator's copy stops no renewal, of a node's certificates least.
+func TestCopyThatCannotBeWritten(t *testing.T) {
+	cfg := testConfig(t)
+	c := issueAll(t, cfg, y2027)
+	cfg.KubeconfigCopy = filepath.Join(t.TempDir(), "gone", "copy")
+	later := y2027.Add(leafLifetime * 3 / 4)
+	plane := &ControlPlane{cfg: cfg, creds: c, now: func() time.Time { return later }, nodes: map[string]node{
+		nodeDir(cfg): {"node1", []netip.Addr{cfg.AdvertiseAddress}},
+	}}
+	require.ErrorContains(t, plane.renew(), "--write-kubeconfig")
+	for base := range leaves(c, cfg) {
+		require.Equal(t, later.Add(leafLifetime), readCert(t, base+".crt").NotAfter, base)
+	}
+	require.NoError(t, os.Mkdir(filepath.Dir(cfg.KubeconfigCopy), 0o700))
+	require.NoError(t, plane.renew())
+	files := contents(t, cfg.DataDir)
+	copied, err := os.ReadFile(cfg.KubeconfigCopy)
+	require.NoError(t, err)
+	require.Equal(t, files[cfg.AdminKubeconfig], string(copied))
+}
+
 func TestServingNames(t *testing.T) {
 	cfg := testConfig(t)
 	c := issueAll(t, cfg, y2027)

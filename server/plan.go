@@ -91,10 +91,7 @@ func (f plannedFile) apply(dataDir string) error {
 		}
 		return updateFile(path, f.Data, f.Mode)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(path))
+	return removeFile(path)
 }
 
 // lockCertificates keeps other processes from writing certificates until release is called: a running server renews

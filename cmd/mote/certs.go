@@ -199,6 +199,7 @@ again; containers go on over a restart. The key that encrypts Secrets in the dat
      again. Restart pods whose programs read the cluster's authority or their token only when they start, and make
      tokens in Secrets of type kubernetes.io/service-account-token again (delete and create the Secret). Wait an hour:
      by then the kubelet has renewed all tokens in pods. Save a snapshot: earlier ones bring the old authorities back.
+     Delete those: they hold the old authorities' keys, and nothing else deletes them.
   2. mote certs rotate-ca --finish   the old authorities and tokens count for nothing any more
      restart mote
 
