@@ -3,17 +3,23 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
 )
 
 // trustHook is ours alone and replaces none of upstream's.
 const trustHook = "mote/cluster-authentication-trust"
+
+// trustRetry is between attempts to tell aggregated API servers whom to trust no more.
+const trustRetry = 5 * time.Second
 
 // forgetAuthorities takes authorities that the apiserver does not trust any more out of the ConfigMap by which aggregated
 // API servers learn whom to trust: upstream's controller only ever adds to it.
@@ -22,11 +28,26 @@ func (s *apiServer) forgetAuthorities() genericapiserver.PostStartHookFunc {
 		"client-ca-file":               s.options.Authentication.ClientCert.ClientCA,
 		"requestheader-client-ca-file": s.options.Authentication.RequestHeader.ClientCAFile,
 	}
-	return hook(func(client kubernetes.Interface) []task {
-		return []task{func(ctx context.Context) error {
-			return forgetAuthorities(ctx, client, files)
-		}}
-	})
+	return func(hook genericapiserver.PostStartHookContext) error {
+		client, err := kubernetes.NewForConfig(hook.LoopbackClientConfig)
+		if err != nil {
+			return fmt.Errorf("make client: %w", err)
+		}
+		// Nobody waits for it: a webhook that must be asked may be a pod, which starts after the apiserver only.
+		go func() {
+			said := ""
+			_ = wait.PollUntilContextCancel(hook, trustRetry, true, func(ctx context.Context) (bool, error) {
+				err := forgetAuthorities(ctx, client, files)
+				if err != nil && !apierrors.IsConflict(err) && err.Error() != said {
+					said = err.Error()
+					slog.Warn("cannot take old authorities from extension-apiserver-authentication; will be tried again",
+						"component", "kube-apiserver", "err", err)
+				}
+				return err == nil, nil
+			}) // its error is the server's end
+		}()
+		return nil
+	}
 }
 
 func forgetAuthorities(ctx context.Context, client kubernetes.Interface, files map[string]string) error {

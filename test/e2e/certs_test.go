@@ -139,10 +139,13 @@ func (l *certsLab) podToken(t *testing.T) string {
 func (l *certsLab) wantExtensionTrust(t *testing.T, n int) {
 	t.Helper()
 	for _, key := range []string{"client-ca-file", "requestheader-client-ca-file"} {
-		bundle := l.h.Kubectl(t, "get", "configmap", "-n", "kube-system", "extension-apiserver-authentication", "-o", "jsonpath={.data."+key+"}")
-		if got := strings.Count(bundle, "-----BEGIN"); got != n {
-			t.Errorf("%d authorities in %s of extension-apiserver-authentication, want %d", got, key, n)
-		}
+		cluster.Wait(t, podTimeout, fmt.Sprintf("%d authorities in %s of extension-apiserver-authentication", n, key), func() error {
+			bundle := l.h.Kubectl(t, "get", "configmap", "-n", "kube-system", "extension-apiserver-authentication", "-o", "jsonpath={.data."+key+"}")
+			if got := strings.Count(bundle, "-----BEGIN"); got != n {
+				return fmt.Errorf("there are %d", got)
+			}
+			return nil
+		})
 	}
 }
 
