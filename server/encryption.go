@@ -20,7 +20,7 @@ import (
 // says why secretbox. Identity comes last so that what was written before can still be read.
 func ensureEncryption(path string) error {
 	if _, err := os.Stat(path); err == nil {
-		return os.Chmod(path, 0o600)
+		return setMode(path, 0o600)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

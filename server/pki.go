@@ -330,7 +330,7 @@ func readKey(path string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, os.Chmod(path, 0o600)
+	return key, setMode(path, 0o600)
 }
 
 func parseKeyFile(path string) (crypto.Signer, error) {
