@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -133,8 +134,22 @@ func checkSpace(dir string) error {
 	return nil
 }
 
-// holderOf returns the pid of the mote that runs on data directory dir, 0 when none does.
-func holderOf(dir string) (int, error) {
+// dying is how long a mote that was killed may have a lock after its end: a child that it was just making holds its files
+// until it becomes another program.
+const dying = 5 * time.Second
+
+// holderOf returns the pid of the mote that runs on data directory dir, 0 when none does. For one that was killed a moment
+// ago it waits.
+func holderOf(dir string) (pid int, err error) {
+	for end := time.Now().Add(dying); ; time.Sleep(10 * time.Millisecond) {
+		pid, err = lockHolder(dir)
+		if err != nil || pid == 0 || syscall.Kill(pid, 0) != syscall.ESRCH || time.Now().After(end) {
+			return pid, err
+		}
+	}
+}
+
+func lockHolder(dir string) (int, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -29,6 +32,22 @@ func TestLockIsHeldOnce(t *testing.T) {
 	lock, err = lockDataDir(dir)
 	require.NoError(t, err)
 	require.NoError(t, lock.close())
+}
+
+// TestHolderThatWasKilled: its pid is nobody's any more, and its lock goes a moment later.
+func TestHolderThatWasKilled(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	lock, err := lockDataDir(dir)
+	require.NoError(t, err)
+	ended := exec.Command("true")
+	require.NoError(t, ended.Run())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "lock"), fmt.Appendln(nil, ended.Process.Pid), 0o600))
+	released := make(chan error, 1)
+	time.AfterFunc(100*time.Millisecond, func() { released <- lock.close() })
+	pid, err := holderOf(dir)
+	require.NoError(t, err)
+	require.Zero(t, pid)
+	require.NoError(t, <-released)
 }
 
 func TestLockLeavesNoTraceWhenTheStartFails(t *testing.T) {
