@@ -154,10 +154,8 @@ func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error
 
 // load makes the folders first, as the lock needs one.
 func (c *ControlPlane) load() error {
-	for _, dir := range []string{c.creds.dir, c.creds.tls("")} {
-		if err := makeDir(dir); err != nil {
-			return err
-		}
+	if err := c.creds.makeDirs(); err != nil {
+		return err
 	}
 	unlock, err := c.lock()
 	if err != nil {

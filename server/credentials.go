@@ -2,6 +2,7 @@ package server
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -43,10 +44,8 @@ func (c *credentials) kubeconfig(component string) string {
 // load makes the directories, the authorities and the service-account keys where they are missing. Changes that were
 // decided on before are carried out first.
 func (c *credentials) load() (err error) {
-	for _, dir := range []string{c.dir, c.tls("")} {
-		if err := makeDir(dir); err != nil {
-			return err
-		}
+	if err := c.makeDirs(); err != nil {
+		return err
 	}
 	for _, plan := range []string{leavesPlan, authoritiesPlan} {
 		if err := carryOut(c.dataDir(), filepath.Join(c.dir, plan)); err != nil {
@@ -60,6 +59,9 @@ func (c *credentials) load() (err error) {
 	}
 	return c.loadTokenKeys()
 }
+
+// makeDirs makes the folders of the files, which a lock on them needs too.
+func (c *credentials) makeDirs() error { return errors.Join(makeDir(c.dir), makeDir(c.tls(""))) }
 
 // dataDir is what the files of a plan are below.
 func (c *credentials) dataDir() string { return filepath.Dir(c.dir) }
