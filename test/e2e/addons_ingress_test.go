@@ -155,7 +155,8 @@ func browse(client *http.Client, page string) (string, error) {
 	return strings.TrimSpace(string(body)), err
 }
 
-// waitPage waits until a page is what accept takes.
+// waitPage waits until a page is what accept takes. Each try has a connection of its own: one that kube-proxy has led to a
+// pod stays there when the port is somebody else's.
 func (l *ingressLab) waitPage(t *testing.T, page string, accept func(answer string, err error) bool) {
 	t.Helper()
 	l.waitPageFor(t, inForce, page, accept)
@@ -165,6 +166,7 @@ func (l *ingressLab) waitPageFor(t *testing.T, timeout time.Duration, page strin
 	t.Helper()
 	client := l.browser(t)
 	cluster.Wait(t, timeout, page, func() error {
+		defer client.CloseIdleConnections()
 		answer, err := browse(client, page)
 		if !accept(answer, err) {
 			return fmt.Errorf("the answer is %q, %v", answer, err)
