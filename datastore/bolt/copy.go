@@ -73,7 +73,10 @@ func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 		return nil, err
 	}
 	db.NoSync, db.NoGrowSync = true, true
-	if err := cp.put(db); err != nil {
+	switch err := cp.put(db); {
+	case isNoSpace(err):
+		return nil, db.Close() // as if there were no such files
+	case err != nil:
 		return nil, errors.Join(s.damage(fmt.Errorf("copy datastore: %w", err)), db.Close())
 	}
 	c, err := beginCopy(db, db)

@@ -3,6 +3,7 @@ package bolt
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"runtime"
 	"syscall"
@@ -22,18 +23,24 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-func testFullDisk(t *testing.T, o Options) {
+// smallDisk makes a file system of 1 MB, and returns what mounts it with other options.
+func smallDisk(t *testing.T) (dir string, mount func(flags uintptr, options string)) {
 	runtime.LockOSThread() // and never unlock: the thread must not be used again
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 		t.Skip("cannot make a mount namespace: ", err)
 	}
-	dir := t.TempDir()
-	mount := func(flags uintptr, options string) {
+	dir = t.TempDir()
+	mount = func(flags uintptr, options string) {
 		require.NoError(t, syscall.Mount("mote-test", dir, "tmpfs", flags, options))
 	}
 	require.NoError(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
 	mount(0, "size=1m")
-	defer func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) }()
+	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	return dir, mount
+}
+
+func testFullDisk(t *testing.T, o Options) {
+	dir, mount := smallDisk(t)
 	path := filepath.Join(dir, "state.db")
 	s, err := Open(path, o)
 	require.NoError(t, err)
@@ -132,4 +139,27 @@ func TestDiskFailure(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n)
 	require.NoError(t, s.Close())
+}
+
+// TestCopyOnFullDisk: a copy that has no room is refused as a write is, and the store goes on.
+func TestCopyOnFullDisk(t *testing.T) {
+	dir, mount := smallDisk(t)
+	s, err := Open(filepath.Join(dir, "state.db"), Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	value := make([]byte, 10<<10)
+	for i := range 50 {
+		_, err := s.create(t.Context(), fmt.Sprint("key", i), value)
+		require.NoError(t, err)
+	}
+	var disk syscall.Statfs_t
+	require.NoError(t, syscall.Statfs(dir, &disk))
+	const room = 100 << 10 // for the file as it is, and not for the 50 keys
+	ballast := filepath.Join(dir, "ballast")
+	require.NoError(t, os.WriteFile(ballast, make([]byte, int(disk.Bavail)*int(disk.Bsize)-room), 0o600))
+	_, err = s.Copy(t.Context())
+	require.ErrorIs(t, err, ErrNoSpace)
+	require.False(t, s.Damaged())
+	mount(syscall.MS_REMOUNT, "size=4m")
+	require.Len(t, copied(t, s), 50)
 }
