@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/mote-k8s/mote/internal/dirlock"
 )
 
 // footprint is what this node leaves outside its own directories. It is written before the machine is
@@ -59,19 +61,21 @@ func recordBridge(c Config) error {
 	return changeFootprint(c, func(f *footprint) { f.Bridge = true })
 }
 
+// footprintTimeout is far longer than anybody's change takes.
+const footprintTimeout = 30 * time.Second
+
 // changeFootprint writes the footprint if change changed it. Components do so at the same time.
 func changeFootprint(c Config, change func(*footprint)) error {
 	if err := os.MkdirAll(c.agentDir(), 0o700); err != nil {
 		return fmt.Errorf("make the node's directory: %w", err)
 	}
-	dir, err := os.Open(c.agentDir())
+	ctx, cancel := context.WithTimeout(context.Background(), footprintTimeout)
+	defer cancel()
+	unlock, err := dirlock.Lock(ctx, c.agentDir())
 	if err != nil {
-		return fmt.Errorf("open the node's directory: %w", err)
+		return fmt.Errorf("cannot record what to remove: %w", err)
 	}
-	defer dir.Close() // gives the lock back
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock the record of what to remove: %w", err)
-	}
+	defer unlock()
 	f, err := readFootprint(c)
 	if err != nil {
 		return err

@@ -1,15 +1,15 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/mote-k8s/mote/internal/dirlock"
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
@@ -94,21 +94,16 @@ func (f plannedFile) apply(dataDir string) error {
 	return removeFile(path)
 }
 
+// lockTimeout is far longer than anybody's change of certificates takes.
+const lockTimeout = 30 * time.Second
+
 // lockCertificates keeps other processes from writing certificates until release is called: a running server renews
-// them while a verb may rotate them. Within a process the kernel's lock on the folder does the same.
+// them while a verb may rotate them.
 func lockCertificates(tlsDir string) (release func(), err error) {
-	dir, err := os.Open(tlsDir)
-	if err != nil {
-		return nil, fmt.Errorf("lock certificates: %w", err)
+	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
+	defer cancel()
+	if release, err = dirlock.Lock(ctx, tlsDir); err != nil {
+		return nil, fmt.Errorf("cannot change certificates: %w", err)
 	}
-	for {
-		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", tlsDir, err), dir.Close())
-	}
-	return func() { dir.Close() }, nil
+	return release, nil
 }

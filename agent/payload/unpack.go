@@ -12,10 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/internal/dirlock"
 )
 
 const (
@@ -23,9 +24,6 @@ const (
 	programMode = 0o755
 	// window is what scripts/build-payload compresses with: zstd --long=24.
 	window = 1 << 24
-	// lockRetry is how long to wait before trying a lock again that another process holds while
-	// it unpacks, which takes some 100 ms.
-	lockRetry = 10 * time.Millisecond
 )
 
 // Unpack makes sure that root holds this mote's programs and returns their folder. Files that are
@@ -68,7 +66,7 @@ func (a archive) place(ctx context.Context, root, dir string) error {
 		return nil
 	}
 
-	unlock, err := lock(ctx, root)
+	unlock, err := dirlock.Lock(ctx, root) // of who unpacks, which takes some 100 ms
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package payload
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,37 +8,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // folderName is what Unpack calls a version's folder; nothing else below root is ours to remove.
 var folderName = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-// lock takes the exclusive lock on root, which it waits for until ctx ends.
-func lock(ctx context.Context, root string) (unlock func(), err error) {
-	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: root, Err: err}
-	}
-	for {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { unix.Close(fd) }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			unix.Close(fd)
-			return nil, &fs.PathError{Op: "lock", Path: root, Err: err}
-		}
-		select {
-		case <-ctx.Done():
-			unix.Close(fd)
-			return nil, fmt.Errorf("another mote unpacks to %s: %w", root, ctx.Err())
-		case <-time.After(lockRetry):
-		}
-	}
-}
 
 // holdShared marks dir as used until the returned descriptor is closed. A folder that is being
 // removed counts as gone.

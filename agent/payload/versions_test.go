@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/internal/dirlock"
 )
 
 func mkfifo(path string) error { return unix.Mkfifo(path, 0o755) }
@@ -81,12 +83,12 @@ func TestVersionThatAProcessRunsFromIsKept(t *testing.T) {
 
 func TestWaitingForAnotherEndsWithTheContext(t *testing.T) {
 	a, root := synthetic(t, "v1"), t.TempDir()
-	unlock, err := lock(t.Context(), root)
+	unlock, err := dirlock.TryLock(root)
 	require.NoError(t, err)
 	defer unlock()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = a.unpack(ctx, root)
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorContains(t, err, "another mote unpacks")
+	require.ErrorContains(t, err, "another process has it locked")
 }

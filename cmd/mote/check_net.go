@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/mote-k8s/mote/addons/dns"
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/netcheck"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/dirlock"
 )
 
 // newCheckNetCommand returns the verb that tries the running cluster's network.
@@ -94,13 +93,12 @@ func checkNetwork(ctx context.Context, e *env, s *settings.Settings) ([]agent.Fi
 // lockNetworkCheck keeps two checks from taking away each other's pods. The lock is on a directory that is there
 // anyway and goes with the process.
 func lockNetworkCheck(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
+	unlock, err = dirlock.TryLock(dir)
+	if errors.Is(err, dirlock.ErrLocked) {
+		err = errors.New("another \"mote check net\" runs; wait for its end")
+	}
 	if err != nil {
-		return nil, fmt.Errorf("lock the check: %w", err)
+		return nil, fmt.Errorf("cannot check the network: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot check the network: another \"mote check net\" runs; wait for its end (%w)", err)
-	}
-	return func() { f.Close() }, nil
+	return unlock, nil
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/internal/dirlock"
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
@@ -350,17 +351,18 @@ func (f Folder) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(string(f), 0o700); err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(string(f))
+	unlock, err = dirlock.TryLock(string(f))
+	if errors.Is(err, dirlock.ErrLocked) {
+		err = errors.New("another snapshot is being taken; try again when it is done")
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = errors.New("another snapshot is being taken; try again when it is done")
-		}
-		return nil, errors.Join(err, dir.Close())
+	if err := ctx.Err(); err != nil {
+		unlock()
+		return nil, err
 	}
-	return func() { dir.Close() }, ctx.Err()
+	return unlock, nil
 }
 
 func (f Folder) removeDrafts() error {
