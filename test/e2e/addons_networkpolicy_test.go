@@ -361,7 +361,10 @@ func testPolicyRestart(t *testing.T, l *policyLab) {
 	l.apply(t)
 	l.expect(t, "client web tcp 80 yes") // what denies then is this policy, and no former one on its way out
 	l.apply(t, denyWeb)
+	// Three times: one may be a machine that is slow to admit, and there is no second chance for the policy to come into force.
 	l.expect(t, `
+		client web tcp 80 no
+		client web tcp 80 no
 		client web tcp 80 no
 		web client tcp 80 yes`)
 	l.s.Kill()
