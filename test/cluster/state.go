@@ -28,9 +28,11 @@ nft list ruleset | sed 's/^/nft /; s/counter packets.*//'
 find /sys/fs/cgroup -mindepth 2 -type d -printf 'cgroup %p\n' 2>/dev/null
 ip netns list | sed 's/^/netns /'
 sysctl -a 2>/dev/null | grep -e bridge-nf -e '^net.ipv4.conf.all.route_localnet' -e '^vm.overcommit' -e '^kernel.panic' | sed 's/^/sysctl /'
-for p in /proc/[0-9]*; do
-	[ "$p" = /proc/$$ ] || { c=$(cat $p/cmdline 2>/dev/null | tr '\0' ' ') && [ -n "$c" ] && echo "process $c"; }
-done | grep -v -e '^process /.reaper' -e '^process cat ' -e '^process tr '
+# Named before the loop's own processes are there, whose script echo would make NULs of, which ends what grep shows.
+set -- /proc/[0-9]*
+for p; do
+	[ "$p" = /proc/$$ ] || { c=$(cat $p/cmdline 2>/dev/null | tr '\0\n' '  ') && [ -n "$c" ] && printf 'process %s\n' "$c"; }
+done | grep -a -v '^process /.reaper'
 true
 `
 

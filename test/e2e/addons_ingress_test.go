@@ -135,9 +135,10 @@ func (l *ingressLab) dial(ctx context.Context, network, address string) (net.Con
 	return l.h.Dial(ctx, network, net.JoinHostPort(ingressIP, port))
 }
 
-// browser is a client that finds all hosts at the node and trusts their certificates.
+// browser is a client that finds all hosts at the node and trusts the certificates that they have by now: a pool may not be
+// added to while a client reads it.
 func (l *ingressLab) browser(t *testing.T) *http.Client {
-	transport := &http.Transport{DialContext: l.dial, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: l.roots}}
+	transport := &http.Transport{DialContext: l.dial, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: l.roots.Clone()}}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Timeout: 30 * time.Second, Transport: transport}
 }

@@ -151,9 +151,12 @@ func testBalancerPool(t *testing.T, l *policyLab) {
 func testBalancerOffAndOn(t *testing.T, l *policyLab) {
 	l.restart(t, "--disable=loadbalancer")
 	l.waitAddress(t, "b", "")
-	if addresses := l.h.Run(t, "ip", "-o", "addr"); strings.Contains(addresses, "192.0.2.1") && strings.Contains(addresses, ":mote") {
-		t.Errorf("left: %s", addresses)
-	}
+	cluster.Wait(t, inForce, "nothing of the pool", func() error { // the statuses go first
+		if addresses := l.h.Run(t, "ip", "-o", "addr"); strings.Contains(addresses, "192.0.2.1") && strings.Contains(addresses, ":mote") {
+			return fmt.Errorf("left: %s", addresses)
+		}
+		return nil
+	})
 	l.restart(t)
 	l.waitAddress(t, "b", "192.0.2.1")
 	l.fetch(t, "http://192.0.2.1:22/healthz", is("ok"))

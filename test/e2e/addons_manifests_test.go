@@ -291,8 +291,9 @@ func testManifestChart(t *testing.T, h *cluster.Host) {
 	}
 	drop(t, h, "store.chart.yaml", fmt.Sprintf(spec, "blue"))
 	value("blue-small-1.0.0")
-	wantContains(t, "helm's record", h.Kubectl(t, "get", "secret", "-n", "mall", "-l", "owner=helm,name=store,status=deployed", "-o", "name"),
-		"sh.helm.release.v1.store.v1")
+	// Helm writes down that a release is deployed, or gone, after its objects are.
+	h.WaitKubectl(t, keptTimeout, func(out string) bool { return strings.Contains(out, "sh.helm.release.v1.store.v1") },
+		"get", "secret", "-n", "mall", "-l", "owner=helm,name=store,status=deployed", "-o", "name")
 	drop(t, h, "store.chart.yaml", fmt.Sprintf(spec, "green"))
 	value("green-small-1.0.0")
 	drop(t, h, "shop/Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.1.0\n")
@@ -310,9 +311,7 @@ func testManifestChart(t *testing.T, h *cluster.Host) {
 	value("grey-small-1.1.0")
 	remove(t, h, "store.chart.yaml")
 	value("")
-	if left := h.Kubectl(t, "get", "secret", "-n", "mall", "-l", "owner=helm", "-o", "name"); left != "" {
-		t.Errorf("left of the release: %s", left)
-	}
+	h.WaitKubectl(t, keptTimeout, func(left string) bool { return left == "" }, "get", "secret", "-n", "mall", "-l", "owner=helm", "-o", "name")
 	remove(t, h, "shop.tgz")
 }
 

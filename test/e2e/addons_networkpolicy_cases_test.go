@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,7 +11,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/mote-k8s/mote/test/cluster"
 	"github.com/mote-k8s/mote/test/images"
@@ -172,6 +175,11 @@ func (l *policyLab) crowd(t *testing.T, namespace string, number, pods, policies
 		t.Error(err)
 		return
 	}
+	// The admission of pods waits for it, but not for as long as the controller takes on a busy machine.
+	if err := l.awaitAccount(ctx, namespace); err != nil {
+		t.Error(err)
+		return
+	}
 	no := false
 	for i := range pods {
 		pod, err := core.Pods(namespace).Create(ctx, &corev1.Pod{
@@ -211,4 +219,19 @@ func (l *policyLab) crowd(t *testing.T, namespace string, number, pods, policies
 			return
 		}
 	}
+}
+
+// awaitAccount waits for a new namespace's default service account.
+func (l *policyLab) awaitAccount(ctx context.Context, namespace string) error {
+	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, podTimeout, true, func(ctx context.Context) (bool, error) {
+		_, err := l.client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the default service account of namespace %s: %w", namespace, err)
+	}
+	return nil
 }

@@ -69,9 +69,13 @@ func testStorageBound(t *testing.T, h *cluster.Host) {
 	features.Row(t, "E3", "a claim without a class is bound, owned by the fsGroup, tied to the node; a static one binds too")
 	volume := volumeOf(t, h, "data")
 	dir := dirOf(t, h, volumesDir, volume)
-	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(got) != "kept\n" {
-		t.Errorf("the volume's file on the host holds %q: %v", got, err)
-	}
+	cluster.Wait(t, podTimeout, "the volume's file on the host", func() error { // the writer is Ready before it has written
+		got, err := os.ReadFile(filepath.Join(dir, "file"))
+		if err == nil && string(got) != "kept\n" {
+			err = fmt.Errorf("it holds %q", got)
+		}
+		return err
+	})
 	wantContains(t, "the mounted directory", h.Kubectl(t, "exec", "writer", "--", "stat", "-c", "%g %a", "/data"), "2000 2777")
 	wantContains(t, "the volume", h.Kubectl(t, "get", "pv", volume, "-o",
 		"jsonpath={.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]} {.spec.capacity.storage} {.spec.persistentVolumeReclaimPolicy}"),

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -103,6 +104,14 @@ func TestBadInput(t *testing.T) {
 func testSecondServer(t *testing.T, h *cluster.Host) {
 	features.Row(t, "A8", "a second server on the same data directory is refused")
 	before := h.State(t)
+	cluster.Wait(t, podTimeout, "the pods that have ended to leave nothing", func() error {
+		last := before
+		before = h.State(t)
+		if diff := cluster.Diff(last, before); diff != "" {
+			return errors.New("the host changes by itself:\n" + diff)
+		}
+		return nil
+	})
 	r := h.Try(t, nil, "mote", "server", "--https-listen-port=7443")
 	if r.Code != 1 || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("%+v, want exit code 1 and one line", r)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func TestCertificates(t *testing.T) {
 	s.WaitReady(t)
 	h.Kubectl(t, "run", "stays", "--image=localhost/test/busybox:1", "--image-pull-policy=Never", "--", "sleep", "100000")
 	h.Kubectl(t, "wait", "--for=condition=Ready", "pod/stays", "--timeout="+podTimeout.String())
-	lab := &certsLab{h: h, containers: h.ContainerPIDs(t), servers: t}
+	lab := &certsLab{h: h, containers: h.ContainerPIDs(t), first: s, servers: t}
 
 	for _, part := range []struct {
 		name string
@@ -61,7 +62,8 @@ func TestCertificates(t *testing.T) {
 type certsLab struct {
 	h          *cluster.Host
 	containers map[string]string
-	servers    testing.TB // whose servers go on when a part of it has ended
+	first      *cluster.Server // which the lab begins with
+	servers    testing.TB      // whose servers go on when a part of it has ended
 }
 
 // untouched fails the test when a container is another than before.
@@ -165,6 +167,12 @@ func testCertsCheck(t *testing.T, l *certsLab) {
 	features.Row(t, "F6", "check names a foreign and expired certificate, a key that does not fit and a missing file; mote makes them again")
 	wantContains(t, "certs check", l.h.Run(t, "mote", "certs", "check"), "NAME", "apiserver", "kubelet-client", "admin.kubeconfig", "service-account")
 
+	// The server looks once a minute, and would repair what is to be named here.
+	if err := syscall.Kill(l.first.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := sync.OnceFunc(func() { _ = syscall.Kill(l.first.PID(), syscall.SIGCONT) })
+	defer goOn()
 	foreign := foreignCertificate(t, "system:kube-scheduler")
 	for path, data := range map[string][]byte{tlsDir + "scheduler.crt": foreign, tlsDir + "localhost.key": nil} {
 		if err := os.WriteFile(l.h.Path(path), data, 0o600); err != nil {
@@ -173,6 +181,7 @@ func testCertsCheck(t *testing.T, l *certsLab) {
 	}
 	l.h.Run(t, "rm", tlsDir+"metrics-server.crt")
 	r := l.h.Try(t, nil, "mote", "certs", "check", "-o", "json")
+	goOn()
 	if r.Code != 1 || r.Stderr != "" {
 		t.Errorf("check of damage: exit code %d, %q", r.Code, r.Stderr)
 	}

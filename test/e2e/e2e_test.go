@@ -62,15 +62,16 @@ func webPod(t *testing.T, h *cluster.Host) string {
 func waitTrouble(t *testing.T, h *cluster.Host, part string, told bool) {
 	t.Helper()
 	cluster.Wait(t, troubleTimeout, "the status to tell of "+part, func() error {
-		if out := h.Run(t, "mote", "status"); strings.Contains(out, part) != told {
-			return fmt.Errorf("it says %s", out)
+		r := h.Try(t, nil, "mote", "status") // which fails while a part is not ready
+		if r.Code != 0 || strings.Contains(r.Stdout, part) != told {
+			return fmt.Errorf("it says %s%s", r.Stdout, r.Stderr)
 		}
 		return nil
 	})
 }
 
 // troubleTimeout is for something wrong to be seen, or to be seen to be right again.
-const troubleTimeout = 30 * time.Second
+const troubleTimeout = time.Minute
 
 func wantContains(t *testing.T, what, got string, parts ...string) {
 	t.Helper()

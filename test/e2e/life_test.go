@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -94,7 +95,9 @@ func testCSI(t *testing.T, h *cluster.Host) {
 	if got := h.Kubectl(t, "logs", "csi-user"); got != "csi.test.mote\n" {
 		t.Errorf("the CSI volume's file holds %q", got)
 	}
-	h.Kubectl(t, "delete", "pod", "csi-user", "csi-driver", "--now")
+	// One after the other: without its driver the volume could not be unmounted any more, and the pod would stay.
+	h.Kubectl(t, "delete", "pod", "csi-user", "--now")
+	h.Kubectl(t, "delete", "pod", "csi-driver", "--now")
 }
 
 // testStop stops a server in each way and starts it again: containers live on, unless told.
@@ -138,7 +141,12 @@ func testStop(t *testing.T, s *cluster.Server) {
 	if got := h.Kubectl(t, "get", "pod", "box", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"); got != "0" {
 		t.Errorf("box was started again %s times", got)
 	}
-	h.Run(t, "mote", "status")
+	cluster.Wait(t, podTimeout, "mote status to be content", func() error { // its parts are ready in their own time
+		if r := h.Try(t, nil, "mote", "status"); r.Code != 0 {
+			return fmt.Errorf("%s%s", r.Stdout, r.Stderr)
+		}
+		return nil
+	})
 
 	h.Run(t, "mote", "stop", "--all")
 	s.WaitEnd(t, cluster.StopTimeout)
@@ -148,6 +156,12 @@ func testStop(t *testing.T, s *cluster.Server) {
 	corruptPayload(t, h)
 	restart()
 	h.Kubectl(t, "rollout", "status", "deployment/web", "--timeout="+podTimeout.String())
+	cluster.Wait(t, podTimeout, "containers as before", func() error { // the Deployment's status may be that of the life before
+		if now := slices.Sorted(maps.Values(h.ContainerPIDs(t))); !slices.Equal(now, slices.Sorted(maps.Values(before))) {
+			return fmt.Errorf("there are %v", now)
+		}
+		return nil
+	})
 	h.Run(t, "mote", "stop")
 	s.WaitEnd(t, cluster.StopTimeout)
 }

@@ -135,7 +135,9 @@ func get(client *http.Client, url string) (string, error) {
 func testPodVerbs(t *testing.T, h *cluster.Host) {
 	features.Row(t, "D9", "logs, describe, exec with stdin and exit code, cp of a megabyte both ways")
 	wantContains(t, "logs", h.Kubectl(t, "logs", "box"), "box is up")
-	wantContains(t, "describe", h.Kubectl(t, "describe", "pod", "box"), "Container started", "localhost/test/busybox:1")
+	h.WaitKubectl(t, podTimeout, func(out string) bool { // events come in their own time
+		return strings.Contains(out, "Container started") && strings.Contains(out, "localhost/test/busybox:1")
+	}, "describe", "pod", "box")
 
 	if r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 7"); r.Code != 7 ||
 		r.Stdout != "out\n" || !strings.Contains(r.Stderr, "err\n") {
@@ -202,23 +204,27 @@ func testSecrets(t *testing.T, h *cluster.Host) {
 	h.Kubectl(t, "create", "secret", "generic", "hidden", "--from-literal=password="+value)
 	h.Kubectl(t, "create", "configmap", "open", "--from-literal=text=plain-"+value)
 	var raw []byte
-	err := filepath.WalkDir(h.Path("/var/lib/mote/datastore"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+	// Not at once: what goes from one file to the other meanwhile is seen in neither.
+	cluster.Wait(t, podTimeout, "what was written to be found", func() error {
+		raw = nil
+		err := filepath.WalkDir(h.Path("/var/lib/mote/datastore"), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			content, err := os.ReadFile(path)
+			raw = append(raw, content...)
 			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case !bytes.Contains(raw, []byte("k8s:enc:")):
+			return errors.New("the datastore's files hold nothing encrypted")
+		case !bytes.Contains(raw, []byte("plain-"+value)):
+			return errors.New("the datastore's files do not hold the ConfigMap: this test looks at the wrong place")
 		}
-		content, err := os.ReadFile(path)
-		raw = append(raw, content...)
-		return err
+		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Contains(raw, []byte("k8s:enc:")) {
-		t.Error("the datastore's files hold nothing encrypted")
-	}
-	if !bytes.Contains(raw, []byte("plain-"+value)) {
-		t.Error("the datastore's files do not hold the ConfigMap: this test looks at the wrong place")
-	}
 	if bytes.Contains(bytes.ReplaceAll(raw, []byte("plain-"+value), nil), []byte(value)) {
 		t.Error("the datastore's files hold the Secret in clear text")
 	}

@@ -86,7 +86,7 @@ func repairByVerb(t *testing.T, h *cluster.Host) {
 // wantRepairTold looks for a repair in the status and among the events, after which it is not kept any more.
 func wantRepairTold(t *testing.T, h *cluster.Host) {
 	t.Helper()
-	wantContains(t, "mote status", h.Run(t, "mote", "status"), "datastore repaired")
+	waitTrouble(t, h, "datastore repaired", true)
 	cluster.Wait(t, time.Minute, "an event for the repair", func() error {
 		events := h.Kubectl(t, "get", "events", "-n", "default", "--field-selector", "reason=DatastoreRepaired", "-o", "jsonpath={.items[*].message}")
 		if !strings.Contains(events, "set the log aside") {

@@ -41,11 +41,11 @@ func main() {
 func first(network, address string) string {
 	const tries, within = 20, 100 * time.Millisecond
 	start := time.Now()
-	for range tries {
+	for i := range tries {
 		if err := try(network, address, within); err == nil {
 			return fmt.Sprintf("reached after %d ms", time.Since(start).Milliseconds())
 		}
-		time.Sleep(time.Until(start.Add(within)))
+		time.Sleep(time.Until(start.Add(time.Duration(i+1) * within)))
 	}
 	return "never reached"
 }
