@@ -309,21 +309,24 @@ func TestKilledWhileStarting(t *testing.T) {
 	needRoot(t)
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	for delay := time.Duration(0); delay < 200*time.Millisecond; delay += 10 * time.Millisecond {
-		t.Run(delay.String(), func(t *testing.T) {
-			t.Parallel()
-			// The mark is in the arguments of the server, and so in every trace but the keeper's.
-			mark := newID()
-			cfg := fmt.Sprintf(`{"Args": ["server", %q]}`, mark)
-			cmd := exec.Command(exe, "supervise", cfg, "sleep", "1000")
-			require.NoError(t, cmd.Start())
-			timer := time.NewTimer(delay)
-			<-timer.C
-			require.NoError(t, cmd.Process.Kill())
-			_ = cmd.Wait()
-			requireGone(t, mark)
-		})
-	}
+	// All of them end with their group, and their keepers after that.
+	t.Run("after", func(t *testing.T) {
+		for delay := time.Duration(0); delay < 200*time.Millisecond; delay += 10 * time.Millisecond {
+			t.Run(delay.String(), func(t *testing.T) {
+				t.Parallel()
+				// The mark is in the arguments of the server, and so in every trace but the keeper's.
+				mark := newID()
+				cfg := fmt.Sprintf(`{"Args": ["server", %q]}`, mark)
+				cmd := exec.Command(exe, "supervise", cfg, "sleep", "1000")
+				require.NoError(t, cmd.Start())
+				timer := time.NewTimer(delay)
+				<-timer.C
+				require.NoError(t, cmd.Process.Kill())
+				_ = cmd.Wait()
+				requireGone(t, mark)
+			})
+		}
+	})
 	requireNoKeepers(t, exe)
 }
 

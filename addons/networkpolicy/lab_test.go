@@ -62,6 +62,8 @@ func newLab(t *testing.T, isolated bool, pods ...string) *lab {
 		require.NoError(t, netlink.LinkAdd(link))
 		up(t, link, nodeIP+"/24")
 		set(t, "ipv4/ip_forward", "1")
+		set(t, "ipv4/conf/all/send_redirects", "0") // as the agent does
+		set(t, "ipv4/conf/"+bridge+"/send_redirects", "0")
 		if isolated {
 			set(t, "ipv4/conf/"+bridge+"/proxy_arp_pvlan", "1")
 			set(t, "ipv4/neigh/"+bridge+"/proxy_delay", "0")

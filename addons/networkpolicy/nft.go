@@ -22,6 +22,10 @@ const table = "mote-networkpolicy"
 // be removed.
 const staleAfter = time.Second
 
+// afterKubeProxy is the priority of the base chains. kube-proxy's refuse what is sent to a Service without endpoints, whose
+// address is routed to the bridge: to us it is that of a pod that is not known. Of equal ones the younger table is first.
+const afterKubeProxy = knftables.FilterPriority + "+10"
+
 // The maps and the set of the base chains.
 const (
 	mapEgress  = "egress"
@@ -331,7 +335,7 @@ func (c nftChain) object(name string) *knftables.Chain {
 	}
 	return &knftables.Chain{
 		Name: name, Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(c.hook),
-		Priority: knftables.PtrTo(knftables.FilterPriority),
+		Priority: knftables.PtrTo(afterKubeProxy),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -123,6 +124,9 @@ func TestPackets(t *testing.T) {
 					l.reach(t, expectation)
 				}
 			})
+			if path.name != "iptables" { // whose table is before kube-proxy's
+				t.Run("no endpoints", func(t *testing.T) { testNoEndpoints(t, l, rules) })
+			}
 			t.Run("cut", func(t *testing.T) { testCut(t, l, rules) })
 			t.Run("next life", func(t *testing.T) { testNextLife(t, l, path.open) })
 		})
@@ -153,11 +157,32 @@ table ip services {
 		type nat hook postrouting priority srcnat;
 		ip saddr 10.42.0.11 ip daddr 10.42.0.11 masquerade
 	}
+	chain forward {
+		type filter hook forward priority filter;
+		ip daddr 10.43.0.30 reject
+	}
 }
 `)
 		printed, err := cmd.CombinedOutput()
 		require.NoError(l.t, err, string(printed))
 	})
+}
+
+// testNoEndpoints: policies of others do not keep kube-proxy, whose table is older, from refusing what is sent to a Service
+// without endpoints.
+func testNoEndpoints(t *testing.T, l *lab, rules enforcer) {
+	l.in(l.node, func() {
+		link, err := netlink.LinkByName(bridge)
+		require.NoError(t, err)
+		_, services, err := net.ParseCIDR("10.43.0.0/16")
+		require.NoError(t, err)
+		require.NoError(t, netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: services}))
+		require.NoError(t, rules.write(t.Context(), compile(testCluster()))) // an empty table, so that the next one is the youngest
+		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
+	})
+	var err error
+	l.in(l.hosts["client"], func() { err = echo("tcp", "10.43.0.30:80", 0, arrives) })
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }
 
 // testNextLife finds the rules of a former life, replaces and removes them.

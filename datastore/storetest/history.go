@@ -146,7 +146,7 @@ func stateOf(resp *clientv3.GetResponse) keyState {
 }
 
 // checkTimeout bounds the search for an order. Few keys with many clients at once take long.
-const checkTimeout = 20 * time.Second
+const checkTimeout = 2 * time.Minute
 
 // Check fails the test unless the history is that of a store which answers one request after another.
 func (h *History) Check(t testing.TB) {

@@ -41,8 +41,10 @@ func TestKillUnderLoad(t *testing.T) {
 	h.Preload(t, busybox)
 	s := h.StartServer(t)
 	s.WaitReady(t)
+	// Without it no pod can be made.
+	h.WaitKubectl(t, cluster.ReadyTimeout, func(string) bool { return true }, "get", "serviceaccount", "default")
 	h.Apply(t, pods)
-	h.Kubectl(t, "wait", "--for=condition=Ready", "pod/quiet", "--timeout=60s")
+	h.Kubectl(t, "wait", "--for=condition=Ready", "pod/quiet", "--timeout=120s")
 	containers := h.ContainerPIDs(t)
 	acknowledged := newRecord()
 

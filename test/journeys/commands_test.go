@@ -145,7 +145,8 @@ func waitUntil(ts *testscript.TestScript, neg bool, args []string) {
 	defer tick.Stop()
 	for {
 		stdout, stderr, err := run(ctx, ts, args[1:])
-		if err == nil && want.MatchString(stdout) {
+		// Without its last end, after which an empty line would match too: ^$ is for a command that prints nothing.
+		if err == nil && want.MatchString(strings.TrimSuffix(stdout, "\n")) {
 			fmt.Fprint(ts.Stdout(), stdout)
 			return
 		}

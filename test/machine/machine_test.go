@@ -66,7 +66,8 @@ func TestPowerCut(t *testing.T) {
 	}
 	waitReady(t, g)
 	t.Logf("node Ready after %v", time.Since(start).Round(time.Second))
-	g.run(t, "kubectl apply -f /etc/pods.yaml")
+	// Again until the namespace has its service account, without which no pod can be made.
+	g.waitFor(t, readyTimeout, "kubectl apply -f /etc/pods.yaml")
 	waitWeb(t, g)
 	t.Logf("web answers after %v", time.Since(start).Round(time.Second))
 	acknowledged := writeAndCut(t, g)
@@ -108,13 +109,10 @@ func writeAndCut(t *testing.T, g *guest) []string {
 	g.run(t, fmt.Sprintf(`for i in $(seq %d); do
 		printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: object-%%d}\ndata: {value: "%%d"}\n---\n' $i $i
 	done >/tmp/objects.yaml`, objects))
-	g.send(t, "kubectl create -f /tmp/objects.yaml")
 	created := regexp.MustCompile(`configmap/object-\d+ created`)
-	g.until(t, commandTimeout, "objects to be created", func(out string) bool {
+	out := g.cutDuring(t, "kubectl create -f /tmp/objects.yaml", func(out string) bool {
 		return len(created.FindAllString(out, -1)) >= cutAfter
 	})
-	g.cutPower()
-	out, _ := g.snapshot()
 	var names []string
 	for _, line := range created.FindAllString(out, -1) {
 		names = append(names, strings.TrimSuffix(line, " created"))

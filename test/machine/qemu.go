@@ -26,6 +26,8 @@ const (
 	// ever. The machine then starts again by itself, as a device with a watchdog does.
 	kernelPanic = "Kernel panic - not syncing"
 	lockup      = kernelPanic + ": softlockup"
+	// stuck is what its watchdog says first.
+	stuck = "watchdog: BUG: soft lockup"
 	// maxLockups in one test are the emulator's; more are somebody's fault.
 	maxLockups = 2
 	// prompt is that of a fresh shell.
@@ -196,6 +198,27 @@ func (g *guest) waitFor(t *testing.T, timeout time.Duration, command string) str
 			t.Fatalf("waited %v for %s: exit code %d\n%s\n%s", timeout, command, code, out, log)
 		}
 	}
+}
+
+// cutDuring types a command that does not end by itself, cuts the power when its output is enough, and returns what it
+// has printed. A lockup before that is a cut too: what the guest had not synced is lost in either.
+func (g *guest) cutDuring(t *testing.T, command string, enough func(out string) bool) string {
+	t.Helper()
+	g.send(t, command)
+	out := g.until(t, commandTimeout, command+" to print enough", func(out string) bool {
+		return enough(out) || strings.Contains(out, kernelPanic)
+	})
+	g.cutPower()
+	if !strings.Contains(out, kernelPanic) {
+		out, _ = g.snapshot()
+		return out
+	}
+	said := strings.Index(out, stuck)
+	if said < 0 || !strings.Contains(out, lockup) {
+		t.Fatalf("the machine's kernel ended while it ran %s", command)
+	}
+	t.Logf("the emulated machine's kernel locked up while it ran %s", command)
+	return out[:strings.LastIndexByte(out[:said], '\n')+1]
 }
 
 // cutPower is kill -9 of QEMU.

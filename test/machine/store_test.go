@@ -69,13 +69,9 @@ func TestStorePowerCut(t *testing.T) {
 		for writer := range writers {
 			acks.next[writer] = round * changesOfRound
 		}
-		g.send(t, fmt.Sprintf("writer write %d", round*changesOfRound))
-		g.until(t, commandTimeout, "changes to be acknowledged", func(out string) bool {
+		acks.add(t, g.cutDuring(t, fmt.Sprintf("writer write %d", round*changesOfRound), func(out string) bool {
 			return strings.Count(out, "\n+ ") >= enough
-		})
-		g.cutPower()
-		out, _ := g.snapshot()
-		acks.add(t, out)
+		}))
 		t.Logf("round %d: power cut after %d acknowledged changes, %v", round, len(acks.seen), time.Since(start).Round(time.Second))
 	}
 	g := boot(t, k, initrd, disk, megabytes)

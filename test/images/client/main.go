@@ -30,7 +30,7 @@ import (
 )
 
 // A new leader is found within leaseTime of an end that released nothing.
-const leaseTime, renewTime, retryTime = 6 * time.Second, 4 * time.Second, time.Second
+const leaseTime, renewTime, retryTime = 15 * time.Second, 10 * time.Second, time.Second
 
 // tourTime bounds a tour, which takes a second.
 const tourTime = time.Minute
