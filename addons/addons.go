@@ -35,6 +35,8 @@ type Config struct {
 	NodeName string
 	// Address is this node's own on the pod network; pods reach it.
 	Address netip.Addr
+	// ServiceCIDR has the addresses of Services.
+	ServiceCIDR netip.Prefix
 	// ClusterDNS is the DNS Service's address, ClusterDomain its domain.
 	ClusterDNS    netip.Addr
 	ClusterDomain string
@@ -105,7 +107,7 @@ func list() []addon {
 			name: networkpolicy.Name, after: []string{"kube-apiserver", "network"}, ourNetwork: true, remove: networkpolicy.Remove,
 			make: func(c Config) (component.Component, error) {
 				return networkpolicy.New(networkpolicy.Config{
-					Access: c.Access, NodeName: c.NodeName, Bridge: c.Bridge, Address: c.Address,
+					Access: c.Access, NodeName: c.NodeName, Bridge: c.Bridge, Address: c.Address, ServiceCIDR: c.ServiceCIDR,
 					Attachments: c.Attachments, Servers: c.servers(),
 				})
 			},

@@ -15,6 +15,7 @@ import (
 type state struct {
 	family     family
 	bridge     string
+	services   netip.Prefix
 	namespaces map[string]labels.Set
 	pods       []*pod
 	policies   []*policy
@@ -51,7 +52,7 @@ func compile(s state) *ruleset {
 	if len(s.policies) == 0 {
 		return c.out
 	}
-	c.out.enforcing = true
+	c.out.enforcing, c.out.services = true, s.services
 	policies := make(map[string][]*policy)
 	for _, p := range s.policies {
 		policies[p.namespace] = append(policies[p.namespace], p)

@@ -37,9 +37,12 @@ func chainsOf(r *ruleset) map[string][]string {
 	chains[to] = []string{
 		matchSet(setIngress, "dst") + "-g " + chainName("by "+setIngress),
 		matchSet(setKnown, "dst") + "-j ACCEPT",
-		"-o " + r.bridge + " -j DROP",
-		"-j ACCEPT",
 	}
+	if r.services.IsValid() && r.family.has(r.services.Addr()) {
+		// A Service without endpoints, or it would have a pod's address by now: kube-proxy refuses it, in a later table.
+		chains[to] = append(chains[to], "-d "+r.services.String()+" -j ACCEPT")
+	}
+	chains[to] = append(chains[to], "-o "+r.bridge+" -j DROP", "-j ACCEPT")
 	chains[chainName(setSelf)] = []string{}
 	for _, pair := range slices.Sorted(maps.Keys(r.self)) {
 		address, _, _ := strings.Cut(pair, " . ")

@@ -51,6 +51,8 @@ type Config struct {
 	// Bridge is the interface that this node's pods are behind, Address its own, which tells the family.
 	Bridge  string
 	Address netip.Addr
+	// ServiceCIDR has the addresses of Services.
+	ServiceCIDR netip.Prefix
 	// Attachments is the directory where the CNI library notes the results of its plugins.
 	Attachments string
 	// Servers are parts of this process that policies know as pods.
@@ -246,7 +248,7 @@ func (c *Controller) follow(ctx context.Context, rules enforcer, now func() stat
 // state is what is known now.
 func (c *Controller) state(seen watches, attached *attachments) state {
 	f := familyOf(c.cfg.Address)
-	s := state{family: f, bridge: c.cfg.Bridge, servers: c.cfg.Servers, namespaces: make(map[string]labels.Set)}
+	s := state{family: f, bridge: c.cfg.Bridge, services: c.cfg.ServiceCIDR, servers: c.cfg.Servers, namespaces: make(map[string]labels.Set)}
 	if s.policies = c.policies(seen.policies.List(), f); len(s.policies) == 0 {
 		return s
 	}

@@ -39,6 +39,7 @@ func dnsServer() api.Server {
 func testCluster(policies ...string) state {
 	s := state{
 		family: familyOf(netip.MustParseAddr(nodeIP)), bridge: bridge, servers: []api.Server{dnsServer()},
+		services: netip.MustParsePrefix("10.43.0.0/16"),
 		namespaces: map[string]labels.Set{
 			"a":                 {"kubernetes.io/metadata.name": "a", "team": "red"},
 			"b":                 {"kubernetes.io/metadata.name": "b", "team": "blue"},
@@ -124,9 +125,7 @@ func TestPackets(t *testing.T) {
 					l.reach(t, expectation)
 				}
 			})
-			if path.name != "iptables" { // whose table is before kube-proxy's
-				t.Run("no endpoints", func(t *testing.T) { testNoEndpoints(t, l, rules) })
-			}
+			t.Run("no endpoints", func(t *testing.T) { testNoEndpoints(t, l, rules) })
 			t.Run("cut", func(t *testing.T) { testCut(t, l, rules) })
 			t.Run("next life", func(t *testing.T) { testNextLife(t, l, path.open) })
 		})

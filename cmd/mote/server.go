@@ -332,6 +332,7 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		LoadBalancerPool: s.LoadBalancerPool,
 		IngressHTTPPort:  s.IngressHTTPPort,
 		IngressHTTPSPort: s.IngressHTTPSPort,
+		ServiceCIDR:      s.ServiceCIDR,
 		ClusterDNS:       s.ClusterDNS,
 		ClusterDomain:    s.ClusterDomain,
 		DataDir:          s.DataDir,

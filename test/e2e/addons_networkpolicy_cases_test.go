@@ -61,7 +61,8 @@ func policyCases() []policyCase {
 			outside 192.0.2.1 tcp 30080 no
 			web outside tcp 80 yes
 			web 10.43.0.20 tcp 80 yes
-			client db tcp 80 yes`},
+			client db tcp 80 yes
+			client 10.43.0.21 tcp 80 refused`}, // it has no endpoints
 		{"pod selector", []string{webFrom(`{from: [{podSelector: {matchLabels: {app: client}}}]}`)}, `
 			db web tcp 80 no
 			other web tcp 80 no

@@ -107,25 +107,32 @@ func (l *policyLab) ask(who, what string) (string, error) {
 	return strings.TrimSpace(string(answer)), err
 }
 
-// see is one expectation: "CLIENT SERVER NETWORK PORT yes|no", or "CLIENT NAME dns - yes|no".
+// see is one expectation: "CLIENT SERVER NETWORK PORT yes|no|refused", or "CLIENT NAME dns - yes|no".
 func (l *policyLab) see(expectation string) error {
 	words := strings.Fields(expectation)
-	from, to, network, port, want := words[0], words[1], words[2], words[3], words[4] == "yes"
+	from, to, network, port, want := words[0], words[1], words[2], words[3], words[4]
 	if address, ok := l.addresses[to]; ok {
 		to = address
 	}
 	if network != "dns" {
 		to += ":" + port
 	}
-	within := "300ms"
-	if want {
-		within = "3s"
+	within := "3s"
+	if want == "no" {
+		within = "300ms"
 	}
 	answer, err := l.ask(from, "/try?"+url.Values{"network": {network}, "address": {to}, "within": {within}}.Encode())
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", from, err)
 	}
-	if (answer == "reached") != want {
+	seen := "no"
+	switch {
+	case answer == "reached":
+		seen = "yes"
+	case want == "refused" && strings.Contains(answer, "connection refused"):
+		seen = want
+	}
+	if seen != want {
 		return fmt.Errorf("%s: %s", strings.TrimSpace(expectation), answer)
 	}
 	return nil
@@ -134,7 +141,7 @@ func (l *policyLab) see(expectation string) error {
 // expect waits for all of the lines. Those that say no come first: they tell that the change is in force.
 func (l *policyLab) expect(t *testing.T, lines string) {
 	t.Helper()
-	for _, suffix := range []string{"no", "yes"} {
+	for _, suffix := range []string{"no", "yes", "refused"} {
 		for line := range strings.Lines(lines) {
 			if line = strings.TrimSpace(line); strings.HasSuffix(line, " "+suffix) {
 				cluster.Wait(t, inForce, line, func() error { return l.see(line) })
