@@ -147,4 +147,13 @@ func TestGuarded(t *testing.T) {
 	require.False(t, guarded([]string{"-P FORWARD ACCEPT"}))
 	require.True(t, guarded([]string{"-P FORWARD DROP"}))
 	require.True(t, guarded([]string{"-P FORWARD ACCEPT", "-A FORWARD -j DOCKER-USER"}))
+	ours := []string{
+		"-P FORWARD ACCEPT", "-A FORWARD -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL", "-A FORWARD -j KUBE-FORWARD",
+		`-A FORWARD -m comment --comment "` + ruleComment + `" -j ` + chainForward,
+	}
+	require.False(t, guarded(ours))
+	require.Equal(t, 3, behindKubeProxy(ours))
+	require.Equal(t, 3, behindKubeProxy(append(ours[:3:3], "-A FORWARD -j ufw-before-forward")))
+	require.Equal(t, 1, behindKubeProxy([]string{"-P FORWARD DROP"}))
+	require.Equal(t, 1, behindKubeProxy([]string{"-P FORWARD ACCEPT", "-A FORWARD -j DROP", "-A FORWARD -j KUBE-FORWARD"}))
 }

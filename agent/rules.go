@@ -83,7 +83,8 @@ func writeIPTables(c Config) error {
 
 // acceptForwarded lets pods' packets through where an iptables firewall (Docker, ufw) guards forwarding.
 // A rule of ours in nftables could not: each table on the hook must accept. Where nothing is
-// guarded, nothing is written.
+// guarded, nothing is written. kube-proxy's rules are there from the second start on: what they refuse must not be accepted
+// before they have seen it.
 func acceptForwarded(c Config) error {
 	if _, err := exec.LookPath("iptables"); err != nil {
 		return nil
@@ -109,21 +110,39 @@ func acceptForwarded(c Config) error {
 			return fmt.Errorf("write iptables chain %s: %w", chainForward, err)
 		}
 	}
-	if err := ipt.InsertUnique(table, "FORWARD", 1, jump(chainForward)...); err != nil {
+	if err := ipt.InsertUnique(table, "FORWARD", behindKubeProxy(rules), jump(chainForward)...); err != nil {
 		return fmt.Errorf("write iptables chain FORWARD: %w", err)
 	}
 	return nil
 }
 
-// guarded says whether the rules of chain FORWARD, as iptables -S prints them, may drop a packet.
+// guarded says whether the rules of chain FORWARD, as iptables -S prints them, may drop a packet; kube-proxy's and ours
+// guard nothing.
 func guarded(rules []string) bool {
 	for _, rule := range rules {
-		if rule != "-P FORWARD ACCEPT" && strings.TrimSpace(rule) != "" {
+		if rule != "-P FORWARD ACCEPT" && strings.TrimSpace(rule) != "" && !ofKubeProxy(rule) && !strings.HasSuffix(rule, " -j "+chainForward) {
 			return true
 		}
 	}
 	return false
 }
+
+// behindKubeProxy is the position in chain FORWARD, counted from 1, behind the rules of kube-proxy that it begins with.
+func behindKubeProxy(rules []string) int {
+	position := 1
+	for _, rule := range rules {
+		switch {
+		case !strings.HasPrefix(rule, "-A "):
+		case ofKubeProxy(rule):
+			position++
+		default:
+			return position
+		}
+	}
+	return position
+}
+
+func ofKubeProxy(rule string) bool { return strings.Contains(rule, " -j KUBE-") }
 
 func jump(chain string, match ...string) []string {
 	return append(match, "-m", "comment", "--comment", ruleComment, "-j", chain)

@@ -94,7 +94,7 @@ func (f plannedFile) apply(dataDir string) error {
 	return removeFile(path)
 }
 
-// lockTimeout is far longer than anybody's change of certificates takes.
+// lockTimeout is far longer than anybody's change of certificates takes: some 15 small files, each synced.
 const lockTimeout = 30 * time.Second
 
 // lockCertificates keeps other processes from writing certificates until release is called: a running server renews
@@ -103,7 +103,7 @@ func lockCertificates(tlsDir string) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
 	defer cancel()
 	if release, err = dirlock.Lock(ctx, tlsDir); err != nil {
-		return nil, fmt.Errorf("cannot change certificates: %w", err)
+		return nil, fmt.Errorf("cannot change certificates: %w; another \"mote certs\" or a server that starts has it, try again", err)
 	}
 	return release, nil
 }

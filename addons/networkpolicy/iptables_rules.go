@@ -40,7 +40,7 @@ func chainsOf(r *ruleset) map[string][]string {
 	}
 	if r.services.IsValid() && r.family.has(r.services.Addr()) {
 		// A Service without endpoints, or it would have a pod's address by now: kube-proxy refuses it, in a later table.
-		chains[to] = append(chains[to], "-d "+r.services.String()+" -j ACCEPT")
+		chains[to] = append(chains[to], "-d "+r.services.String()+" -m conntrack --ctstate NEW -j ACCEPT")
 	}
 	chains[to] = append(chains[to], "-o "+r.bridge+" -j DROP", "-j ACCEPT")
 	chains[chainName(setSelf)] = []string{}

@@ -1,6 +1,7 @@
 package networkpolicy
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"net"
@@ -125,7 +126,7 @@ func TestPackets(t *testing.T) {
 					l.reach(t, expectation)
 				}
 			})
-			t.Run("no endpoints", func(t *testing.T) { testNoEndpoints(t, l, rules) })
+			t.Run("no endpoints", func(t *testing.T) { testNoEndpoints(t, l, rules, path.name == "iptables") })
 			t.Run("cut", func(t *testing.T) { testCut(t, l, rules) })
 			t.Run("next life", func(t *testing.T) { testNextLife(t, l, path.open) })
 		})
@@ -168,20 +169,25 @@ table ip services {
 }
 
 // testNoEndpoints: policies of others do not keep kube-proxy, whose table is older, from refusing what is sent to a Service
-// without endpoints.
-func testNoEndpoints(t *testing.T, l *lab, rules enforcer) {
+// without endpoints. An isolated pod is refused too, but dropped where ours judge before kube-proxy's.
+func testNoEndpoints(t *testing.T, l *lab, rules enforcer, before bool) {
 	l.in(l.node, func() {
 		link, err := netlink.LinkByName(bridge)
 		require.NoError(t, err)
 		_, services, err := net.ParseCIDR("10.43.0.0/16")
 		require.NoError(t, err)
 		require.NoError(t, netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: services}))
-		require.NoError(t, rules.write(t.Context(), compile(testCluster()))) // an empty table, so that the next one is the youngest
-		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
 	})
-	var err error
-	l.in(l.hosts["client"], func() { err = echo("tcp", "10.43.0.30:80", 0, arrives) })
-	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	for policy, refused := range map[string]bool{denyWeb: true, denyOut: !before} {
+		l.in(l.node, func() {
+			require.NoError(t, rules.write(t.Context(), compile(testCluster()))) // an empty table, so that the next one is the youngest
+			require.NoError(t, rules.write(t.Context(), compile(testCluster(policy))))
+		})
+		var err error
+		l.in(l.hosts["client"], func() { err = echo("tcp", "10.43.0.30:80", 0, arrives) })
+		require.Error(t, err)
+		require.Equal(t, refused, errors.Is(err, syscall.ECONNREFUSED), "%s: %v", policy, err)
+	}
 }
 
 // testNextLife finds the rules of a former life, replaces and removes them.

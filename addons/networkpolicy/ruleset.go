@@ -25,7 +25,7 @@ type ruleset struct {
 	enforcing bool
 	// bridge is the interface that pods are behind.
 	bridge string
-	// services are the addresses of Services, if they are known.
+	// services are the addresses of Services, if they are known. Rules of iptables alone need them.
 	services netip.Prefix
 	// sets of addresses ("10.42.0.7"), or of addresses with ports ("10.42.0.7 . 8080") where portSets has the
 	// name, by name.

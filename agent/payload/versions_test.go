@@ -90,5 +90,5 @@ func TestWaitingForAnotherEndsWithTheContext(t *testing.T) {
 	cancel()
 	_, err = a.unpack(ctx, root)
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorContains(t, err, "another process has it locked")
+	require.ErrorContains(t, err, "somebody else has it locked")
 }

@@ -49,7 +49,7 @@ const (
 	smallLayers = 1 << 20
 )
 
-// copyAside returns nil if the store is not small, or its disk has no files without names.
+// copyAside returns nil if the store is not small, or its disk has no files without names, or no room for one.
 func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 	var cp *checkpoint
 	var at position
@@ -75,7 +75,8 @@ func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 	db.NoSync, db.NoGrowSync = true, true
 	switch err := cp.put(db); {
 	case isNoSpace(err):
-		return nil, db.Close() // as if there were no such files
+		_ = db.Close()
+		return nil, nil // as if there were no such files
 	case err != nil:
 		return nil, errors.Join(s.damage(fmt.Errorf("copy datastore: %w", err)), db.Close())
 	}

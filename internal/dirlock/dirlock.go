@@ -15,7 +15,7 @@ import (
 )
 
 // ErrLocked is wrapped by errors for a lock that somebody else has.
-var ErrLocked = errors.New("another process has it locked")
+var ErrLocked = errors.New("somebody else has it locked")
 
 // retry is between two tries: the kernel's own waiting would not end with a context.
 const retry = 10 * time.Millisecond
@@ -29,7 +29,7 @@ func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(err, ctx.Err())
+			return nil, fmt.Errorf("%w: %w", err, ctx.Err())
 		case <-time.After(retry):
 		}
 	}
@@ -45,7 +45,11 @@ func TryLock(dir string) (unlock func(), err error) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
-			return func() { f.Close() }, nil
+			return func() {
+				// Closed alone, it would be locked for as long as a child that is just being made has it too.
+				_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+				f.Close()
+			}, nil
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.EWOULDBLOCK):

@@ -2,7 +2,6 @@ package dirlock
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"path/filepath"
 	"testing"
@@ -44,5 +43,5 @@ func TestLock(t *testing.T) {
 
 func TestNoDirectory(t *testing.T) {
 	_, err := Lock(t.Context(), filepath.Join(t.TempDir(), "none"))
-	require.True(t, errors.Is(err, fs.ErrNotExist), err)
+	require.ErrorIs(t, err, fs.ErrNotExist)
 }

@@ -402,6 +402,7 @@ func testPolicyRestart(t *testing.T, l *policyLab) {
 	l.s.WaitReady(t)
 	stop()
 	steady()
+	l.expect(t, "client 10.43.0.21 tcp 80 refused") // kube-proxy's rules, which stood before ours this time, are still asked
 	l.h.Kubectl(t, "delete", "networkpolicy", "-n", "red", "--all")
 	l.expect(t, "client web tcp 80 yes")
 }

@@ -110,15 +110,15 @@ func writeAndCut(t *testing.T, g *guest) []string {
 		printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: object-%%d}\ndata: {value: "%%d"}\n---\n' $i $i
 	done >/tmp/objects.yaml`, objects))
 	created := regexp.MustCompile(`configmap/object-\d+ created`)
-	out := g.cutDuring(t, "kubectl create -f /tmp/objects.yaml", func(out string) bool {
+	out, _ := g.cutDuring(t, "kubectl create -f /tmp/objects.yaml", func(out string) bool {
 		return len(created.FindAllString(out, -1)) >= cutAfter
 	})
 	var names []string
 	for _, line := range created.FindAllString(out, -1) {
 		names = append(names, strings.TrimSuffix(line, " created"))
 	}
-	if len(names) >= objects {
-		t.Fatal("all objects were created before the power was cut")
+	if len(names) == 0 || len(names) >= objects {
+		t.Fatalf("%d of %d objects were created before the power was cut", len(names), objects)
 	}
 	return names
 }

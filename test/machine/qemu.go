@@ -201,24 +201,23 @@ func (g *guest) waitFor(t *testing.T, timeout time.Duration, command string) str
 }
 
 // cutDuring types a command that does not end by itself, cuts the power when its output is enough, and returns what it
-// has printed. A lockup before that is a cut too: what the guest had not synced is lost in either.
-func (g *guest) cutDuring(t *testing.T, command string, enough func(out string) bool) string {
+// has printed. A lockup before that is a cut too, and told of: what the guest had not synced is lost in either.
+func (g *guest) cutDuring(t *testing.T, command string, enough func(out string) bool) (out string, locked bool) {
 	t.Helper()
 	g.send(t, command)
-	out := g.until(t, commandTimeout, command+" to print enough", func(out string) bool {
+	g.until(t, commandTimeout, command+" to print enough", func(out string) bool {
 		return enough(out) || strings.Contains(out, kernelPanic)
 	})
 	g.cutPower()
-	if !strings.Contains(out, kernelPanic) {
-		out, _ = g.snapshot()
-		return out
+	out, _ = g.snapshot()
+	if said := strings.Index(out, stuck); said >= 0 {
+		t.Logf("the emulated machine's kernel locked up while it ran %s", command)
+		return out[:strings.LastIndexByte(out[:said], '\n')+1], true
 	}
-	said := strings.Index(out, stuck)
-	if said < 0 || !strings.Contains(out, lockup) {
+	if strings.Contains(out, kernelPanic) {
 		t.Fatalf("the machine's kernel ended while it ran %s", command)
 	}
-	t.Logf("the emulated machine's kernel locked up while it ran %s", command)
-	return out[:strings.LastIndexByte(out[:said], '\n')+1]
+	return out, false
 }
 
 // cutPower is kill -9 of QEMU.

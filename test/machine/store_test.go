@@ -61,6 +61,7 @@ func TestStorePowerCut(t *testing.T) {
 	}
 
 	acks := &acknowledged{keys: map[string]change{}, seen: map[int64]bool{}}
+	lockups := 0
 	for round := range *cutRounds {
 		start := time.Now()
 		g := boot(t, k, initrd, disk, megabytes)
@@ -69,9 +70,19 @@ func TestStorePowerCut(t *testing.T) {
 		for writer := range writers {
 			acks.next[writer] = round * changesOfRound
 		}
-		acks.add(t, g.cutDuring(t, fmt.Sprintf("writer write %d", round*changesOfRound), func(out string) bool {
+		before := len(acks.seen)
+		out, locked := g.cutDuring(t, fmt.Sprintf("writer write %d", round*changesOfRound), func(out string) bool {
 			return strings.Count(out, "\n+ ") >= enough
-		}))
+		})
+		if acks.add(t, out); len(acks.seen) == before {
+			t.Fatal("the power was cut before anything was acknowledged")
+		}
+		if locked {
+			lockups++
+		}
+		if lockups > maxLockups {
+			t.Fatalf("the kernel locked up in %d of %d rounds", lockups, round+1)
+		}
 		t.Logf("round %d: power cut after %d acknowledged changes, %v", round, len(acks.seen), time.Since(start).Round(time.Second))
 	}
 	g := boot(t, k, initrd, disk, megabytes)
