@@ -92,6 +92,7 @@ type storeBench struct {
 	engines  []engine
 	requests []*requestResult
 	growth   []growthResult
+	beyond   []string // what growth asked too much of, and why
 	rest     []restResult
 }
 

@@ -53,7 +53,15 @@ func (b *storeBench) grow(ctx context.Context) error {
 			}
 			result, err := b.growOne(ctx, e, point[0], point[1])
 			if err != nil {
-				return fmt.Errorf("%s with %d keys of %d bytes: %w", e.name, point[0], point[1], err)
+				err = fmt.Errorf("%s with %d keys of %d bytes: %w", e.name, point[0], point[1], err)
+			}
+			if err != nil && (e.name == "mote" || ctx.Err() != nil) {
+				return err
+			}
+			if err != nil { // another engine's limit is a result
+				b.beyond = append(b.beyond, err.Error())
+				b.say("%v", err)
+				continue
 			}
 			b.growth = append(b.growth, result)
 			b.say("%s with %d keys of %d bytes: create %s, start %s", e.name, point[0], point[1], result.create, result.startup)

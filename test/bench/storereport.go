@@ -137,6 +137,9 @@ func (b *storeBench) writeGrowth(w io.Writer) {
 			fmt.Sprintf("%.1f", r.written/1000), fmt.Sprintf("%.1f", r.disk/1000/float64(r.keys))})
 	}
 	writeTable(w, []string{"keys", "of", "engine", "create", "update", "get", "list", "count", "start", "memory", "after a restart", "written", "disk"}, cells)
+	for _, limit := range b.beyond {
+		fmt.Fprintf(w, "Not to be measured: %s.\n\n", limit)
+	}
 	own := slices.IndexFunc(b.growth, func(r growthResult) bool { return r.engine == "mote" && r.keys == requestKeys && r.size == valueSize })
 	large := slices.IndexFunc(b.growth, func(r growthResult) bool { return r.engine == "mote" && r.keys == 100_000 })
 	if own >= 0 && large >= 0 {

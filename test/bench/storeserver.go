@@ -116,6 +116,7 @@ func (e engine) start(ctx context.Context, dir string) (*storeServer, error) {
 }
 
 func (s *storeServer) connect(ctx context.Context, socket string) error {
+	began := time.Now()
 	for {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {
@@ -127,7 +128,7 @@ func (s *storeServer) connect(ctx context.Context, socket string) error {
 		case <-s.ended:
 			return fmt.Errorf("%s ended by itself: %s", s.engine.name, s.output.String())
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not listen on %s: %w", s.engine.name, socket, ctx.Err())
+			return fmt.Errorf("%s does not listen after %s: %w", s.engine.name, time.Since(began).Round(time.Second), ctx.Err())
 		}
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + socket}, Logger: zap.NewNop()})
