@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/mote-k8s/mote/internal/dirlock"
 )
@@ -61,17 +59,12 @@ func recordBridge(c Config) error {
 	return changeFootprint(c, func(f *footprint) { f.Bridge = true })
 }
 
-// footprintTimeout is far longer than anybody's change takes.
-const footprintTimeout = 30 * time.Second
-
 // changeFootprint writes the footprint if change changed it. Components do so at the same time.
 func changeFootprint(c Config, change func(*footprint)) error {
 	if err := os.MkdirAll(c.agentDir(), 0o700); err != nil {
 		return fmt.Errorf("make the node's directory: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), footprintTimeout)
-	defer cancel()
-	unlock, err := dirlock.Lock(ctx, c.agentDir())
+	unlock, err := dirlock.LockBriefly(c.agentDir())
 	if err != nil {
 		return fmt.Errorf("cannot record what to remove: %w", err)
 	}

@@ -1,13 +1,11 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/mote-k8s/mote/internal/dirlock"
 	"github.com/mote-k8s/mote/internal/durable"
@@ -94,15 +92,10 @@ func (f plannedFile) apply(dataDir string) error {
 	return removeFile(path)
 }
 
-// lockTimeout is far longer than anybody's change of certificates takes: some 15 small files, each synced.
-const lockTimeout = 30 * time.Second
-
 // lockCertificates keeps other processes from writing certificates until release is called: a running server renews
 // them while a verb may rotate them.
 func lockCertificates(tlsDir string) (release func(), err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
-	defer cancel()
-	if release, err = dirlock.Lock(ctx, tlsDir); err != nil {
+	if release, err = dirlock.LockBriefly(tlsDir); err != nil {
 		return nil, fmt.Errorf("cannot change certificates: %w; another \"mote certs\" or a server that starts has it, try again", err)
 	}
 	return release, nil

@@ -35,6 +35,16 @@ func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
+// patience is far longer than anybody takes for some 15 small files, each synced.
+const patience = 30 * time.Second
+
+// LockBriefly is Lock for changes of a few small files: who waits longer than they can take is told so.
+func LockBriefly(dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return Lock(ctx, dir)
+}
+
 // TryLock takes the lock on dir, or returns an error that wraps ErrLocked at once.
 func TryLock(dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
