@@ -2,7 +2,6 @@ package server
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -41,12 +40,9 @@ func (c *credentials) kubeconfig(component string) string {
 	return filepath.Join(c.dir, component+".kubeconfig")
 }
 
-// load makes the directories, the authorities and the service-account keys where they are missing. Changes that were
+// load makes the authorities and the service-account keys where they are missing, after makeDirs. Changes that were
 // decided on before are carried out first.
 func (c *credentials) load() (err error) {
-	if err := c.makeDirs(); err != nil {
-		return err
-	}
 	for _, plan := range []string{leavesPlan, authoritiesPlan} {
 		if err := carryOut(c.dataDir(), filepath.Join(c.dir, plan)); err != nil {
 			return err
@@ -61,7 +57,12 @@ func (c *credentials) load() (err error) {
 }
 
 // makeDirs makes the folders of the files, which a lock on them needs too.
-func (c *credentials) makeDirs() error { return errors.Join(makeDir(c.dir), makeDir(c.tls(""))) }
+func (c *credentials) makeDirs() error {
+	if err := makeDir(c.dir); err != nil {
+		return err
+	}
+	return makeDir(c.tls(""))
+}
 
 // dataDir is what the files of a plan are below.
 func (c *credentials) dataDir() string { return filepath.Dir(c.dir) }

@@ -44,6 +44,9 @@ func issueAll(t *testing.T, cfg Config, now time.Time) *credentials {
 }
 
 func issue(c *credentials, cfg Config, now time.Time) error {
+	if err := c.makeDirs(); err != nil {
+		return err
+	}
 	if err := c.load(); err != nil {
 		return err
 	}
