@@ -25,7 +25,7 @@ type Copy struct {
 // Copy returns the file as it would be if all that is in memory were written to it; and writes that, unless there is little of it.
 func (s *Store) Copy(ctx context.Context) (*Copy, error) {
 	c, err := s.copyAside(ctx)
-	if c != nil || err != nil {
+	if (c != nil || err != nil) && !isNoSpace(err) { // a disk without room for it is as one without such files
 		return c, err
 	}
 	if err := s.Checkpoint(ctx); err != nil {
@@ -49,7 +49,7 @@ const (
 	smallLayers = 1 << 20
 )
 
-// copyAside returns nil if the store is not small, or its disk has no files without names, or no room for one.
+// copyAside returns nil if the store is not small, or its disk has no files without names.
 func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 	var cp *checkpoint
 	var at position
@@ -73,11 +73,7 @@ func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 		return nil, err
 	}
 	db.NoSync, db.NoGrowSync = true, true
-	switch err := cp.put(db); {
-	case isNoSpace(err):
-		_ = db.Close()
-		return nil, nil // as if there were no such files
-	case err != nil:
+	if err := cp.put(db); err != nil {
 		return nil, errors.Join(s.damage(fmt.Errorf("copy datastore: %w", err)), db.Close())
 	}
 	c, err := beginCopy(db, db)
@@ -121,9 +117,6 @@ func (s *Store) copyFile(to *os.File, at position) (same bool, err error) {
 	}
 	if same = positionOf(tx.Bucket(bucketMeta())) == at; same {
 		_, err = tx.WriteTo(to)
-	}
-	if isNoSpace(err) {
-		same, err = false, nil // as if there were no such files
 	}
 	return same, errors.Join(err, tx.Rollback())
 }

@@ -54,12 +54,10 @@ func (b *storeBench) grow(ctx context.Context) error {
 			result, err := b.growOne(ctx, e, point[0], point[1])
 			if err != nil {
 				err = fmt.Errorf("%s with %d keys of %d bytes: %w", e.name, point[0], point[1], err)
-			}
-			if err != nil && (e.name == "mote" || ctx.Err() != nil) {
-				return err
-			}
-			if err != nil { // another engine's limit is a result
-				b.beyond = append(b.beyond, err.Error())
+				if e.name == "mote" || ctx.Err() != nil {
+					return err
+				}
+				b.beyond = append(b.beyond, err.Error()) // another engine's limit is a result
 				b.say("%v", err)
 				continue
 			}
