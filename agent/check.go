@@ -7,13 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/version"
 )
 
 // State grades a Finding.
@@ -47,6 +47,7 @@ func Check(c Config) []Finding {
 	}
 	findings := []Finding{
 		{"root", StateOK, "running as root"},
+		checkKernel(),
 		checkCgroups(),
 		checkOverlay(c),
 		checkInterfaces(),
@@ -58,11 +59,32 @@ func Check(c Config) []Finding {
 		checkOOM(),
 		checkSeccomp(),
 		checkPropagation(),
+		checkDisks(c),
 	}
 	if c.CNI == CNIBridge {
 		findings = append(findings, found("pod-network", c.ClusterCIDR.String()+" is not used here", podNetworkFree(c), StateFail))
 	}
 	return findings
+}
+
+// oldestKernel is what mote is made for: containerd and the kubelet ask for features of its time.
+const oldestKernel = "5.4"
+
+func checkKernel() Finding {
+	const name = "kernel"
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return found(name, "", fmt.Errorf("ask for the kernel's version: %w", err), StateWarn)
+	}
+	release := unix.ByteSliceToString(uts.Release[:])
+	running, err := version.ParseGeneric(release)
+	if err != nil {
+		return found(name, "", fmt.Errorf("kernel %s: %w", release, err), StateWarn)
+	}
+	if running.LessThan(version.MustParseGeneric(oldestKernel)) {
+		return Finding{name, StateWarn, fmt.Sprintf("Linux %s is older than %s: some pods may not start; upgrade it", release, oldestKernel)}
+	}
+	return Finding{name, StateOK, "Linux " + release}
 }
 
 func checkCgroups() Finding {
@@ -84,14 +106,7 @@ func checkCgroups() Finding {
 }
 
 func checkOverlay(c Config) Finding {
-	// The data directory may not exist yet: its filesystem is that of its nearest parent.
-	dir := c.DataDir
-	for {
-		if info, err := os.Stat(dir); err == nil && info.IsDir() {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
+	dir := nearestDir(c.DataDir)
 	if err := overlayutils.Supported(dir); err != nil {
 		return Finding{"overlayfs", StateWarn, fmt.Sprintf("not on %s: images and containers are copied whole (%v)", dir, err)}
 	}
