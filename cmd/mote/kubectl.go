@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -14,6 +16,7 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/utils/exec"
 )
 
 // newKubectlCommand returns upstream's kubectl. Its arguments, output and exit codes are its own.
@@ -24,8 +27,12 @@ func newKubectlCommand(e *env) *cobra.Command {
 		GroupID:            groupUse,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := defaultKubeconfig(e); err != nil {
+			missing, err := defaultKubeconfig(e)
+			if err != nil {
 				return err
+			}
+			if missing != "" {
+				explainFailure(missing)
 			}
 			return runKubectl(e, args)
 		},
@@ -33,24 +40,42 @@ func newKubectlCommand(e *env) *cobra.Command {
 }
 
 // defaultKubeconfig lets kubectl, and the plugins that it starts, find this machine's cluster.
-// A --kubeconfig flag still wins over the variable.
-func defaultKubeconfig(e *env) error {
+// A --kubeconfig flag still wins over the variable. Without access to a cluster here kubectl's own
+// defaults apply, and missing says why.
+func defaultKubeconfig(e *env) (missing string, err error) {
 	if e.getenv("KUBECONFIG") != "" {
-		return nil
+		return "", nil
 	}
 	s, err := ambientSettings(e)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil // neither the settings nor the cluster are this user's
+		return `the settings of the cluster on this machine are root's: try "sudo mote kubectl", or name a kubeconfig of your own with KUBECONFIG`, nil
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	f, err := os.Open(s.Kubeconfig())
-	if err != nil {
-		return nil // not this user's or not here: kubectl's own defaults apply
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf(`the kubeconfig of the cluster on this machine, %s, is root's: try "sudo mote kubectl", or name one of your own with KUBECONFIG`, s.Kubeconfig()), nil
+	case err != nil:
+		return fmt.Sprintf(`there is no cluster on this machine (%v): start one with "sudo mote server", or name another's kubeconfig with KUBECONFIG`, err), nil
 	}
 	f.Close()
-	return os.Setenv("KUBECONFIG", s.Kubeconfig())
+	return "", os.Setenv("KUBECONFIG", s.Kubeconfig())
+}
+
+// nobodysServer is what kubectl asks when nothing names a cluster.
+const nobodysServer = "localhost:8080"
+
+// explainFailure makes kubectl say what is missing when it fails with a server that nobody chose.
+func explainFailure(missing string) {
+	cmdutil.BehaviorOnFatal(func(message string, code int) {
+		if strings.Contains(message, nobodysServer) {
+			message = strings.TrimSuffix(message, "\n") + "\nmote: " + missing
+		}
+		cmdutil.DefaultBehaviorOnFatal() // which prints, and ends the process
+		cmdutil.CheckErr(exec.CodeExitError{Err: errors.New(message), Code: code})
+	})
 }
 
 func runKubectl(e *env, args []string) error {

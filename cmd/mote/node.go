@@ -21,6 +21,8 @@ type nodeState struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
+	// Trouble is what a Ready node lacks, such as DiskPressure, under which it takes no pods.
+	Trouble []string `json:"trouble,omitempty"`
 }
 
 // nodeWatch looks at this node's object through the apiserver.
@@ -55,12 +57,15 @@ func (w *nodeWatch) state(ctx context.Context) nodeState {
 func (w *nodeWatch) judge(node *corev1.Node) nodeState {
 	s := nodeState{Name: w.name, Reason: "no Ready condition yet"}
 	for _, c := range node.Status.Conditions {
+		// Heartbeats have seconds only.
+		fresh := !c.LastHeartbeatTime.Time.Before(w.since.Truncate(time.Second))
 		if c.Type != corev1.NodeReady {
+			if fresh && c.Status == corev1.ConditionTrue { // all others are bad when true
+				s.Trouble = append(s.Trouble, fmt.Sprintf("%s: %s", c.Type, c.Message))
+			}
 			continue
 		}
 		s.Reason = c.Message
-		// Heartbeats have seconds only.
-		fresh := !c.LastHeartbeatTime.Time.Before(w.since.Truncate(time.Second))
 		if s.Ready = fresh && c.Status == corev1.ConditionTrue; s.Ready {
 			s.Reason = ""
 		} else if !fresh {

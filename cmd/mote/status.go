@@ -72,6 +72,9 @@ func printStatus(w io.Writer, r report, now time.Time) error {
 			fmt.Fprintf(w, "%s: %s\n", c.Name, trouble)
 		}
 	}
+	for _, trouble := range r.Node.Trouble {
+		fmt.Fprintf(w, "node %s: %s\n", r.Node.Name, trouble)
+	}
 	for _, one := range r.Repairs {
 		fmt.Fprintf(w, "\ndatastore repaired %s ago: %s\n", age(now, one.Time), repairText(one))
 	}

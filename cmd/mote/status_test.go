@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/internal/component"
@@ -20,7 +22,7 @@ import (
 func exampleReport(now time.Time) report {
 	return report{
 		Version: version.Info{Mote: "v1.2.3"}, PID: 42, Started: now.Add(-time.Minute), DataDir: "/data",
-		Node: nodeState{Name: "n1", Reason: "not registered yet"},
+		Node: nodeState{Name: "n1", Reason: "not registered yet", Trouble: []string{"DiskPressure: too little is free"}},
 		Components: []component.Status{
 			{Name: "datastore", State: component.Ready, Since: now.Add(-50 * time.Second), Trouble: []string{"a.yaml: no kind"}},
 			{Name: "kube-apiserver", State: component.Starting, Since: now.Add(-3 * time.Second), Error: "/readyz says no"},
@@ -42,10 +44,31 @@ kube-apiserver   starting    3s      /readyz says no
 kubelet          waiting     1m0s    waits for kube-apiserver, images
 node n1          not ready           not registered yet
 datastore: a.yaml: no kind
+node n1: DiskPressure: too little is free
 
 datastore repaired 1m0s ago: rebuilt the index; lost: nothing that matters; the damaged files are kept: /data/old
 `, out.String())
 	require.EqualError(t, notReady(exampleReport(now), false), "not ready: kube-apiserver, kubelet, node n1")
+}
+
+func TestNodeIsJudged(t *testing.T) {
+	start := time.Now().Truncate(time.Second)
+	condition := func(kind corev1.NodeConditionType, status corev1.ConditionStatus, heartbeat time.Time) corev1.NodeCondition {
+		return corev1.NodeCondition{Type: kind, Status: status, Message: "because", LastHeartbeatTime: metav1.NewTime(heartbeat)}
+	}
+	w := &nodeWatch{name: "n1", since: start.Add(time.Millisecond)}
+	judge := func(conditions ...corev1.NodeCondition) nodeState {
+		return w.judge(&corev1.Node{Status: corev1.NodeStatus{Conditions: conditions}})
+	}
+	const yes, no = corev1.ConditionTrue, corev1.ConditionFalse
+	old := start.Add(-time.Second)
+
+	require.Equal(t, nodeState{Name: "n1", Reason: "no Ready condition yet"}, judge())
+	require.Equal(t, nodeState{Name: "n1", Reason: "because"}, judge(condition(corev1.NodeReady, no, start)))
+	require.Equal(t, nodeState{Name: "n1", Reason: "no heartbeat yet since mote started"}, judge(condition(corev1.NodeReady, yes, old)))
+	require.Equal(t, nodeState{Name: "n1", Ready: true, Trouble: []string{"DiskPressure: because"}},
+		judge(condition(corev1.NodeDiskPressure, yes, start), condition(corev1.NodeMemoryPressure, no, start),
+			condition(corev1.NodePIDPressure, yes, old), condition(corev1.NodeReady, yes, start)))
 }
 
 func TestStatusSocket(t *testing.T) {

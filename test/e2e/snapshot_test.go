@@ -15,10 +15,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/features"
 )
 
 // TestSnapshot loses a namespace and gets it back, and then the whole machine, and brings another up from the one file.
 func TestSnapshot(t *testing.T) {
+	features.Row(t, "A14", "a namespace is deleted and restored, then on another machine; tokens stay valid")
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "one"})
 	h.Preload(t, busybox(t))
 	s := h.StartServer(t)
