@@ -49,7 +49,7 @@ const (
 	smallLayers = 1 << 20
 )
 
-// copyAside returns nil if the store is not small, or its disk has no files without names.
+// copyAside returns nil if the store is not small, its disk has no files without names, or a checkpoint came between.
 func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 	var cp *checkpoint
 	var at position
@@ -116,9 +116,24 @@ func (s *Store) copyFile(to *os.File, at position) (same bool, err error) {
 		return false, closedError(err)
 	}
 	if same = positionOf(tx.Bucket(bucketMeta())) == at; same {
-		_, err = tx.WriteTo(to)
+		w := &causeKeeper{Writer: to}
+		if _, err = tx.WriteTo(w); w.cause != nil {
+			err = w.cause
+		}
 	}
 	return same, errors.Join(err, tx.Rollback())
+}
+
+// causeKeeper keeps the error of a write, of which bbolt's WriteTo has but the text for a file's first two pages.
+type causeKeeper struct {
+	io.Writer
+	cause error
+}
+
+func (w *causeKeeper) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	w.cause = err
+	return n, err
 }
 
 // unnamed makes a file without a name.

@@ -147,19 +147,59 @@ func TestCopyOnFullDisk(t *testing.T) {
 	s, err := Open(filepath.Join(dir, "state.db"), Options{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
-	value := make([]byte, 10<<10)
+	createKeys(t, s, 0, 50)
+	for _, room := range []int{
+		100 << 10, // for the file as it is, and not for the 50 keys
+		12 << 10,  // for the first pages of the file
+		0,
+	} {
+		leave(t, dir, room)
+		_, err = s.Copy(t.Context())
+		require.ErrorIs(t, err, ErrNoSpace, "%d bytes of room", room)
+		require.False(t, s.Damaged())
+	}
+	mount(syscall.MS_REMOUNT, "size=4m")
+	require.Len(t, copied(t, s), 50)
+}
+
+// TestCopyWithinTheFile: without room for another file the store's own, if it has free pages, becomes the copy.
+func TestCopyWithinTheFile(t *testing.T) {
+	dir, mount := smallDisk(t)
+	mount(syscall.MS_REMOUNT, "size=4m")
+	s, err := Open(filepath.Join(dir, "state.db"), Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	createKeys(t, s, 0, 50)
+	require.NoError(t, s.Checkpoint(t.Context()))
 	for i := range 50 {
+		_, err := s.remove(t.Context(), fmt.Sprint("key", i))
+		require.NoError(t, err)
+	}
+	_, err = s.Compact(t.Context(), s.Revision())
+	require.NoError(t, err)
+	for range 2 { // the pages that one frees are the next one's
+		require.NoError(t, s.Checkpoint(t.Context()))
+	}
+	createKeys(t, s, 50, 60)
+	leave(t, dir, 0)
+	require.Len(t, copied(t, s), 10)
+}
+
+func createKeys(t *testing.T, s *Store, from, to int) {
+	t.Helper()
+	value := make([]byte, 10<<10)
+	for i := from; i < to; i++ {
 		_, err := s.create(t.Context(), fmt.Sprint("key", i), value)
 		require.NoError(t, err)
 	}
+}
+
+// leave fills the disk of dir but for room bytes.
+func leave(t *testing.T, dir string, room int) {
+	t.Helper()
+	ballast := filepath.Join(dir, "ballast")
+	require.NoError(t, os.RemoveAll(ballast))
 	var disk syscall.Statfs_t
 	require.NoError(t, syscall.Statfs(dir, &disk))
-	const room = 100 << 10 // for the file as it is, and not for the 50 keys
-	ballast := filepath.Join(dir, "ballast")
 	require.NoError(t, os.WriteFile(ballast, make([]byte, int(disk.Bavail)*int(disk.Bsize)-room), 0o600))
-	_, err = s.Copy(t.Context())
-	require.ErrorIs(t, err, ErrNoSpace)
-	require.False(t, s.Damaged())
-	mount(syscall.MS_REMOUNT, "size=4m")
-	require.Len(t, copied(t, s), 50)
 }
