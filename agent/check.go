@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/version"
+
+	"github.com/mote-k8s/mote/internal/disk"
 )
 
 // State grades a Finding.
@@ -59,15 +61,15 @@ func Check(c Config) []Finding {
 		checkOOM(),
 		checkSeccomp(),
 		checkPropagation(),
-		checkDisks(c),
 	}
+	findings = append(findings, checkKubelet(c)...)
 	if c.CNI == CNIBridge {
 		findings = append(findings, found("pod-network", c.ClusterCIDR.String()+" is not used here", podNetworkFree(c), StateFail))
 	}
 	return findings
 }
 
-// oldestKernel is what mote is made for: containerd and the kubelet ask for features of its time.
+// oldestKernel is what README.md asks for: containerd and the kubelet use features of its time.
 const oldestKernel = "5.4"
 
 func checkKernel() Finding {
@@ -106,11 +108,15 @@ func checkCgroups() Finding {
 }
 
 func checkOverlay(c Config) Finding {
-	dir := nearestDir(c.DataDir)
-	if err := overlayutils.Supported(dir); err != nil {
-		return Finding{"overlayfs", StateWarn, fmt.Sprintf("not on %s: images and containers are copied whole (%v)", dir, err)}
+	const name = "overlayfs"
+	on, err := disk.Of(c.DataDir)
+	if err != nil {
+		return found(name, "", err, StateWarn)
 	}
-	return Finding{"overlayfs", StateOK, "works on " + dir}
+	if err := overlayutils.Supported(on.Dir); err != nil {
+		return Finding{name, StateWarn, fmt.Sprintf("not on %s: images and containers are copied whole (%v)", on.Dir, err)}
+	}
+	return Finding{name, StateOK, "works on " + on.Dir}
 }
 
 // checkInterfaces makes a bridge and a veth pair in a network namespace of its own, which dies with its

@@ -1,101 +1,92 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/kubernetes/pkg/kubelet/eviction"
 	evictionapi "k8s.io/kubernetes/pkg/kubelet/eviction/api"
+
+	"github.com/mote-k8s/mote/internal/disk"
 )
 
-// checkDisks compares what is free with what the kubelet keeps free: with less it takes no pods, and evicts.
-func checkDisks(c Config) Finding {
-	const name = "disk-space"
+// checkKubelet judges the kubelet's arguments and compares what is free with what it keeps free: with less it takes
+// no pods, and evicts.
+func checkKubelet(c Config) []Finding {
 	limits, err := evictionLimits(c)
+	arguments := found("kubelet-args", "understood", err, StateFail)
 	if err != nil {
-		return found(name, "", err, StateFail)
+		return []Finding{arguments}
 	}
+	return []Finding{arguments, checkDisks(c, limits)}
+}
+
+func checkDisks(c Config, limits []evictionapi.Threshold) Finding {
+	const name = "disk-space"
 	var short []string
 	for _, limit := range limits {
-		fsName, _, _ := strings.Cut(string(limit.Signal), ".")
-		dir, ok := map[string]string{"nodefs": c.KubeletDir, "imagefs": c.containerdRoot()}[fsName]
-		if !ok {
-			continue // memory, processes
+		dir := limitedDir(c, limit.Signal)
+		if dir == "" {
+			continue
 		}
-		dir = nearestDir(dir)
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			return found(name, "", fmt.Errorf("look at the disk of %s: %w", dir, err), StateWarn)
+		has, err := disk.Of(dir)
+		if err != nil {
+			return found(name, "", err, StateWarn)
 		}
-		if problem := shortOf(limit, diskOf(st)); problem != "" {
-			short = append(short, dir+" "+problem)
+		if problem := shortOf(limit, has); problem != "" {
+			short = append(short, problem)
 		}
 	}
 	if len(short) > 0 {
+		slices.Sort(short) // they come in no order
 		return Finding{name, StateWarn, strings.Join(short, "; ") +
-			"; the kubelet takes no pods then: free some, or move the limits, as in --kubelet-arg='eviction-hard=nodefs.available<1%,imagefs.available<1%'"}
+			"; the kubelet takes no pods then: free some, or move the limit, as in --kubelet-arg='evictionHard={nodefs.available: 1%, imagefs.available: 1%}'"}
 	}
 	return Finding{name, StateOK, "more is free than the kubelet keeps free"}
 }
 
 // evictionLimits are the hard ones that the kubelet of c will have.
 func evictionLimits(c Config) ([]evictionapi.Threshold, error) {
-	h, err := detectHost()
-	if err != nil {
-		return nil, err
-	}
-	kubelet, err := newKubeletServer(c, h)
+	kubelet, err := newKubeletServer(c, host{})
 	if err != nil {
 		return nil, err
 	}
 	limits, err := eviction.ParseThresholdConfig(nil, kubelet.EvictionHard, nil, nil, nil)
 	if err != nil {
-		return nil, fmt.Errorf("kubelet argument eviction-hard: %w", err)
+		return nil, fmt.Errorf("kubelet argument evictionHard: %w", err)
 	}
 	return limits, nil
 }
 
-// disk is what a file system has: bytes, and inodes, of which some have no fixed number (0).
-type disk struct{ size, free, inodes, freeInodes uint64 }
-
-func diskOf(st unix.Statfs_t) disk {
-	return disk{st.Blocks * uint64(st.Frsize), st.Bavail * uint64(st.Frsize), st.Files, st.Ffree}
+// limitedDir is where a limit is measured, "" if it is not one of disks.
+func limitedDir(c Config, signal evictionapi.Signal) string {
+	switch signal {
+	case evictionapi.SignalNodeFsAvailable, evictionapi.SignalNodeFsInodesFree:
+		return c.KubeletDir
+	case evictionapi.SignalImageFsAvailable, evictionapi.SignalImageFsInodesFree:
+		return c.containerdRoot()
+	}
+	return ""
 }
 
-// shortOf says how little d has when that is below limit.
-func shortOf(limit evictionapi.Threshold, d disk) string {
-	all, free, format, what := d.size, d.free, resource.BinarySI, ""
+// shortOf says how little is free when that is below limit.
+func shortOf(limit evictionapi.Threshold, has disk.Info) string {
+	all, free, format, what := has.Size, has.Free, resource.BinarySI, "bytes"
 	if strings.HasSuffix(string(limit.Signal), "inodesFree") {
-		all, free, format, what = d.inodes, d.freeInodes, resource.DecimalSI, " inodes"
+		all, free, format, what = has.Inodes, has.FreeInodes, resource.DecimalSI, "inodes"
 	}
 	if all == 0 {
-		return ""
+		return "" // no fixed number: nothing to compare with
 	}
 	wanted := evictionapi.GetThresholdQuantity(limit.Value, resource.NewQuantity(int64(all), format))
 	if free >= uint64(wanted.Value()) {
 		return ""
 	}
-	keep := wanted.String()
 	if limit.Value.Quantity == nil {
-		keep = fmt.Sprintf("%.3g %%", limit.Value.Percentage*100)
+		return fmt.Sprintf("%s has %.1f %% of its %s free, less than %s=%.3g%%",
+			has.Dir, 100*float64(free)/float64(all), what, limit.Signal, limit.Value.Percentage*100)
 	}
-	return fmt.Sprintf("has %.1f %% of its%s free, less than %s=%s", 100*float64(free)/float64(all), what, limit.Signal, keep)
-}
-
-// nearestDir is dir, or as it may not exist yet, the nearest parent that does: its file system is dir's.
-func nearestDir(dir string) string {
-	for dir != "/" {
-		info, err := os.Stat(dir)
-		if err == nil && info.IsDir() || err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
-	return dir
+	return fmt.Sprintf("%s has %s %s free, less than %s=%s", has.Dir, resource.NewQuantity(int64(free), format), what, limit.Signal, wanted)
 }

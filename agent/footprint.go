@@ -66,7 +66,7 @@ func changeFootprint(c Config, change func(*footprint)) error {
 	}
 	unlock, err := dirlock.LockBriefly(c.agentDir())
 	if err != nil {
-		return fmt.Errorf("cannot record what to remove: %w", err)
+		return fmt.Errorf("cannot record what a reset is to remove: %w; another mote of this data directory has it, try again", err)
 	}
 	defer unlock()
 	f, err := readFootprint(c)

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/internal/disk"
 )
 
 // Values of Config.Wait.
@@ -159,16 +161,11 @@ func (c *Config) completeDir() error {
 	if err != nil {
 		return fmt.Errorf("directory %s: %w", c.Dir, err)
 	}
-	var fs unix.Statfs_t
-	err = unix.Statfs(abs, &fs)
-	for dir := abs; errors.Is(err, unix.ENOENT) && dir != "/"; { // it may not be there yet
-		dir = filepath.Dir(dir)
-		err = unix.Statfs(dir, &fs)
-	}
+	on, err := disk.Of(abs) // which may not be there yet
 	if err != nil {
-		return fmt.Errorf("cannot keep the cluster's state: statfs %s: %w", abs, err)
+		return fmt.Errorf("cannot keep the cluster's state: %w", err)
 	}
-	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+	if on.Type == unix.OVERLAYFS_SUPER_MAGIC {
 		return fmt.Errorf("cannot keep the cluster's state in %s: it is on an overlay file system, which cannot hold containers' files; name a directory on a disk", abs)
 	}
 	if err := os.MkdirAll(abs, 0o700); err != nil {

@@ -48,7 +48,7 @@ func defaultKubeconfig(e *env) (missing string, err error) {
 	}
 	s, err := ambientSettings(e)
 	if errors.Is(err, fs.ErrPermission) {
-		return `the settings of the cluster on this machine are root's: try "sudo mote kubectl", or name a kubeconfig of your own with KUBECONFIG`, nil
+		return `only root can read the settings of the cluster here: try "sudo mote kubectl", or name a kubeconfig with KUBECONFIG`, nil
 	}
 	if err != nil {
 		return "", err
@@ -56,15 +56,15 @@ func defaultKubeconfig(e *env) (missing string, err error) {
 	f, err := os.Open(s.Kubeconfig())
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf(`the kubeconfig of the cluster on this machine, %s, is root's: try "sudo mote kubectl", or name one of your own with KUBECONFIG`, s.Kubeconfig()), nil
+		return fmt.Sprintf(`the cluster's kubeconfig is not for this user (%v): try "sudo mote kubectl", or name another with KUBECONFIG`, err), nil
 	case err != nil:
-		return fmt.Sprintf(`there is no cluster on this machine (%v): start one with "sudo mote server", or name another's kubeconfig with KUBECONFIG`, err), nil
+		return fmt.Sprintf(`there is no kubeconfig of a cluster here (%v): "sudo mote server" makes one, MOTE_DATA_DIR names another data directory, KUBECONFIG another kubeconfig`, err), nil
 	}
 	f.Close()
 	return "", os.Setenv("KUBECONFIG", s.Kubeconfig())
 }
 
-// nobodysServer is what kubectl asks when nothing names a cluster.
+// nobodysServer is what kubectl asks when nothing names a cluster. Somebody may have named it; then a line too much is said.
 const nobodysServer = "localhost:8080"
 
 // explainFailure makes kubectl say what is missing when it fails with a server that nobody chose.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/internal/disk"
 )
 
 // minFree is what the first start needs: the unpacked programs (some 25 MiB), keys, an empty state
@@ -118,18 +120,12 @@ func checkSpace(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "datastore")); err == nil {
 		return nil
 	}
-	disk := dir // which may not be there yet
-	var st unix.Statfs_t
-	err := unix.Statfs(disk, &st)
-	for errors.Is(err, unix.ENOENT) && disk != "/" {
-		disk = filepath.Dir(disk)
-		err = unix.Statfs(disk, &st)
-	}
+	on, err := disk.Of(dir) // which may not be there yet
 	if err != nil {
-		return fmt.Errorf("look at the disk of %s: %w", dir, err)
+		return err
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < minFree {
-		return fmt.Errorf("data directory %s has %d MiB free and mote needs %d MiB to start; free some or choose another with --data-dir", dir, free>>20, minFree>>20)
+	if on.Free < minFree {
+		return fmt.Errorf("data directory %s has %d MiB free and mote needs %d MiB to start; free some or choose another with --data-dir", dir, on.Free>>20, minFree>>20)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ type nodeState struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
-	// Trouble is what a Ready node lacks, such as DiskPressure, under which it takes no pods.
+	// Trouble is conditions that are bad, such as DiskPressure: it takes no pods then.
 	Trouble []string `json:"trouble,omitempty"`
 }
 
@@ -59,10 +59,14 @@ func (w *nodeWatch) judge(node *corev1.Node) nodeState {
 	for _, c := range node.Status.Conditions {
 		// Heartbeats have seconds only.
 		fresh := !c.LastHeartbeatTime.Time.Before(w.since.Truncate(time.Second))
-		if c.Type != corev1.NodeReady {
-			if fresh && c.Status == corev1.ConditionTrue { // all others are bad when true
+		switch c.Type {
+		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
+			if fresh && c.Status == corev1.ConditionTrue {
 				s.Trouble = append(s.Trouble, fmt.Sprintf("%s: %s", c.Type, c.Message))
 			}
+			continue
+		case corev1.NodeReady:
+		default: // of others than the kubelet
 			continue
 		}
 		s.Reason = c.Message

@@ -35,7 +35,7 @@ func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
-// patience is far longer than anybody takes for some 15 small files, each synced.
+// patience is far longer than anybody takes for a few small files, each synced.
 const patience = 30 * time.Second
 
 // LockBriefly is Lock for changes of a few small files: who waits longer than they can take is told so.
