@@ -229,15 +229,12 @@ func checkSeccomp() Finding {
 // checkPropagation looks whether mounts below / reach pods (CSI drivers, mountPropagation).
 func checkPropagation() Finding {
 	const name = "mount-propagation"
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := readMounts()
 	if err != nil {
-		return found(name, "", fmt.Errorf("read mounts: %w", err), StateWarn)
+		return found(name, "", err, StateWarn)
 	}
-	for line := range strings.Lines(string(data)) {
-		before, _, _ := strings.Cut(line, " - ")
-		if fields := strings.Fields(before); len(fields) > 6 && fields[4] == "/" && strings.HasPrefix(fields[6], "shared:") {
-			return Finding{name, StateOK, "/ is shared"}
-		}
+	if onShared(mounts, "/") {
+		return Finding{name, StateOK, "/ is shared"}
 	}
 	return Finding{name, StateWarn, "/ is not shared: pods that need mountPropagation (CSI drivers) do not start; run mount --make-rshared /"}
 }

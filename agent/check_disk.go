@@ -42,7 +42,7 @@ func checkDisks(c Config, limits []evictionapi.Threshold) Finding {
 	if len(short) > 0 {
 		slices.Sort(short) // they come in no order
 		return Finding{name, StateWarn, strings.Join(short, "; ") +
-			"; the kubelet takes no pods then: free some, or move the limit, as in --kubelet-arg='evictionHard={nodefs.available: 1%, imagefs.available: 1%}'"}
+			`; the kubelet takes no pods then, and evicts: free some, or move the limit with mote server --kubelet-arg='evictionHard={"nodefs.available":"1%","imagefs.available":"1%"}'`}
 	}
 	return Finding{name, StateOK, "more is free than the kubelet keeps free"}
 }

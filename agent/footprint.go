@@ -22,6 +22,8 @@ type footprint struct {
 	Rules []string `json:"rules,omitempty"`
 	// Bridge says that the bridge is ours.
 	Bridge bool `json:"bridge,omitempty"`
+	// KubeletBound says that a mount of the kubelet's directory on itself is ours.
+	KubeletBound bool `json:"kubeletBound,omitempty"`
 }
 
 func readFootprint(c Config) (footprint, error) {

@@ -137,7 +137,7 @@ func claimKubeletDir(c Config) error {
 	if err := kubeletDirOwner(c); err != nil {
 		return err
 	}
-	if err := recordFootprint(c, "", c.KubeletDir); err != nil {
+	if err := errors.Join(recordFootprint(c, "", c.KubeletDir), recordKubeletBind(c)); err != nil {
 		return err
 	}
 	return writeFile(filepath.Join(c.KubeletDir, ownerFile), []byte(c.DataDir+"\n"), 0o600)

@@ -1,16 +1,12 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,7 +45,7 @@ func killContainers(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	return errors.Join(unmountBelow(c.RunDir), unmountBelow(c.KubeletDir))
+	return errors.Join(unmountBelow(c.RunDir), unmountBelow(c.KubeletDir), unbindKubeletDir(c))
 }
 
 // endGroup sends signal to all processes of group and below and waits until there are none. Processes
@@ -80,54 +76,4 @@ func endGroup(ctx context.Context, trees []hierarchy, group string, signal sysca
 		case <-ticker.C:
 		}
 	}
-}
-
-// unmountBelow unmounts everything mounted below dir and fails when something remains: the caller is
-// about to delete files there.
-func unmountBelow(dir string) error {
-	mounted, err := mountsBelow(dir)
-	if err != nil || len(mounted) == 0 {
-		return err
-	}
-	// Latest first: what is mounted on top goes before what is under it.
-	for i := len(mounted) - 1; i >= 0; i-- {
-		if err := mount.UnmountAll(mounted[i], unix.UMOUNT_NOFOLLOW); err != nil {
-			// Something still uses it; detached, it goes with its last user.
-			if err := mount.UnmountAll(mounted[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-				return fmt.Errorf("unmount %s: %w", mounted[i], err)
-			}
-		}
-	}
-	mounted, err = mountsBelow(dir)
-	if err == nil && len(mounted) > 0 {
-		err = fmt.Errorf("%s is still mounted", mounted[0])
-	}
-	return err
-}
-
-// mountsBelow lists mount points strictly below dir, in the order in which they were mounted. dir itself
-// may be the operator's own mount (a disk for /var/lib/kubelet).
-func mountsBelow(dir string) ([]string, error) {
-	file, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("read mounts: %w", err)
-	}
-	defer file.Close()
-	var found []string
-	scanner := bufio.NewScanner(file)
-	// The kernel writes these four characters in octal (proc(5)).
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	for scanner.Scan() {
-		fields := strings.Fields(scanner.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		if point := unescape.Replace(fields[4]); strings.HasPrefix(point, dir+"/") {
-			found = append(found, point)
-		}
-	}
-	if err := scanner.Err(); err != nil {
-		return nil, fmt.Errorf("read mounts: %w", err)
-	}
-	return found, nil
 }

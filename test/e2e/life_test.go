@@ -195,6 +195,36 @@ func testReset(t *testing.T, h *cluster.Host, before []string) {
 	features.Row(t, "A2", "reset leaves no file, mount, link, rule, cgroup or process")
 	h.Run(t, "mote", "reset", "--yes")
 	h.Run(t, "rm", "-f", "/tmp/audit.yaml", auditLog)
+	wantAsBefore(t, h, before)
+}
+
+// TestResetOnPrivateRoot: where nothing is shared the kubelet binds its directory on itself, which must go, too.
+func TestResetOnPrivateRoot(t *testing.T) {
+	h := cluster.NewHost(t, cluster.HostConfig{})
+	h.Run(t, "mount", "--make-rprivate", "/")
+	before := h.State(t)
+	s := h.StartServer(t)
+	s.WaitReady(t)
+	isMount := func() bool { return h.Try(t, nil, "mountpoint", "-q", "/var/lib/kubelet").Code == 0 }
+	if !isMount() {
+		t.Error("the kubelet's directory is no mount: the rest of this test shows nothing")
+	}
+	h.Run(t, "mote", "stop", "--all")
+	s.WaitEnd(t, cluster.StopTimeout)
+	if isMount() {
+		t.Error("the kubelet's directory is still a mount after mote stop --all")
+	}
+
+	s = h.StartServer(t)
+	s.WaitReady(t)
+	s.Kill()
+	h.Run(t, "mote", "reset", "--yes")
+	wantAsBefore(t, h, before)
+}
+
+// wantAsBefore compares the host's state with that before the first start.
+func wantAsBefore(t *testing.T, h *cluster.Host, before []string) {
+	t.Helper()
 	// The first kubelet on a machine sets these for the whole kernel; a reset leaves them (agent/README.md).
 	kernels := func(line string) bool {
 		return strings.HasPrefix(line, "sysctl vm.overcommit") || strings.HasPrefix(line, "sysctl kernel.panic")
