@@ -62,7 +62,7 @@ func (w *nodeWatch) judge(node *corev1.Node) nodeState {
 		switch c.Type {
 		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
 			if fresh && c.Status == corev1.ConditionTrue {
-				s.Trouble = append(s.Trouble, fmt.Sprintf("%s: %s", c.Type, c.Message))
+				s.Trouble = append(s.Trouble, pressure(c))
 			}
 			continue
 		case corev1.NodeReady:
@@ -77,6 +77,14 @@ func (w *nodeWatch) judge(node *corev1.Node) nodeState {
 		}
 	}
 	return s
+}
+
+func pressure(c corev1.NodeCondition) string {
+	text := fmt.Sprintf("%s: %s", c.Type, c.Message)
+	if c.Type == corev1.NodeDiskPressure {
+		text += `; "mote check" compares what is free with the limits`
+	}
+	return text
 }
 
 // roleLabel makes the node a control plane for kubectl and for what is to run beside the apiserver. The kubelet

@@ -66,9 +66,11 @@ func TestNodeIsJudged(t *testing.T) {
 	require.Equal(t, nodeState{Name: "n1", Reason: "no Ready condition yet"}, judge())
 	require.Equal(t, nodeState{Name: "n1", Reason: "because"}, judge(condition(corev1.NodeReady, no, start)))
 	require.Equal(t, nodeState{Name: "n1", Reason: "no heartbeat yet since mote started"}, judge(condition(corev1.NodeReady, yes, old)))
-	require.Equal(t, nodeState{Name: "n1", Ready: true, Trouble: []string{"DiskPressure: because"}},
-		judge(condition(corev1.NodeDiskPressure, yes, start), condition(corev1.NodeMemoryPressure, no, start),
+	require.Equal(t, nodeState{Name: "n1", Ready: true, Trouble: []string{"MemoryPressure: because", `DiskPressure: because; "mote check" compares what is free with the limits`}},
+		judge(condition(corev1.NodeMemoryPressure, yes, start), condition(corev1.NodeDiskPressure, yes, start),
 			condition(corev1.NodePIDPressure, yes, old), condition(corev1.NodeReady, yes, start)))
+	require.Equal(t, nodeState{Name: "n1", Ready: true},
+		judge(condition(corev1.NodeReady, yes, start), condition(corev1.NodePIDPressure, no, start), condition("NetworkingReady", yes, start)))
 }
 
 func TestStatusSocket(t *testing.T) {
