@@ -236,7 +236,7 @@ func checkPropagation() Finding {
 	if onShared(mounts, "/") {
 		return Finding{name, StateOK, "/ is shared"}
 	}
-	return Finding{name, StateWarn, "/ is not shared: pods that need mountPropagation (CSI drivers) do not start; run mount --make-rshared /"}
+	return Finding{name, StateWarn, "/ is not shared: pods that need mountPropagation outside the kubelet's directory do not start; run mount --make-rshared /"}
 }
 
 // podNetworkFree fails when another interface has an address inside the pods' network.

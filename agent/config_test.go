@@ -45,6 +45,7 @@ func TestExtraArguments(t *testing.T) {
 		{kubelet: "no-such=1", want: `unknown kubelet argument "no-such"`},
 		{kubelet: "noSuchField.deep=1", want: `unknown kubelet argument "noSuchField.deep"`},
 		{kubelet: "max-pods=many", want: "kubelet argument max-pods=many"},
+		{kubelet: "root_dir=/x", want: "kubelet argument root-dir: set mote's --kubelet-dir instead"},
 		{kubelet: "config=/x", want: "mote makes the configuration"},
 		{kubelet: "healthz-port=0", want: "unsupported kubelet argument healthz-port=0"},
 		{proxy: "conntrack-min=5"},

@@ -22,8 +22,8 @@ type footprint struct {
 	Rules []string `json:"rules,omitempty"`
 	// Bridge says that the bridge is ours.
 	Bridge bool `json:"bridge,omitempty"`
-	// KubeletBound says that a mount of the kubelet's directory on itself is ours.
-	KubeletBound bool `json:"kubeletBound,omitempty"`
+	// KubeletBinds may have been made by the kubelet; Reset and StopContainers unmount them.
+	KubeletBinds []kubeletBind `json:"kubeletBinds,omitempty"`
 }
 
 func readFootprint(c Config) (footprint, error) {

@@ -137,10 +137,13 @@ func claimKubeletDir(c Config) error {
 	if err := kubeletDirOwner(c); err != nil {
 		return err
 	}
-	if err := errors.Join(recordFootprint(c, "", c.KubeletDir), recordKubeletBind(c)); err != nil {
+	if err := recordFootprint(c, "", c.KubeletDir); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(c.KubeletDir, ownerFile), []byte(c.DataDir+"\n"), 0o600)
+	if err := writeFile(filepath.Join(c.KubeletDir, ownerFile), []byte(c.DataDir+"\n"), 0o600); err != nil {
+		return err
+	}
+	return recordKubeletBind(c)
 }
 
 // kubeletDirOwner is nil when the kubelet's directory is missing, empty or ours, be it half claimed.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -26,6 +27,8 @@ func applyKubeletArgs(flags *options.KubeletFlags, config *kubeletconfig.Kubelet
 		switch {
 		case name == "config" || name == "config-dir":
 			return fmt.Errorf("kubelet argument %s: mote makes the configuration; give single fields instead, like maxPods=5", name)
+		case strings.ReplaceAll(name, "_", "-") == "root-dir":
+			return errors.New("kubelet argument root-dir: set mote's --kubelet-dir instead")
 		case known.Lookup(name) != nil:
 			flagArgs = append(flagArgs, arg)
 		default:

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readMounts lists all mounts, a parent before what is mounted on it.
+// readMounts lists all mounts as the kernel does.
 func readMounts() ([]*mountinfo.Info, error) {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -50,6 +50,8 @@ func mountsBelow(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The list has paths without symbolic links. A link at the end of dir leads to what is not ours.
+	dir = filepath.Join(followed(filepath.Dir(dir)), filepath.Base(dir))
 	var found []string
 	for _, m := range mounts {
 		if strings.HasPrefix(m.Mountpoint, dir+"/") {
@@ -59,55 +61,10 @@ func mountsBelow(dir string) ([]string, error) {
 	return found, nil
 }
 
-// onShared says whether dir is on a mount that is shared: what is mounted below reaches pods then.
-func onShared(mounts []*mountinfo.Info, dir string) bool {
-	for _, m := range slices.Backward(mounts) {
-		if m.Mountpoint == "/" || m.Mountpoint == dir || strings.HasPrefix(dir, m.Mountpoint+"/") {
-			return slices.ContainsFunc(strings.Fields(m.Optional), func(option string) bool { return strings.HasPrefix(option, "shared:") })
-		}
+// followed is path without symbolic links, or path itself where there is nothing to follow.
+func followed(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
 	}
-	return false
-}
-
-// recordKubeletBind is called before the kubelet runs, which binds its directory on itself if that is on no shared
-// mount (upstream's MakeRShared).
-func recordKubeletBind(c Config) error {
-	mounts, err := readMounts()
-	if err != nil || onShared(mounts, c.KubeletDir) {
-		return err
-	}
-	return changeFootprint(c, func(f *footprint) { f.KubeletBound = true })
-}
-
-// unbindKubeletDir takes the kubelet's bind away. What else is mounted there, under it, is the operator's.
-func unbindKubeletDir(c Config) error {
-	f, err := readFootprint(c)
-	if err != nil || !f.KubeletBound {
-		return err
-	}
-	mounts, err := readMounts()
-	if err != nil || !boundOnItself(mounts, c.KubeletDir) {
-		return err
-	}
-	if err := mount.Unmount(c.KubeletDir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-		return fmt.Errorf("unmount %s: %w", c.KubeletDir, err)
-	}
-	return nil
-}
-
-// boundOnItself says whether the topmost mount on dir shows what is under it.
-func boundOnItself(mounts []*mountinfo.Info, dir string) bool {
-	for _, top := range slices.Backward(mounts) {
-		if top.Mountpoint != dir {
-			continue
-		}
-		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.ID == top.Parent })
-		if i < 0 {
-			return false
-		}
-		under := mounts[i]
-		below, err := filepath.Rel(under.Mountpoint, dir)
-		return err == nil && top.Major == under.Major && top.Minor == under.Minor && top.Root == filepath.Join(under.Root, below)
-	}
-	return false
+	return path
 }

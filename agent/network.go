@@ -221,18 +221,18 @@ func routeBetweenPods(c Config) error {
 // dropStaleLeases forgets pod addresses given out before the last boot, when all their pods died. The
 // run directory is usually a tmpfs and empty then anyway; this is for those where it is not.
 func dropStaleLeases(c Config) error {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootID()
 	if err != nil {
-		return fmt.Errorf("read the boot id: %w", err)
+		return err
 	}
 	marker := filepath.Join(c.leaseDir(), "boot-id")
-	if last, err := os.ReadFile(marker); err == nil && string(last) == string(boot) {
+	if last, err := os.ReadFile(marker); err == nil && strings.TrimSpace(string(last)) == boot {
 		return nil
 	}
 	if err := os.RemoveAll(c.leaseDir()); err != nil {
 		return fmt.Errorf("remove old pod address leases: %w", err)
 	}
-	return writeFile(marker, boot, 0o600)
+	return writeFile(marker, []byte(boot+"\n"), 0o600)
 }
 
 // conflist is the CNI configuration: bridge with host-local addresses, and host ports. Isolated pods see the node

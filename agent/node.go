@@ -9,8 +9,8 @@
 // Invariants:
 //   - A container outlives the process that started it: nothing here kills one, except StopContainers
 //     and Reset.
-//   - What is changed outside DataDir, RunDir and KubeletDir is written to DataDir/agent/footprint.json
-//     before it is changed, so that Reset removes exactly that.
+//   - What is changed outside DataDir, RunDir and KubeletDir, and what is mounted on KubeletDir, is written to
+//     DataDir/agent/footprint.json before it is changed, so that Reset removes exactly that.
 //   - Upstream components cannot be started twice in a process, nor stopped completely: when one
 //     ends, the process must end.
 //

@@ -45,7 +45,10 @@ func killContainers(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	return errors.Join(unmountBelow(c.RunDir), unmountBelow(c.KubeletDir), unbindKubeletDir(c))
+	run, kubelet := followed(c.RunDir), followed(c.KubeletDir)
+	// Before and after: what was mounted below before the kubelet's bind is hidden by it.
+	_ = unmountBelow(kubelet)
+	return errors.Join(unmountBelow(run), removeKubeletBinds(c), unmountBelow(kubelet))
 }
 
 // endGroup sends signal to all processes of group and below and waits until there are none. Processes

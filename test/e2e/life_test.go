@@ -198,28 +198,42 @@ func testReset(t *testing.T, h *cluster.Host, before []string) {
 	wantAsBefore(t, h, before)
 }
 
-// TestResetOnPrivateRoot: where nothing is shared the kubelet binds its directory on itself, which must go, too.
+// TestResetOnPrivateRoot: where nothing is shared the kubelet binds its directory on itself. That goes, and what the
+// operator has mounted stays.
 func TestResetOnPrivateRoot(t *testing.T) {
-	h := cluster.NewHost(t, cluster.HostConfig{})
-	h.Run(t, "mount", "--make-rprivate", "/")
-	before := h.State(t)
-	s := h.StartServer(t)
-	s.WaitReady(t)
-	isMount := func() bool { return h.Try(t, nil, "mountpoint", "-q", "/var/lib/kubelet").Code == 0 }
-	if !isMount() {
-		t.Error("the kubelet's directory is no mount: the rest of this test shows nothing")
-	}
-	h.Run(t, "mote", "stop", "--all")
-	s.WaitEnd(t, cluster.StopTimeout)
-	if isMount() {
-		t.Error("the kubelet's directory is still a mount after mote stop --all")
-	}
+	features.Row(t, "A2", "stop --all and reset where / is not shared take the kubelet's mount along, and not the operator's")
+	for name, prepare := range map[string]string{
+		"bare":                  "true",
+		"operator's own bind":   "mkdir -p /var/lib/kubelet && mount --bind /var/lib/kubelet /var/lib/kubelet",
+		"link to another place": "mkdir -p /srv/kubelet && ln -s /srv/kubelet /var/lib/kubelet",
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := cluster.NewHost(t, cluster.HostConfig{})
+			h.Run(t, "mount", "--make-rprivate", "/")
+			h.Run(t, "sh", "-c", prepare)
+			before := h.State(t)
+			mounts := func() int { return strings.Count(h.Run(t, "cat", "/proc/self/mountinfo"), "/kubelet ") }
+			operators := mounts()
 
-	s = h.StartServer(t)
-	s.WaitReady(t)
-	s.Kill()
-	h.Run(t, "mote", "reset", "--yes")
-	wantAsBefore(t, h, before)
+			s := h.StartServer(t)
+			s.WaitReady(t)
+			s.Kill()
+			s = h.StartServer(t)
+			s.WaitReady(t)
+			if mounts() <= operators {
+				t.Fatal("the kubelet has bound nothing: this test shows nothing")
+			}
+			for range 2 {
+				h.Run(t, "mote", "stop", "--all")
+				s.WaitEnd(t, cluster.StopTimeout)
+				if n := mounts(); n != operators {
+					t.Errorf("%d mounts of the kubelet's directory after mote stop --all, %d before the first start", n, operators)
+				}
+			}
+			h.Run(t, "mote", "reset", "--yes")
+			wantAsBefore(t, h, before)
+		})
+	}
 }
 
 // wantAsBefore compares the host's state with that before the first start.

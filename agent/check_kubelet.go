@@ -73,9 +73,9 @@ func limitedDir(c Config, signal evictionapi.Signal) string {
 
 // shortOf says how little is free when that is below limit.
 func shortOf(limit evictionapi.Threshold, has disk.Info) string {
-	all, free, format, what := has.Size, has.Free, resource.BinarySI, "bytes"
+	all, free, format, what := has.Size, has.Free, resource.BinarySI, ""
 	if strings.HasSuffix(string(limit.Signal), "inodesFree") {
-		all, free, format, what = has.Inodes, has.FreeInodes, resource.DecimalSI, "inodes"
+		all, free, format, what = has.Inodes, has.FreeInodes, resource.DecimalSI, " inodes"
 	}
 	if all == 0 {
 		return "" // no fixed number: nothing to compare with
@@ -85,8 +85,8 @@ func shortOf(limit evictionapi.Threshold, has disk.Info) string {
 		return ""
 	}
 	if limit.Value.Quantity == nil {
-		return fmt.Sprintf("%s has %.1f %% of its %s free, less than %s=%.3g%%",
+		return fmt.Sprintf("%s has %.1f %%%s free, less than %s=%.3g%%",
 			has.Dir, 100*float64(free)/float64(all), what, limit.Signal, limit.Value.Percentage*100)
 	}
-	return fmt.Sprintf("%s has %s %s free, less than %s=%s", has.Dir, resource.NewQuantity(int64(free), format), what, limit.Signal, wanted)
+	return fmt.Sprintf("%s has %s%s free, less than %s=%s", has.Dir, resource.NewQuantity(int64(free), format), what, limit.Signal, wanted)
 }

@@ -18,15 +18,15 @@ func TestDisksAreComparedWithTheKubeletsLimits(t *testing.T) {
 	}{
 		{"", disk.Info{Size: 100 * gib, Free: 16 * gib, Inodes: 1000, FreeInodes: 51}, nil},
 		{"", little, []string{
-			"/var/lib/kubelet: /d has 4.9 % of its inodes free, less than nodefs.inodesFree=5%",
-			"/var/lib/mote/agent/containerd: /d has 12.0 % of its bytes free, less than imagefs.available=15%",
-			"/var/lib/mote/agent/containerd: /d has 4.9 % of its inodes free, less than imagefs.inodesFree=5%",
+			"/var/lib/kubelet: /d has 4.9 % inodes free, less than nodefs.inodesFree=5%",
+			"/var/lib/mote/agent/containerd: /d has 12.0 % free, less than imagefs.available=15%",
+			"/var/lib/mote/agent/containerd: /d has 4.9 % inodes free, less than imagefs.inodesFree=5%",
 		}},
 		{"", disk.Info{Size: 100 * gib, Free: 16 * gib}, nil}, // btrfs counts no inodes
 		{"eviction-hard=nodefs.available<12Gi", little, nil},
-		{"eviction-hard=nodefs.available<13Gi", little, []string{"/var/lib/kubelet: /d has 12Gi bytes free, less than nodefs.available=13Gi"}},
+		{"eviction-hard=nodefs.available<13Gi", little, []string{"/var/lib/kubelet: /d has 12Gi free, less than nodefs.available=13Gi"}},
 		{"evictionHard={imagefs.inodesFree: 4%, nodefs.inodesFree: 40}", little, []string{
-			"/var/lib/mote/agent/containerd: /d has 12.0 % of its bytes free, less than imagefs.available=15%",
+			"/var/lib/mote/agent/containerd: /d has 12.0 % free, less than imagefs.available=15%",
 		}},
 	} {
 		c := testConfig("/p")
