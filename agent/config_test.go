@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/internal/ciphers"
 )
 
 func mustAddr(t *testing.T, text string) netip.Addr {
@@ -87,6 +89,32 @@ func TestKubeletConfiguration(t *testing.T) {
 	require.Equal(t, cgroupRoot, server.CgroupRoot)
 	require.False(t, server.FailCgroupV1)
 	require.False(t, server.Authentication.Anonymous.Enabled)
+	require.False(t, server.EnableProfilingHandler)
+	require.False(t, server.EnableDebugFlagsHandler)
+	require.True(t, server.EnableDebuggingHandlers, "exec, attach, logs and port-forward are among them")
+	require.Equal(t, ciphers.Names(), server.TLSCipherSuites)
+}
+
+// TestKubeletReserves: the defaults come from the machine, and the user's arguments replace them.
+func TestKubeletReserves(t *testing.T) {
+	machine := host{capacity: capacity{2, 2048 * mib, 2048 * mib, 32768, 32768}}
+	config := testConfig("/p")
+	server, err := newKubeletServer(config, machine)
+	require.NoError(t, err)
+	require.EqualValues(t, podTasks, server.PodPidsLimit)
+	require.Equal(t, map[string]string{"cpu": "120m", "memory": "402653184", "pid": "4096"}, server.SystemReserved)
+
+	config.KubeletArgs = []string{"podPidsLimit=100", `systemReserved={"memory":"1Gi"}`}
+	server, err = newKubeletServer(config, machine)
+	require.NoError(t, err)
+	require.EqualValues(t, 100, server.PodPidsLimit)
+	require.Equal(t, map[string]string{"cpu": "120m", "memory": "1Gi", "pid": "4096"}, server.SystemReserved)
+
+	config.KubeletArgs = []string{"system-reserved=memory=1Gi", "pod-max-pids=-1"}
+	server, err = newKubeletServer(config, machine)
+	require.NoError(t, err)
+	require.EqualValues(t, -1, server.PodPidsLimit)
+	require.Equal(t, "1Gi", server.SystemReserved["memory"])
 }
 
 func TestProxyHealthMoves(t *testing.T) {

@@ -20,6 +20,8 @@ type host struct {
 	oomScore    int
 	// maxFiles is the highest limit of open files that this process may set for itself; 0 is none.
 	maxFiles int64
+	// capacity is what mote and the pods share.
+	capacity capacity
 }
 
 func detectHost() (host, error) {
@@ -42,6 +44,9 @@ func detectHost() (host, error) {
 			return h, fmt.Errorf("read own limit of open files: %w", err)
 		}
 		h.maxFiles = int64(min(limit.Max, math.MaxInt64))
+	}
+	if h.capacity, err = detectCapacity(); err != nil {
+		return h, err
 	}
 	return h, nil
 }

@@ -23,6 +23,8 @@ import (
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 	"k8s.io/kubernetes/pkg/kubelet/eviction"
 	"k8s.io/utils/ptr"
+
+	"github.com/mote-k8s/mote/internal/ciphers"
 )
 
 const (
@@ -215,6 +217,9 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
 	config.TLSCertFile = c.credential("kubelet.crt")
 	config.TLSPrivateKeyFile = c.credential("kubelet.key")
+	config.TLSCipherSuites = ciphers.Names()
+	// Profiles of the process are on mote's own socket, for root alone. EnableDebuggingHandlers stays: exec and logs are among them.
+	config.EnableProfilingHandler, config.EnableDebugFlagsHandler = false, false
 	// mote renews the node's certificates itself (docs/architecture.md, "The seam").
 	config.RotateCertificates = false
 
@@ -226,6 +231,10 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.OOMScoreAdj = int32(h.lowestOOMScore(int(config.OOMScoreAdj)))
 	if h.maxFiles > 0 {
 		config.MaxOpenFiles = min(config.MaxOpenFiles, h.maxFiles)
+	}
+	if h.capacity.memory > 0 { // arguments are parsed before the machine is looked at
+		config.SystemReserved = h.capacity.systemReserved()
+		config.PodPidsLimit = h.capacity.podTasksLimit()
 	}
 	// Upstream fills this in when it reads a configuration file, which there is none of.
 	config.EvictionHard = maps.Clone(eviction.DefaultEvictionHard)

@@ -14,6 +14,8 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
+
+	"github.com/mote-k8s/mote/internal/ciphers"
 )
 
 type apiServer struct {
@@ -44,6 +46,9 @@ func (s *apiServer) args() []arg {
 		{"advertise-address", s.cfg.AdvertiseAddress.String()},
 		{"tls-cert-file", tls("apiserver.crt")},
 		{"tls-private-key-file", tls("apiserver.key")},
+		{"tls-cipher-suites", strings.Join(ciphers.Names(), ",")},
+		// Profiles of the process are on mote's own socket, for root alone.
+		{"profiling", "false"},
 		{"service-cluster-ip-range", s.cfg.ServiceCIDR.String()},
 		// The endpoint of the kubernetes Service is this server, always. Upstream's default asks the
 		// datastore for a lease every ten seconds to find that out, and writes each time.

@@ -16,6 +16,8 @@ import (
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
+
+	"github.com/mote-k8s/mote/internal/ciphers"
 )
 
 type controllerManager struct {
@@ -87,6 +89,8 @@ func servingArgs(creds *credentials, kubeconfig string) []arg {
 		{"bind-address", "127.0.0.1"},
 		{"tls-cert-file", creds.tls("localhost.crt")},
 		{"tls-private-key-file", creds.tls("localhost.key")},
+		{"tls-cipher-suites", strings.Join(ciphers.Names(), ",")},
+		{"profiling", "false"},
 		{"client-ca-file", creds.tls(clientAuthority + bundleSuffix)},
 		{"requestheader-client-ca-file", creds.tls(frontProxyAuthority + bundleSuffix)},
 		{"requestheader-allowed-names", frontProxyUser},

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/metrics-server/pkg/api/generated/openapi"
 
 	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/internal/ciphers"
 )
 
 // Upstream's of aggregated servers: short for a change of rights to be seen, long enough for storms.
@@ -56,7 +57,7 @@ func (s *Server) apiserver(ctx context.Context) (*genericapiserver.GenericAPISer
 	namer := openapinamer.NewDefinitionNamer(metricsapi.Scheme)
 	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
 	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
-	config.SecureServing = &genericapiserver.SecureServingInfo{Cert: cert}
+	config.SecureServing = &genericapiserver.SecureServingInfo{Cert: cert, CipherSuites: ciphers.IDs()}
 	if err := s.delegate(ctx, config); err != nil {
 		return nil, err
 	}

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -94,10 +96,37 @@ func TestStatusSocket(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
+	requireProfiles(t, path)
+
 	cancel()
 	<-done
 	_, err = askStatus(t.Context(), path)
 	require.ErrorIs(t, err, errNotRunning)
+}
+
+// requireProfiles wants the profiles of this process on the socket: no port of the cluster has them.
+func requireProfiles(t *testing.T, socket string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	for path, want := range map[string]string{
+		"/debug/pprof/":                    "full goroutine stack dump",
+		"/debug/pprof/goroutine?debug=1":   "goroutine profile: total",
+		"/debug/pprof/heap?debug=1":        "heap profile:",
+		"/debug/pprof/trace?seconds=0.001": "go 1.",
+	} {
+		response, err := client.Get("http://mote" + path)
+		require.NoError(t, err)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusOK, response.StatusCode, path)
+		require.Contains(t, string(body), want, path)
+	}
 }
 
 // TestStatusSocketReplacesADeadOne: kill -9 leaves a socket that nobody listens on.

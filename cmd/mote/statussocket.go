@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,7 +25,7 @@ import (
 // it is for the node's state, which an apiserver under load may be slow to tell.
 const statusTimeout = 3 * time.Second
 
-// report is what a running mote says on its status socket: one JSON document for each connection.
+// report is the JSON document that a running mote serves at /status on its status socket.
 type report struct {
 	Version    version.Info       `json:"version"`
 	PID        int                `json:"pid"`
@@ -70,7 +72,7 @@ func makeReport(ctx context.Context, s *settings.Settings, p *parts) report {
 	return r
 }
 
-// statusServer answers on the status socket.
+// statusServer serves HTTP on the status socket: GET /status returns a report, /debug/pprof/ has the profiles of this process.
 type statusServer struct {
 	listener net.Listener
 	report   func(ctx context.Context) report
@@ -95,34 +97,46 @@ func listenStatus(path string, tell func(ctx context.Context) report) (*statusSe
 	return &statusServer{l, tell}, nil
 }
 
-// serve answers until ctx ends, one connection after the other: askers are few and answers short.
+// serve answers until ctx ends. A profile that is being recorded then ends with it.
 func (s *statusServer) serve(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() { s.listener.Close() })
-	defer stop()
-	for {
-		conn, err := s.listener.Accept()
-		if ctx.Err() != nil {
-			return
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: statusTimeout,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
+		defer cancel()
+		if server.Shutdown(last) != nil {
+			server.Close()
 		}
-		if err != nil {
-			slog.Error("status socket ended", "component", "mote", "err", err)
-			return
-		}
-		s.answer(ctx, conn)
+	})
+	if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		slog.Error("status socket ended", "component", "mote", "err", err)
+	}
+	if !stop() {
+		<-stopped
 	}
 }
 
-func (s *statusServer) answer(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return // the asker is gone
-	}
-	if err := json.NewEncoder(conn).Encode(s.report(ctx)); err != nil {
-		slog.Debug("status not delivered", "component", "mote", "err", err)
-	}
+// handler has the profiles besides the status, for nobody else shows them: every port of the cluster has them switched off.
+func (s *statusServer) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+		defer cancel()
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(s.report(ctx)); err != nil {
+			slog.Debug("status not delivered", "component", "mote", "err", err)
+		}
+	})
+	mux.HandleFunc("/debug/pprof/", pprof.Index) // which has heap, goroutine and the others by name
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	return mux
 }
 
 // errNotRunning is returned by askStatus when nobody answers on the socket.
@@ -151,11 +165,22 @@ func askStatus(ctx context.Context, path string) (report, error) {
 		return r, errNotRunning
 	}
 	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://mote/status", nil)
+	if err != nil {
 		return r, fmt.Errorf("ask mote: %w", err)
 	}
-	if err := json.NewDecoder(conn).Decode(&r); err != nil {
+	response, err := client.Do(request)
+	if err != nil {
+		return r, fmt.Errorf("ask mote: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return r, fmt.Errorf("read mote's answer: %s", response.Status)
+	}
+	if err := json.NewDecoder(response.Body).Decode(&r); err != nil {
 		return r, fmt.Errorf("read mote's answer: %w", err)
 	}
 	return r, nil
