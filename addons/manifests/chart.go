@@ -3,16 +3,19 @@ package manifests
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
+	"helm.sh/helm/v4/pkg/chart/loader/archive"
+	"helm.sh/helm/v4/pkg/ignore"
 	"sigs.k8s.io/yaml"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // chart is what a file NAME.chart.yaml asks for: a Helm release.
@@ -32,9 +35,9 @@ func (c *chart) release() string { return c.Namespace + "/" + c.Name }
 
 // readChart fills in f. Its sum is of the chart's own files too.
 func (f *file) readChart(path string, data []byte) {
-	var c chart
-	if err := yaml.UnmarshalStrict(data, &c); err != nil {
-		f.err = errors.New(contents.ReplaceAllString(err.Error(), "..."))
+	c, err := parseChart(data)
+	if err != nil {
+		f.err = err
 		return
 	}
 	if c.Chart == "" {
@@ -53,10 +56,30 @@ func (f *file) readChart(path string, data []byte) {
 	sum := sha256.New()
 	sum.Write(data)
 	if err := digest(sum, c.Chart); err != nil {
-		f.err = fmt.Errorf("read the chart: %w", err)
+		f.unreadable(fmt.Errorf("read the chart: %w", err))
+		f.text = nil // the release is still this file's
 		return
 	}
 	f.sum, f.chart = hex.EncodeToString(sum.Sum(nil)), &c
+}
+
+// parseChart reads a chart's file, which is one document.
+func parseChart(data []byte) (c chart, err error) {
+	values, err := documents(data)
+	if err != nil {
+		return chart{}, err
+	}
+	if len(values) != 1 {
+		return chart{}, fmt.Errorf("it has %d documents, and one release is of one file; put each into a file of its own", len(values))
+	}
+	one, err := json.Marshal(values[0])
+	if err != nil {
+		return chart{}, err
+	}
+	if err := yaml.UnmarshalStrict(one, &c); err != nil {
+		return chart{}, errors.New(contents.ReplaceAllString(err.Error(), "..."))
+	}
+	return c, nil
 }
 
 // maxLinks bounds how many links in a row a chart's files are looked for behind: links may lead in a circle.
@@ -79,16 +102,40 @@ func digestLinked(sum hash.Hash, path string, links int) error {
 			return err
 		case d.Type()&fs.ModeSymlink != 0:
 			return digestLinked(sum, path, links-1)
-		case !d.Type().IsRegular():
+		case d.IsDir():
 			return nil
+		case !d.Type().IsRegular() && path != root && d.Name() != chartFile && d.Name() != ignore.HelmIgnore:
+			return nil // Helm refuses it, or ignores it; the others it opens at once
 		}
-		in, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		fmt.Fprintf(sum, "\x00%s\x00", path)
-		_, err = io.Copy(sum, in)
-		return err
+		return digestFile(sum, path, path == root)
 	})
+}
+
+// digestFile adds a file to sum. packed says that it is a packed chart.
+func digestFile(sum hash.Hash, path string, packed bool) error {
+	in, err := regular.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	limit := archive.MaxDecompressedFileSize
+	if packed {
+		limit = archive.MaxDecompressedChartSize
+	}
+	fmt.Fprintf(sum, "\x00%s\x00", path)
+	if info.Size() > limit && !packed {
+		// Helm refuses it, unless .helmignore has it.
+		fmt.Fprintf(sum, "%d %d", info.Size(), info.ModTime().UnixNano())
+		return nil
+	}
+	data, err := regular.Read(in, limit)
+	if err != nil {
+		return err
+	}
+	_, err = sum.Write(data)
+	return err
 }

@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -87,6 +88,9 @@ func (c *charts) install(ctx context.Context, want *chart, same bool) (err error
 	if err != nil {
 		return fmt.Errorf("repair release %s: %w", want.release(), err)
 	}
+	if client, ok := helm.KubeClient.(*kube.Client); ok {
+		helm.KubeClient = &wholeClient{Client: client, always: !upgrade}
+	}
 	if !upgrade {
 		do := action.NewInstall(helm)
 		do.ReleaseName, do.Namespace, do.CreateNamespace, do.Replace = want.Name, want.Namespace, true, true
@@ -100,6 +104,40 @@ func (c *charts) install(ctx context.Context, want *chart, same bool) (err error
 	}
 	if err != nil {
 		return fmt.Errorf("install chart as %s: %w", want.release(), err)
+	}
+	return nil
+}
+
+// wholeClient is Helm's client except that it refuses a text of which Helm would take a part: Helm reads texts as kubectl does
+// (documents). An upgrade removes what the old release has and the part lacks.
+type wholeClient struct {
+	*kube.Client
+	// always says to look at all texts, a chart's definitions of kinds among them. Otherwise those that are not validated are
+	// left alone: they are of the release that is there, which must go on to be readable.
+	always bool
+}
+
+// Build implements kube.Interface.
+func (c *wholeClient) Build(reader io.Reader, validate bool) (kube.ResourceList, error) {
+	text, err := io.ReadAll(reader)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.Client.Build(bytes.NewReader(text), validate)
+	if err != nil || !validate && !c.always {
+		return list, err
+	}
+	return list, checkWhole(text, len(list))
+}
+
+// checkWhole returns an error if a text has other than the objects that Helm takes.
+func checkWhole(text []byte, taken int) error {
+	objects, err := decode(text)
+	if err != nil {
+		return fmt.Errorf("a template's text cannot be read whole: %w", err)
+	}
+	if len(objects) != taken {
+		return fmt.Errorf("a template has %d objects of which Helm would take %d; separate objects by a line of ---", len(objects), taken)
 	}
 	return nil
 }

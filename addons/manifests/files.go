@@ -1,7 +1,6 @@
 package manifests
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 const (
@@ -24,6 +25,8 @@ const (
 	chartSuffix = ".chart.yaml"
 	// chartFile makes a folder a chart, whose files are no manifests.
 	chartFile = "Chart.yaml"
+	// maxFile bounds the size of a manifest in bytes. A definition of a kind has 1 MiB at most, as the API takes no more.
+	maxFile = 16 << 20
 	// quiet is how long a file must not have changed where the file system cannot tell whether it is open.
 	quiet = 2 * time.Second
 )
@@ -34,12 +37,13 @@ var errBusy = errors.New("it is being written")
 // file is a manifest or a chart's as it is on disk.
 type file struct {
 	name    string // below the directory, with slashes
-	sum     string // of all that matters
+	sum     string // of all that matters; of one that cannot be read, of why
 	objects []*unstructured.Unstructured
 	chart   *chart // nil for a manifest
 	skipped bool
 	err     error  // why it is not understood; what it made before stays
-	text    []byte // of one that is not understood, if it can be read
+	again   bool   // the error may go without a change of the file
+	text    []byte // of one that is not understood, in UTF-8; nil if nothing is known of it
 }
 
 // tree is what a directory holds.
@@ -150,26 +154,43 @@ func readFile(name, path string) (f file, ok bool) {
 		}
 	}
 	if err != nil {
-		f.err = err
+		f.unreadable(err)
 		return f, true
 	}
 	sum := sha256.Sum256(data)
 	f.sum = hex.EncodeToString(sum[:])
 	if strings.HasSuffix(f.name, chartSuffix) {
-		if f.readChart(path, data); f.err != nil {
-			f.text = data
-		}
-		return f, true
+		f.readChart(path, data)
+	} else {
+		f.objects, f.err = parse(data)
 	}
-	if f.objects, f.err = parse(data); f.err != nil {
-		f.text = data
+	if f.err != nil && f.text == nil {
+		if text, err := toUTF8(data); err == nil {
+			f.text = []byte(text)
+		}
 	}
 	return f, true
 }
 
+// unreadable keeps why a file, or the chart that it names, cannot be read.
+func (f *file) unreadable(err error) {
+	f.err = err
+	sum := sha256.Sum256([]byte(err.Error()))
+	f.sum = hex.EncodeToString(sum[:])
+	switch {
+	case errors.Is(err, regular.ErrNotRegular):
+		f.text = []byte{} // which names no object
+	case !errors.Is(err, regular.ErrTooLarge):
+		f.again = true
+	}
+}
+
 // readWhole reads a file that nobody is writing.
 func readWhole(path string) ([]byte, error) {
-	in, err := os.Open(path)
+	in, err := regular.Open(path)
+	if errors.Is(err, unix.EAGAIN) {
+		return nil, errBusy // somebody has a lease for writing
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -177,9 +198,6 @@ func readWhole(path string) ([]byte, error) {
 	info, err := in.Stat()
 	if err != nil {
 		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("it is no file but %s", info.Mode().Type())
 	}
 	// The kernel gives a lease for reading only while nobody has the file open for writing: fcntl(2).
 	switch _, err := unix.FcntlInt(in.Fd(), unix.F_SETLEASE, unix.F_RDLCK); {
@@ -193,8 +211,8 @@ func readWhole(path string) ([]byte, error) {
 	case time.Since(info.ModTime()) < quiet:
 		return nil, errBusy
 	}
-	var data bytes.Buffer
-	if _, err := data.ReadFrom(in); err != nil {
+	data, err := regular.Read(in, maxFile)
+	if err != nil {
 		return nil, err
 	}
 	// Whoever began to write after the lease has changed it, or will: then there is another event.
@@ -202,8 +220,8 @@ func readWhole(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if after.Size() != int64(data.Len()) || !after.ModTime().Equal(info.ModTime()) {
+	if after.Size() != int64(len(data)) || !after.ModTime().Equal(info.ModTime()) {
 		return nil, errBusy
 	}
-	return data.Bytes(), nil
+	return data, nil
 }

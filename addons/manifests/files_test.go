@@ -3,12 +3,17 @@ package manifests
 import (
 	"archive/tar"
 	"compress/gzip"
+	"encoding/binary"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // write makes files below a new directory and returns it.
@@ -112,32 +117,96 @@ func TestFileThatIsWrittenIsNotRead(t *testing.T) {
 	require.NoError(t, got.files[0].err)
 }
 
-func TestParse(t *testing.T) {
-	objects, err := parse([]byte("# a comment\n---\n" + configMap + "---\n\n---\napiVersion: v1\nkind: List\nitems:\n- " +
-		"{apiVersion: v1, kind: Secret, metadata: {name: b}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: c}}\n"))
+// TestWhatIsNoFileIsRefusedAtOnce: a FIFO once stopped the addon for ever. What names no object holds nothing up: objects of other
+// files may be removed meanwhile.
+func TestWhatIsNoFileIsRefusedAtOnce(t *testing.T) {
+	dir := write(t, map[string]string{"good.yaml": configMap, "huge.yaml": "", "web.chart.yaml": "chart: web.tgz\n"})
+	require.NoError(t, unix.Mkfifo(filepath.Join(dir, "fifo.yaml"), 0o600))
+	require.NoError(t, unix.Mkfifo(filepath.Join(dir, "web.tgz"), 0o600))
+	require.NoError(t, os.Symlink("/dev/zero", filepath.Join(dir, "zero.json")))
+	listener, err := net.Listen("unix", filepath.Join(dir, "socket.yml"))
 	require.NoError(t, err)
-	var names []string
-	for _, u := range objects {
-		names = append(names, identity(u).String())
+	defer listener.Close()
+	require.NoError(t, os.Truncate(filepath.Join(dir, "huge.yaml"), 1<<40))
+	old := time.Now().Add(-time.Minute)
+	require.NoError(t, os.Chtimes(filepath.Join(dir, "huge.yaml"), old, old))
+	got, err := readTree(dir)
+	require.NoError(t, err)
+	want := map[string]struct {
+		err   error
+		empty bool
+	}{
+		"fifo.yaml": {regular.ErrNotRegular, true}, "zero.json": {regular.ErrNotRegular, true}, "socket.yml": {regular.ErrNotRegular, true},
+		"huge.yaml": {regular.ErrTooLarge, false}, "web.chart.yaml": {regular.ErrNotRegular, false}, "good.yaml": {nil, false},
 	}
-	require.Equal(t, []string{"ConfigMap a", "Secret b", "Deployment c"}, names)
+	require.Len(t, got.files, len(want))
+	for _, f := range got.files {
+		require.ErrorIs(t, f.err, want[f.name].err, f.name)
+		require.Equal(t, want[f.name].empty, f.text != nil && len(f.text) == 0, f.name)
+		require.False(t, f.again, f.name)
+	}
+	require.NoError(t, os.Remove(filepath.Join(dir, "fifo.yaml")))
+	got, err = readTree(dir)
+	require.NoError(t, err)
+	require.Len(t, got.files, len(want)-1, "it is forgotten")
 }
 
-func TestParseRefuses(t *testing.T) {
+// TestReadThatFailsIsTriedAgain: a shortage of descriptors passes without an event of the directory.
+func TestReadThatFailsIsTriedAgain(t *testing.T) {
+	var f file
+	f.unreadable(unix.EMFILE)
+	require.True(t, f.again)
+	require.Nil(t, f.text, "it may name anything")
+	k := &Keeper{sets: map[string]*set{}, states: map[string]*state{}, trouble: map[string]string{}}
+	k.states[""] = &state{failed: f.sum, failures: 1, retry: time.Now().Add(time.Minute)}
+	due, next, _ := k.due([]file{f})
+	require.Empty(t, due)
+	require.NotZero(t, next)
+	k.states[""].retry = time.Time{}
+	due, _, _ = k.due([]file{f})
+	require.Len(t, due, 1)
+}
+
+// TestBrokenFilesInUTF16NameObjects: what such a file may name is not removed elsewhere.
+func TestBrokenFilesInUTF16NameObjects(t *testing.T) {
+	dir := write(t, map[string]string{"a.yaml": wide("kind: [\nname: moved\n", binary.LittleEndian)})
+	got, err := readTree(dir)
+	require.NoError(t, err)
+	require.Error(t, got.files[0].err)
+	require.Equal(t, "a.yaml", claimed(got.files, "b.yaml").doubt(key{name: "moved"}))
+	require.Empty(t, claimed(got.files, "b.yaml").doubt(key{name: "other"}))
+}
+
+func TestChartFilesHaveOneDocument(t *testing.T) {
 	for text, want := range map[string]string{
-		configMap + "---\nkind: [":                                    "document 2",
-		"just words":                                                  "document 1",
-		"kind: ConfigMap\nmetadata: {name: a}":                        "no apiVersion",
-		"apiVersion: v1\nkind: Pod\nmetadata: {generateName: a-}":     "generateName",
-		"apiVersion: v1\nkind: List\nitems: [{metadata: {name: a}}]":  "item",
-		"apiVersion: v1\nkind: List\nitems: [words]":                  "document 1",
-		"- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a}":  "document 1",
-		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n\tx: ": "document 1",
+		"chart: a.tgz\n---\nchart: b.tgz\n":    "it has 2 documents",
+		"chart: a.tgz\n...\nchart: b.tgz\n":    "it has 2 documents",
+		`{"chart":"a.tgz"}{"chart":"b.tgz"}`:   "it has 2 documents",
+		"chart: a.tgz\nchart: b.tgz\n":         `line 2: key "chart" already set`,
+		"# nothing\n":                          "it has 0 documents",
+		"chart: a.tgz\nvalue: {}\n":            `unknown field "value"`,
+		"chart: a.tgz\nvalues: {a: 1, a: 2}\n": "",
 	} {
-		objects, err := parse([]byte(text))
-		require.ErrorContains(t, err, want, text)
-		require.Empty(t, objects, "all or nothing")
+		_, err := parseChart([]byte(text))
+		if want == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, want, text)
+		}
 	}
+}
+
+// TestChartsThatHelmReadsInPart: Helm reads what templates make as kubectl does, and an upgrade removes what is not in the part.
+func TestChartsThatHelmReadsInPart(t *testing.T) {
+	for text, taken := range map[string]int{
+		"---\n# Source: a\n" + mapA + "---\n# Source: b\n" + mapB: 2, jsonA + jsonB: 2, "# nothing\n": 0,
+		"apiVersion: v1\nkind: Pod\nmetadata: {generateName: a-}": 1, mapA + "data: {x: a, x: b}": 1,
+	} {
+		require.NoError(t, checkWhole([]byte(text), taken), text)
+	}
+	require.ErrorContains(t, checkWhole([]byte("---\n# Source: a\n"+mapA+"...\n"+mapB), 1), "has 2 objects of which Helm would take 1")
+	require.ErrorContains(t, checkWhole([]byte("---\n# Source: a\n"+jsonA+"\n"+jsonB), 1), "separate objects by a line of ---")
+	require.ErrorContains(t, checkWhole([]byte(mapA+mapB), 1), "already set in map")
 }
 
 func TestErrorsQuoteNothing(t *testing.T) {

@@ -1,72 +1,75 @@
 package manifests
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"regexp"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// parse reads the documents of a manifest, YAML or JSON, Lists taken apart. All of them are good, or it is an error:
+// parse reads the objects of a manifest, YAML or JSON, Lists taken apart. All of them are good, or it is an error:
 // half a file is not what its writer meant.
 func parse(data []byte) ([]*unstructured.Unstructured, error) {
-	var objects []*unstructured.Unstructured
-	reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
-	for number := 1; ; number++ {
-		document, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			return objects, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", number, err)
-		}
-		found, err := parseDocument(document)
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", number, err)
-		}
-		objects = append(objects, found...)
+	objects, err := decode(data)
+	if err != nil {
+		return nil, err
 	}
+	for i, u := range objects {
+		if u.GetName() == "" {
+			return nil, fmt.Errorf("object %d: %s has no name; generateName cannot be kept", i+1, u.GetKind())
+		}
+	}
+	return objects, nil
 }
 
-// contents matches what the YAML parser quotes of the text, which may be a secret.
-var contents = regexp.MustCompile("`[^`]*`")
+// decode reads the objects of a text, Lists taken apart.
+func decode(data []byte) ([]*unstructured.Unstructured, error) {
+	values, err := documents(data)
+	if err != nil {
+		return nil, err
+	}
+	var objects []*unstructured.Unstructured
+	for i, value := range values {
+		content, ok := value.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("document %d: it is no object", i+1)
+		}
+		if len(content) == 0 {
+			continue
+		}
+		if objects, err = flatten(objects, content, "", ""); err != nil {
+			return nil, fmt.Errorf("document %d: %w", i+1, err)
+		}
+	}
+	return objects, nil
+}
 
-func parseDocument(document []byte) ([]*unstructured.Unstructured, error) {
-	var content map[string]any
-	if err := yaml.Unmarshal(document, &content); err != nil {
-		return nil, errors.New(contents.ReplaceAllString(err.Error(), "..."))
-	}
-	if len(content) == 0 {
-		return nil, nil // comments only
-	}
+// flatten appends an object to objects, or the items of a List. Items of a typed list (kind: ConfigMapList) may leave out
+// their version and kind.
+func flatten(objects []*unstructured.Unstructured, content map[string]any, version, kind string) ([]*unstructured.Unstructured, error) {
 	u := &unstructured.Unstructured{Object: content}
+	if version != "" && kind != "" && content["apiVersion"] == nil && content["kind"] == nil {
+		u.SetAPIVersion(version)
+		u.SetKind(kind)
+	}
 	if u.GetAPIVersion() == "" || u.GetKind() == "" {
 		return nil, errors.New("it has no apiVersion or no kind")
 	}
-	if !u.IsList() {
-		return []*unstructured.Unstructured{u}, checkName(u)
+	itemKind, named := strings.CutSuffix(u.GetKind(), "List")
+	items, list := content["items"].([]any)
+	if nothing, has := content["items"]; !list && !(named && has && nothing == nil) {
+		return append(objects, u), nil
 	}
-	var objects []*unstructured.Unstructured
-	err := u.EachListItem(func(item runtime.Object) error {
-		object, ok := item.(*unstructured.Unstructured)
-		if !ok || object.GetAPIVersion() == "" || object.GetKind() == "" {
-			return errors.New("an item of the list has no apiVersion or no kind")
+	for i, item := range items {
+		content, ok := item.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("item %d of the list is no object", i+1)
 		}
-		objects = append(objects, object)
-		return checkName(object)
-	})
-	return objects, err
-}
-
-func checkName(u *unstructured.Unstructured) error {
-	if u.GetName() == "" {
-		return fmt.Errorf("%s has no name; generateName cannot be kept", u.GetKind())
+		var err error
+		if objects, err = flatten(objects, content, u.GetAPIVersion(), itemKind); err != nil {
+			return nil, fmt.Errorf("item %d of the list: %w", i+1, err)
+		}
 	}
-	return nil
+	return objects, nil
 }

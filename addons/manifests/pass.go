@@ -183,9 +183,9 @@ func (k *Keeper) due(files []file) (due []*work, next time.Duration, busy bool) 
 		wait := time.Until(s.retry)
 		switch {
 		case f.err == nil && s.applied == f.sum && !s.again:
-		case s.failures > 0 && s.failed == f.sum && f.err == nil && wait > 0:
+		case s.failures > 0 && s.failed == f.sum && (f.err == nil || f.again) && wait > 0:
 			next = sooner(next, wait)
-		case s.failures > 0 && s.failed == f.sum && f.err != nil:
+		case s.failures > 0 && s.failed == f.sum && f.err != nil && !f.again:
 		default:
 			due = append(due, &work{
 				file: f, set: k.sets[f.name], state: s,
@@ -290,7 +290,7 @@ func (k *Keeper) fail(ctx context.Context, w *work) time.Duration {
 		}
 		return wait
 	}
-	if w.err != nil {
+	if w.err != nil && !w.again {
 		return 0 // the same file would fail in the same way
 	}
 	return wait

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mote-k8s/mote/test/cluster"
 )
 
@@ -37,6 +39,8 @@ func TestAddonManifests(t *testing.T) {
 	t.Run("order", func(t *testing.T) { testManifestOrder(t, h) })
 	t.Run("skip", func(t *testing.T) { testManifestSkip(t, h) })
 	t.Run("broken", func(t *testing.T) { testManifestBroken(t, h) })
+	t.Run("without separators", func(t *testing.T) { testManifestWhole(t, h) })
+	t.Run("no files", func(t *testing.T) { testManifestNoFile(t, h) })
 	t.Run("half written", func(t *testing.T) { testManifestHalfWritten(t, h) })
 	t.Run("in two files", func(t *testing.T) { testManifestTwice(t, h) })
 	t.Run("secrets", func(t *testing.T) { testManifestSecrets(t, h, s) })
@@ -209,6 +213,53 @@ func testManifestBroken(t *testing.T, h *cluster.Host) {
 	remove(t, h, "broken.yaml")
 	remove(t, h, "other.yaml")
 	waitData(t, h, "fine", "")
+}
+
+// testManifestWhole writes objects one after the other without "---", of which kubectl reads the first one or two only.
+func testManifestWhole(t *testing.T, h *cluster.Host) {
+	object := func(name string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q},"data":{"value":"2"}}`, name)
+	}
+	drop(t, h, "whole.yaml", configMap("whole-a", "1")+configMap("whole-b", "1"))
+	waitData(t, h, "whole-b", "1")
+	drop(t, h, "whole.yaml", object("whole-a")+"\n"+object("whole-b")+"\n")
+	waitData(t, h, "whole-b", "2")
+	waitData(t, h, "whole-a", "2")
+	drop(t, h, "whole.yaml", strings.ReplaceAll(configMap("whole-a", "3")+configMap("whole-b", "3"), "---", "..."))
+	waitData(t, h, "whole-b", "3")
+	drop(t, h, "whole.yaml", strings.ReplaceAll(configMap("whole-a", "4")+configMap("whole-b", "4"), "---\n", ""))
+	waitFile(t, h, "whole.yaml", "failed", `line 5: key "apiVersion" already set in map; separate objects by a line of ---`)
+	for _, name := range []string{"whole-a", "whole-b"} {
+		if got := data(t, h, name); got != "3" {
+			t.Errorf("%s is %q after a file that is refused, want 3", name, got)
+		}
+	}
+	remove(t, h, "whole.yaml")
+	waitData(t, h, "whole-b", "")
+}
+
+// testManifestNoFile makes a FIFO, which once stopped the addon for ever, and a file without an end.
+func testManifestNoFile(t *testing.T, h *cluster.Host) {
+	drop(t, h, "gone.yaml", configMap("gone", "1"))
+	waitData(t, h, "gone", "1")
+	if err := unix.Mkfifo(h.Path(manifestsDir+"/fifo.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/zero", h.Path(manifestsDir+"/zero.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	waitFile(t, h, "fifo.yaml", "failed", "not a regular file but a named pipe")
+	waitFile(t, h, "zero.yaml", "failed", "not a regular file but a device")
+	wantContains(t, "mote status", h.Run(t, "mote", "status"), manifestsDir+"/fifo.yaml: open")
+	remove(t, h, "gone.yaml") // which they do not name
+	waitData(t, h, "gone", "")
+	remove(t, h, "fifo.yaml")
+	remove(t, h, "zero.yaml")
+	waitFile(t, h, "fifo.yaml")
+	waitFile(t, h, "zero.yaml")
+	if out := h.Run(t, "mote", "status"); strings.Contains(out, "fifo.yaml") || strings.Contains(out, "zero.yaml") {
+		t.Errorf("what was removed is still named:\n%s", out)
+	}
 }
 
 // testManifestHalfWritten holds a file open after half of it.
