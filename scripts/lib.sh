@@ -40,9 +40,34 @@ debian_install() {
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# kubernetes_stamps prints the linker's flags that give upstream's programs their version. Without them they would
+# take themselves for v0.0.0.
+kubernetes_stamps() {
+	local version major minor package=k8s.io/component-base/version
+	version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+	IFS=. read -r major minor _ <<<"${version#v}"
+	echo "-X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor"
+}
+
 # build_etcd builds bin/stock/etcd, the reference of tests and benchmarks.
 build_etcd() {
 	go build -C test/bench/stock -ldflags "-s -w" -o "$PWD/bin/stock/etcd" go.etcd.io/etcd/server/v3
+}
+
+# build_conformance builds what upstream's conformance specs need, of the modules that mote is built from, in
+# bin/conformance: e2e.test, ginkgo, which runs it, and the programs of its images.
+build_conformance() {
+	local out=$PWD/bin/conformance kubernetes=k8s.io/kubernetes
+	debian_install gcc libc6-dev
+	mkdir -p "$out"
+	go test -vet=off -c -ldflags "-s -w $(kubernetes_stamps)" -o "$out/e2e.test" $kubernetes/test/e2e
+	go build -ldflags "-s -w" -o "$out/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
+	go build -ldflags "-s -w" -o "$out/agnhost" $kubernetes/test/images/agnhost
+	go build -ldflags "-s -w" -o "$out/nonewprivs" $kubernetes/test/images/nonewprivs
+	go build -ldflags "-s -w" -o "$out/sample-apiserver" k8s.io/sample-apiserver
+	gcc -Os -static -DVERSION=mote -o "$out/pause" "$(go list -m -f '{{.Dir}}' $kubernetes)/build/pause/linux/pause.c"
+	build_etcd
+	cp bin/stock/etcd "$out/etcd"
 }
 
 # build_helm builds bin/helm, Helm's own client, of the version that mote has as a library.

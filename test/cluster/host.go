@@ -187,6 +187,15 @@ func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn
 	return conn, err
 }
 
+// Listen opens a listener in the host's network, which the test serves. The address must be an IP, not a name.
+func (h *Host) Listen(network, address string) (listener net.Listener, err error) {
+	err = h.within(unix.CLONE_NEWNET, func() error {
+		listener, err = net.Listen(network, address)
+		return err
+	})
+	return listener, err
+}
+
 // Result is what a command that ended left.
 type Result struct {
 	Code           int

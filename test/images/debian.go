@@ -94,7 +94,7 @@ func withLibraries(packages []string) ([]string, error) {
 		}
 		next = nil
 		for line := range strings.Lines(string(out)) {
-			library, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: ")
+			library, ok := strings.CutPrefix(strings.TrimPrefix(strings.TrimSpace(line), "Pre"), "Depends: ")
 			if ok && isLibrary(library) && !slices.Contains(all, library) {
 				all, next = append(all, library), append(next, library)
 			}

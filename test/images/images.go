@@ -20,12 +20,15 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Image is one single-layer linux image of the machine's own architecture.
+// Image is one linux image of the machine's own architecture. Its Files are one layer.
 type Image struct {
-	Name  string // a reference with a tag, e.g. localhost/test/web:1
-	Files []File
-	Cmd   []string
-	Env   []string
+	Name       string // a reference with a tag, e.g. localhost/test/web:1
+	Base       *Image // its layers lie below; everything else of it is ignored. nil for none
+	Files      []File
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+	User       string // "" is root
 }
 
 // File is one entry of the layer. Folders need no entry of their own.
@@ -64,19 +67,36 @@ type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
 
+// ManifestType is the media type of the manifest that Blobs returns.
+const ManifestType = "application/vnd.oci.image.manifest.v1+json"
+
+// Blobs returns the image as a registry holds it: the manifest, and the blobs that it names (its configuration
+// and its layers).
+func (im Image) Blobs() (manifest []byte, blobs [][]byte, err error) {
+	layers, config, err := im.blobs()
+	if err != nil {
+		return nil, nil, err
+	}
+	var described []any
+	for _, layer := range layers {
+		described = append(described, descriptor("application/vnd.oci.image.layer.v1.tar", layer))
+	}
+	manifest = mustJSON(map[string]any{
+		"schemaVersion": 2,
+		"mediaType":     ManifestType,
+		"config":        descriptor("application/vnd.oci.image.config.v1+json", config),
+		"layers":        described,
+	})
+	return manifest, append([][]byte{config}, layers...), nil
+}
+
 // WriteOCI writes an OCI image layout as a tar stream.
 func (im Image) WriteOCI(w io.Writer) error {
-	layer, config, err := im.blobs()
+	manifest, blobs, err := im.Blobs()
 	if err != nil {
 		return err
 	}
-	manifest := mustJSON(map[string]any{
-		"schemaVersion": 2,
-		"mediaType":     "application/vnd.oci.image.manifest.v1+json",
-		"config":        descriptor("application/vnd.oci.image.config.v1+json", config),
-		"layers":        []any{descriptor("application/vnd.oci.image.layer.v1.tar", layer)},
-	})
-	entry := descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
+	entry := descriptor(ManifestType, manifest)
 	entry["platform"] = map[string]string{"os": "linux", "architecture": runtime.GOARCH}
 	entry["annotations"] = map[string]string{
 		"io.containerd.image.name":          im.Name,
@@ -87,45 +107,70 @@ func (im Image) WriteOCI(w io.Writer) error {
 		"mediaType":     "application/vnd.oci.image.index.v1+json",
 		"manifests":     []any{entry},
 	})
-	return writeTar(w, []File{
+	files := []File{
 		{Path: "oci-layout", Mode: 0o644, Data: []byte(`{"imageLayoutVersion":"1.0.0"}`)},
 		{Path: "index.json", Mode: 0o644, Data: index},
-		{Path: "blobs/sha256/" + digest(manifest), Mode: 0o644, Data: manifest},
-		{Path: "blobs/sha256/" + digest(config), Mode: 0o644, Data: config},
-		{Path: "blobs/sha256/" + digest(layer), Mode: 0o644, Data: layer},
-	})
+	}
+	for _, blob := range append([][]byte{manifest}, blobs...) {
+		files = append(files, File{Path: "blobs/sha256/" + digest(blob), Mode: 0o644, Data: blob})
+	}
+	return writeTar(w, files)
 }
 
-// WriteDocker writes what `docker save` of old wrote: manifest.json, config and layer.
+// WriteDocker writes what `docker save` of old wrote: manifest.json, config and layers.
 func (im Image) WriteDocker(w io.Writer) error {
-	layer, config, err := im.blobs()
+	layers, config, err := im.blobs()
 	if err != nil {
 		return err
 	}
 	configName := digest(config) + ".json"
-	layerName := digest(layer) + "/layer.tar"
+	files := []File{{Path: configName, Mode: 0o644, Data: config}}
+	var names []string
+	for _, layer := range layers {
+		names = append(names, digest(layer)+"/layer.tar")
+		files = append(files, File{Path: names[len(names)-1], Mode: 0o644, Data: layer})
+	}
 	manifest := mustJSON([]map[string]any{{
-		"Config": configName, "RepoTags": []string{im.Name}, "Layers": []string{layerName},
+		"Config": configName, "RepoTags": []string{im.Name}, "Layers": names,
 	}})
-	return writeTar(w, []File{
-		{Path: configName, Mode: 0o644, Data: config},
-		{Path: layerName, Mode: 0o644, Data: layer},
-		{Path: "manifest.json", Mode: 0o644, Data: manifest},
-	})
+	return writeTar(w, append(files, File{Path: "manifest.json", Mode: 0o644, Data: manifest}))
 }
 
-func (im Image) blobs() (layer, config []byte, err error) {
-	var buf bytes.Buffer
-	if err := writeTar(&buf, im.Files); err != nil {
+func (im Image) blobs() (layers [][]byte, config []byte, err error) {
+	if layers, err = im.layers(); err != nil {
 		return nil, nil, err
 	}
-	layer = buf.Bytes()
+	var ids []string
+	for _, layer := range layers {
+		ids = append(ids, "sha256:"+digest(layer))
+	}
+	settings := map[string]any{"Cmd": im.Cmd, "Env": im.Env}
+	if im.Entrypoint != nil {
+		settings["Entrypoint"] = im.Entrypoint
+	}
+	if im.User != "" {
+		settings["User"] = im.User
+	}
 	config = mustJSON(map[string]any{
 		"os": "linux", "architecture": runtime.GOARCH,
-		"config": map[string]any{"Cmd": im.Cmd, "Env": im.Env},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer)}},
+		"config": settings,
+		"rootfs": map[string]any{"type": "layers", "diff_ids": ids},
 	})
-	return layer, config, nil
+	return layers, config, nil
+}
+
+// layers returns the layers as tar archives, the lowest first.
+func (im Image) layers() (layers [][]byte, err error) {
+	if im.Base != nil {
+		if layers, err = im.Base.layers(); err != nil {
+			return nil, err
+		}
+	}
+	var layer bytes.Buffer
+	if err := writeTar(&layer, im.Files); err != nil {
+		return nil, err
+	}
+	return append(layers, layer.Bytes()), nil
 }
 
 func writeTar(w io.Writer, files []File) error {

@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -44,6 +45,44 @@ func TestArchivesHoldTheirBlobs(t *testing.T) {
 				t.Errorf("archive holds %v, want %s in it", entries, want)
 			}
 		})
+	}
+}
+
+// TestBaseLiesBelow checks that an image has its base's layers, unchanged, below its own, and its own settings only.
+func TestBaseLiesBelow(t *testing.T) {
+	base := small()
+	im := Image{
+		Base: &base, Entrypoint: []string{"/hello"}, Cmd: []string{"there"}, User: "1234",
+		Files: []File{{Path: "more", Mode: 0o644, Data: []byte("more\n")}},
+	}
+	_, below, err := base.Blobs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, blobs, err := im.Blobs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(blobs) != 3 || !bytes.Equal(blobs[1], below[1]) {
+		t.Fatalf("%d blobs, want a configuration, the base's layer and one more", len(blobs))
+	}
+	if got := names(t, bytes.NewBuffer(blobs[2])); !slices.Equal(got, []string{"more"}) {
+		t.Errorf("the upper layer holds %q", got)
+	}
+	var config struct {
+		Config struct {
+			Entrypoint, Cmd []string
+			User            string
+		}
+		Rootfs struct {
+			Diffs []string `json:"diff_ids"`
+		}
+	}
+	if err := json.Unmarshal(blobs[0], &config); err != nil {
+		t.Fatal(err)
+	}
+	if len(config.Rootfs.Diffs) != 2 || config.Config.Entrypoint[0] != "/hello" || config.Config.Cmd[0] != "there" || config.Config.User != "1234" {
+		t.Errorf("configuration %s", blobs[0])
 	}
 }
 

@@ -1,0 +1,126 @@
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mote-k8s/mote/test/cluster"
+	"github.com/mote-k8s/mote/test/conformance/report"
+)
+
+const (
+	// quiet is how long the process may take to give back what the specs made it take: the garbage collector runs at
+	// least every two minutes.
+	quiet = 3 * time.Minute
+	// drained is how long the last namespaces may take to end.
+	drained = 10 * time.Minute
+	sampled = 5 * time.Second
+)
+
+// idleUsage waits until the cluster is empty and returns the least usage of a quiet while. It leaves profiles of
+// heap and goroutines in files whose names begin with prefix.
+func idleUsage(t *testing.T, s *cluster.Server, prefix string) report.Usage {
+	t.Helper()
+	cluster.Wait(t, drained, "the specs' namespaces to end", func() error {
+		names := strings.Fields(s.Host.Kubectl(t, "get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}"))
+		for _, name := range names {
+			if name != "default" && !strings.HasPrefix(name, "kube-") {
+				return fmt.Errorf("namespace %s is there", name)
+			}
+		}
+		return nil
+	})
+	least := usage(t, s)
+	tick := time.NewTicker(sampled)
+	defer tick.Stop()
+	for deadline := time.After(quiet); ; {
+		select {
+		case <-tick.C:
+			if now := usage(t, s); now.AnonymousMB < least.AnonymousMB {
+				least = now
+			}
+			continue
+		case <-deadline:
+		}
+		break
+	}
+	for file, profile := range map[string]string{"heap.pprof": "heap?gc=1", "goroutines.txt": "goroutine?debug=1"} {
+		data := s.Host.Run(t, "curl", "-sf", "--unix-socket", "/run/mote/sockets/mote.sock", "http://mote/debug/pprof/"+profile)
+		if err := os.WriteFile(prefix+file, []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The profile of the heap has collected it: what is left is live.
+	least.HeapMB = usage(t, s).HeapMB
+	return least
+}
+
+func usage(t *testing.T, s *cluster.Server) report.Usage {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	descriptors, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := report.Usage{Descriptors: len(descriptors)}
+	if m := regexp.MustCompile(`RssAnon:\s+(\d+) kB`).FindStringSubmatch(string(status)); m != nil {
+		kilobytes, _ := strconv.Atoi(m[1])
+		u.AnonymousMB = kilobytes / 1000
+	}
+	metrics := s.Host.Kubectl(t, "get", "--raw", "/metrics")
+	u.Goroutines = int(metric(t, metrics, "go_goroutines"))
+	u.HeapMB = int(metric(t, metrics, "go_memstats_heap_alloc_bytes") / 1e6)
+	return u
+}
+
+func metric(t *testing.T, metrics, name string) float64 {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(metrics)
+	if m == nil {
+		t.Fatalf("no metric %s", name)
+	}
+	value, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+func countLog(t *testing.T, path string) report.Log {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	counted, err := report.ReadLog(file)
+	if err != nil {
+		t.Fatalf("read %s: %v", path, err)
+	}
+	return counted
+}
+
+// settings reads the settings of a run from the running cluster.
+func settings(t *testing.T, h *cluster.Host) report.Settings {
+	t.Helper()
+	cgroup := "v1"
+	if _, err := os.Stat(h.Path("/sys/fs/cgroup/cgroup.controllers")); err == nil {
+		cgroup = "v2"
+	}
+	node := strings.Fields(h.Kubectl(t, "get", "node", "-o", "jsonpath={.items[0].status.nodeInfo.kubeletVersion} {.items[0].status.nodeInfo.kernelVersion}"))
+	return report.Settings{
+		Kubernetes: node[0], Kernel: node[1],
+		Mote:   strings.Fields(h.Run(t, "mote", "version"))[1],
+		Proxy:  strings.TrimSpace(h.Run(t, "curl", "-s", "http://127.0.0.1:10249/proxyMode")),
+		Cgroup: cgroup,
+		Data:   strings.TrimSpace(h.Run(t, "findmnt", "-n", "-o", "FSTYPE", "-T", "/var/lib/mote")),
+	}
+}
