@@ -55,6 +55,12 @@ func detectCapacity() (capacity, error) {
 	return c, nil
 }
 
+// UsableMemory is what the machine, or the container around mote, offers to mote and its pods together, in bytes.
+func UsableMemory() (uint64, error) {
+	c, err := detectCapacity()
+	return c.usable, err
+}
+
 // systemReserved is what the pods together never get: the share of mote and of the rest of the system. Without it, pods without
 // limits can take memory until the kernel kills something on the machine; with it, their own cgroup is full first, and one of
 // them is killed. The kubelet counts from what the machine has, so what a cgroup around mote withholds is reserved too.
