@@ -27,6 +27,7 @@ import (
 	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/addons/storage"
 	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // Config is what addons are told about the cluster and the node.
@@ -54,6 +55,8 @@ type Config struct {
 	ResolvConfs []string
 	// MetricsCertFile and MetricsKeyFile are what the metrics API is served with, for metrics.ServiceName.
 	MetricsCertFile, MetricsKeyFile string
+	// Budgets bound what strangers may take from the process by the addons' ports.
+	Budgets *limit.Budgets
 	// Disabled are names of addons that do not run and leave nothing in the cluster.
 	Disabled []string
 }
@@ -91,7 +94,7 @@ func list() []addon {
 			make: func(c Config) (component.Component, error) {
 				return metrics.New(metrics.Config{
 					Access: c.Access, Address: c.Address, NodeName: c.NodeName,
-					CertFile: c.MetricsCertFile, KeyFile: c.MetricsKeyFile,
+					CertFile: c.MetricsCertFile, KeyFile: c.MetricsKeyFile, Budgets: c.Budgets,
 				})
 			},
 		},

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/mote-k8s/mote/internal/disk"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // State grades a Finding.
@@ -57,6 +58,7 @@ func Check(c Config) []Finding {
 		checkBridgeFilter(),
 		checkPrograms(),
 		checkFiles(),
+		checkDescriptors(limit.MaxDescriptors()),
 		found("kubelet-dir", c.KubeletDir+" is free or ours", kubeletDirOwner(c), StateFail),
 		checkOOM(),
 		checkSeccomp(),
@@ -67,6 +69,16 @@ func Check(c Config) []Finding {
 		findings = append(findings, found("pod-network", c.ClusterCIDR.String()+" is not used here", podNetworkFree(c), StateFail))
 	}
 	return findings
+}
+
+// checkDescriptors compares the limit of open files with what many clients take: strangers get half of them.
+func checkDescriptors(have int) Finding {
+	const name = "open-files"
+	if have < limit.Recommended {
+		return Finding{name, StateWarn, fmt.Sprintf("the limit is %d, and half of it is for clients from outside: raise it to %d (ulimit -n, LimitNOFILE=) for many clients",
+			have, limit.Recommended)}
+	}
+	return Finding{name, StateOK, fmt.Sprintf("the limit is %d", have)}
 }
 
 // oldestKernel is what README.md asks for: containerd and the kubelet use features of its time.

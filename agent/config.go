@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // Values of Config.CNI and Config.Proxy.
@@ -55,6 +57,8 @@ type Config struct {
 	CNI string
 	// Proxy is "auto", "nftables", "iptables" or "none".
 	Proxy string
+	// Budgets bound what strangers may take from the process; nil bounds each port alone.
+	Budgets *limit.Budgets
 	// Extra arguments, each name=value without dashes, for the upstream components.
 	KubeletArgs, ProxyArgs []string
 }

@@ -123,9 +123,9 @@ func TestProxyHealthMoves(t *testing.T) {
 	} {
 		config := testConfig("/p")
 		config.ProxyArgs = []string{arg}
-		_, healthz, err := newProxyOptions(config, ProxyNFTables, host{})
+		_, ports, err := newProxyOptions(config, ProxyNFTables, host{}, "127.0.0.1:0")
 		require.NoError(t, err)
-		require.Equal(t, want, healthz, arg)
+		require.Equal(t, proxyPorts{healthz: want, metrics: "127.0.0.1:10249"}, ports, arg)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -64,30 +64,39 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 	if err != nil {
 		return err
 	}
-	for _, address := range []string{
-		net.JoinHostPort(server.HealthzBindAddress, strconv.Itoa(int(server.HealthzPort))),
-		net.JoinHostPort(server.Address, strconv.Itoa(int(server.Port))),
-	} {
-		if err := portFree(address, "the kubelet"); err != nil {
-			return err
-		}
+	if err := portFree(net.JoinHostPort(server.HealthzBindAddress, strconv.Itoa(int(server.HealthzPort))), "the kubelet"); err != nil {
+		return err
 	}
 	deps, err := app.UnsecuredDependencies(ctx, server, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return fmt.Errorf("make the kubelet: %w", err)
 	}
 	deps.VolumePlugins = gated(ctx, deps.VolumePlugins, volumes)
+	api, err := takeServer(ctx, c, server, deps)
+	if err != nil {
+		return err
+	}
+	defer api.close()
 	healthz := fmt.Sprintf("http://%s:%d/healthz", server.HealthzBindAddress, server.HealthzPort)
-	probed := make(chan struct{})
-	probeCtx, stopProbe := context.WithCancel(ctx)
-	go func() {
-		defer close(probed)
-		if waitHealthy(probeCtx, healthz, func([]byte) bool { return true }) == nil {
-			ready()
+	failed, ended := make(chan error, 1), make(chan error, 1)
+	serving, stop := context.WithCancel(ctx)
+	var served sync.WaitGroup
+	served.Go(func() {
+		if waitHealthy(serving, healthz, func([]byte) bool { return true }) != nil {
+			return
 		}
-	}()
-	defer func() { stopProbe(); <-probed }()
-	err = app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate)
+		ready()
+		if err := api.serve(serving); err != nil {
+			failed <- err
+		}
+	})
+	defer func() { stop(); served.Wait() }()
+	go func() { ended <- app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate) }()
+	select {
+	case err = <-failed:
+		return err
+	case err = <-ended:
+	}
 	switch {
 	case ctx.Err() != nil:
 		return nil
@@ -100,11 +109,8 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 // portFree fails when somebody listens on address. Upstream only logs that and tries again for ever.
 func portFree(address, who string) error {
 	listener, err := net.Listen("tcp", address)
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return fmt.Errorf("cannot listen on %s for %s: no interface has this address; set another --node-ip", address, who)
-	}
 	if err != nil {
-		return fmt.Errorf("cannot listen on %s for %s: %w; stop what listens there", address, who, err)
+		return cannotListen(address, who, err)
 	}
 	return listener.Close()
 }

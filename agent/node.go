@@ -37,7 +37,7 @@ func New(cfg Config) (*Node, error) {
 	if _, err := newKubeletServer(cfg, host{}); err != nil {
 		return nil, err
 	}
-	if _, _, err := newProxyOptions(cfg, ProxyNFTables, host{}); err != nil {
+	if _, _, err := newProxyOptions(cfg, ProxyNFTables, host{}, "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
 	return &Node{cfg: cfg}, nil

@@ -43,10 +43,19 @@ func runProxy(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	opts, healthz, err := newProxyOptions(c, mode, h)
+	healthz, err := freeLoopbackPort()
 	if err != nil {
 		return err
 	}
+	opts, ports, err := newProxyOptions(c, mode, h, healthz)
+	if err != nil {
+		return err
+	}
+	servers, err := ports.open(ctx, c.Budgets, mode, healthz)
+	if err != nil {
+		return err
+	}
+	defer servers.close()
 	if err := waitForNode(ctx, c); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -67,6 +76,8 @@ func runProxy(ctx context.Context, c Config, ready func()) error {
 	select {
 	case <-ctx.Done():
 		return nil
+	case err := <-servers.failed:
+		return err
 	case err := <-failed:
 		if err == nil {
 			err = errors.New("it ended by itself")
@@ -84,13 +95,17 @@ func rulesWritten(body []byte) bool {
 	return json.Unmarshal(body, &health) == nil && len(health.Status) > 0
 }
 
-// newProxyOptions is kube-proxy's whole configuration, and the address where it will say how it is. Its
-// options can only be set as flags.
-func newProxyOptions(c Config, mode string, h host) (opts *app.Options, healthz string, err error) {
+// newProxyOptions makes kube-proxy's whole configuration, which serves its health on the address healthz, and returns
+// the ports that the user sees. The options can only be set as flags.
+func newProxyOptions(c Config, mode string, h host, healthz string) (opts *app.Options, published proxyPorts, err error) {
 	opts = app.NewOptions()
 	set := pflag.NewFlagSet("kube-proxy", pflag.ContinueOnError)
 	set.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
 	opts.AddFlags(set)
+	upstream, err := newUpstreamPorts(set)
+	if err != nil {
+		return nil, published, err
+	}
 	args := []string{
 		"kubeconfig=" + c.credential("kube-proxy.kubeconfig"),
 		"hostname-override=" + c.NodeName,
@@ -115,23 +130,20 @@ func newProxyOptions(c Config, mode string, h host) (opts *app.Options, healthz 
 	for _, arg := range c.ProxyArgs {
 		name, _, _ := strings.Cut(strings.ReplaceAll(arg, "_", "-"), "=")
 		if slices.Contains([]string{"config", "cleanup", "write-config-to", "init-only"}, name) {
-			return nil, "", fmt.Errorf("kube-proxy argument %s: it would not start the proxy that mote configures", name)
+			return nil, published, fmt.Errorf("kube-proxy argument %s: it would not start the proxy that mote configures", name)
 		}
 	}
 	if err := setFlags("kube-proxy", set, append(args, c.ProxyArgs...)); err != nil {
-		return nil, "", err
+		return nil, published, err
 	}
 	if err := opts.Complete(set); err != nil {
-		return nil, "", fmt.Errorf("kube-proxy arguments: %w", err)
+		return nil, published, fmt.Errorf("kube-proxy arguments: %w", err)
 	}
 	if err := opts.Validate(); err != nil {
-		return nil, "", fmt.Errorf("kube-proxy arguments: %w", err)
+		return nil, published, fmt.Errorf("kube-proxy arguments: %w", err)
 	}
-	// The user's arguments may have moved it.
-	if healthz = set.Lookup("healthz-bind-address").Value.String(); healthz == "" {
-		return nil, "", errors.New("unsupported kube-proxy argument healthz-bind-address: mote asks there whether the rules are written")
-	}
-	return opts, healthz, nil
+	published, err = upstream.move(healthz)
+	return opts, published, err
 }
 
 // waitForNode watches until the node has an address. kube-proxy would look once a second.

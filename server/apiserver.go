@@ -118,6 +118,11 @@ func (s *apiServer) complete() error {
 func (s *apiServer) Name() string { return "kube-apiserver" }
 
 func (s *apiServer) Run(ctx context.Context) error {
+	stop, err := s.cfg.listen(ctx, s.completed.SecureServing.SecureServingOptions, apiBudget())
+	if err != nil {
+		return err
+	}
+	defer stop()
 	config, err := app.NewConfig(s.completed)
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)

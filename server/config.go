@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // Config says what control plane to run. Prepare copies, defaults and validates it once; it is
@@ -38,6 +40,8 @@ type Config struct {
 	// ClusterDomain is the DNS suffix of Services and part of the service-account issuer: changing
 	// it invalidates the tokens in running pods. Default cluster.local.
 	ClusterDomain string
+	// Budgets bound what strangers may take from the process; nil bounds each port alone.
+	Budgets *limit.Budgets
 	// Extra arguments, each name=value without dashes, for the upstream components. One that mote
 	// sets too replaces mote's value; a name given several times adds up where upstream's flag does.
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string

@@ -21,7 +21,9 @@ import (
 )
 
 type controllerManager struct {
+	cfg     Config
 	options *options.KubeControllerManagerOptions
+	health  string // URL, of when the options were parsed: Run changes them
 }
 
 // newControllerManager parses the arguments; nothing that they name need exist yet.
@@ -38,7 +40,7 @@ func newControllerManager(cfg Config, creds *credentials) (*controllerManager, e
 	if err := needsPort("controller-manager-arg", opts.SecureServing); err != nil {
 		return nil, err
 	}
-	return &controllerManager{options: opts}, nil
+	return &controllerManager{cfg: cfg, options: opts, health: healthURL(opts.SecureServing, "/healthz?verbose")}, nil
 }
 
 // validate finds what upstream holds against the arguments' values, feature gates being set.
@@ -121,6 +123,11 @@ func healthTLS() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
 func (*controllerManager) Name() string { return "kube-controller-manager" }
 
 func (c *controllerManager) Run(ctx context.Context) error {
+	stop, err := c.cfg.listen(ctx, c.options.SecureServing, statusBudget(c.Name()))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	config, err := c.options.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)
@@ -173,8 +180,7 @@ func createServiceAccounts(ctx context.Context, client kubernetes.Interface) err
 // persistent volume binder and expander; k8s.io/kubernetes/pkg/controller/volume).
 func (c *controllerManager) Ready(ctx context.Context) error {
 	known := app.KnownControllers()
-	url := healthURL(c.options.SecureServing, "/healthz?verbose")
-	return waitHealthy(ctx, healthTLS(), url, func(body string) error {
+	return waitHealthy(ctx, healthTLS(), c.health, func(body string) error {
 		for _, name := range passedChecks(body) {
 			if slices.Contains(known, name) {
 				return nil

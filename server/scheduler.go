@@ -11,7 +11,9 @@ import (
 )
 
 type scheduler struct {
+	cfg     Config
 	options *options.Options
+	health  string // URL, of when the options were parsed: Run changes them
 }
 
 // newScheduler parses the arguments; nothing that they name need exist yet.
@@ -24,12 +26,17 @@ func newScheduler(cfg Config, creds *credentials) (*scheduler, error) {
 	if err := needsPort("scheduler-arg", opts.SecureServing); err != nil {
 		return nil, err
 	}
-	return &scheduler{options: opts}, nil
+	return &scheduler{cfg: cfg, options: opts, health: healthURL(opts.SecureServing, "/readyz")}, nil
 }
 
 func (*scheduler) Name() string { return "kube-scheduler" }
 
 func (s *scheduler) Run(ctx context.Context) error {
+	stop, err := s.cfg.listen(ctx, s.options.SecureServing, statusBudget(s.Name()))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	config, instance, err := app.Setup(ctx, s.options)
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)
@@ -43,7 +50,7 @@ func (s *scheduler) Run(ctx context.Context) error {
 
 // Ready waits until /readyz, which turns ok when the scheduler has seen all nodes and pods.
 func (s *scheduler) Ready(ctx context.Context) error {
-	return waitHealthy(ctx, healthTLS(), healthURL(s.options.SecureServing, "/readyz"), acceptAny)
+	return waitHealthy(ctx, healthTLS(), s.health, acceptAny)
 }
 
 func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
@@ -30,13 +29,23 @@ import (
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/internal/ciphers"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // Upstream's of aggregated servers: short for a change of rights to be seen, long enough for storms.
 const (
 	reviewTTL     = 10 * time.Second
 	reviewTimeout = 10 * time.Second
+	// handshakeTimeout is for a client's TLS handshake.
+	handshakeTimeout = 20 * time.Second
 )
+
+// budget is for the port. Who has business there is the apiserver, on this machine.
+func budget() limit.Config {
+	return limit.Config{
+		Component: Name, Name: "metrics-api", Connections: 256, PerAddress: 64, Own: 256, Start: handshakeTimeout, TLS: true,
+	}
+}
 
 // apiserver makes the server of the API, which listens already. Whoever calls is who the apiserver says in
 // front of us, or else a certificate or token that the apiserver knows, and may do what the apiserver says.
@@ -61,7 +70,7 @@ func (s *Server) apiserver(ctx context.Context) (*genericapiserver.GenericAPISer
 	if err := s.delegate(ctx, config); err != nil {
 		return nil, err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	listener, err := s.cfg.Budgets.Listen(ctx, address, budget())
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen for the metrics API on %s: %w; stop who does, or set --disable=%s", address, err, Name)
 	}

@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/metrics-server/pkg/storage"
 
 	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // Name is the addon's name in settings, status and logs.
@@ -48,6 +49,8 @@ type Config struct {
 	// CertFile and KeyFile are for ServiceName, signed by the authority of Access.CAFile, which signs the
 	// kubelets' certificates too. They may be renewed at any time.
 	CertFile, KeyFile string
+	// Budgets bound what strangers may take from the process; nil bounds the port alone.
+	Budgets *limit.Budgets
 }
 
 // Server is the addon. It implements component.Component, and component.Troubled: whether somebody else has its place.

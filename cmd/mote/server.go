@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/mote-k8s/mote/addons"
 	"github.com/mote-k8s/mote/addons/api"
@@ -23,7 +24,9 @@ import (
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/limit"
 	"github.com/mote-k8s/mote/internal/logging"
+	"github.com/mote-k8s/mote/internal/memory"
 	"github.com/mote-k8s/mote/server"
 )
 
@@ -93,7 +96,13 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	}
 
 	// 4. The parts judge their settings and arguments. That makes nothing.
-	node, err := agent.New(agentConfig(s))
+	budgets, err := boundProcess()
+	if err != nil {
+		return err
+	}
+	nodeConfig := agentConfig(s)
+	nodeConfig.Budgets = budgets
+	node, err := agent.New(nodeConfig)
 	if err != nil {
 		return err
 	}
@@ -110,7 +119,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	defer lock.close()
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
-	plane, err := prepare(s, store.Endpoint())
+	plane, err := prepare(s, store.Endpoint(), budgets)
 	if err != nil && lock.undo() {
 		return diskHint(err) // a wrong argument is found before anything is written
 	}
@@ -133,12 +142,12 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	}
 
 	// 7. The parts, in an order that units() gives, and the addons.
-	group, err := newGroup(s, units(e, s, plane, store, node, watch, started))
+	group, err := newGroup(s, units(e, s, plane, store, node, watch, started), budgets)
 	if err != nil {
 		return err
 	}
 
-	return runParts(ctx, e, s, &parts{group, watch, store, manager, started})
+	return runParts(ctx, e, s, &parts{group, watch, store, manager, started, budgets})
 }
 
 // parts are what a node runs, and who is told of it.
@@ -148,6 +157,7 @@ type parts struct {
 	store   *datastore.Datastore
 	manager *serviceManager
 	started time.Time
+	budgets *limit.Budgets
 }
 
 // runParts is the rest of the story.
@@ -166,6 +176,7 @@ func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error
 	}
 	var tellers sync.WaitGroup
 	tellers.Go(func() { status.serve(ctx) })
+	tellers.Go(func() { memory.GiveBack(ctx) })
 	tellers.Go(func() {
 		if p.group.Ready(ctx) != nil {
 			return // stopped or failed before; Run says it
@@ -189,6 +200,21 @@ func settle(e *env) {
 		debug.SetGCPercent(idleGCPercent)
 	}
 	debug.FreeOSMemory()
+}
+
+// boundProcess bounds what the process takes of the machine: memory, and descriptors by the budgets of its listeners.
+func boundProcess() (*limit.Budgets, error) {
+	usable, err := agent.UsableMemory()
+	if err != nil {
+		return nil, err
+	}
+	memory.Limit(usable)
+	limit.RaiseDescriptors()
+	budgets := limit.New()
+	if err := legacyregistry.Registerer().Register(budgets.Collector()); err != nil {
+		return nil, fmt.Errorf("register the listeners' metrics: %w", err)
+	}
+	return budgets, nil
 }
 
 // preflight returns the first thing that keeps a node from running here, or else what makes it run
@@ -229,7 +255,7 @@ func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
 }
 
 // prepare makes the control plane's files and those of its one node.
-func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error) {
+func prepare(s *settings.Settings, endpoint string, budgets *limit.Budgets) (*server.ControlPlane, error) {
 	plane, err := server.Prepare(server.Config{
 		DataDir:               s.DataDir,
 		AdminKubeconfig:       s.Kubeconfig(),
@@ -248,6 +274,7 @@ func prepare(s *settings.Settings, endpoint string) (*server.ControlPlane, error
 		APIServerArgs:         s.APIServerArgs,
 		ControllerManagerArgs: s.ControllerManagerArgs,
 		SchedulerArgs:         s.SchedulerArgs,
+		Budgets:               budgets,
 	})
 	if err != nil {
 		return nil, err

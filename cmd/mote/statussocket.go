@@ -64,7 +64,8 @@ func makeReport(ctx context.Context, s *settings.Settings, p *parts) report {
 		Network:    networkSettings{s.CNI, s.ClusterCIDR, s.ClusterDNS, s.ClusterDomain},
 		Ready:      true,
 	}
-	for _, c := range r.Components {
+	for i, c := range r.Components {
+		r.Components[i].Trouble = append(c.Trouble, p.budgets.Trouble(c.Name)...)
 		r.Ready = r.Ready && c.State == component.Ready
 	}
 	r.Node = p.watch.state(ctx)

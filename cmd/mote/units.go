@@ -16,6 +16,7 @@ import (
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/limit"
 	"github.com/mote-k8s/mote/server"
 )
 
@@ -55,8 +56,10 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 }
 
 // newGroup adds the addons. They need the parts, and no part needs them, but pods start under policies only.
-func newGroup(s *settings.Settings, parts []component.Unit) (*component.Group, error) {
-	addonUnits, err := addons.Units(addonsConfig(s))
+func newGroup(s *settings.Settings, parts []component.Unit, budgets *limit.Budgets) (*component.Group, error) {
+	config := addonsConfig(s)
+	config.Budgets = budgets
+	addonUnits, err := addons.Units(config)
 	if err != nil {
 		return nil, err
 	}

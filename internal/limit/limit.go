@@ -48,8 +48,8 @@ type Config struct {
 	// Unacknowledged is TCP_USER_TIMEOUT: how long sent data may wait for the client to take it; 0 is the kernel's
 	// default. It also ends connections of clients that do not read, such as a paused "kubectl logs -f".
 	Unacknowledged time.Duration
-	// OwnSocket gives connections to loopback a socket, and so an accept queue, of their own where the address is
-	// the unspecified one. A queue that strangers have filled then does not delay the machine's own clients.
+	// OwnSocket gives connections to loopback (127.0.0.1, or ::1 for [::]) a socket, and so an accept queue, of their
+	// own where the address is the unspecified one. A queue that strangers have filled then does not delay the machine's own clients.
 	OwnSocket bool
 }
 
@@ -86,7 +86,7 @@ type Budgets struct {
 
 // New makes the budgets of this process by its limit of open files, as it is now.
 func New() *Budgets {
-	return &Budgets{maxStrangers: int64(descriptors() / 2)}
+	return &Budgets{maxStrangers: int64(MaxDescriptors() / 2)}
 }
 
 // Recommended is the limit of open files below which strangers' share is small for a machine with many clients.
@@ -104,10 +104,11 @@ func RaiseDescriptors() int {
 		raised := unix.Rlimit{Cur: raisedLimit, Max: max(limit.Max, raisedLimit)}
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) // not allowed: the limit stays
 	}
-	return descriptors()
+	return MaxDescriptors()
 }
 
-func descriptors() int {
+// MaxDescriptors returns the process' limit of open files.
+func MaxDescriptors() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return 1024 // POSIX systems give at least some such number

@@ -62,7 +62,7 @@ func (b *Budgets) Listen(ctx context.Context, address string, c Config) (*Listen
 	return l, nil
 }
 
-// open makes the sockets of a listener: one, or with OwnSocket one for strangers and one for each loopback address.
+// open makes the sockets of a listener: one, or with OwnSocket one for strangers and one for loopback.
 func open(ctx context.Context, address string, c Config) ([]*net.TCPListener, error) {
 	config := net.ListenConfig{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval},
@@ -83,12 +83,13 @@ func open(ctx context.Context, address string, c Config) ([]*net.TCPListener, er
 		return nil, fmt.Errorf("close the probe of %s: %w", address, err)
 	}
 	config.Control = func(_, _ string, socket syscall.RawConn) error { return prepare(socket, c.Unacknowledged, true) }
+	loopback := net.IPv4(127, 0, 0, 1)
+	if host, _, _ := net.SplitHostPort(address); host == net.IPv6unspecified.String() {
+		loopback = net.IPv6loopback
+	}
 	var sockets []*net.TCPListener
-	for _, ip := range []net.IP{bound.IP, net.IPv4(127, 0, 0, 1), net.IPv6loopback} {
+	for _, ip := range []net.IP{bound.IP, loopback} {
 		s, err := config.Listen(ctx, "tcp", (&net.TCPAddr{IP: ip, Port: bound.Port}).String())
-		if err != nil && ip.Equal(net.IPv6loopback) {
-			continue // the machine has no IPv6
-		}
 		if err != nil {
 			for _, s := range sockets {
 				err = errors.Join(err, s.Close())

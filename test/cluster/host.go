@@ -196,6 +196,26 @@ func (h *Host) Listen(network, address string) (listener net.Listener, err error
 	return listener, err
 }
 
+// InNetworkOf calls f on a thread in the network namespace of a process of the host, such as a container's (ContainerPIDs).
+// Sockets that f makes stay there.
+func (h *Host) InNetworkOf(pid string, f func() error) error {
+	namespace, err := os.Open(h.Path(filepath.Join("/proc", pid, "ns", "net")))
+	if err != nil {
+		return fmt.Errorf("find the network of process %s: %w", pid, err)
+	}
+	defer namespace.Close()
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("enter the network of process %s: %w", pid, err)
+			return
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
 // Result is what a command that ended left.
 type Result struct {
 	Code           int

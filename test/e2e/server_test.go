@@ -49,6 +49,8 @@ func TestServer(t *testing.T) {
 		{"secrets", testSecrets},
 		{"node authorisation", testNodeAuthorisation},
 		{"kubelet refuses strangers", testKubeletRefuses},
+		{"idle connections of a pod", testIdleConnections},
+		{"own metrics only", testOwnMetrics},
 		{"ports", testPorts},
 		{"second server", testSecondServer},
 		{"file modes", testFileModes},
