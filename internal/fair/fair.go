@@ -1,0 +1,270 @@
+// Package fair shares the processor and the memory of a component between its clients, so that none of them takes it
+// from the others or from the rest of the process.
+//
+// A Gate has three bounds. Running is how many pieces of work may compute at once. Go runs goroutines in the order in
+// which they become ready, without priorities: 500 that are ready delay each step of a request to the API by 500 turns,
+// a few do not. Total is the weight of all work under way, and PerSource that of one source address: work over these
+// bounds is refused at once. When more work is ready than may run, the sources take turns, one piece of work each
+// (J. Nagle, "On Packet Switches with Infinite Storage", RFC 970), so a client that asks for little does not wait
+// behind one that asks for much.
+//
+//	var w fair.Work
+//	if !gate.Begin(&w, source, 1) { refuse }
+//	defer w.End()
+//	w.Run()   // waits for a turn
+//	...       // compute
+//	w.Pause() // before a wait for the network, which uses no processor
+//
+// The unit of weight is the caller's: queries, bytes. The zero address is this machine's own programs, whose bound is
+// Total alone. A Gate is safe for concurrent use, a Work by one goroutine at a time except for Pause, which any may
+// call at any time.
+package fair
+
+import (
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// Bounds of a Gate.
+type Bounds struct {
+	Running          int
+	Total, PerSource int64
+}
+
+// Processors is the bound Running for a component that strangers reach: half of the processors that Go uses, so that
+// the API has the other half, and one at least.
+func Processors() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+
+// Gate admits work. Make it with New.
+type Gate struct {
+	bounds  Bounds
+	refused atomic.Uint64
+
+	mu      sync.Mutex // guards what follows, and the fields of sources and works
+	free    int        // of Running
+	weight  int64      // of the work under way
+	sources map[netip.Addr]*source
+	turns   queue[*source] // those that have work waiting, each once
+	spare   []*source
+}
+
+// source is a client address with work under way.
+type source struct {
+	address netip.Addr
+	weight  int64
+	waiting queue[*Work]
+}
+
+// maxSpare is how many sources without work are kept for reuse.
+const maxSpare = 64
+
+// New makes a gate.
+func New(b Bounds) *Gate {
+	return &Gate{bounds: b, free: b.Running, sources: make(map[netip.Addr]*source)}
+}
+
+// Work is one piece: a query, a request. Its zero value has not begun.
+type Work struct {
+	gate   *Gate
+	source *source // nil before Begin and after End
+	weight int64
+	runs   bool
+	turn   chan struct{} // made by the first wait
+}
+
+// Begin admits work of a weight from a source, or refuses it because of a bound.
+func (g *Gate) Begin(w *Work, from netip.Addr, weight int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.sources[from]
+	var has int64
+	if s != nil {
+		has = s.weight
+	}
+	if !g.fits(from, has, weight) {
+		g.refused.Add(1)
+		return false
+	}
+	if s == nil {
+		s = g.newSource(from)
+	}
+	s.weight += weight
+	g.weight += weight
+	w.gate, w.source, w.weight = g, s, weight
+	return true
+}
+
+// Full says whether Begin would refuse work, and counts that as a refusal. It is for callers that save themselves the
+// making of the work.
+func (g *Gate) Full(from netip.Addr, weight int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var has int64
+	if s := g.sources[from]; s != nil {
+		has = s.weight
+	}
+	if g.fits(from, has, weight) {
+		return false
+	}
+	g.refused.Add(1)
+	return true
+}
+
+func (g *Gate) fits(from netip.Addr, has, weight int64) bool {
+	return g.weight+weight <= g.bounds.Total && (!from.IsValid() || has+weight <= g.bounds.PerSource)
+}
+
+// Refused is how often work was refused since New.
+func (g *Gate) Refused() uint64 { return g.refused.Load() }
+
+// UnderWay is the weight of the work under way.
+func (g *Gate) UnderWay() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.weight
+}
+
+// Run waits for the work's turn to compute. It does nothing for work that runs.
+func (w *Work) Run() {
+	g := w.gate
+	g.mu.Lock()
+	if w.runs {
+		g.mu.Unlock()
+		return
+	}
+	if g.free > 0 {
+		g.free--
+		w.runs = true
+		g.mu.Unlock()
+		return
+	}
+	if w.turn == nil {
+		w.turn = make(chan struct{}, 1)
+	}
+	if w.source.waiting.len() == 0 {
+		g.turns.push(w.source)
+	}
+	w.source.waiting.push(w)
+	g.mu.Unlock()
+	<-w.turn
+}
+
+// Pause gives the work's turn to other work. It does nothing for work that does not run.
+func (w *Work) Pause() {
+	if w.gate == nil {
+		return
+	}
+	w.gate.mu.Lock()
+	defer w.gate.mu.Unlock()
+	w.gate.pause(w)
+}
+
+// End ends the work. It may be called again.
+func (w *Work) End() {
+	g := w.gate
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pause(w)
+	s := w.source
+	if s == nil {
+		return
+	}
+	w.source = nil
+	g.weight -= w.weight
+	if s.weight -= w.weight; s.weight == 0 {
+		delete(g.sources, s.address)
+		if len(g.spare) < maxSpare {
+			g.spare = append(g.spare, s)
+		}
+	}
+}
+
+// pause gives the turn of w to the source whose turn is next, with g.mu held.
+func (g *Gate) pause(w *Work) {
+	if !w.runs {
+		return
+	}
+	w.runs = false
+	if g.turns.len() == 0 {
+		g.free++
+		return
+	}
+	s := g.turns.pop()
+	next := s.waiting.pop()
+	if s.waiting.len() > 0 {
+		g.turns.push(s)
+	}
+	next.runs = true
+	next.turn <- struct{}{}
+}
+
+func (g *Gate) newSource(address netip.Addr) *source {
+	s := &source{}
+	if n := len(g.spare); n > 0 {
+		s, g.spare = g.spare[n-1], g.spare[:n-1]
+	}
+	s.address = address
+	g.sources[address] = s
+	return s
+}
+
+// Source is the address that counts for a connection from remote to local: that of an IPv4 client, the /64 network of
+// an IPv6 client, which usually has all of it, and the zero address for this machine's own programs.
+func Source(remote, local net.Addr) netip.Addr {
+	from := address(remote)
+	switch {
+	case from.IsLoopback() || from == address(local):
+		return netip.Addr{}
+	case from.Is6():
+		network, _ := from.WithZone("").Prefix(64)
+		return network.Addr()
+	}
+	return from
+}
+
+func address(a net.Addr) netip.Addr {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Unmap()
+	case *net.UDPAddr:
+		return a.AddrPort().Addr().Unmap()
+	case nil:
+		return netip.Addr{}
+	}
+	parsed, _ := netip.ParseAddrPort(a.String())
+	return parsed.Addr().Unmap()
+}
+
+// queue is first in, first out.
+type queue[T any] struct {
+	items []T
+	head  int
+}
+
+func (q *queue[T]) len() int { return len(q.items) - q.head }
+
+func (q *queue[T]) push(item T) {
+	if q.head > 0 && len(q.items) == cap(q.items) {
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	q.items = append(q.items, item)
+}
+
+func (q *queue[T]) pop() T {
+	item := q.items[q.head]
+	var none T
+	q.items[q.head] = none
+	q.head++
+	if q.head == len(q.items) {
+		q.items, q.head = q.items[:0], 0
+	}
+	return item
+}
