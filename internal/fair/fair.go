@@ -16,21 +16,23 @@
 //	w.Pause() // before a wait for the network, which uses no processor
 //
 // The unit of weight is the caller's: queries, bytes. The zero address is this machine's own programs, whose bound is
-// Total alone. A Gate is safe for concurrent use, a Work by one goroutine at a time except for Pause, which any may
+// Total alone. Refusals are counted, logged once a minute, and reported by Trouble. A Gate is safe for concurrent use, a Work by one goroutine at a time except for Pause, which any may
 // call at any time.
 package fair
 
 import (
-	"net"
 	"net/netip"
 	"runtime"
 	"sync"
-	"sync/atomic"
 )
 
-// Bounds of a Gate.
-type Bounds struct {
-	Running          int
+// Config of a Gate.
+type Config struct {
+	// Component logs the refusals; Work is the plural of what is refused, such as "queries".
+	Component, Work string
+	// Running is how many pieces of work compute at once.
+	Running int
+	// Total and PerSource are weights of work under way.
 	Total, PerSource int64
 }
 
@@ -40,8 +42,7 @@ func Processors() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
 // Gate admits work. Make it with New.
 type Gate struct {
-	bounds  Bounds
-	refused atomic.Uint64
+	cfg Config
 
 	mu      sync.Mutex // guards what follows, and the fields of sources and works
 	free    int        // of Running
@@ -49,6 +50,7 @@ type Gate struct {
 	sources map[netip.Addr]*source
 	turns   queue[*source] // those that have work waiting, each once
 	spare   []*source
+	journal journal
 }
 
 // source is a client address with work under way.
@@ -62,8 +64,8 @@ type source struct {
 const maxSpare = 64
 
 // New makes a gate.
-func New(b Bounds) *Gate {
-	return &Gate{bounds: b, free: b.Running, sources: make(map[netip.Addr]*source)}
+func New(c Config) *Gate {
+	return &Gate{cfg: c, free: c.Running, sources: make(map[netip.Addr]*source)}
 }
 
 // Work is one piece: a query, a request. Its zero value has not begun.
@@ -85,7 +87,7 @@ func (g *Gate) Begin(w *Work, from netip.Addr, weight int64) bool {
 		has = s.weight
 	}
 	if !g.fits(from, has, weight) {
-		g.refused.Add(1)
+		g.journal.refused(g.cfg, from)
 		return false
 	}
 	if s == nil {
@@ -109,16 +111,27 @@ func (g *Gate) Full(from netip.Addr, weight int64) bool {
 	if g.fits(from, has, weight) {
 		return false
 	}
-	g.refused.Add(1)
+	g.journal.refused(g.cfg, from)
 	return true
 }
 
 func (g *Gate) fits(from netip.Addr, has, weight int64) bool {
-	return g.weight+weight <= g.bounds.Total && (!from.IsValid() || has+weight <= g.bounds.PerSource)
+	return g.weight+weight <= g.cfg.Total && (!from.IsValid() || has+weight <= g.cfg.PerSource)
 }
 
 // Refused is how often work was refused since New.
-func (g *Gate) Refused() uint64 { return g.refused.Load() }
+func (g *Gate) Refused() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.journal.total
+}
+
+// Trouble describes the refusals of the last minutes; "" if there were none.
+func (g *Gate) Trouble() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.journal.trouble(g.cfg)
+}
 
 // UnderWay is the weight of the work under way.
 func (g *Gate) UnderWay() int64 {
@@ -212,59 +225,4 @@ func (g *Gate) newSource(address netip.Addr) *source {
 	s.address = address
 	g.sources[address] = s
 	return s
-}
-
-// Source is the address that counts for a connection from remote to local: that of an IPv4 client, the /64 network of
-// an IPv6 client, which usually has all of it, and the zero address for this machine's own programs.
-func Source(remote, local net.Addr) netip.Addr {
-	from := address(remote)
-	switch {
-	case from.IsLoopback() || from == address(local):
-		return netip.Addr{}
-	case from.Is6():
-		network, _ := from.WithZone("").Prefix(64)
-		return network.Addr()
-	}
-	return from
-}
-
-func address(a net.Addr) netip.Addr {
-	switch a := a.(type) {
-	case *net.TCPAddr:
-		return a.AddrPort().Addr().Unmap()
-	case *net.UDPAddr:
-		return a.AddrPort().Addr().Unmap()
-	case nil:
-		return netip.Addr{}
-	}
-	parsed, _ := netip.ParseAddrPort(a.String())
-	return parsed.Addr().Unmap()
-}
-
-// queue is first in, first out.
-type queue[T any] struct {
-	items []T
-	head  int
-}
-
-func (q *queue[T]) len() int { return len(q.items) - q.head }
-
-func (q *queue[T]) push(item T) {
-	if q.head > 0 && len(q.items) == cap(q.items) {
-		n := copy(q.items, q.items[q.head:])
-		clear(q.items[n:])
-		q.items, q.head = q.items[:n], 0
-	}
-	q.items = append(q.items, item)
-}
-
-func (q *queue[T]) pop() T {
-	item := q.items[q.head]
-	var none T
-	q.items[q.head] = none
-	q.head++
-	if q.head == len(q.items) {
-		q.items, q.head = q.items[:0], 0
-	}
-	return item
 }

@@ -18,7 +18,7 @@ var (
 )
 
 func TestBounds(t *testing.T) {
-	g := fair.New(fair.Bounds{Running: 1, Total: 10, PerSource: 4})
+	g := fair.New(fair.Config{Work: "queries", Running: 1, Total: 10, PerSource: 4})
 	begin := func(from netip.Addr, weight int64) *fair.Work {
 		w := &fair.Work{}
 		if !g.Begin(w, from, weight) {
@@ -37,6 +37,7 @@ func TestBounds(t *testing.T) {
 	require.NotNil(t, own, "the machine's own programs have no bound but that of all")
 	require.EqualValues(t, 10, g.UnderWay())
 	require.EqualValues(t, 3, g.Refused())
+	require.Equal(t, "3 queries refused because too many were under way, the last from 10.42.0.9", g.Trouble())
 	first.End()
 	first.End()
 	require.EqualValues(t, 7, g.UnderWay())
@@ -46,7 +47,7 @@ func TestBounds(t *testing.T) {
 // TestTurns: a source with one piece of work waits for one piece of each other source, however many they have.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := fair.New(fair.Bounds{Running: 1, Total: 1000, PerSource: 1000})
+		g := fair.New(fair.Config{Work: "queries", Running: 1, Total: 1000, PerSource: 1000})
 		var holder fair.Work
 		require.True(t, g.Begin(&holder, netip.Addr{}, 1))
 		holder.Run()
@@ -81,7 +82,7 @@ func TestTurns(t *testing.T) {
 // TestRunning: no more than the bound compute at once, and work that pauses makes room.
 func TestRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := fair.New(fair.Bounds{Running: 2, Total: 1000, PerSource: 1000})
+		g := fair.New(fair.Config{Work: "queries", Running: 2, Total: 1000, PerSource: 1000})
 		var mu sync.Mutex
 		running, most := 0, 0
 		resume := make(chan struct{})
@@ -129,7 +130,7 @@ func TestSource(t *testing.T) {
 }
 
 func BenchmarkWork(b *testing.B) {
-	g := fair.New(fair.Bounds{Running: 1, Total: 1000, PerSource: 1000})
+	g := fair.New(fair.Config{Work: "queries", Running: 1, Total: 1000, PerSource: 1000})
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
