@@ -26,7 +26,6 @@ import (
 	_ "github.com/coredns/coredns/plugin/local"       // localhost
 	_ "github.com/coredns/coredns/plugin/log"         //
 	_ "github.com/coredns/coredns/plugin/metadata"    //
-	_ "github.com/coredns/coredns/plugin/metrics"     // prometheus
 	_ "github.com/coredns/coredns/plugin/minimal"     // short answers
 	_ "github.com/coredns/coredns/plugin/rewrite"     //
 	_ "github.com/coredns/coredns/plugin/secondary"   // zones from other servers
@@ -44,17 +43,20 @@ import (
 // Our own directives, which the rewriter puts into a Corefile.
 const (
 	directiveListen      = "mote_listen"
+	directiveBound       = "mote_bound"
 	directiveKubernetes  = "mote_kubernetes"
 	directiveLoop        = "mote_loop"
+	directivePrometheus  = "mote_prometheus"
 	directiveUnreachable = "mote_unreachable"
 	directiveIgnored     = "mote_ignored"
 )
 
-// directives are those that a Corefile may use, in upstream's order: each query passes them so.
+// directives are those that a Corefile may use, in upstream's order: each query passes them so. What opens sockets
+// comes first, and no query passes that.
 func directives() []string {
 	return []string{
-		"metadata", "cancel", "tls", "timeouts", "bufsize", "bind", directiveListen, directiveIgnored,
-		"prometheus", "errors", "log", "local", "dns64", "any", "chaos", "loadbalance", "cache", "rewrite",
+		"tls", "timeouts", "bind", directiveListen, directiveBound, "metadata", "cancel", "bufsize", directiveIgnored,
+		directivePrometheus, "errors", "log", "local", "dns64", "any", "chaos", "loadbalance", "cache", "rewrite",
 		"acl", "header", "autopath", "minimal", "template", "transfer", "hosts", "k8s_external",
 		directiveKubernetes, "file", "secondary", directiveLoop, "forward", directiveUnreachable, "whoami",
 	}
@@ -64,9 +66,10 @@ func directives() []string {
 func (s *Server) register() {
 	dnsserver.Directives = directives()
 	dnsserver.Quiet = true
-	growStacks()
 	caddy.Quiet = true
 	plugin.Register(directiveListen, s.setupListen)
+	plugin.Register(directiveBound, s.setupBound)
+	plugin.Register(directivePrometheus, s.setupPrometheus)
 	plugin.Register(directiveKubernetes, s.setupKubernetes)
 	plugin.Register(directiveLoop, s.setupLoop)
 	plugin.Register(directiveUnreachable, setupUnreachable)
@@ -79,8 +82,11 @@ func (s *Server) setupListen(c *caddy.Controller) error {
 	if all := caddy.Instances(); len(all) > 0 {
 		s.building = all[len(all)-1] // the only way to it, should it be refused
 	}
-	return nil
+	return s.front.adopt(c)
 }
+
+// setupBound is for a block that has addresses of its own, by "bind".
+func (s *Server) setupBound(c *caddy.Controller) error { return s.front.adopt(c) }
 
 // setupKubernetes is the kubernetes plugin with our credentials. Upstream's own setup would also make its
 // logger that of the whole process.

@@ -28,6 +28,8 @@ func renamed(directive string) string {
 		return directiveKubernetes
 	case "loop":
 		return directiveLoop
+	case "prometheus":
+		return directivePrometheus
 	case "debug", "health", "pprof", "ready", "reload":
 		return directiveIgnored
 	}
@@ -72,8 +74,12 @@ func (r rewriter) rewrite(name, text string, depth int) (string, error) {
 			if !opens && !strings.HasSuffix(line[len(line)-1].text, ",") {
 				return "", fmt.Errorf("%s:%d - a server block needs its directives in braces: %s {", name, line[0].line, line[0].text)
 			}
-			if !strings.HasPrefix(line[0].text, "(") && !binds(lines[i:]) { // a snippet has no address
+			switch {
+			case strings.HasPrefix(line[0].text, "("): // a snippet has no address
+			case !binds(lines[i:]):
 				line = r.keys(line, opens)
+			case opens:
+				line = append(line, token{line[0].line, directiveBound})
 			}
 		case depth == 1:
 			line = r.directive(line)

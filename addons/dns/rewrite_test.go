@@ -27,7 +27,7 @@ func TestRewrite(t *testing.T) {
 		{"another port", "a.test:5353 {\n}\n", "a.test:5353 { mote_listen\n}\n", nil},
 		{"networks", "10.0.0.0/8, 2001:db8::/32:53 {\n}\n", "10.0.0.0/8:10053, 2001:db8::/32:10053 { mote_listen\n}\n", nil},
 		{"addresses of its own", "a.test,\nb.test:53 {\n x {\n y\n }\n bind 127.0.0.2\n}\nc.test {\n}\n",
-			"a.test,\nb.test:53 {\nx {\ny\n}\nbind 127.0.0.2\n}\nc.test:10053 { mote_listen\n}\n", nil},
+			"a.test,\nb.test:53 { mote_bound\nx {\ny\n}\nbind 127.0.0.2\n}\nc.test:10053 { mote_listen\n}\n", nil},
 		{"another transport", "tls://.:53 {\n}\n", "tls://.:53 { mote_listen\n}\n", nil},
 		{"snippet", "(s) {\n debug\n}\n", "(s) {\nmote_ignored\n}\n", nil},
 		{"directives by name, their options not", ".:53 {\n kubernetes x {\n  health\n }\n loop\n}\n",

@@ -78,6 +78,7 @@ type Server struct {
 	objs   *api.Objects
 	events *api.Events
 
+	front    *front
 	instance *caddy.Instance // used by Run only
 	building *caddy.Instance // what start is making. Used by Run only
 	ready    chan struct{}
@@ -92,6 +93,10 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("make %s's client: %w", Name, err)
 	}
 	if s.objs, err = api.NewObjects(admin, Name); err != nil {
+		return nil, err
+	}
+	s.front = newFront()
+	if err := s.front.registerMetrics(); err != nil {
 		return nil, err
 	}
 	s.register()
@@ -201,13 +206,19 @@ func (s *Server) serving() {
 // start has CoreDNS serve from, in place of what it serves now. Sockets pass from the one to the other.
 func (s *Server) start(from sources) (err error) {
 	s.building = nil
+	s.front.plan()
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("CoreDNS panicked: %v", r) // a user's text must not end the cluster
 		}
-		if err != nil && s.building != nil {
+		if err == nil {
+			s.front.commit() // done already, unless this is the first
+			return
+		}
+		if s.building != nil {
 			discard(s.building)
 		}
+		s.front.abandon()
 	}()
 	dir := filepath.Join(s.cfg.RunDir, Name)
 	text, err := from.write(dir)
@@ -260,6 +271,7 @@ func (s *Server) stop() {
 	if s.instance == nil {
 		return
 	}
+	s.front.close()
 	err := errors.Join(s.instance.ShutdownCallbacks()...)
 	if err = errors.Join(err, s.instance.Stop()); err != nil {
 		slog.Warn("stop was not clean", "component", Name, "err", err)
