@@ -79,7 +79,7 @@ func list() []addon {
 			make: func(c Config) (component.Component, error) {
 				return dns.New(dns.Config{
 					Access: c.Access, Address: c.Address, ClusterIP: c.ClusterDNS, Domain: c.ClusterDomain,
-					NodeName: c.NodeName, RunDir: c.RunDir, ResolvConfs: c.ResolvConfs,
+					NodeName: c.NodeName, RunDir: c.RunDir, ResolvConfs: c.ResolvConfs, Budgets: c.Budgets,
 				})
 			},
 		},
@@ -128,7 +128,7 @@ func list() []addon {
 			make: func(c Config) (component.Component, error) {
 				return ingress.New(ingress.Config{
 					Access: c.Access, Interface: cmp.Or(c.Bridge, "lo"), Address: c.Address,
-					HTTPPort: c.IngressHTTPPort, HTTPSPort: c.IngressHTTPSPort,
+					HTTPPort: c.IngressHTTPPort, HTTPSPort: c.IngressHTTPSPort, Budgets: c.Budgets,
 				})
 			},
 		},

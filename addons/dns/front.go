@@ -14,6 +14,7 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
 	"github.com/mote-k8s/mote/internal/fair"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // drainTimeout is for queries that are under way when their configuration or the server ends.
@@ -28,7 +29,8 @@ const drainTimeout = 5 * time.Second
 // A block keeps its zones and plugins from CoreDNS: adopt takes the addresses from its configuration before CoreDNS
 // makes servers of it, and build makes the servers of the same configuration, without sockets.
 type front struct {
-	gate *fair.Gate
+	gate    *fair.Gate
+	budgets *limit.Budgets
 
 	mu      sync.Mutex // guards what follows, not the sockets' own state
 	sockets map[string]*socket
@@ -55,12 +57,12 @@ type block struct {
 	configs []*dnsserver.Config
 }
 
-func newFront() *front {
+func newFront(budgets *limit.Budgets) *front {
 	return &front{
 		gate: fair.New(fair.Config{
 			Component: Name, Work: "queries", Running: fair.Processors(), Total: maxQueries, PerSource: maxQueriesPerSource,
 		}),
-		sockets: make(map[string]*socket), pages: make(map[string]*page),
+		budgets: budgets, sockets: make(map[string]*socket), pages: make(map[string]*page),
 	}
 }
 
@@ -140,7 +142,7 @@ func (f *front) build(g *generation) error {
 		if f.sockets[address] != nil {
 			continue
 		}
-		if f.sockets[address], err = openSocket(ctx, strings.TrimPrefix(address, transportPrefix), f.gate); err != nil {
+		if f.sockets[address], err = openSocket(ctx, strings.TrimPrefix(address, transportPrefix), f.gate, f.budgets); err != nil {
 			delete(f.sockets, address)
 			return err
 		}
@@ -155,7 +157,7 @@ func (f *front) openPages(ctx context.Context, g *generation) error {
 		if f.pages[address] != nil {
 			continue
 		}
-		p, err := openPage(ctx, address)
+		p, err := openPage(ctx, address, f.budgets)
 		if err != nil {
 			return err
 		}

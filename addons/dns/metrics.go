@@ -18,6 +18,7 @@ import (
 	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mote-k8s/mote/internal/limit"
 	"github.com/mote-k8s/mote/internal/series"
 )
 
@@ -38,14 +39,16 @@ type page struct {
 	ended    chan struct{}
 }
 
-func openPage(ctx context.Context, address string) (*page, error) {
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", address)
+func openPage(ctx context.Context, address string, budgets *limit.Budgets) (*page, error) {
+	listener, err := budgets.Listen(ctx, address, limit.Config{
+		Component: Name, Name: "dns-metrics", Connections: maxPageConnections, PerAddress: maxPageConnectionsPerSource,
+		Own: maxPageConnections, Start: pageTimeout, Unacknowledged: pageTimeout,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("serve metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", series.Handler(prometheus.DefaultGatherer, plugin.Namespace+"_"))
+	mux.Handle("/metrics", series.Handler(series.Of(prometheus.DefaultGatherer, plugin.Namespace+"_")))
 	p := &page{listener: listener, ended: make(chan struct{}), server: &http.Server{
 		Handler: mux, ReadTimeout: pageTimeout, WriteTimeout: pageTimeout, IdleTimeout: pageTimeout,
 		MaxHeaderBytes: maxPageHeader, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),

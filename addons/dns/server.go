@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // Name is the addon's name in settings, status and logs.
@@ -67,6 +68,8 @@ type Config struct {
 	RunDir string
 	// ResolvConfs are resolver files, best first. The first one that names a server counts.
 	ResolvConfs []string
+	// Budgets bound the connections of clients; nil does too, without reports.
+	Budgets *limit.Budgets
 }
 
 // Server is the addon. It implements component.Component, and component.Troubled: which Corefile is not in force.
@@ -95,12 +98,21 @@ func New(cfg Config) (*Server, error) {
 	if s.objs, err = api.NewObjects(admin, Name); err != nil {
 		return nil, err
 	}
-	s.front = newFront()
+	s.front = newFront(cfg.Budgets)
 	if err := s.front.registerMetrics(); err != nil {
 		return nil, err
 	}
 	s.register()
 	return s, nil
+}
+
+// Trouble implements component.Troubled: what is wrong with the Corefile, and too many queries.
+func (s *Server) Trouble() []string {
+	list := s.Troubles.Trouble()
+	if text := s.front.gate.Trouble(); text != "" {
+		list = append(list, text)
+	}
+	return list
 }
 
 // Name implements component.Component.
@@ -276,6 +288,7 @@ func (s *Server) stop() {
 	if err = errors.Join(err, s.instance.Stop()); err != nil {
 		slog.Warn("stop was not clean", "component", Name, "err", err)
 	}
+	s.instance = nil
 }
 
 // say tells users what is wrong, once; "" is that it is not any more.

@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/mote-k8s/mote/internal/fair"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 const (
@@ -53,14 +54,17 @@ type served struct {
 func listenAddress(host, port string) string { return transportPrefix + net.JoinHostPort(host, port) }
 
 // openSocket takes the address over UDP and TCP. Nothing is read before serve.
-func openSocket(ctx context.Context, address string, gate *fair.Gate) (*socket, error) {
+func openSocket(ctx context.Context, address string, gate *fair.Gate, budgets *limit.Budgets) (*socket, error) {
 	s := &socket{gate: gate, unread: make(chan struct{}, maxUnread)}
 	var config net.ListenConfig
 	var err error
 	if s.packets, err = config.ListenPacket(ctx, "udp", address); err != nil {
 		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
-	listener, err := config.Listen(ctx, "tcp", address)
+	listener, err := budgets.Listen(ctx, address, limit.Config{
+		Component: Name, Name: Name, Connections: maxConnections, PerAddress: maxConnectionsPerSource, Own: maxConnections,
+		Unacknowledged: writeTimeout,
+	})
 	if err != nil {
 		_ = s.packets.Close()
 		return nil, fmt.Errorf("serve DNS: %w", err)

@@ -5,9 +5,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 )
 
@@ -31,4 +34,23 @@ func TestOnlyOwnSeriesAreShown(t *testing.T) {
 	require.Contains(t, string(body), "go_goroutines ")
 	require.NotContains(t, string(body), "kubelet_pods")
 	require.NotContains(t, string(body), "x_coredns_total")
+}
+
+// TestGatheringIsRare: clients that ask without pause do not make the collectors run without pause.
+func TestGatheringIsRare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gathered := 0
+		only := Of(prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { gathered++; return nil, nil }), "x_")
+		gather := func() {
+			_, err := only.Gather()
+			require.NoError(t, err)
+		}
+		for range 100 {
+			gather()
+		}
+		require.Equal(t, 1, gathered)
+		time.Sleep(fresh) // of the test's own clock
+		gather()
+		require.Equal(t, 2, gathered)
+	})
 }

@@ -150,7 +150,13 @@ func testDNSObjects(t *testing.T, h *cluster.Host) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantContains(t, "metrics", metrics, "coredns_dns_requests_total")
+	wantContains(t, "metrics", metrics, "coredns_dns_requests_total", "go_goroutines", "process_open_fds")
+	for line := range strings.Lines(metrics) { // pods reach the port, and other components' series name all pods
+		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(line, "# HELP "), "# TYPE "), "_")
+		if !slices.Contains([]string{"coredns", "go", "process"}, name) {
+			t.Errorf("port 9153 shows a series of another component: %s", line)
+		}
+	}
 }
 
 // setConfigMap replaces a ConfigMap's only key.
