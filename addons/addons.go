@@ -128,7 +128,7 @@ func list() []addon {
 			make: func(c Config) (component.Component, error) {
 				return ingress.New(ingress.Config{
 					Access: c.Access, Interface: cmp.Or(c.Bridge, "lo"), Address: c.Address,
-					HTTPPort: c.IngressHTTPPort, HTTPSPort: c.IngressHTTPSPort,
+					HTTPPort: c.IngressHTTPPort, HTTPSPort: c.IngressHTTPSPort, Budgets: c.Budgets,
 				})
 			},
 		},

@@ -74,6 +74,9 @@ func (b *backend) RoundTrip(r *http.Request) (*http.Response, error) {
 		// A transport closes the body of what it could not send. The proxy closes it at the end.
 		r.Body = io.NopCloser(r.Body)
 	}
+	if under, ok := r.Context().Value(requestKey{}).(*request); ok {
+		under.work.Pause() // what follows waits for the pod
+	}
 	turn := b.next.Add(1)
 	for try := range uint32(maxTries) {
 		e := b.pick(turn + try)

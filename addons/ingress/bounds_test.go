@@ -27,7 +27,7 @@ func (d *deadlines) SetReadDeadline(at time.Time) error {
 // TestPausesInBodiesAreBounded: each read has its time, and afterwards the connection has all it wants.
 func TestPausesInBodiesAreBounded(t *testing.T) {
 	d := &deadlines{}
-	body := &timedBody{io.NopCloser(strings.NewReader("body")), http.NewResponseController(d)}
+	body := &timedBody{ReadCloser: io.NopCloser(strings.NewReader("body")), control: http.NewResponseController(d), limit: bodyTimeout, sized: true}
 	read, err := io.ReadAll(body)
 	require.NoError(t, err)
 	require.Equal(t, "body", string(read))

@@ -9,24 +9,23 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
-	"golang.org/x/sys/unix"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 const (
-	// maxConnections of each port. Some 20 kB each, 40 with TLS; more wait in the kernel until one is closed.
-	maxConnections = 4096
-	// maxHeader of a request, cookies included.
-	maxHeader = 64 << 10
+	// maxHeader of a request, cookies included: as much as nginx takes, in 4 buffers of 8 KiB. It counts by its size.
+	maxHeader = 32 << 10
 	// headerTimeout is for a request's header to come, handshakes included.
 	headerTimeout = 20 * time.Second
 	// idleTimeout is how long a connection without a request is kept. Browsers give up theirs at about that time.
 	idleTimeout = 75 * time.Second
-	// maxStreams at once on one connection of HTTP/2.
-	maxStreams = 128
+	// maxStreams at once on one connection of HTTP/2: the least that RFC 9113 (6.5.2) recommends.
+	maxStreams = 100
+	// streamWindow and connectionWindow are how much of bodies may come over HTTP/2 while pods do not read: nginx's, where
+	// net/http would take 1 MiB of each. maxFrame is how much is read at once, the least there is.
+	streamWindow, connectionWindow, maxFrame = 64 << 10, 256 << 10, 16 << 10
 	// sentTimeout is how long what was sent may wait for the client to take it. The kernel then ends the connection.
 	sentTimeout = time.Minute
 	// drainTimeout is for requests that are under way when a port is closed.
@@ -42,14 +41,19 @@ type front struct {
 
 // openFront listens on a port of all addresses, with TLS if there is a configuration for it. failed is told when the
 // port cannot be served any more.
-func openFront(ctx context.Context, port int, secure *tls.Config, handler http.Handler, failed func(error)) (*front, error) {
-	config := net.ListenConfig{Control: func(_, _ string, socket syscall.RawConn) error { return setSentTimeout(socket) }}
-	config.SetMultipathTCP(false) // it does not know that timeout
-	listener, err := config.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
+func openFront(ctx context.Context, port int, secure *tls.Config, handler *proxy, budgets *limit.Budgets, failed func(error)) (*front, error) {
+	name := "ingress-http"
+	if secure != nil {
+		name = "ingress-https"
+	}
+	listener, err := budgets.Listen(ctx, ":"+strconv.Itoa(port), limit.Config{
+		Component: Name, Name: name, Connections: handler.bounds.connections, PerAddress: handler.bounds.connectionsPerSource,
+		Own: handler.bounds.connections, Start: headerTimeout, TLS: secure != nil,
+		Unacknowledged: handler.bounds.sent,
+	})
 	if err != nil {
 		return nil, err
 	}
-	listener = netutil.LimitListener(listener, maxConnections)
 	f := &front{listener: listener, server: newServer(handler, secure), ended: make(chan struct{})}
 	go func() {
 		defer close(f.ended)
@@ -64,12 +68,14 @@ func openFront(ctx context.Context, port int, secure *tls.Config, handler http.H
 	return f, nil
 }
 
-func newServer(handler http.Handler, secure *tls.Config) *http.Server {
+func newServer(handler *proxy, secure *tls.Config) *http.Server {
 	server := &http.Server{
 		Handler: handler, TLSConfig: secure, Protocols: new(http.Protocols),
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ConnContext: handler.withClient,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams, SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: sentTimeout,
+			MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connectionWindow, MaxReadFrameSize: maxFrame,
+			MaxConcurrentStreams: maxStreams, SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: handler.bounds.sent,
 		},
 	}
 	// What clients do wrong any stranger can have us say.
@@ -78,13 +84,6 @@ func newServer(handler http.Handler, secure *tls.Config) *http.Server {
 	server.Protocols.SetHTTP2(secure != nil)
 	server.Protocols.SetUnencryptedHTTP2(secure == nil) // gRPC without TLS
 	return server
-}
-
-// setSentTimeout on a listener is for all connections that it accepts.
-func setSentTimeout(socket syscall.RawConn) error {
-	return onSocket(socket, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(sentTimeout.Milliseconds()))
-	})
 }
 
 // close frees the port at once and waits for the requests under way.

@@ -28,6 +28,8 @@ import (
 
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/addons/loadbalancer"
+	"github.com/mote-k8s/mote/internal/fair"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // Name is the addon's name in settings, status and logs.
@@ -44,6 +46,8 @@ type Config struct {
 	// Interface is the pods' bridge, Address its own: what Ingresses' status says on a machine that has no other address.
 	Interface string
 	Address   netip.Addr
+	// Budgets bound the connections of clients; nil does too, without reports.
+	Budgets *limit.Budgets
 }
 
 // Controller is the addon. It implements component.Component, and component.Troubled: which Ingresses are not served as
@@ -77,6 +81,9 @@ func New(cfg Config) (*Controller, error) {
 	if c.proxy, err = newProxy(cfg.HTTPPort, cfg.HTTPSPort); err != nil {
 		return nil, err
 	}
+	if err := c.proxy.registerMetrics(); err != nil {
+		return nil, err
+	}
 	c.compiler.proxy = c.proxy
 	c.ports.plain = port{number: cfg.HTTPPort, setting: "ingress-http-port"}
 	c.ports.secure = port{number: cfg.HTTPSPort, setting: "ingress-https-port", tls: &tls.Config{GetCertificate: c.proxy.getCertificate}}
@@ -103,6 +110,17 @@ func Remove(ctx context.Context, access api.Access) error {
 		return err
 	}
 	return objs.Remove(ctx, ownObjects()...)
+}
+
+// Trouble implements component.Troubled: what is wrong with Ingresses, and too many requests.
+func (c *Controller) Trouble() []string {
+	list := c.Troubles.Trouble()
+	for _, gate := range []*fair.Gate{c.proxy.gate, c.proxy.refusals} {
+		if text := gate.Trouble(); text != "" {
+			list = append(list, text)
+		}
+	}
+	return list
 }
 
 // Name implements component.Component.

@@ -38,11 +38,18 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
+	return newLabWith(t, func(*proxy) {})
+}
+
+// newLabWith is a lab whose proxy is prepared before it listens.
+func newLabWith(t *testing.T, prepare func(*proxy)) *lab {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for the mark of its connections")
 	}
 	p, err := newProxy(80, 443)
 	require.NoError(t, err)
+	prepare(p)
 	l := &lab{
 		t: t, proxy: p, compiler: compiler{proxy: p},
 		servicesBy: make(map[string]*corev1.Service), slicesBy: make(map[string][]*discoveryv1.EndpointSlice),
@@ -52,7 +59,7 @@ func newLab(t *testing.T) *lab {
 	l.slices = func(namespace, name string) []*discoveryv1.EndpointSlice { return l.slicesBy[namespace+"/"+name] }
 	l.secret = func(namespace, name string) *corev1.Secret { return l.secretsBy[namespace+"/"+name] }
 	serve := func(secure *tls.Config) string {
-		f, err := openFront(t.Context(), 0, secure, p, func(err error) { t.Error(err) })
+		f, err := openFront(t.Context(), 0, secure, p, nil, func(err error) { t.Error(err) })
 		require.NoError(t, err)
 		t.Cleanup(f.close)
 		return "127.0.0.1:" + strconv.Itoa(f.listener.Addr().(*net.TCPAddr).Port)

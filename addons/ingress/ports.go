@@ -43,7 +43,7 @@ func (c *Controller) serve(ctx context.Context, p *port, node netip.Addr, servic
 	if p.front != nil {
 		return "", nil
 	}
-	opened, err := openFront(ctx, p.number, p.tls, c.proxy, c.fail)
+	opened, err := openFront(ctx, p.number, p.tls, c.proxy, c.cfg.Budgets, c.fail)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Sprintf("port %d of the node is in use by another program; stop it, or set --%s", p.number, p.setting), nil

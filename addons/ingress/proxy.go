@@ -2,22 +2,30 @@ package ingress
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mote-k8s/mote/internal/fair"
 )
 
-// bodyTimeout is how long a client may pause while it sends the body of a request.
-const bodyTimeout = time.Minute
+// bodyTimeout is how long a client may pause while it sends the body of a request. minBodyRate is the least rate of one
+// whose length is known, in bytes a second after that time: the waits for it may sum up to that.
+const (
+	bodyTimeout = time.Minute
+	minBodyRate = 512
+)
 
 // copySize is that of the buffers between backend and client.
 const copySize = 32 << 10
@@ -30,10 +38,14 @@ type proxy struct {
 	// httpPort and httpsPort are what clients see in redirects, and backends in X-Forwarded-Port.
 	httpPort, httpsPort string
 	certificate         *tls.Certificate // of hosts that have none
+	bounds              bounds
+	gate, refusals      *fair.Gate // by bytes
+	source              func(remote, local net.Addr) netip.Addr
 }
 
 func newProxy(httpPort, httpsPort int) (*proxy, error) {
-	p := &proxy{transports: newTransports(), httpPort: strconv.Itoa(httpPort), httpsPort: strconv.Itoa(httpsPort)}
+	p := &proxy{transports: newTransports(), httpPort: strconv.Itoa(httpPort), httpsPort: strconv.Itoa(httpsPort), source: fair.Source}
+	p.setBounds(boundsFor(memoryLimit()))
 	p.buffers.New = func() any { return new([copySize]byte) }
 	p.routes.Store(newTable())
 	var err error
@@ -41,9 +53,43 @@ func newProxy(httpPort, httpsPort int) (*proxy, error) {
 	return p, err
 }
 
+func (p *proxy) setBounds(b bounds) {
+	p.bounds = b
+	p.gate = fair.New(fair.Config{
+		Component: Name, Work: "requests", Running: fair.Processors(), Total: b.memory, PerSource: b.memoryPerSource,
+	})
+	p.refusals = fair.New(fair.Config{
+		Component: Name, Work: "requests without an answer", Total: refusalMemory, PerSource: refusalMemoryPerSource,
+	})
+}
+
 // ServeHTTP implements http.Handler.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer recovered(w)
+	from, _ := r.Context().Value(clientKey{}).(*client)
+	if from == nil {
+		from = &client{}
+	}
+	admitted := p.admit(w, r, from)
+	if admitted == nil {
+		return
+	}
+	defer admitted.work.End()
+	admitted.work.Run()
+	r = r.WithContext(context.WithValue(r.Context(), requestKey{}, admitted))
+	w, timed := p.bounds.watch(w, r, admitted)
+	if timed != nil {
+		defer func() { from.count(r, timed.sent) }()
+	}
+	p.answer(w, r)
+	if timed != nil {
+		admitted.work.Pause()
+		_ = timed.FlushError() // it counts until it is sent
+	}
+}
+
+// answer answers a request that was admitted.
+func (p *proxy) answer(w http.ResponseWriter, r *http.Request) {
 	route := p.routes.Load().find(hostOf(r.Host), r.URL.Path)
 	switch {
 	case r.Method == http.MethodConnect:
@@ -61,10 +107,6 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// 308 keeps method and body.
 		http.Redirect(w, r, target.String(), http.StatusPermanentRedirect)
 	default:
-		// Over HTTP/2 a request whose length is not known may be a stream, which pauses as it likes.
-		if r.ContentLength > 0 || r.ContentLength < 0 && r.ProtoMajor == 1 {
-			r.Body = &timedBody{r.Body, http.NewResponseController(w)}
-		}
 		route.backend.handler.ServeHTTP(w, r)
 	}
 }
@@ -79,22 +121,6 @@ func recovered(w http.ResponseWriter) {
 		slog.Error("a request panicked", "component", Name, "panic", problem, "stack", string(debug.Stack()))
 		w.WriteHeader(http.StatusInternalServerError)
 	}
-}
-
-// timedBody ends a request whose client does not go on with the body.
-type timedBody struct {
-	io.ReadCloser
-	control *http.ResponseController
-}
-
-func (b *timedBody) Read(buffer []byte) (int, error) {
-	_ = b.control.SetReadDeadline(time.Now().Add(bodyTimeout))
-	n, err := b.ReadCloser.Read(buffer)
-	if err != nil {
-		// The server goes on reading, to learn when the client leaves.
-		_ = b.control.SetReadDeadline(time.Time{})
-	}
-	return n, err
 }
 
 // serve makes a backend's handler.
@@ -138,7 +164,10 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
 
 func answerError(w http.ResponseWriter, r *http.Request, err error) {
 	status, text := http.StatusBadGateway, "502 the Service did not answer"
+	under, _ := r.Context().Value(requestKey{}).(*request)
 	switch {
+	case under != nil && under.late.Load():
+		status, text = http.StatusRequestTimeout, "408 the rest of the request did not come in time"
 	case errors.Is(err, context.Canceled):
 		// The client is gone, or has closed its half of the connection and would take our silence for an empty 200.
 		panic(http.ErrAbortHandler)
@@ -153,10 +182,17 @@ func answerError(w http.ResponseWriter, r *http.Request, err error) {
 
 // getCertificate is for tls.Config.
 func (p *proxy) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	found := p.certificate
 	if c := p.routes.Load().certificate(hostOf(hello.ServerName)); c != nil {
-		return c, nil
+		found = c
 	}
-	return p.certificate, nil
+	key, ok := found.PrivateKey.(crypto.Signer)
+	if !ok {
+		return found, nil
+	}
+	inTurn := *found
+	inTurn.PrivateKey = signer{key, p.gate, p.source(hello.Conn.RemoteAddr(), hello.Conn.LocalAddr())}
+	return &inTurn, nil
 }
 
 // buffers implements httputil.BufferPool.
