@@ -8,7 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // Listen is an endpoint over TCP. Whoever is let in owns what is stored: beyond loopback that takes a certificate.
@@ -66,11 +67,11 @@ func (l Listen) listen(ctx context.Context) ([]net.Listener, error) {
 }
 
 func (l Listen) tls() (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
+	cert, err := loadKeyPair(l.CertFile, l.KeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the datastore's certificate %s with key %s: %w", l.CertFile, l.KeyFile, err)
 	}
-	pem, err := os.ReadFile(l.ClientCAFile)
+	pem, err := regular.ReadFile(l.ClientCAFile, maxPEM)
 	if err != nil {
 		return nil, fmt.Errorf("read the authority of the datastore's clients: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -17,6 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // progressVersion is the first etcd that tells watches their progress on request without a race. With an older one
@@ -35,7 +36,7 @@ type remote struct {
 // load reads the TLS files, so that one that is missing is found before anything starts.
 func (r remote) load(cfg Config) error {
 	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
+		pem, err := regular.ReadFile(cfg.CAFile, maxPEM)
 		if err != nil {
 			return fmt.Errorf("read datastore-cafile: %w", err)
 		}
@@ -47,12 +48,28 @@ func (r remote) load(cfg Config) error {
 	if cfg.CertFile == "" {
 		return nil
 	}
-	pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+	pair, err := loadKeyPair(cfg.CertFile, cfg.KeyFile)
 	if err != nil {
 		return fmt.Errorf("datastore-certfile and datastore-keyfile: %w", err)
 	}
 	r.tls.Certificates = []tls.Certificate{pair}
 	return nil
+}
+
+// maxPEM bounds a file of certificates or a key, in bytes: all public authorities of a Linux distribution take a fifth of it.
+const maxPEM = 1 << 20
+
+// loadKeyPair is tls.LoadX509KeyPair for regular files alone.
+func loadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := regular.ReadFile(certFile, maxPEM)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := regular.ReadFile(keyFile, maxPEM)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
 }
 
 // String implements fmt.Stringer.

@@ -26,6 +26,7 @@ const apiRetry = 10 * time.Millisecond
 // kubeAPI is the cluster's API as seen from the supervisor.
 type kubeAPI struct {
 	path string // of the administrator's kubeconfig
+	name string // of the sandbox
 	dial func(ctx context.Context, address string) (net.Conn, error)
 
 	mu     sync.Mutex           // guards what follows
@@ -35,8 +36,26 @@ type kubeAPI struct {
 	nodeIP net.IP // nil until the node was seen
 }
 
-func newKubeAPI(root string, dial func(context.Context, string) (net.Conn, error)) *kubeAPI {
-	return &kubeAPI{path: filepath.Join(root, dataDir, "kubeconfig"), dial: dial}
+func newKubeAPI(root, name string, dial func(context.Context, string) (net.Conn, error)) *kubeAPI {
+	return &kubeAPI{path: filepath.Join(root, dataDir, "kubeconfig"), name: name, dial: dial}
+}
+
+// commonName is what the kubeconfig of a cluster is called whose node has the sandbox's default name and that nobody named.
+const commonName = defaultHostname
+
+// rename calls a cluster that has the name of all sandboxes by the name of this one, so that kubeconfigs can be merged.
+func rename(config *clientcmdapi.Config, name string) {
+	context := config.Contexts[config.CurrentContext]
+	if config.CurrentContext != commonName || context == nil {
+		return
+	}
+	cluster, user := config.Clusters[context.Cluster], config.AuthInfos[context.AuthInfo]
+	renamed := *context
+	renamed.Cluster, renamed.AuthInfo = name, name
+	config.Clusters = map[string]*clientcmdapi.Cluster{name: cluster}
+	config.AuthInfos = map[string]*clientcmdapi.AuthInfo{name: user}
+	config.Contexts = map[string]*clientcmdapi.Context{name: &renamed}
+	config.CurrentContext = name
 }
 
 // address is where the API listens inside. Until the API has answered it is the default.
@@ -62,6 +81,7 @@ func (a *kubeAPI) kubeconfig(server string) ([]byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	config := a.config.DeepCopy()
+	rename(config, a.name)
 	for _, cluster := range config.Clusters {
 		cluster.Server = server
 	}

@@ -22,6 +22,9 @@ const (
 	WaitNode = "node" // the node is Ready
 )
 
+// defaultHostname is the host's name in a sandbox, and so the node's and, with nothing before it, the cluster's.
+const defaultHostname = "mote"
+
 // Config says what sandbox to start.
 type Config struct {
 	// Exe is the mote file. Default: the running program.
@@ -98,7 +101,7 @@ func (c Config) complete() (Config, error) {
 		c.Args = []string{"server"}
 	}
 	if c.Hostname == "" {
-		c.Hostname = "mote"
+		c.Hostname = defaultHostname
 	}
 	switch c.Wait {
 	case "":

@@ -26,6 +26,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/mote-k8s/mote/internal/inotify"
 )
 
 // VerbKeeper and VerbInit are the hidden verbs under which Start executes Config.Exe.
@@ -89,8 +91,8 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 // start is the whole way up, each line with what it needs before it.
 func (s *Sandbox) start(ctx context.Context) error {
 	// What this host cannot give is found before anything is made.
-	if err := checkInotify(); err != nil {
-		return err
+	if err := inotify.CheckInstances(); err != nil {
+		return fmt.Errorf("cannot start another cluster: %w", err)
 	}
 	listeners, err := listen(s.cfg.Publish)
 	if err != nil {
@@ -100,7 +102,7 @@ func (s *Sandbox) start(ctx context.Context) error {
 	if err := s.step("Make namespaces", func() error { return s.isolate(ctx) }); err != nil {
 		return err
 	}
-	s.api = newKubeAPI(s.init.root(), s.init.dial)
+	s.api = newKubeAPI(s.init.root(), "mote-run-"+s.id, s.init.dial)
 	if err := s.forwardAll(listeners); err != nil {
 		return err
 	}

@@ -238,9 +238,9 @@ func (c Certificates) kubeconfigWith(certPEM, keyPEM []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the administrator's kubeconfig: %w; mote makes it again at its next start, or within a minute while it runs", err)
 	}
-	user := config.AuthInfos[adminContext]
+	user := adminUser(config)
 	if user == nil {
-		return nil, fmt.Errorf("%s has no user %q; remove it, and mote makes it again", c.AdminKubeconfig, adminContext)
+		return nil, fmt.Errorf("%s has no user of its current context; remove it, and mote makes it again", c.AdminKubeconfig)
 	}
 	user.ClientCertificateData, user.ClientKeyData = certPEM, keyPEM
 	return clientcmd.Write(*config)

@@ -180,7 +180,7 @@ func TestRotate(t *testing.T) {
 	require.Equal(t, after[cfg.AdminKubeconfig], string(copied))
 	admin, err := clientcmd.LoadFromFile(cfg.AdminKubeconfig)
 	require.NoError(t, err)
-	require.Equal(t, after[c.tls("admin.crt")], string(admin.AuthInfos[adminContext].ClientCertificateData))
+	require.Equal(t, after[c.tls("admin.crt")], string(adminUser(admin).ClientCertificateData))
 
 	issueAll(t, cfg, later)
 	require.Equal(t, after, contents(t, cfg.DataDir), "a server has nothing to add")
@@ -235,9 +235,9 @@ type knows struct {
 func outsider(t *testing.T, cfg Config) knows {
 	admin, err := clientcmd.LoadFromFile(cfg.AdminKubeconfig)
 	require.NoError(t, err)
-	client, err := parseCertificate(admin.AuthInfos[adminContext].ClientCertificateData)
+	client, err := parseCertificate(adminUser(admin).ClientCertificateData)
 	require.NoError(t, err)
-	return knows{admin.Clusters[adminContext].CertificateAuthorityData, client}
+	return knows{admin.Clusters[admin.CurrentContext].CertificateAuthorityData, client}
 }
 
 // reaches says whether the apiserver is trusted by who, and he by the apiserver.

@@ -18,6 +18,8 @@ type Config struct {
 	DataDir string
 	// AdminKubeconfig is the path that the administrator's kubeconfig is written to, mode 0600.
 	AdminKubeconfig string
+	// ClusterName is what kubeconfigs call the cluster, its administrator and the context. Default "mote".
+	ClusterName string
 	// KubeconfigCopy is the path of a further copy of it, or empty. It may lie anywhere; it is kept up to date.
 	KubeconfigCopy string
 	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock, or several URLs of one
@@ -63,6 +65,9 @@ func (c Config) withDefaults() Config {
 	}
 	if !c.ServiceCIDR.IsValid() {
 		c.ServiceCIDR = netip.MustParsePrefix("10.43.0.0/16")
+	}
+	if c.ClusterName == "" {
+		c.ClusterName = defaultClusterName
 	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"

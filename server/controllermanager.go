@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -57,6 +58,8 @@ func controllerManagerArgs(cfg Config, creds *credentials) []arg {
 	return append(servingArgs(creds, kubeconfig), []arg{
 		{"secure-port", "10257"},
 		{"use-service-account-credentials", "true"},
+		// Upstream makes this directory, by default one below /usr, which may be read-only and which no reset would remove.
+		{"flex-volume-plugin-dir", filepath.Join(cfg.DataDir, "volumeplugins")},
 		// Making some 40 service accounts at the first start takes 4 s at upstream's 20 requests/s. What
 		// protects the apiserver is its own priority and fairness.
 		{"kube-api-qps", "200"},

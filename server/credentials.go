@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
@@ -20,9 +19,6 @@ const kubeletClientUser = "mote:apiserver-kubelet-client"
 
 // frontProxyUser is who the apiserver is to an aggregated API server.
 const frontProxyUser = "front-proxy-client"
-
-// adminContext is what the administrator's kubeconfig calls its cluster, user and context.
-const adminContext = "mote"
 
 // credentials is everything below <data-dir>/server that proves who is who.
 type credentials struct {
@@ -34,11 +30,6 @@ type credentials struct {
 
 // tls is a path below server/tls.
 func (c *credentials) tls(name string) string { return filepath.Join(c.dir, "tls", name) }
-
-// kubeconfig is the path of a component's own kubeconfig.
-func (c *credentials) kubeconfig(component string) string {
-	return filepath.Join(c.dir, component+".kubeconfig")
-}
 
 // load makes the authorities and the service-account keys where they are missing, after makeDirs. Changes that were
 // decided on before are carried out first.
@@ -177,34 +168,6 @@ func (c *credentials) renew(cfg Config, now time.Time) ([]string, error) {
 	return changed, c.writeAdminKubeconfig(cfg)
 }
 
-// writeAdminKubeconfig writes the one kubeconfig that people copy elsewhere, hence with the
-// certificates inside.
-func (c *credentials) writeAdminKubeconfig(cfg Config) error {
-	cert, err := os.ReadFile(c.tls("admin.crt"))
-	if err != nil {
-		return err
-	}
-	key, err := os.ReadFile(c.tls("admin.key"))
-	if err != nil {
-		return err
-	}
-	cluster := &clientcmdapi.Cluster{Server: cfg.url(), CertificateAuthorityData: c.serverCA.trusted}
-	user := &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}
-	return writeKubeconfig(cfg.AdminKubeconfig, adminContext, cluster, user)
-}
-
-// copyKubeconfig brings the copy of the administrator's kubeconfig up to date, if there is to be one.
-func copyKubeconfig(cfg Config) error {
-	if cfg.KubeconfigCopy == "" {
-		return nil
-	}
-	data, err := os.ReadFile(cfg.AdminKubeconfig)
-	if err != nil {
-		return err
-	}
-	return updateCopy(cfg.KubeconfigCopy, data)
-}
-
 // issueNode writes the credentials directory of docs/architecture.md, "The seam". The kubeconfigs
 // name key files beside them instead of holding the keys, because clients reread only files.
 func (c *credentials) issueNode(dir, nodeName string, addrs []netip.Addr, url string, now time.Time) ([]string, error) {
@@ -228,19 +191,6 @@ func (c *credentials) issueNode(dir, nodeName string, addrs []netip.Addr, url st
 		}
 	}
 	return changed, nil
-}
-
-func writeKubeconfig(path, name string, cluster *clientcmdapi.Cluster, user *clientcmdapi.AuthInfo) error {
-	config := clientcmdapi.NewConfig()
-	config.Clusters[name] = cluster
-	config.AuthInfos[name] = user
-	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
-	config.CurrentContext = name
-	data, err := clientcmd.Write(*config)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return updateFile(path, data, 0o600)
 }
 
 // servingSubject is what the apiserver's serving certificate says: every name and address that

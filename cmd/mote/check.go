@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/inotify"
 )
 
 // newCheckCommand returns the verb that looks whether this machine can run mote.
@@ -29,7 +31,9 @@ func newCheckCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		findings := append(agent.Check(agentConfig(s)), checkDataDir(s))
+		named, naming := checkNodeName(s)
+		findings := append(agent.Check(agentConfig(named)), naming, checkDataDir(s))
+		findings = append(findings, checkInotify(s))
 		findings = append(findings, checkPorts(s)...)
 		return tellFindings(e, findings, output.json(), "mote would not start here")
 	}
@@ -50,6 +54,16 @@ func tellFindings(e *env, findings []agent.Finding, asJSON bool, verdict string)
 	return checkOutcome(findings, asJSON, verdict)
 }
 
+// checkNodeName finds the node's name, and returns s with it.
+func checkNodeName(s *settings.Settings) (*settings.Settings, agent.Finding) {
+	const name = "node-name"
+	named, note, err := withNodeName(s)
+	if err != nil {
+		return s, agent.Finding{Name: name, State: agent.StateFail, Message: err.Error()}
+	}
+	return named, agent.Finding{Name: name, State: agent.StateOK, Message: cmp.Or(note, "the node is called "+named.NodeName)}
+}
+
 // checkDataDir looks who has the data directory and what a first start would need of its disk.
 func checkDataDir(s *settings.Settings) agent.Finding {
 	const name = "data-dir"
@@ -66,6 +80,20 @@ func checkDataDir(s *settings.Settings) agent.Finding {
 		}
 	}
 	return agent.Finding{Name: name, State: agent.StateOK, Message: s.DataDir + " is free"}
+}
+
+// checkInotify looks whether a start would find what it needs of the inotify limits. The mote that runs has its share already.
+func checkInotify(s *settings.Settings) agent.Finding {
+	f := agent.Finding{Name: "inotify", State: agent.StateOK, Message: "there is enough for a cluster"}
+	if pid, err := holderOf(s.DataDir); err == nil && pid != 0 {
+		f.Message = "in use by the running mote"
+	} else if err := inotify.CheckInstances(); err != nil {
+		f.State, f.Message = agent.StateFail, err.Error()
+	}
+	if err := inotify.CheckWatches(); err != nil && f.State == agent.StateOK {
+		f.State, f.Message = agent.StateWarn, err.Error()
+	}
+	return f
 }
 
 // checkPorts gives one finding for each port. Those of the mote that runs are its own.

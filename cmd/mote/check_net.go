@@ -74,6 +74,10 @@ func checkNetwork(ctx context.Context, e *env, s *settings.Settings) ([]agent.Fi
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
+	s.ClusterDomain = r.Network.ClusterDomain
+	if err := bypassProxy(e, s, hostOf(access.Host)); err != nil {
+		return nil, err
+	}
 	findings := agent.CheckNetwork(ctx, agentConfig(s))
 	tried, err := netcheck.Run(ctx, netcheck.Config{
 		Access:        access,

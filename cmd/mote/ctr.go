@@ -24,6 +24,9 @@ func runCtr(cmd *cobra.Command, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := bypassProxy(e, settings); err != nil {
+		return err
+	}
 	ctr := app.New()
 	for _, f := range ctr.Flags {
 		s, ok := f.(*cli.StringFlag)

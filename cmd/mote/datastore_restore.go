@@ -103,8 +103,8 @@ func printRestored(e *env, s *settings.Settings, done snapshot.Restored) {
 		fmt.Fprintf(e.stderr, "What was there before is in %s; remove it when you do not need it any more.\n", strings.Join(done.Replaced, " and "))
 	}
 	fmt.Fprintln(e.stderr, "Next: mote server")
-	if done.Node != s.NodeName {
-		fmt.Fprintf(e.stderr, "This node is %s: once it is ready, forget the other with \"mote kubectl delete node %s\".\n", s.NodeName, done.Node)
+	if here := nodeNameOf(s); done.Node != here {
+		fmt.Fprintf(e.stderr, "This node is %s: once it is ready, forget the other with \"mote kubectl delete node %s\".\n", here, done.Node)
 	}
 }
 

@@ -67,7 +67,7 @@ func infoOf(s snapshot.Snapshot) snapshotInfo {
 // snapshotOrigin is what goes into a snapshot of this machine.
 func snapshotOrigin(s *settings.Settings) snapshot.Origin {
 	v := version.Get()
-	return snapshot.Origin{ServerDir: serverDir(s), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: s.NodeName}
+	return snapshot.Origin{ServerDir: serverDir(s), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: nodeNameOf(s)}
 }
 
 func newSnapshotSaveCommand(e *env) *cobra.Command {

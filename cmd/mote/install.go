@@ -43,6 +43,7 @@ type initSystem struct {
 	// signs are paths of which one exists where it is installed; live exists while it runs.
 	signs  []string
 	live   string
+	first  []string // names that the first process has where it runs
 	reload []string // command that makes it read its files again, if it needs one
 	start  []string
 }
@@ -54,6 +55,7 @@ func initSystems() []initSystem {
 			link:   "/etc/systemd/system/multi-user.target.wants/mote.service",
 			signs:  []string{"/run/systemd/system", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"},
 			live:   "/run/systemd/system",
+			first:  []string{"systemd"},
 			reload: []string{"systemctl", "daemon-reload"},
 			start:  []string{"systemctl", "restart", serviceName},
 		},
@@ -62,6 +64,7 @@ func initSystems() []initSystem {
 			link:  "/etc/runlevels/default/mote",
 			signs: []string{"/sbin/openrc-run", "/usr/sbin/openrc-run"},
 			live:  "/run/openrc/softlevel",
+			first: []string{"init", "openrc-init"},
 			start: []string{"rc-service", serviceName, "restart"},
 		},
 	}
@@ -163,7 +166,7 @@ func (i installer) install(service *initSystem) error {
 // start tells the running service manager, if it is the one of this machine.
 func (i installer) start(ctx context.Context, e *env, service initSystem, noStart bool) error {
 	if !exists(service.live) {
-		fmt.Fprintf(e.stderr, "%s does not run here; mote starts at the next boot\n", service.name)
+		fmt.Fprintln(e.stderr, notStarted(service, firstProcess()))
 		return nil
 	}
 	if service.reload != nil {
@@ -179,6 +182,24 @@ func (i installer) start(ctx context.Context, e *env, service initSystem, noStar
 	}
 	fmt.Fprintln(e.stderr, "Next: mote kubectl get nodes")
 	return nil
+}
+
+// notStarted says why a service manager that does not run has not started mote, and what to do.
+func notStarted(service initSystem, first string) string {
+	if slices.Contains(service.first, first) {
+		return service.name + " does not run yet; mote starts at the next boot"
+	}
+	return fmt.Sprintf("%s is installed here but does not run: the first process (PID 1) is %s. Nothing starts mote at boot until %[1]s does; "+
+		"otherwise let %s start \"mote server\", and take the unit away with \"mote uninstall\" and \"mote install --init=none\"", service.name, first, first)
+}
+
+// firstProcess returns the name of the first process, which starts all services.
+func firstProcess() string {
+	name, err := os.ReadFile("/proc/1/comm")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(name))
 }
 
 // foreignKubectl tells whether the machine has a kubectl that is not our link.

@@ -4,19 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // credential plugins, as in kubectl itself
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/utils/exec"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // newKubectlCommand returns upstream's kubectl. Its arguments, output and exit codes are its own.
@@ -27,51 +33,106 @@ func newKubectlCommand(e *env) *cobra.Command {
 		GroupID:            groupUse,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			missing, err := defaultKubeconfig(e)
+			advice, err := defaultKubeconfig(e)
 			if err != nil {
 				return err
 			}
-			if missing != "" {
-				explainFailure(missing)
-			}
+			explainFailure(advice)
 			return runKubectl(e, args)
 		},
 	}
 }
 
-// defaultKubeconfig lets kubectl, and the plugins that it starts, find this machine's cluster.
-// A --kubeconfig flag still wins over the variable. Without access to a cluster here kubectl's own
-// defaults apply, and missing says why.
-func defaultKubeconfig(e *env) (missing string, err error) {
-	if e.getenv("KUBECONFIG") != "" {
-		return "", nil
-	}
-	s, err := ambientSettings(e)
-	if errors.Is(err, fs.ErrPermission) {
-		return `only root can read the settings of the cluster here: try "sudo mote kubectl", or name a kubeconfig with KUBECONFIG`, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	f, err := os.Open(s.Kubeconfig())
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf(`the cluster's kubeconfig is not for this user (%v): try "sudo mote kubectl", or name another with KUBECONFIG`, err), nil
-	case err != nil:
-		return fmt.Sprintf(`there is no kubeconfig of a cluster here (%v): "sudo mote server" makes one, MOTE_DATA_DIR names another data directory, KUBECONFIG another kubeconfig`, err), nil
-	}
-	f.Close()
-	return "", os.Setenv("KUBECONFIG", s.Kubeconfig())
+// advice is what to say when kubectl fails with a server that its arguments did not name.
+type advice struct {
+	server string // HOST:PORT, as kubectl's message has it
+	text   func() string
 }
+
+// noKubeconfig is a kubeconfig without clusters.
+const noKubeconfig = "/dev/null"
 
 // nobodysServer is what kubectl asks when nothing names a cluster. Somebody may have named it; then a line too much is said.
 const nobodysServer = "localhost:8080"
 
-// explainFailure makes kubectl say what is missing when it fails with a server that nobody chose.
-func explainFailure(missing string) {
+// defaultKubeconfig lets kubectl, and the plugins that it starts, find this machine's cluster, and no other: "mote kubectl" does
+// not go to the cluster of ~/.kube/config because mote has none. A program called kubectl does, as everywhere.
+// A --kubeconfig flag still wins over the variable.
+func defaultKubeconfig(e *env) (advice, error) {
+	if e.getenv("KUBECONFIG") != "" {
+		return advice{}, nil
+	}
+	s, err := ambientSettings(e)
+	if err == nil {
+		err = useKubeconfig(e, s)
+	}
+	var missing string
+	switch {
+	case err == nil:
+		return stoppedAdvice(s), nil
+	case s == nil && errors.Is(err, fs.ErrPermission):
+		missing = `only root can read the settings of the cluster here: try "sudo mote kubectl", or name a kubeconfig with KUBECONFIG`
+	case s == nil:
+		return advice{}, err
+	case errors.Is(err, fs.ErrPermission):
+		missing = fmt.Sprintf(`the cluster's kubeconfig is not for this user (%v): try "sudo mote kubectl", or name another with KUBECONFIG`, err)
+	default:
+		missing = fmt.Sprintf(`there is no kubeconfig of a cluster here (%v): "sudo mote server" makes one, MOTE_DATA_DIR names another data directory, KUBECONFIG another kubeconfig`, err)
+	}
+	if filepath.Base(e.args[0]) != "kubectl" {
+		if err := os.Setenv("KUBECONFIG", noKubeconfig); err != nil {
+			return advice{}, err
+		}
+	}
+	return advice{nobodysServer, func() string { return missing }}, nil
+}
+
+// useKubeconfig gives kubectl the kubeconfig of the cluster of s, if this user may read it.
+func useKubeconfig(e *env, s *settings.Settings) error {
+	f, err := regular.Open(s.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if err := bypassProxy(e, s, hostOf(apiServer(s))); err != nil {
+		return err
+	}
+	return os.Setenv("KUBECONFIG", s.Kubeconfig())
+}
+
+// stoppedAdvice says that mote is stopped when its API cannot be reached.
+func stoppedAdvice(s *settings.Settings) advice {
+	u, err := url.Parse(apiServer(s))
+	if err != nil {
+		return advice{}
+	}
+	return advice{u.Host, func() string {
+		if pid, err := holderOf(s.DataDir); err != nil || pid != 0 {
+			return ""
+		}
+		return `mote is stopped; start it with "mote server", or "systemctl start mote" where it is installed as a service`
+	}}
+}
+
+// apiServer returns the URL that the kubeconfig of s names, or "" if it cannot be read: kubectl says why.
+func apiServer(s *settings.Settings) string {
+	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig())
+	if err != nil {
+		return ""
+	}
+	return config.Host
+}
+
+// explainFailure adds the advice to what kubectl says when it fails with the server of the advice.
+func explainFailure(a advice) {
+	if a.server == "" {
+		return
+	}
 	cmdutil.BehaviorOnFatal(func(message string, code int) {
-		if strings.Contains(message, nobodysServer) {
-			message = strings.TrimSuffix(message, "\n") + "\nmote: " + missing
+		if strings.Contains(message, a.server) {
+			if text := a.text(); text != "" {
+				message = strings.TrimSuffix(message, "\n") + "\nmote: " + text
+			}
 		}
 		cmdutil.DefaultBehaviorOnFatal() // which prints, and ends the process
 		cmdutil.CheckErr(exec.CodeExitError{Err: errors.New(message), Code: code})

@@ -28,6 +28,7 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	environ        []string // NAME=value, for names that are misspelt
 }
 
 // exitError ends the program with a code of its own. A nil err prints nothing: it has been said.
@@ -48,7 +49,7 @@ func (e *exitError) Unwrap() error { return e.err }
 // run executes the command line args, whose first element is the program's name. A file or link
 // called kubectl or ctr acts as that verb, so that a link is all that it takes to have it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	e := &env{args: args, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	e := &env{args: args, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, environ: os.Environ()}
 	name, rest := filepath.Base(args[0]), args[1:]
 	if slices.Contains([]string{"kubectl", "ctr"}, name) {
 		rest = append([]string{name}, rest...)

@@ -30,6 +30,7 @@ type nodeWatch struct {
 	name  string
 	since time.Time // a heartbeat from before is a former life's
 	nodes v1.NodeInterface
+	pods  v1.PodInterface // of all namespaces
 }
 
 // newNodeWatch asks as the administrator, by files: a client rereads those when they are renewed, and a kubeconfig with
@@ -39,7 +40,7 @@ func newNodeWatch(s *settings.Settings, since time.Time) (*nodeWatch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client for %s: %w", serverURL(s), err)
 	}
-	return &nodeWatch{s.NodeName, since, client.Nodes()}, nil
+	return &nodeWatch{s.NodeName, since, client.Nodes(), client.Pods(metav1.NamespaceAll)}, nil
 }
 
 // state asks once.

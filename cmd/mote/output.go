@@ -10,38 +10,58 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"sigs.k8s.io/yaml"
 )
 
-// outputFlag adds -o to cmd: text, or one JSON document for programs. The returned text is valid
+// outputFlag adds -o to cmd: text, or one JSON document for programs, or one in more forms. The returned text is valid
 // once flags are parsed.
-func outputFlag(cmd *cobra.Command) *format {
-	f := format("text")
-	cmd.Flags().VarP(&f, "output", "o", "form of the output (text, json)")
-	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+func outputFlag(cmd *cobra.Command, more ...string) *format {
+	f := &format{form: "text", forms: append([]string{"text", "json"}, more...)}
+	cmd.Flags().VarP(f, "output", "o", "form of the output ("+strings.Join(f.forms, ", ")+")")
+	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(f.forms, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // only for a flag that is not there
 	}
-	return &f
+	return f
 }
 
 // format is how a verb prints its result.
-type format string
+type format struct {
+	form  string
+	forms []string
+}
 
 // String implements pflag.Value.
-func (f *format) String() string { return string(*f) }
+func (f *format) String() string { return f.form }
 
 // Type implements pflag.Value.
 func (f *format) Type() string { return "format" }
 
 // Set implements pflag.Value.
 func (f *format) Set(text string) error {
-	if !slices.Contains([]string{"text", "json"}, text) {
-		return fmt.Errorf("%q is not one of text, json", text)
+	if !slices.Contains(f.forms, text) {
+		return fmt.Errorf("%q is not one of %s", text, strings.Join(f.forms, ", "))
 	}
-	*f = format(text)
+	f.form = text
 	return nil
 }
 
-func (f *format) json() bool { return *f == "json" }
+func (f *format) json() bool { return f.form == "json" }
+
+// document tells whether a program reads the output.
+func (f *format) document() bool { return f.form != "text" }
+
+// print writes v as the document that was asked for.
+func (f *format) print(w io.Writer, v any) error {
+	if f.form != "yaml" {
+		return printJSON(w, v)
+	}
+	data, err := yaml.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return err
+}
 
 // printJSON writes v as one indented document.
 func printJSON(w io.Writer, v any) error {

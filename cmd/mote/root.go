@@ -66,6 +66,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newStopCommand(e),
 
 		newKubectlCommand(e),
+		newKubeconfigCommand(e),
 		newCtrCommand(e),
 		newImageCommand(e),
 		newStatusCommand(e),
@@ -99,13 +100,20 @@ func withSettings(cmd *cobra.Command, e *env, verb string) func() (*settings.Set
 			panic(err)
 		}
 	})
-	return func() (*settings.Settings, error) { return loader.Load(e.getenv) }
+	return func() (*settings.Settings, error) { return loadSettings(e, loader) }
 }
 
 // ambientSettings loads the settings of a verb whose flags are all somebody else's: from the
 // environment and the files.
 func ambientSettings(e *env) (*settings.Settings, error) {
-	return settings.Register(pflag.NewFlagSet("", pflag.ContinueOnError), "").Load(e.getenv)
+	return loadSettings(e, settings.Register(pflag.NewFlagSet("", pflag.ContinueOnError), ""))
+}
+
+func loadSettings(e *env, loader *settings.Loader) (*settings.Settings, error) {
+	if err := settings.CheckEnviron(e.environ); err != nil {
+		return nil, err
+	}
+	return loader.Load(e.getenv)
 }
 
 // noArgs refuses arguments in one line.

@@ -117,6 +117,10 @@ func runSandbox(ctx context.Context, e *env, cfg sandbox.Config, args []string) 
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 
+	// COMMAND finds the API on a port of the loopback.
+	if err := setProxy(e, &settings.Settings{}, loopbackTargets()); err != nil {
+		return err
+	}
 	s, err := startSandbox(ctx, cfg, signals)
 	if err != nil {
 		return explain(e, err)

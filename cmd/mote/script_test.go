@@ -11,17 +11,21 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/pflag"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
 // TestMain makes this test the program mote for the scripts below testdata, under each of its names,
-// two programs that get in its way, and one that writes into its store.
+// two programs that get in its way, one that makes its keys, and one that writes into its store.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"mote": main, "kubectl": main, "ctr": main,
 		"listen": func() { os.Exit(listenMain(os.Args[1], os.Args[2:])) },
 		"hold":   func() { os.Exit(holdMain(os.Args[1], os.Args[2:])) },
+		"issue":  func() { os.Exit(issueMain(os.Args[1:])) },
 		"put":    func() { os.Exit(putMain(os.Args[1], os.Args[2], os.Args[3])) },
 	})
 }
@@ -70,6 +74,28 @@ func holdMain(dir string, argv []string) int {
 	}
 	defer lock.close()
 	return runChild(argv)
+}
+
+// issueMain is the program "issue FLAG...": it makes what "mote server FLAG..." makes before it starts anything.
+func issueMain(args []string) int {
+	fs := pflag.NewFlagSet("issue", pflag.ContinueOnError)
+	loader := settings.Register(fs, "server")
+	err := fs.Parse(args)
+	var s *settings.Settings
+	if err == nil {
+		s, err = loader.Load(os.Getenv)
+	}
+	if err == nil {
+		s, _, err = withNodeName(s)
+	}
+	if err == nil {
+		_, err = prepare(s, "unix://"+s.DatastoreSocket())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "issue:", err)
+		return 2
+	}
+	return 0
 }
 
 // putMain is the program "put ENDPOINT KEY VALUE", which waits for the endpoint.

@@ -24,6 +24,7 @@ import (
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/inotify"
 	"github.com/mote-k8s/mote/internal/limit"
 	"github.com/mote-k8s/mote/internal/logging"
 	"github.com/mote-k8s/mote/internal/memory"
@@ -72,6 +73,16 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	// 1. One log, before anything can log.
 	history := &logging.History{}
 	if err := logging.Setup(e.stderr, history, s.LogLevel, s.LogFormat); err != nil {
+		return err
+	}
+	if err := requireRoot("server"); err != nil {
+		return err
+	}
+	s, note, err := withNodeName(s)
+	if err != nil {
+		return err
+	}
+	if err := bypassProxy(e, s); err != nil {
 		return err
 	}
 	if e.getenv("GOGC") == "" {
@@ -136,6 +147,10 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	for _, f := range warnings {
 		slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
 	}
+	logProxy(e)
+	if note != "" {
+		slog.Warn("the node is not called as its host is", "component", "mote", "node", s.NodeName, "message", note)
+	}
 	watch, err := newNodeWatch(s, started)
 	if err != nil {
 		return err
@@ -147,7 +162,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 
-	return runParts(ctx, e, s, &parts{group, watch, store, manager, started, budgets})
+	return runParts(ctx, e, s, &parts{group, watch, store, manager, started, budgets, note})
 }
 
 // parts are what a node runs, and who is told of it.
@@ -158,6 +173,8 @@ type parts struct {
 	manager *serviceManager
 	started time.Time
 	budgets *limit.Budgets
+	// nameNote says why the node is not called as its host is, or is empty.
+	nameNote string
 }
 
 // runParts is the rest of the story.
@@ -220,9 +237,6 @@ func boundProcess() (*limit.Budgets, error) {
 // preflight returns the first thing that keeps a node from running here, or else what makes it run
 // less well than it could. It changes nothing.
 func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
-	if err := requireRoot("server"); err != nil {
-		return nil, err
-	}
 	if payload.Dir(payloadRoot(s)) == "" {
 		return nil, payload.ErrAbsent
 	}
@@ -233,6 +247,12 @@ func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
 		return nil, err
 	} else if pid != 0 {
 		return nil, inUse(s.DataDir, strconv.Itoa(pid))
+	}
+	if err := checkArgFiles(s); err != nil {
+		return nil, err
+	}
+	if err := inotify.CheckInstances(); err != nil {
+		return nil, err
 	}
 	listeners, err := readListeners()
 	if err != nil {
@@ -259,6 +279,7 @@ func prepare(s *settings.Settings, endpoint string, budgets *limit.Budgets) (*se
 	plane, err := server.Prepare(server.Config{
 		DataDir:               s.DataDir,
 		AdminKubeconfig:       s.Kubeconfig(),
+		ClusterName:           clusterName(s),
 		KubeconfigCopy:        s.WriteKubeconfig,
 		DatastoreEndpoint:     endpoint,
 		DatastoreCAFile:       s.DatastoreCAFile,
@@ -279,7 +300,10 @@ func prepare(s *settings.Settings, endpoint string, budgets *limit.Budgets) (*se
 	if err != nil {
 		return nil, err
 	}
-	return plane, plane.IssueNode(credentialsDir(s), s.NodeName, []netip.Addr{nodeIP(s)})
+	if err := plane.IssueNode(credentialsDir(s), s.NodeName, []netip.Addr{nodeIP(s)}); err != nil {
+		return nil, err
+	}
+	return plane, recordNodeName(s)
 }
 
 // payloadDir in the data directory holds the unpacked per-pod programs.

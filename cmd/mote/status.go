@@ -18,11 +18,11 @@ func newStatusCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "Show how the cluster on this machine is",
-		Long:    "Show each part of the running mote and the node. The exit code is 1 when anything is not ready.",
+		Long:    "Show the API, the node, pods that do not run, the disk, the newest snapshot, and each component of the running mote. The exit code is 1 when a component or the node is not ready.",
 		GroupID: groupUse,
 		Args:    noArgs,
 	}
-	output := outputFlag(cmd)
+	output := outputFlag(cmd, "yaml")
 	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := load()
@@ -30,14 +30,14 @@ func newStatusCommand(e *env) *cobra.Command {
 			return err
 		}
 		r, err := askRunning(cmd.Context(), s.StatusSocket())
-		if errors.Is(err, errNotRunning) && output.json() {
-			return errors.Join(printJSON(e.stdout, map[string]bool{"running": false}), &exitError{code: 1})
+		if errors.Is(err, errNotRunning) && output.document() {
+			return errors.Join(output.print(e.stdout, map[string]bool{"running": false}), &exitError{code: 1})
 		}
 		if err != nil {
 			return err
 		}
-		if output.json() {
-			err = printJSON(e.stdout, struct {
+		if output.document() {
+			err = output.print(e.stdout, struct {
 				Running bool `json:"running"`
 				report
 			}{true, r})
@@ -47,13 +47,16 @@ func newStatusCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return notReady(r, output.json())
+		return notReady(r, output.document())
 	}
 	return cmd
 }
 
 func printStatus(w io.Writer, r report, now time.Time) error {
 	fmt.Fprintf(w, "mote %s, pid %d, up %s, data in %s\n\n", r.Version.Mote, r.PID, age(now, r.Started), r.DataDir)
+	if err := printOverview(w, r, now); err != nil {
+		return err
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "PART\tSTATE\tSINCE\tMISSING")
 	for _, c := range r.Components {
@@ -75,6 +78,10 @@ func printStatus(w io.Writer, r report, now time.Time) error {
 	for _, trouble := range r.Node.Trouble {
 		fmt.Fprintf(w, "node %s: %s\n", r.Node.Name, trouble)
 	}
+	if r.NameNote != "" {
+		fmt.Fprintf(w, "node %s: %s\n", r.Node.Name, r.NameNote)
+	}
+	printPods(w, r.Overview.Pods)
 	for _, one := range r.Repairs {
 		fmt.Fprintf(w, "\ndatastore repaired %s ago: %s\n", age(now, one.Time), repairText(one))
 	}

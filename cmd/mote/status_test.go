@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +25,17 @@ import (
 func exampleReport(now time.Time) report {
 	return report{
 		Version: version.Info{Mote: "v1.2.3"}, PID: 42, Started: now.Add(-time.Minute), DataDir: "/data",
-		Node: nodeState{Name: "n1", Reason: "not registered yet", Trouble: []string{"DiskPressure: too little is free"}},
+		Overview: overview{
+			API: "https://127.0.0.1:6443", Kubeconfig: "/data/kubeconfig", Context: "mote-n1", NodeIP: "10.42.0.1",
+			Pods: &podSummary{Running: 3, Completed: 1, Troubled: []podTrouble{
+				{"default", "shop", "ImagePullBackOff", "Back-off pulling image\n\"shop:1\""}, {"kube-system", "late", "Unschedulable", ""},
+			}},
+			Disk:        &diskState{Free: 12 << 30, Size: 40 << 30},
+			Snapshot:    &snapshotInfo{Name: "daily", Time: now.Add(-time.Hour)},
+			Certificate: &certificateEnd{"apiserver", time.Date(2027, 3, 1, 0, 0, 0, 0, time.UTC)},
+		},
+		NameNote: "the host is called \"n2\" now",
+		Node:     nodeState{Name: "n1", Reason: "not registered yet", Trouble: []string{"DiskPressure: too little is free"}},
 		Components: []component.Status{
 			{Name: "datastore", State: component.Ready, Since: now.Add(-50 * time.Second), Trouble: []string{"a.yaml: no kind"}},
 			{Name: "kube-apiserver", State: component.Starting, Since: now.Add(-3 * time.Second), Error: "/readyz says no"},
@@ -40,6 +51,13 @@ func TestStatusSaysWhatIsMissing(t *testing.T) {
 	require.NoError(t, printStatus(&out, exampleReport(now), now))
 	require.Equal(t, `mote v1.2.3, pid 42, up 1m0s, data in /data
 
+API            https://127.0.0.1:6443, context mote-n1 in /data/kubeconfig
+node           n1, 10.42.0.1, not ready
+pods           3 running, 1 completed, 2 not running
+disk           12.0 GiB of 40.0 GiB free
+snapshot       daily, 1h0m0s ago
+certificates   good until 2027-03-01 (apiserver)
+
 PART             STATE       SINCE   MISSING
 datastore        ready       50s     
 kube-apiserver   starting    3s      /readyz says no
@@ -47,6 +65,10 @@ kubelet          waiting     1m0s    waits for kube-apiserver, images
 node n1          not ready           not registered yet
 datastore: a.yaml: no kind
 node n1: DiskPressure: too little is free
+node n1: the host is called "n2" now
+pod default/shop: ImagePullBackOff: Back-off pulling image; "shop:1"
+pod kube-system/late: Unschedulable
+images that cannot be pulled: "mote image import FILE" loads an archive; --https-proxy names a proxy
 
 datastore repaired 1m0s ago: rebuilt the index; lost: nothing that matters; the damaged files are kept: /data/old
 `, out.String())
@@ -73,6 +95,35 @@ func TestNodeIsJudged(t *testing.T) {
 			condition(corev1.NodePIDPressure, yes, old), condition(corev1.NodeReady, yes, start)))
 	require.Equal(t, nodeState{Name: "n1", Ready: true},
 		judge(condition(corev1.NodeReady, yes, start), condition(corev1.NodePIDPressure, no, start), condition("NetworkingReady", yes, start)))
+}
+
+// TestPodReason has a pod for each way of not running, with the words that kubectl would show.
+func TestPodReason(t *testing.T) {
+	waiting := func(reason string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "because"}}}
+	}
+	ended := func(code int32) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: "c", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: "Error"}}}
+	}
+	for want, status := range map[string]corev1.PodStatus{
+		"": {Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}},
+			InitContainerStatuses: []corev1.ContainerStatus{ended(0)}},
+		"ErrImagePull because":     {Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{waiting("ErrImagePull")}},
+		"CrashLoopBackOff because": {Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{waiting("CrashLoopBackOff")}},
+		"InitBackOff because": {Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{waiting("InitBackOff")},
+			ContainerStatuses: []corev1.ContainerStatus{waiting("PodInitializing")}},
+		"Error container c ended with exit code 3": {Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{ended(3)}},
+		"Evicted because":                          {Phase: corev1.PodFailed, Reason: "Evicted", Message: "because"},
+		"Unschedulable because": {Phase: corev1.PodPending, Conditions: []corev1.PodCondition{
+			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "because"}}},
+		"ContainersNotReady because": {Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
+			{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "ContainersNotReady", Message: "because"}}},
+	} {
+		reason, message := podReason(&corev1.Pod{Status: status})
+		require.Equal(t, want, strings.TrimSpace(reason+" "+message))
+	}
+	reason, _ := podReason(&corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded, ContainerStatuses: []corev1.ContainerStatus{ended(0)}}})
+	require.Empty(t, reason)
 }
 
 func TestStatusSocket(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
@@ -35,6 +36,9 @@ type report struct {
 	Node       nodeState          `json:"node"`
 	Components []component.Status `json:"components"`
 	Network    networkSettings    `json:"network"`
+	Overview   overview           `json:"overview"`
+	// NameNote says why the node is not called as its host is.
+	NameNote string `json:"nameNote,omitempty"`
 	// Repairs are what this start had to do to the datastore, and earlier ones or verbs that no server has told of.
 	Repairs []bolt.Repair `json:"repairs,omitempty"`
 }
@@ -62,13 +66,17 @@ func makeReport(ctx context.Context, s *settings.Settings, p *parts) report {
 		Components: p.group.Status(),
 		Repairs:    p.store.Repairs(),
 		Network:    networkSettings{s.CNI, s.ClusterCIDR, s.ClusterDNS, s.ClusterDomain},
+		NameNote:   p.nameNote,
 		Ready:      true,
 	}
 	for i, c := range r.Components {
 		r.Components[i].Trouble = append(c.Trouble, p.budgets.Trouble(c.Name)...)
 		r.Ready = r.Ready && c.State == component.Ready
 	}
-	r.Node = p.watch.state(ctx)
+	var asked sync.WaitGroup // two questions to the API, either of which may have to wait
+	asked.Go(func() { r.Node = p.watch.state(ctx) })
+	r.Overview = makeOverview(ctx, s, p.watch)
+	asked.Wait()
 	r.Ready = r.Ready && r.Node.Ready
 	return r
 }

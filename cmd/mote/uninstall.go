@@ -8,8 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
 // newUninstallCommand returns the verb that takes back what install did.
@@ -19,7 +22,7 @@ func newUninstallCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take back what install did",
-		Long: `Stop mote and remove the files that "mote install" wrote. The cluster's data stay, unless --reset is given,
+		Long: `Stop the service and remove the files that "mote install" wrote. The cluster's data stay, unless --reset is given,
 and containers go on until then.`,
 		GroupID: groupManage,
 		Args:    noArgs,
@@ -41,14 +44,36 @@ and containers go on until then.`,
 			if err := reset(cmd.Context(), e, s, yes, true); err != nil {
 				return err
 			}
-		} else if pid, err := holderOf(s.DataDir); i.root == "/" && err == nil && pid != 0 {
-			if err := stop(cmd.Context(), e, s, false); err != nil {
+		} else if i.root == "/" {
+			if err := stopService(cmd.Context(), e, s); err != nil {
 				return err
 			}
 		}
 		return i.uninstall(cmd.Context(), e)
 	}
 	return cmd
+}
+
+// stopService stops a mote that runs as the service. One that somebody started is left alone.
+func stopService(ctx context.Context, e *env, s *settings.Settings) error {
+	pid, err := holderOf(s.DataDir)
+	if err != nil || pid == 0 {
+		return nil // who cannot look at the data directory may take the service away all the same
+	}
+	if runsAsService(pid) {
+		return stop(ctx, e, s, false)
+	}
+	fmt.Fprintf(e.stderr, "mote (pid %d) does not run as a service and goes on; \"mote stop\" stops it\n", pid)
+	return nil
+}
+
+// runsAsService tells whether a service manager started process pid: systemd puts it into a group of the service's name.
+func runsAsService(pid int) bool {
+	if supervised() {
+		return true
+	}
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return err == nil && strings.Contains(string(groups), "/"+serviceName+".service")
 }
 
 // uninstall removes what the record lists, and the record last.

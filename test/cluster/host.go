@@ -43,7 +43,9 @@ type HostConfig struct {
 // Host is a private host. It ends with its test.
 type Host struct {
 	// Dir is a folder that test and host see under the same path.
-	Dir    string
+	Dir string
+	// Env is what commands in the host find in their environment besides a root login's.
+	Env    []string
 	pid    int
 	groups []string
 	// Close ends the host with everything in it, before its test does.
@@ -269,7 +271,7 @@ func (h *Host) Environ() []string {
 	if endpoint := os.Getenv(datastoreVariable); endpoint != "" {
 		environ = append(environ, "MOTE_DATASTORE_ENDPOINT="+endpoint)
 	}
-	return environ
+	return append(environ, h.Env...)
 }
 
 // ContainerPIDs maps the first process of each container to its command. A container's first

@@ -124,8 +124,10 @@ func testStop(t *testing.T, s *cluster.Server) {
 		t.Errorf("exit code %d after mote stop", code)
 	}
 	same("mote stop")
+	renameHost(t, h)
 	restart()
 	same("the start after mote stop")
+	wantSameNode(t, h)
 
 	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
@@ -164,6 +166,31 @@ func testStop(t *testing.T, s *cluster.Server) {
 	})
 	h.Run(t, "mote", "stop")
 	s.WaitEnd(t, cluster.StopTimeout)
+}
+
+// renameHost gives the host of a stopped mote another name, and takes the record of the node's name away, as if an
+// older mote had made the data directory.
+func renameHost(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	h.Run(t, "hostname", "renamed")
+	if r := h.Try(t, nil, "mote", "server", "--node-name=other"); r.Code != 1 || !strings.Contains(r.Stderr, `node-name is "other"`) ||
+		!strings.Contains(r.Stderr, `belongs to node "e2e"`) {
+		t.Errorf("mote server --node-name=other: %+v, want a refusal with both names", r)
+	}
+	h.Run(t, "rm", "/var/lib/mote/agent/node-name")
+}
+
+// wantSameNode looks at the node of a renamed host.
+func wantSameNode(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	features.Row(t, "A27", "on a renamed host the node keeps its name")
+	if nodes := h.Kubectl(t, "get", "nodes", "-o", "name"); nodes != "node/e2e\n" {
+		t.Errorf("nodes %q, want e2e alone", nodes)
+	}
+	if name := h.Run(t, "cat", "/var/lib/mote/agent/node-name"); name != "e2e\n" {
+		t.Errorf("the record of the node's name is %q", name)
+	}
+	wantContains(t, "mote status", h.Try(t, nil, "mote", "status").Stdout, `the host is called "renamed" now; the node keeps the name e2e`)
 }
 
 // corruptPayload damages each unpacked program: one is cut short, the others lose a byte. That pods

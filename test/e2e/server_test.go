@@ -29,6 +29,7 @@ func TestServer(t *testing.T) {
 	box, web := busybox(t), program(t, images.WebName, "./test/images/web")
 	box.Files = append(box.Files, web.Files...) // /program is its HTTP client
 	h.Preload(t, box, web, program(t, images.CSIName, "./test/images/csi"))
+	between := startProxy(t, h)
 	started := features.Begin(t, "A1", "one command on a machine with only a loopback: the node is Ready and pods serve")
 	s := h.StartServer(t, auditCSINodes(t, h)...)
 	s.WaitReady(t)
@@ -53,9 +54,13 @@ func TestServer(t *testing.T) {
 		{"own metrics only", testOwnMetrics},
 		{"ports", testPorts},
 		{"second server", testSecondServer},
+		{"inotify", testInotify},
+		{"kubeconfig", testKubeconfig},
+		{"status", testStatus},
 		{"file modes", testFileModes},
 		{"images", testImages},
 		{"csi", testCSI},
+		{"proxy", between.test}, // after the others, which it looks at too
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, h) })
 	}
@@ -84,6 +89,24 @@ func testMetrics(t *testing.T, h *cluster.Host) {
 	features.Row(t, "G2", "the API server shows its own and the datastore counters")
 	wantContains(t, "the apiserver's metrics", h.Kubectl(t, "get", "--raw", "/metrics"),
 		"\nmote_datastore_writes_total ", "\napiserver_request_total{")
+}
+
+// inotifyInstances is what "mote check" and each start look for: internal/inotify.
+const inotifyInstances = 32
+
+func testInotify(t *testing.T, h *cluster.Host) {
+	features.Row(t, "A8", "a server takes as many inotify instances as the check counts")
+	pid := strings.TrimSpace(h.Run(t, "cat", "/var/lib/mote/lock"))
+	var taken int
+	for line := range strings.Lines(h.Run(t, "ls", "-l", "/proc/"+pid+"/fd")) {
+		if strings.Contains(line, "anon_inode:inotify") {
+			taken++
+		}
+	}
+	t.Logf("%d inotify instances", taken)
+	if taken == 0 || taken > inotifyInstances {
+		t.Errorf("the server has %d inotify instances, and the check counts %d", taken, inotifyInstances)
+	}
 }
 
 func testServices(t *testing.T, h *cluster.Host) {

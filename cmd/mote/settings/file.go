@@ -3,16 +3,20 @@ package settings
 import (
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
+
+// maxFileSize bounds a configuration file, in bytes: some thousand times what all settings take.
+const maxFileSize = 1 << 20
 
 // loadFile applies one configuration file to s. Errors name the file and the line.
 func loadFile(path string, s *Settings) error {
-	data, err := os.ReadFile(path)
+	data, err := regular.ReadFile(path, maxFileSize)
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}

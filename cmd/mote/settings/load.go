@@ -20,6 +20,31 @@ func Env(name string) string {
 	return "MOTE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
+// CheckEnviron refuses variables that look like a misspelt setting. Others whose names begin so are left alone: a Service called
+// mote sets some in pods.
+func CheckEnviron(environ []string) error {
+	const typos = 2 // two letters that changed places count as two
+	known := []string{Env("config")}
+	for _, s := range Table() {
+		known = append(known, Env(s.Name))
+	}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if value == "" || !strings.HasPrefix(name, Env("")) || slices.Contains(known, name) || slices.Contains(otherVariables(), name) {
+			continue
+		}
+		if near := Nearest(name, known); near != "" && distance(name, near) <= typos {
+			return fmt.Errorf("unknown variable %s; did you mean %s?", name, near)
+		}
+	}
+	return nil
+}
+
+// otherVariables are mote's, but no settings.
+func otherVariables() []string {
+	return []string{"MOTE_CACHE_DIR", "MOTE_SANDBOX", "MOTE_BINARY", "MOTE_TEST"}
+}
+
 // Loader gathers the settings of one command.
 type Loader struct {
 	config string

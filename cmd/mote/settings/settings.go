@@ -16,9 +16,7 @@ package settings
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/robfig/cron/v3"
 )
@@ -37,8 +35,9 @@ type Settings struct {
 	HTTPSListenAddress netip.Addr
 	HTTPSListenPort    int
 	TLSSANs            []string
+	ClusterName        string // from the node's name when empty
 
-	NodeName               string
+	NodeName               string     // the data directory's, or else the host's, when empty
 	NodeIP                 netip.Addr // the bridge's when not valid
 	NodeLabels, NodeTaints []string
 
@@ -47,6 +46,10 @@ type Settings struct {
 	ClusterDomain            string
 	CNI, Proxy               string
 	LoadBalancerPool         netip.Prefix // the node's address for all Services when not valid
+
+	// HTTPProxy and HTTPSProxy may hold a password: they must get into no output.
+	HTTPProxy, HTTPSProxy string
+	NoProxy               []string
 
 	IngressHTTPPort, IngressHTTPSPort int
 
@@ -106,16 +109,6 @@ func (s *Settings) complete() error {
 	}
 	if s.ManifestsDir == "" {
 		s.ManifestsDir = filepath.Join(s.DataDir, "server", "manifests")
-	}
-	if s.NodeName == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("read the host's name: %w; set --node-name", err)
-		}
-		// Kubernetes names are lower case; a host's name need not be.
-		if s.NodeName, err = nodeName(strings.ToLower(host)); err != nil {
-			return fmt.Errorf("the host's name: %w; set --node-name", err)
-		}
 	}
 	if !s.ClusterDNS.IsValid() {
 		s.ClusterDNS = s.ServiceCIDR.Addr()

@@ -103,7 +103,7 @@ func TestPrecedence(t *testing.T) {
 
 func TestBadFile(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
-		{"unknown key", "data-dir: /d\nhttps-port: 1\n", `:2: unknown setting "https-port"; "mote server --help" lists them`},
+		{"unknown key", "data-dir: /d\napi-endpoint: 1\n", `:2: unknown setting "api-endpoint"; "mote server --help" lists them`},
 		{"misspelt key", "\n\ndata-dri: /d\n", `:3: unknown setting "data-dri"; did you mean "data-dir"?`},
 		{"key with underscores", "NODE_NAME: x\n", `:1: unknown setting "NODE_NAME"; did you mean "node-name"?`},
 		{"bad value", "https-listen-port: web\n", `:1: https-listen-port: "web" is not a port (1 to 65535)`},
@@ -156,7 +156,7 @@ func TestConfigFileThatIsNotThere(t *testing.T) {
 	_, err := l.Load(func(name string) string {
 		return map[string]string{"MOTE_CONFIG": "/nowhere/config.yaml"}[name]
 	})
-	require.EqualError(t, err, "read configuration: open /nowhere/config.yaml: no such file or directory")
+	require.EqualError(t, err, "read configuration: stat /nowhere/config.yaml: no such file or directory")
 }
 
 // TestTable keeps the rows of one shape.

@@ -32,7 +32,7 @@ func Table() []Setting {
 		{
 			Name: "data-dir", Section: sectionFiles, Default: "/var/lib/mote",
 			Help:  "directory for everything that lasts: state, keys, images, containers",
-			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore", "certs"},
+			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore", "certs", "kubeconfig"},
 			value: func(s *Settings) value { return scalar(&s.DataDir, "path", absolutePath) },
 		},
 		{
@@ -133,11 +133,16 @@ func Table() []Setting {
 			Help:  "further name or address for kube-apiserver's certificate",
 			value: func(s *Settings) value { return list(&s.TLSSANs, "name", hostOrAddress) },
 		},
+		{
+			Name: "cluster-name", Section: sectionAPI, DefaultHelp: "mote- and the node's name",
+			Help:  "name of cluster, user and context in kubeconfigs, by which kubectl tells this cluster from others",
+			value: func(s *Settings) value { return scalar(&s.ClusterName, "name", contextName) },
+		},
 
 		{
-			Name: "node-name", Section: sectionNode, DefaultHelp: "the host's name",
-			Help:  "name of this node",
-			value: func(s *Settings) value { return scalar(&s.NodeName, "name", nodeName) },
+			Name: "node-name", Section: sectionNode, DefaultHelp: "the host's name at the first start",
+			Help:  "name of this node; it stays with the data directory, whatever the host is called later",
+			value: func(s *Settings) value { return scalar(&s.NodeName, "name", ParseNodeName) },
 		},
 		{
 			Name: "node-ip", Section: sectionNode, DefaultHelp: "the pod bridge's address",
@@ -184,6 +189,25 @@ func Table() []Setting {
 			Name: "proxy", Section: sectionNetwork, Default: "auto",
 			Help:  "kube-proxy's mode; auto takes nftables where the kernel has it; none runs no kube-proxy",
 			value: func(s *Settings) value { return choice(&s.Proxy, "auto", "nftables", "iptables", "none") },
+		},
+		{
+			Name: "http-proxy", Section: sectionNetwork, DefaultHelp: "the variable HTTP_PROXY",
+			Help: "URL of the proxy for http:// requests to the outside, such as pulls of images; the cluster's own traffic never uses it; " +
+				"one with a password belongs into the file or the environment, as all users see flags",
+			Verbs: []string{"server"},
+			value: func(s *Settings) value { return scalar(&s.HTTPProxy, "url", proxyURL) },
+		},
+		{
+			Name: "https-proxy", Section: sectionNetwork, DefaultHelp: "the variable HTTPS_PROXY",
+			Help:  "URL of the proxy for https:// requests to the outside, such as pulls of images; see http-proxy",
+			Verbs: []string{"server"},
+			value: func(s *Settings) value { return scalar(&s.HTTPSProxy, "url", proxyURL) },
+		},
+		{
+			Name: "no-proxy", Section: sectionNetwork, DefaultHelp: "the variable NO_PROXY",
+			Help:  "name, address or network outside that is reached without the proxy; those of the cluster are added",
+			Verbs: []string{"server"},
+			value: func(s *Settings) value { return list(&s.NoProxy, "name", proxyException) },
 		},
 
 		{

@@ -1,8 +1,10 @@
 package settings
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -150,6 +152,31 @@ func network(text string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// contextName takes what can be typed after kubectl's --context without quotes.
+func contextName(text string) (string, error) {
+	if !regexp.MustCompile(`^[A-Za-z0-9][-A-Za-z0-9_.@:/]*$`).MatchString(text) {
+		return "", fmt.Errorf("%q cannot name a cluster: it begins with a letter or digit, and only letters, digits and -_.@:/ follow", text)
+	}
+	return text, nil
+}
+
+// proxyURL does not repeat the text in its errors: it may hold a password.
+func proxyURL(text string) (string, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+		return "", errors.New("is not the URL of a proxy such as http://192.0.2.1:3128")
+	}
+	return text, nil
+}
+
+// proxyException takes one item of NO_PROXY.
+func proxyException(text string) (string, error) {
+	if text == "" || strings.ContainsAny(text, ", \t") {
+		return "", fmt.Errorf("%q is not one name, address or network", text)
+	}
+	return text, nil
+}
+
 func hostOrAddress(text string) (string, error) {
 	if _, err := netip.ParseAddr(text); err == nil {
 		return text, nil
@@ -169,9 +196,16 @@ func domain(text string) (string, error) {
 	return text, nil
 }
 
-func nodeName(text string) (string, error) {
+// maxNodeName is the length of a label's value: a node's name is one of its labels, kubernetes.io/hostname.
+const maxNodeName = 63
+
+// ParseNodeName returns text if it can name a node.
+func ParseNodeName(text string) (string, error) {
+	if len(text) > maxNodeName {
+		return "", fmt.Errorf("%q cannot name a node: it has %d characters, and a label's value, which it becomes, has at most %d", text, len(text), maxNodeName)
+	}
 	if _, err := domain(text); err != nil {
-		return "", fmt.Errorf("%q cannot name a node: only a-z, 0-9, - and . are allowed", text)
+		return "", fmt.Errorf("%q cannot name a node: only a-z, 0-9, - and . are allowed, and it begins and ends with a letter or digit", text)
 	}
 	return text, nil
 }

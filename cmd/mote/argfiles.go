@@ -1,0 +1,65 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/regular"
+)
+
+// checkArgFiles refuses files of upstream arguments that upstream would read for ever: it opens whatever is under the name. A file that
+// is missing is upstream's to report, in its own words.
+func checkArgFiles(s *settings.Settings) error {
+	for _, part := range []struct {
+		setting string
+		args    []string
+	}{
+		{"apiserver-arg", s.APIServerArgs},
+		{"controller-manager-arg", s.ControllerManagerArgs},
+		{"scheduler-arg", s.SchedulerArgs},
+		{"kubelet-arg", s.KubeletArgs},
+		{"proxy-arg", s.ProxyArgs},
+	} {
+		for _, arg := range part.args {
+			name, value, _ := strings.Cut(arg, "=")
+			for _, path := range argFiles(name, value) {
+				if err := checkRegular(path); err != nil {
+					return fmt.Errorf("--%s %s: %w", part.setting, name, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// argFiles returns the files that an upstream argument makes its component read.
+func argFiles(name, value string) []string {
+	switch {
+	case !filepath.IsAbs(value):
+		return nil
+	case name == "config-dir": // the kubelet's drop-ins
+		files, err := filepath.Glob(filepath.Join(value, "*.conf"))
+		if err != nil { // the path has characters of a pattern
+			return nil
+		}
+		return files
+	case strings.HasSuffix(name, "-file"), strings.HasSuffix(name, "config"):
+		return []string{value}
+	}
+	return nil
+}
+
+func checkRegular(path string) error {
+	f, err := regular.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/durable"
+	"github.com/mote-k8s/mote/internal/regular"
+)
+
+// maxNameFile bounds the files that hold a node's name, in bytes: a certificate takes some 2 KiB.
+const maxNameFile = 64 << 10
+
+// namelessHost is the node's name on a host that has none of its own.
+const namelessHost = "mote"
+
+// nodeNameFile holds the name of the node that the data directory belongs to. It may be edited while mote is stopped, to rename the node.
+func nodeNameFile(s *settings.Settings) string { return filepath.Join(s.DataDir, "agent", "node-name") }
+
+// withNodeName returns s with the name of its node. A data directory belongs to one node for good: pods, volumes and leases name it. So
+// the name that the directory has counts, then the setting, then the host's name. note says why the node is not called
+// as the host is; it is empty if there is nothing to explain.
+func withNodeName(s *settings.Settings) (named *settings.Settings, note string, err error) {
+	recorded, err := recordedNodeName(s)
+	if err != nil {
+		return nil, "", err
+	}
+	n := *s
+	named = &n
+	switch {
+	case recorded == "" && s.NodeName != "":
+		return named, "", nil
+	case recorded != "" && s.NodeName != "" && s.NodeName != recorded:
+		return nil, "", fmt.Errorf("node-name is %q, but the data directory %s belongs to node %q: drop the setting; or, to rename the node, "+
+			"write %[1]s into %[4]s and, once it runs, forget the old one with \"mote kubectl delete node %[3]s\" (volumes of class local stay with that)",
+			s.NodeName, s.DataDir, recorded, nodeNameFile(s))
+	case recorded != "" && s.NodeName != "":
+		return named, "", nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, "", fmt.Errorf("read the host's name: %w; set --node-name", err)
+	}
+	if recorded != "" {
+		named.NodeName = recorded
+		if !strings.EqualFold(host, recorded) && !(nameless(host) && recorded == namelessHost) {
+			note = fmt.Sprintf("the host is called %q now; the node keeps the name %s, which the data directory %s belongs to", host, recorded, s.DataDir)
+		}
+		return named, note, nil
+	}
+	named.NodeName, note, err = hostNodeName(host)
+	return named, note, err
+}
+
+// clusterName is what kubeconfigs call the cluster of s, which has its node's name.
+func clusterName(s *settings.Settings) string {
+	switch {
+	case s.ClusterName != "":
+		return s.ClusterName
+	case s.NodeName == namelessHost:
+		return namelessHost
+	}
+	return "mote-" + s.NodeName
+}
+
+// nodeNameOf returns the name of the node of s for a text; where it cannot be had the start of mote says why.
+func nodeNameOf(s *settings.Settings) string {
+	if named, _, err := withNodeName(s); err == nil {
+		return named.NodeName
+	}
+	return s.NodeName
+}
+
+// hostNodeName makes a node's name of a host's.
+func hostNodeName(host string) (name, note string, err error) {
+	if nameless(host) {
+		return namelessHost, fmt.Sprintf("the host has no name of its own (%q), so the node is called %s; --node-name sets another before the first start", host, namelessHost), nil
+	}
+	// Kubernetes names are lower case; a host's name need not be.
+	if name, err = settings.ParseNodeName(strings.ToLower(host)); err != nil {
+		return "", "", fmt.Errorf("the host's name: %w; set --node-name", err)
+	}
+	return name, "", nil
+}
+
+// nameless tells whether a host has no name of its own. The kernel's is "(none)" until somebody sets one.
+func nameless(host string) bool {
+	switch strings.ToLower(host) {
+	case "", "(none)", "localhost", "localhost.localdomain":
+		return true
+	}
+	return false
+}
+
+// recordedNodeName returns the name of the node that the data directory belongs to, or "" before the first start. Directories from
+// before there was a file for it have the name in the kubelet's certificate alone.
+func recordedNodeName(s *settings.Settings) (string, error) {
+	path := nodeNameFile(s)
+	data, err := regular.ReadFile(path, maxNameFile)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // what is wrong with the directory is found when it is locked
+		return certifiedNodeName(filepath.Join(credentialsDir(s), "kubelet-client.crt"))
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the node's name: %w", err)
+	}
+	name, err := settings.ParseNodeName(strings.TrimSpace(string(data)))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w; write the node's name into it", path, err)
+	}
+	return name, nil
+}
+
+// certifiedNodeName returns the node that a kubelet's client certificate is for. A damaged one is made again at the start, and names nobody.
+func certifiedNodeName(path string) (string, error) {
+	data, err := regular.ReadFile(path, maxNameFile)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the node's name: %w", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return "", nil
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return "", nil
+	}
+	name, found := strings.CutPrefix(cert.Subject.CommonName, "system:node:")
+	if !found {
+		return "", nil
+	}
+	return name, nil
+}
+
+// recordNodeName keeps the node's name for all later starts.
+func recordNodeName(s *settings.Settings) error {
+	path := nodeNameFile(s)
+	if data, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(data)) == s.NodeName {
+		return nil
+	}
+	if err := durable.WriteFile(path, []byte(s.NodeName+"\n"), 0o600); err != nil {
+		return fmt.Errorf("keep the node's name: %w", err)
+	}
+	return nil
+}
