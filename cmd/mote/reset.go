@@ -166,7 +166,7 @@ func removeOurs(dir string, last ...string) error {
 // "Files". A leading dot is that of a file that was being written.
 func ours(name string) bool {
 	return slices.ContainsFunc([]string{
-		"agent", "datastore", "images", "kubeconfig", "lock", "payload", "server", "volumes", planFile,
+		"agent", "datastore", "images", "kubeconfig", "lock", "payload", "server", "volumeplugins", "volumes", planFile,
 		"cni", "containerd", "dns", "log", "runc", "sockets",
 	}, func(known string) bool { return name == known || strings.HasPrefix(name, "."+known+".") })
 }

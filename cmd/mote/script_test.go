@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/limit"
 )
 
 // TestMain makes this test the program mote for the scripts below testdata, under each of its names,
@@ -89,7 +90,7 @@ func issueMain(args []string) int {
 		s, _, err = withNodeName(s)
 	}
 	if err == nil {
-		_, err = prepare(s, "unix://"+s.DatastoreSocket())
+		_, err = prepare(s, "unix://"+s.DatastoreSocket(), limit.New())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "issue:", err)
