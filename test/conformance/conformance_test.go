@@ -28,7 +28,9 @@ var (
 	onDisk   = flag.Bool("disk", false, "put the data directory on the disk of the directory for temporary files, and not in memory")
 	commit   = flag.String("commit", "unknown", "the commit that the binary is built from")
 	argument = flag.String("command", "", "the command that the page names")
-	quick    = flag.Bool("quick", false, "run only the specs of testdata/quick.txt, and compare no usage")
+	compare  = flag.Bool("compare", true, "compare what the process uses before and after")
+	again    = flag.Bool("again", false, "run only the specs that failed in the result of this name, compare nothing, and keep the rest of it")
+	quick    = flag.Bool("quick", false, "run only the specs of testdata/quick.txt, and compare nothing")
 )
 
 // registryAddress is on the host's loopback: containerd asks such a registry without TLS.
@@ -42,13 +44,15 @@ func TestConformance(t *testing.T) {
 	switch {
 	case *quick:
 		features.Row(t, "H10", "a choice of upstream's conformance specs from each area, on a mote without a network")
-	case *focus == "" && *parallel && *serial:
+	case *focus == "" && *parallel && *serial && !*again:
 		features.Row(t, "H10", "all of upstream's conformance specs, on a mote without a network")
 	}
 	programs := filepath.Join(cluster.Root(), "bin", "conformance")
-	if err := os.MkdirAll(filepath.Join(programs, "results"), 0o755); err != nil {
+	results := filepath.Join(programs, "results", *name)
+	if err := os.MkdirAll(filepath.Dir(results), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	chosen := focused(t, results)
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "conformance"})
 	serveImages(t, h, programs)
 	if *onDisk {
@@ -59,40 +63,50 @@ func TestConformance(t *testing.T) {
 	s := h.StartServer(t, "--proxy="+*proxy)
 	s.WaitReady(t)
 
-	result := report.Run{
-		Name: *name, Date: time.Now().UTC().Format(time.DateOnly), Commit: *commit, Command: *argument,
-		Settings: settings(t, h), Procs: *procs, Images: StandIns(),
+	run := runAll(t, s, chosen, results)
+	if *again {
+		run = merged(t, results, run)
 	}
-	if !*quick {
-		result.Before = idleUsage(t, s, filepath.Join(programs, "results", *name+"-before-"))
+	if err := save(run, results); err != nil {
+		t.Fatal(err)
+	}
+	if len(run.Specs) == 0 {
+		t.Fatal("no spec ran; does --focus match any?")
+	}
+	if *quick && len(run.Specs) != len(quickSpecs(t)) {
+		t.Errorf("%d specs ran, want one for each of the %d lines of testdata/quick.txt", len(run.Specs), len(quickSpecs(t)))
+	}
+	for _, spec := range run.Failures() {
+		t.Errorf("%s: %s: %s", spec.State, spec.Name, spec.Reason)
+	}
+	t.Log(run.Summary())
+}
+
+// runAll runs the chosen specs and compares the process before and after.
+func runAll(t *testing.T, s *cluster.Server, chosen, results string) report.Run {
+	t.Helper()
+	run := report.Run{
+		Name: *name, Date: time.Now().UTC().Format(time.DateOnly), Commit: *commit, Command: *argument,
+		Settings: settings(t, s.Host), Procs: *procs, Images: StandIns(),
+		Partial: *quick || *focus != "",
+	}
+	whole := *compare && !*quick && !*again
+	if whole {
+		run.Before = idleUsage(t, s, results+"-before-")
 	}
 	start := time.Now()
 	if *parallel {
-		result.Specs = append(result.Specs, runSpecs(t, h, programs, "parallel", *procs)...)
+		run.Specs = runSpecs(t, s.Host, "parallel", *procs, chosen, results)
 	}
 	if *serial && !*quick {
-		result.Specs = append(result.Specs, runSpecs(t, h, programs, "serial", 1)...)
+		run.Specs = append(run.Specs, runSpecs(t, s.Host, "serial", 1, chosen, results)...)
 	}
-	result.Took = time.Since(start).Round(time.Second)
-	if !*quick {
-		result.After = idleUsage(t, s, filepath.Join(programs, "results", *name+"-after-"))
+	run.Took = time.Since(start).Round(time.Second)
+	if whole {
+		run.After = idleUsage(t, s, results+"-after-")
 	}
-	result.Log = countLog(t, s.LogPath)
-	if err := save(result, filepath.Join(programs, "results", *name+".json")); err != nil {
-		t.Fatal(err)
-	}
-	if len(result.Specs) == 0 {
-		t.Fatal("no spec ran; does --focus match any?")
-	}
-	if *quick && len(result.Specs) != len(quickSpecs(t)) {
-		t.Errorf("%d specs ran, want one for each of the %d lines of testdata/quick.txt", len(result.Specs), len(quickSpecs(t)))
-	}
-	for _, spec := range result.Specs {
-		if spec.State != report.Passed && report.NeedsMore(spec.Name) == "" {
-			t.Errorf("%s: %s: %s", spec.State, spec.Name, spec.Reason)
-		}
-	}
-	t.Log(result.Summary())
+	run.Log = countLog(t, s.LogPath)
+	return run
 }
 
 // serveImages starts a registry on the host and makes it the mirror of upstream's.
@@ -128,8 +142,9 @@ func serveImages(t *testing.T, h *cluster.Host, programs string) {
 }
 
 // runSpecs runs the specs of one kind with ginkgo's own program, which starts procs processes of e2e.test.
-func runSpecs(t *testing.T, h *cluster.Host, programs, kind string, procs int) []report.Spec {
+func runSpecs(t *testing.T, h *cluster.Host, kind string, procs int, chosen, results string) []report.Spec {
 	t.Helper()
+	programs := filepath.Dir(filepath.Dir(results))
 	label := "Conformance && !Serial"
 	if kind == "serial" {
 		label = "Conformance && Serial"
@@ -139,12 +154,12 @@ func runSpecs(t *testing.T, h *cluster.Host, programs, kind string, procs int) [
 		"run", "--no-color", "--succinct", "--silence-skips", "--timeout=12h", fmt.Sprintf("--procs=%d", procs),
 		"--label-filter=" + label, "--output-dir=" + h.Dir, "--json-report=" + filepath.Base(output),
 	}
-	if re := focused(t); re != "" {
-		args = append(args, "--focus="+re)
+	if chosen != "" {
+		args = append(args, "--focus="+chosen)
 	}
 	args = append(args, filepath.Join(programs, "e2e.test"), "--",
 		"--kubeconfig="+cluster.Kubeconfig, "--provider=skeleton", "--dump-logs-on-failure=true", "--disable-log-dump=true")
-	log, err := os.Create(filepath.Join(programs, "results", *name+"-"+kind+".log"))
+	log, err := os.Create(results + "-" + kind + ".log")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,23 +200,52 @@ func quickSpecs(t *testing.T) (names []string) {
 }
 
 // focused is the regular expression of the specs to run, "" for all.
-func focused(t *testing.T) string {
+func focused(t *testing.T, results string) string {
 	t.Helper()
-	if !*quick {
-		return *focus
-	}
 	var names []string
-	for _, name := range quickSpecs(t) {
-		names = append(names, regexp.QuoteMeta(name))
+	switch {
+	case *again:
+		for _, spec := range load(t, results).Failures() {
+			names = append(names, regexp.QuoteMeta(spec.Name))
+		}
+		if len(names) == 0 {
+			t.Skip("no spec has failed")
+		}
+	case *quick:
+		for _, name := range quickSpecs(t) {
+			names = append(names, regexp.QuoteMeta(name))
+		}
+	default:
+		return *focus
 	}
 	return strings.Join(names, "|")
 }
 
-// save writes the result as JSON.
-func save(r report.Run, path string) error {
-	data, err := json.MarshalIndent(r, "", "\t")
+// merged is the earlier run with the results of the specs that ran again.
+func merged(t *testing.T, results string, later report.Run) report.Run {
+	t.Helper()
+	run := load(t, results)
+	run.Again(later.Specs)
+	run.Images = later.Images
+	return run
+}
+
+func load(t *testing.T, results string) (run report.Run) {
+	t.Helper()
+	data, err := os.ReadFile(results + ".json")
+	if err == nil {
+		err = json.Unmarshal(data, &run)
+	}
+	if err != nil {
+		t.Fatalf("read the earlier result: %v", err)
+	}
+	return run
+}
+
+func save(run report.Run, results string) error {
+	data, err := json.MarshalIndent(run, "", "\t")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, data, 0o644)
+	return os.WriteFile(results+".json", data, 0o644)
 }

@@ -74,6 +74,7 @@ func TestConformance(t *testing.T) {
 	run := report.Run{
 		Name: *runName, Date: time.Now().UTC().Format(time.DateOnly), Commit: *commit, Command: *argument,
 		Settings: guestSettings(t, g), Procs: 1, Images: conformance.StandIns(),
+		Partial: *specs != strings.Join(cgroupSpecs(), "|"),
 	}
 	start := time.Now()
 	runSpecs(t, g)

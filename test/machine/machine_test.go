@@ -17,7 +17,7 @@ import (
 
 const (
 	// readyTimeout is from the shell to node Ready, all of it emulated.
-	readyTimeout = 8 * time.Minute
+	readyTimeout = 20 * time.Minute
 	megabytes    = 2048
 	// The power is cut after so many acknowledged objects, in the midst of the others.
 	cutAfter, objects = 40, 400

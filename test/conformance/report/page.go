@@ -27,6 +27,7 @@ from, unchanged. This page is generated; a run replaces its own row and section.
 // Page makes the page from runs. The rows and sections of other runs are taken from the page as it is.
 func Page(old string, runs []Run) string {
 	rows, sections := runsOf(old)
+	runs = slices.DeleteFunc(slices.Clone(runs), func(r Run) bool { return r.Partial })
 	for _, r := range runs {
 		rows[r.Name], sections[r.Name] = r.row(), r.section()
 	}
@@ -85,6 +86,7 @@ func (r Run) section() string {
 	fmt.Fprintf(&b, "%s%s\n\n    %s\n\n", runHeading, r.Name, r.Command)
 	fmt.Fprintf(&b, "Kubernetes %s, mote %s, Linux %s. %s\n", r.Settings.Kubernetes, r.Settings.Mote, r.Settings.Kernel, r.shares())
 	r.writeFailures(&b)
+	r.writeAgain(&b)
 	r.writeUsage(&b)
 	r.writeLog(&b)
 	return b.String()
@@ -121,6 +123,20 @@ func (r Run) writeFailures(b *strings.Builder) {
 			reason = spec.Reason
 		}
 		fmt.Fprintf(b, "| %s | %s | %s |\n", cell(spec.Name), spec.State, cell(reason))
+	}
+}
+
+func (r Run) writeAgain(b *strings.Builder) {
+	first := true
+	for _, spec := range r.Specs {
+		if spec.First == "" {
+			continue
+		}
+		if first {
+			b.WriteString("\n| ran again | then | at first |\n|---|---|---|\n")
+			first = false
+		}
+		fmt.Fprintf(b, "| %s | %s | %s |\n", cell(spec.Name), spec.State, cell(spec.First))
 	}
 }
 

@@ -6,6 +6,7 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,6 +32,7 @@ type Run struct {
 	After    Usage
 	Log      Log
 	Images   map[string]string // what each image is made of, by repository
+	Partial  bool              // some specs for a quick look: not for the page
 }
 
 // Settings are those of a run, as the running cluster shows them.
@@ -48,12 +50,38 @@ type Spec struct {
 	Reason string `json:",omitempty"` // why it did not pass
 	Serial bool   `json:",omitempty"`
 	Took   time.Duration
+	First  string `json:",omitempty"` // why it did not pass before it ran again
+}
+
+// Failures are the specs of a run that one node should pass and that did not.
+func (r Run) Failures() (failures []Spec) {
+	for _, spec := range r.Specs {
+		if spec.State != Passed && NeedsMore(spec.Name) == "" {
+			failures = append(failures, spec)
+		}
+	}
+	return failures
+}
+
+// Again puts the results of specs that ran again in the place of the run's. The page shows both.
+func (r *Run) Again(later []Spec) {
+	for _, spec := range later {
+		i := slices.IndexFunc(r.Specs, func(s Spec) bool { return s.Name == spec.Name })
+		if i < 0 {
+			continue // of the same name in part
+		}
+		if spec.First = r.Specs[i].First; spec.First == "" {
+			spec.First = r.Specs[i].Reason
+		}
+		r.Specs[i] = spec
+	}
 }
 
 // NeedsMore says why a spec cannot pass on one node, or "" where it can.
 func NeedsMore(spec string) string {
 	return map[string]string{
 		"[sig-architecture] Conformance Tests should have at least two untainted nodes [Conformance]": "the spec counts the nodes, and asks for two",
+		"[sig-apps] Daemon set [Serial] should rollback without unnecessary restarts [Conformance]":   "the spec asks for two schedulable nodes before it does anything",
 	}[spec]
 }
 

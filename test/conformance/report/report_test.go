@@ -38,6 +38,15 @@ func TestSpecsShowFailureOfSuite(t *testing.T) {
 	}, specs)
 }
 
+func TestAgain(t *testing.T) {
+	run := Run{Specs: []Spec{{Name: "a", State: Passed}, {Name: "b", State: Failed, Reason: "no image"}}}
+	require.Equal(t, run.Specs[1:], run.Failures())
+	run.Again([]Spec{{Name: "b", State: Passed}})
+	require.Empty(t, run.Failures())
+	require.Equal(t, []Spec{{Name: "a", State: Passed}, {Name: "b", State: Passed, First: "no image"}}, run.Specs)
+	require.Contains(t, Page("", []Run{run}), "| b | passed | no image |")
+}
+
 func TestReadLog(t *testing.T) {
 	v, err := ReadLog(strings.NewReader(`time=T level=WARN msg="pod 0123456789ab is gone" component=kubelet
 time=T level=WARN msg="pod fedcba987654 is gone" component=kubelet
@@ -74,6 +83,7 @@ func TestPageKeepsOtherRuns(t *testing.T) {
 	require.Equal(t, 2, strings.Count(page, "\n## Run "))
 
 	require.Equal(t, page, Page(page, nil), "a page without a new run")
+	require.Equal(t, page, Page(page, []Run{{Name: "iptables", Partial: true}}), "a partial run is not for the page")
 	run.Date = "2026-12-02"
 	page = Page(page, []Run{run})
 	require.NotContains(t, page, "2026-11-30")
