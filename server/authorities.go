@@ -11,12 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"k8s.io/client-go/util/keyutil"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // An authority is replaced in two steps, each of which takes effect when a server starts:
@@ -186,7 +187,7 @@ func nextAuthority(name, from string, now time.Time) (*authority, []byte, error)
 		return ca, keyPEM, err
 	}
 	path := filepath.Join(from, name+".crt")
-	certPEM, err := os.ReadFile(path)
+	certPEM, err := regular.ReadFile(path, maxPEM)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && key == nil:
 		return nil, nil, nil

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/keyutil"
 )
@@ -504,6 +505,15 @@ func TestOwnAuthorities(t *testing.T) {
 		"needs its certificate": func(dir string) {
 			ownAuthority(t, dir, "client-ca", ecKey, same)
 			require.NoError(t, os.Remove(filepath.Join(dir, "client-ca.crt")))
+		},
+		"not a regular file but a named pipe": func(dir string) {
+			ownAuthority(t, dir, "client-ca", ecKey, same)
+			path := filepath.Join(dir, "client-ca.crt")
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, unix.Mkfifo(path, 0o600))
+		},
+		"client-ca.key: not a regular file but a named pipe": func(dir string) {
+			require.NoError(t, unix.Mkfifo(filepath.Join(dir, "client-ca.key"), 0o600))
 		},
 		"has 2 certificates": func(dir string) {
 			ownAuthority(t, dir, "client-ca", ecKey, same)

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/util/keyutil"
 
 	"github.com/mote-k8s/mote/internal/durable"
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // leafLifetime is how long a leaf is valid; it is renewed when a third of that is left, so a
@@ -333,8 +334,11 @@ func readKey(path string) (crypto.Signer, error) {
 	return key, setMode(path, 0o600)
 }
 
+// maxPEM bounds a file of keys or certificates, in bytes: an authority's take some 2 KiB.
+const maxPEM = 1 << 20
+
 func parseKeyFile(path string) (crypto.Signer, error) {
-	data, err := os.ReadFile(path)
+	data, err := regular.ReadFile(path, maxPEM)
 	if err != nil {
 		return nil, err
 	}
