@@ -202,10 +202,11 @@ func testRubbish(t *testing.T, s *Server) {
 			require.NoError(t, err)
 		}
 	}
-	other := from(t, otherAddress, "udp", serverPort)
-	answer, _, err := (&dns.Client{Timeout: 10 * time.Second}).ExchangeWithConn(new(dns.Msg).SetQuestion("a.test.", dns.TypeA), &dns.Conn{Conn: other})
-	require.NoError(t, err)
-	require.Len(t, answer.Answer, 1)
+	other := &dns.Conn{Conn: from(t, otherAddress, "udp", serverPort)}
+	require.Eventually(t, func() bool { // the kernel may drop one of a burst
+		answer, _, err := (&dns.Client{Timeout: 5 * time.Second}).ExchangeWithConn(new(dns.Msg).SetQuestion("a.test.", dns.TypeA), other)
+		return err == nil && len(answer.Answer) == 1
+	}, time.Minute, time.Millisecond)
 	require.Eventually(t, func() bool { return s.front.gate.UnderWay() == 0 }, 10*time.Second, time.Millisecond)
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -41,6 +43,7 @@ func renamed(directive string) string {
 type rewriter struct {
 	port      uint16       // instead of 53
 	upstreams []netip.Addr // instead of /etc/resolv.conf
+	dir       string       // instead of /etc/coredns
 }
 
 // token is one word of a Corefile. Words of the same line belong together.
@@ -60,6 +63,9 @@ func (r rewriter) rewrite(name, text string, depth int) (string, error) {
 	lines := splitLines(name, text)
 	for i, line := range lines {
 		opens := line[len(line)-1].text == "{"
+		if err := r.confine(name, line); err != nil {
+			return "", err
+		}
 		switch {
 		case line[0].text == "}":
 			depth--
@@ -144,6 +150,9 @@ func binds(lines [][]token) bool {
 // directive renames what needs it, and puts the upstream servers in the place of the file that names them
 // elsewhere. Without any, the whole directive gives way to one that knows no other server.
 func (r rewriter) directive(line []token) []token {
+	if line[0].text == "hosts" && (len(line) == 1 || line[1].text == "{") {
+		line = slices.Insert(line, 1, token{line[0].line, filepath.Join(r.dir, emptyHosts)})
+	}
 	if line[0].text != "forward" {
 		line[0].text = renamed(line[0].text)
 		return line

@@ -32,8 +32,8 @@ func TestRewrite(t *testing.T) {
 		{"snippet", "(s) {\n debug\n}\n", "(s) {\nmote_ignored\n}\n", nil},
 		{"directives by name, their options not", ".:53 {\n kubernetes x {\n  health\n }\n loop\n}\n",
 			".:10053 { mote_listen\nmote_kubernetes x {\nhealth\n}\nmote_loop\n}\n", nil},
-		{"lines stay", ".:53 { # a\n\n\n  hosts {\n   1.2.3.4 a\n  }\n}\n", ".:10053 { mote_listen\n\n\nhosts {\n1.2.3.4 a\n}\n}\n", nil},
-		{"block on one line", ".:53 {\nhosts { }\n}\n", ".:10053 { mote_listen\nhosts {\n}\n}\n", nil},
+		{"lines stay", ".:53 { # a\n\n\n  hosts {\n   1.2.3.4 a\n  }\n}\n", ".:10053 { mote_listen\n\n\nhosts custom/none.hosts {\n1.2.3.4 a\n}\n}\n", nil},
+		{"block on one line", ".:53 {\nhosts { }\n}\n", ".:10053 { mote_listen\nhosts custom/none.hosts {\n}\n}\n", nil},
 		{"quotes", ".:53 {\n template IN A {\n  answer \"{{ .Name }} IN TXT \\\"a b\\\"\"\n }\n}\n",
 			".:10053 { mote_listen\ntemplate IN A {\nanswer \"{{ .Name }} IN TXT \\\"a b\\\"\"\n}\n}\n", nil},
 		{"upstreams", ".:53 {\n forward . /etc/resolv.conf {\n  max_concurrent 9\n }\n}\n",
@@ -55,10 +55,23 @@ func TestRewrite(t *testing.T) {
 
 func TestRewriteRefuses(t *testing.T) {
 	for in, want := range map[string]string{
-		".:53\nerrors\n":                           "Corefile:1 - a server block needs its directives in braces: .:53 {",
-		".:53 {\n}\n}\n":                           "Corefile:3 - a closing brace without an opening one",
-		".:53 {\n\n import /etc/shadow\n}\n":       "Corefile:3 - cannot import /etc/shadow: only snippets",
-		".:53 {\n import custom/../../shadow\n}\n": "Corefile:2 - cannot import",
+		".:53\nerrors\n":                                      "Corefile:1 - a server block needs its directives in braces: .:53 {",
+		".:53 {\n}\n}\n":                                      "Corefile:3 - a closing brace without an opening one",
+		".:53 {\n\n import /etc/shadow\n}\n":                  "Corefile:3 - cannot import /etc/shadow: only snippets",
+		".:53 {\n file /etc/shadow\n}\n":                      "Corefile:2 - file cannot read /etc/shadow: a Corefile may read keys of the ConfigMaps coredns and coredns-custom",
+		".:53 {\n file ../../shadow\n}\n":                     "cannot read ../../shadow",
+		".:53 {\n file /etc/coredns/../shadow\n}\n":           "cannot read",
+		".:53 {\n file custom/a/b\n}\n":                       "cannot read",
+		".:53 {\n hosts /etc/hosts a.test\n}\n":               "cannot read /etc/hosts",
+		"tls://.:853 {\n tls a.pem /key.pem\n}\n":             "cannot read /key.pem",
+		".:53 {\n tls a.pem key.pem {\n keylog /x\n}\n}\n":    "keylog cannot read /x",
+		".:53 {\n autopath /etc/passwd\n}\n":                  "cannot read /etc/passwd",
+		".:53 {\n loadbalance weighted /etc/passwd\n}\n":      "cannot read /etc/passwd",
+		".:53 {\n forward . 1.1.1.1 /etc/shadow\n}\n":         "cannot read /etc/shadow",
+		".:53 {\n forward . unix:///run/x.sock\n}\n":          "cannot read unix:///run/x.sock",
+		"(x) {\n kubeconfig /root/.kube/config\n}\n":          "kubeconfig cannot read /root/.kube/config",
+		".:53 {\n template IN TXT {\n answer {$HOME}\n}\n}\n": "environment variables",
+		".:53 {\n import custom/../../shadow\n}\n":            "Corefile:2 - cannot import",
 	} {
 		_, err := rewriterFor().corefile(corefileKey, in)
 		require.ErrorContains(t, err, want)
@@ -68,7 +81,22 @@ func TestRewriteRefuses(t *testing.T) {
 func TestRewriteOverride(t *testing.T) {
 	got, err := rewriterFor().override("a.override", "loop\nhosts {\n loop\n}\n")
 	require.NoError(t, err)
-	require.Equal(t, "mote_loop\nhosts {\nloop\n}\n", got)
+	require.Equal(t, "mote_loop\nhosts custom/none.hosts {\nloop\n}\n", got)
+}
+
+// TestRewriteFiles: plugins read the keys of the ConfigMaps where they are here.
+func TestRewriteFiles(t *testing.T) {
+	r := rewriterFor("192.0.2.1")
+	r.dir = "/run/mote/dns"
+	got, err := r.override("a.override", "file /etc/coredns/a.db a.test\nfile custom/b.db\nhosts NodeHosts {\n ttl 60\n}\n"+
+		"autopath @kubernetes\nforward . /etc/resolv.conf tls://9.9.9.9%dns.quad9.net 1.1.1.1:53 [2001:db8::1]:53 {\n tls ca.pem\n}\n")
+	require.NoError(t, err)
+	require.Equal(t, "file /run/mote/dns/a.db a.test\nfile /run/mote/dns/custom/b.db\nhosts /run/mote/dns/NodeHosts {\nttl 60\n}\n"+
+		"autopath @kubernetes\nforward . 192.0.2.1 tls://9.9.9.9%dns.quad9.net 1.1.1.1:53 [2001:db8::1]:53 {\ntls /run/mote/dns/ca.pem\n}\n", got)
+}
+
+func ourWord(word string) bool {
+	return word == directiveListen || word == directiveBound || word == emptyHosts
 }
 
 // FuzzRewrite: whatever is written, nothing panics, nothing grows without bound, and what comes out is read
@@ -85,14 +113,14 @@ func FuzzRewrite(f *testing.F) {
 		var got, want []string
 		for _, line := range splitLines("", out) {
 			for _, w := range line {
-				if w.text != directiveListen {
+				if !ourWord(w.text) {
 					got = append(got, w.text)
 				}
 			}
 		}
 		for _, line := range splitLines("", text) {
 			for _, w := range line {
-				if w.text != directiveListen {
+				if !ourWord(w.text) {
 					want = append(want, w.text)
 				}
 			}

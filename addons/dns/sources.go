@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -16,12 +17,13 @@ import (
 // sources is all that decides what CoreDNS does.
 type sources struct {
 	corefile  string
-	custom    map[string]string // *.override and *.server
+	files     map[string]string // further keys of the Corefile's ConfigMap, such as zones
+	custom    map[string]string // *.override and *.server, and files that they use
 	upstreams []netip.Addr
 }
 
 func (a sources) equal(b sources) bool {
-	return a.corefile == b.corefile && maps.Equal(a.custom, b.custom) && slices.Equal(a.upstreams, b.upstreams)
+	return a.corefile == b.corefile && maps.Equal(a.files, b.files) && maps.Equal(a.custom, b.custom) && slices.Equal(a.upstreams, b.upstreams)
 }
 
 // sources reads the ConfigMaps' copies and the resolver files. missing: there is no Corefile at all.
@@ -35,48 +37,55 @@ func (s *Server) sources(store cache.Store) (from sources, missing bool) {
 	}
 	data := get(configName)
 	from.corefile = data[corefileKey]
-	from.custom = make(map[string]string)
-	for key, text := range get(customName) {
-		if strings.HasSuffix(key, ".server") || strings.HasSuffix(key, ".override") {
-			from.custom[key] = text
-		}
-	}
+	from.files = maps.Clone(data)
+	delete(from.files, corefileKey)
+	from.custom = get(customName)
 	from.upstreams = upstreams(s.cfg.ResolvConfs, s.cfg.Address, s.cfg.ClusterIP)
 	return from, data == nil
 }
 
-// write puts the rewritten custom files into dir and returns the rewritten Corefile, which imports them.
+// write puts the rewritten custom files, and those that plugins read, into dir and returns the rewritten Corefile, which
+// imports them.
 func (from sources) write(dir string) (string, error) {
-	r := rewriter{port: Port, upstreams: from.upstreams}
+	r := rewriter{port: Port, upstreams: from.upstreams, dir: dir}
 	text, err := r.corefile(corefileKey, from.corefile)
 	if err != nil {
 		return "", err
 	}
-	custom := filepath.Join(dir, customDir)
-	if err := os.RemoveAll(custom); err != nil {
-		return "", fmt.Errorf("write the Corefile: %w", err)
-	}
-	if err := os.MkdirAll(custom, 0o700); err != nil {
-		return "", fmt.Errorf("write the Corefile: %w", err)
-	}
 	// Without any file to import CoreDNS would warn.
-	files := map[string]string{"none.server": "", "none.override": ""}
+	files := map[string]string{"none.server": "", "none.override": "", filepath.Base(emptyHosts): ""}
+	listens := strings.Contains(text, directiveListen)
 	for key, text := range from.custom {
 		rewrite := r.corefile
-		if strings.HasSuffix(key, ".override") {
+		switch {
+		case strings.HasSuffix(key, ".override"):
 			rewrite = r.override
+		case !strings.HasSuffix(key, ".server"):
+			files[key] = text
+			continue
 		}
 		if files[key], err = rewrite(filepath.Join(customDir, key), text); err != nil {
 			return "", err
 		}
+		listens = listens || strings.Contains(files[key], directiveListen)
 	}
-	if !strings.Contains(text+strings.Join(slices.Collect(maps.Values(files)), ""), directiveListen) {
+	if !listens {
 		return "", fmt.Errorf("%s - no server block answers on the cluster's DNS address: one without bind is needed, such as .:53 {}", corefileKey)
 	}
-	for key, text := range files {
-		if err := os.WriteFile(filepath.Join(custom, key), []byte(text), 0o600); err != nil {
-			return "", fmt.Errorf("write the Corefile: %w", err)
-		}
+	if err := errors.Join(os.RemoveAll(dir), writeAll(filepath.Join(dir, customDir), files), writeAll(dir, from.files)); err != nil {
+		return "", fmt.Errorf("write the Corefile: %w", err)
 	}
 	return text, nil
+}
+
+func writeAll(dir string, files map[string]string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for key, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, key), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }

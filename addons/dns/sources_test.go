@@ -24,6 +24,18 @@ func TestSourcesWrite(t *testing.T) {
 		require.Equal(t, want, string(got))
 	}
 
+	// Files that plugins read.
+	text, err = sources{
+		corefile: ".:53 {\n file a.db a.test\n hosts /etc/coredns/custom/names\n}\n", files: map[string]string{"a.db": "zone"},
+		custom: map[string]string{"names": "192.0.2.1 a.test"},
+	}.write(dir)
+	require.NoError(t, err)
+	require.Equal(t, ".:10053 { mote_listen\nfile "+dir+"/a.db a.test\nhosts "+dir+"/custom/names\n}\n", text)
+	zone, err := os.ReadFile(filepath.Join(dir, "a.db"))
+	require.NoError(t, err)
+	require.Equal(t, "zone", string(zone))
+	require.NoFileExists(t, filepath.Join(dir, customDir, "a.server"))
+
 	_, err = write(".:53 {\n}\n", map[string]string{"a.server": "a.test:53\n"})
 	require.EqualError(t, err, "custom/a.server:1 - a server block needs its directives in braces: a.test:53 {")
 	for _, silent := range []string{"", "(snippet) {\n}\n", ".:53 {\n bind 127.0.0.1\n}\n"} {
