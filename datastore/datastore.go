@@ -9,7 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -81,6 +83,20 @@ func (d *Datastore) Endpoint() string {
 		return d.cfg.Endpoint
 	}
 	return "unix://" + d.cfg.Socket
+}
+
+// HasState reports whether an earlier start left a store on this machine. Of a database elsewhere it
+// knows nothing, and says false.
+func (d *Datastore) HasState() (bool, error) {
+	file := d.engine.file()
+	if file == "" {
+		return false, nil
+	}
+	_, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Run opens the store and serves it until ctx ends. It may be called once.

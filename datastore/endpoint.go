@@ -25,6 +25,8 @@ type engine interface {
 	fmt.Stringer
 	// probe asks once whether the data can be had. sql.ErrRefused means that asking again does not help.
 	probe(ctx context.Context) error
+	// file is the store's file on this machine, or empty.
+	file() string
 	// open opens the store; nil is one that others serve.
 	open(ctx context.Context) (store, error)
 }
@@ -69,6 +71,8 @@ type boltEngine struct {
 // String implements fmt.Stringer.
 func (e boltEngine) String() string { return "bolt at " + e.path }
 
+func (e boltEngine) file() string { return e.path }
+
 func (boltEngine) probe(context.Context) error { return nil }
 
 func (e boltEngine) open(context.Context) (store, error) {
@@ -83,6 +87,8 @@ type kineEngine struct {
 	sql.Endpoint
 	cfg Config
 }
+
+func (e kineEngine) file() string { return e.File() }
 
 func (e kineEngine) probe(ctx context.Context) error { return sql.Probe(ctx, e.Endpoint) }
 

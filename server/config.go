@@ -22,6 +22,9 @@ type Config struct {
 	ClusterName string
 	// KubeconfigCopy is the path of a further copy of it, or empty. It may lie anywhere; it is kept up to date.
 	KubeconfigCopy string
+	// HasState says that the datastore holds a cluster already. Prepare then fails with a *LostKeysError
+	// where it would otherwise make that cluster's keys anew.
+	HasState bool
 	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock, or several URLs of one
 	// etcd, joined by commas.
 	DatastoreEndpoint string

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -36,6 +37,8 @@ type ControlPlane struct {
 
 	mu    sync.Mutex // guards nodes, and the certificate files against two writers
 	nodes map[string]node
+
+	trouble atomic.Pointer[renewalTrouble] // of the last renewal; nil when it went well
 }
 
 // node is what IssueNode was told about a credentials directory, for its renewal.
@@ -62,6 +65,11 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 		return nil, err
 	}
 
+	if cfg.HasState {
+		if err := c.creds.checkKeys(); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.load(); err != nil {
 		return nil, fmt.Errorf("prepare certificates: %w", err)
 	}
@@ -216,27 +224,42 @@ func (c *ControlPlane) renewCertificates() error {
 
 type renewal struct{ *ControlPlane }
 
+var _ component.Troubled = renewal{}
+
+// Name implements component.Component.
 func (renewal) Name() string { return "certificates" }
 
+// Run implements component.Component.
 func (r renewal) Run(ctx context.Context) error {
 	tick := time.NewTicker(renewalInterval)
 	defer tick.Stop()
-	var told string // what lasts is told of once
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			// A full disk is no reason to stop a cluster whose certificates have months to go.
-			err := r.renew()
-			if err == nil {
-				told = ""
-			} else if err.Error() != told {
-				told = err.Error()
-				slog.Error("cannot renew certificates", "component", r.Name(), "err", err)
-			}
+			r.try()
 		}
 	}
 }
 
+// try renews what needs it. A full disk is no reason to stop a cluster whose certificates have months
+// to go: what goes wrong is logged once, and is in the status until it is over.
+func (r renewal) try() {
+	err := r.renew()
+	before := r.trouble.Load()
+	switch {
+	case err == nil:
+		r.trouble.Store(nil)
+	case before == nil || before.text != err.Error():
+		now := &renewalTrouble{since: r.now(), text: err.Error()}
+		r.trouble.Store(now)
+		slog.Error("cannot renew certificates", "component", r.Name(), "err", err)
+	}
+}
+
+// Trouble implements component.Troubled.
+func (r renewal) Trouble() []string { return r.trouble.Load().lines() }
+
+// Ready implements component.Component.
 func (renewal) Ready(context.Context) error { return nil }

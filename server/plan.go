@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -95,7 +96,9 @@ func (f plannedFile) apply(dataDir string) error {
 // lockCertificates keeps other processes from writing certificates until release is called: a running server renews
 // them while a verb may rotate them.
 func lockCertificates(tlsDir string) (release func(), err error) {
-	if release, err = dirlock.LockBriefly(tlsDir); err != nil {
+	if release, err = dirlock.LockBriefly(tlsDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, vanished(tlsDir, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("cannot change certificates: %w; another \"mote certs\" or a server that starts has it, try again", err)
 	}
 	return release, nil

@@ -31,7 +31,7 @@ here has to be done regularly.`,
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(newCertsCheckCommand(e), newCertsRotateCommand(e), newCertsRotateCACommand(e))
+	cmd.AddCommand(newCertsCheckCommand(e), newCertsRotateCommand(e), newCertsRotateCACommand(e), newCertsInitCommand(e))
 	return cmd
 }
 
@@ -164,6 +164,45 @@ certificate in Kubernetes. If a key has leaked, change the authorities: "mote ce
 			return diskHint(err)
 		}
 		return tellNames(e, "renewed", renewed, output.json(), "")
+	}
+	return cmd
+}
+
+func newCertsInitCommand(e *env) *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Make new keys for a cluster that has lost all of them",
+		Long: `Make new authorities and a new service-account key where a cluster has lost all of them and no snapshot or backup has them.
+The state in the datastore stays. Whatever trusted the old keys must be given the new ones: kubeconfigs that were copied
+elsewhere, other nodes, webhooks. Pods get new tokens when they are started again. mote must be stopped.`,
+		Args: noArgs,
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	load := withSettings(cmd, e, "certs init")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := load()
+		if err != nil {
+			return err
+		}
+		if err := requireRoot(verb(cmd)); err != nil {
+			return err
+		}
+		lock, err := lockStopped(s)
+		if err != nil {
+			return err
+		}
+		defer lock.close()
+		if !yes {
+			if err := confirm(e, "Make new keys for the cluster in "+s.DataDir+"? Nothing that has the old ones is trusted any more."); err != nil {
+				return err
+			}
+		}
+		if err := certificates(s).Init(); err != nil {
+			return diskHint(err)
+		}
+		fmt.Fprintln(e.stderr, "New keys are made. Next: mote server")
+		return nil
 	}
 	return cmd
 }

@@ -16,17 +16,20 @@ import (
 
 func newSnapshotRestoreCommand(e *env) *cobra.Command {
 	var quiet bool
+	var identity string
 	cmd := &cobra.Command{
 		Use:   "restore NAME|PATH",
 		Short: "Make this machine's cluster what it was in a snapshot",
 		Long: `Put the state and the keys of a snapshot in place of those in the data directory, which may be of another machine, or
 empty. Mote must be stopped. What was there is set aside in the data directory, not deleted. A restore that is interrupted
-changes nothing, or is finished by the next start of mote.`,
+changes nothing, or is finished by the next start of mote. An encrypted snapshot needs the file of the private key.`,
 		Example: `  mote datastore snapshot restore before-upgrade
+  mote datastore snapshot restore nightly --identity key.txt
   mote datastore snapshot restore /mnt/usb/mote-20260801T120000Z-81234.tar.zst --data-dir=/var/lib/mote`,
 		Args: oneArg("a snapshot's name or path"),
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but errors")
+	cmd.Flags().StringVarP(&identity, "identity", "i", "", "file of the age private key that opens an encrypted snapshot")
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore snapshot restore")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -41,7 +44,13 @@ changes nothing, or is finished by the next start of mote.`,
 		if err != nil {
 			return err
 		}
-		done, err := restoreSnapshot(cmd.Context(), e, s, path, quiet || output.json())
+		var keys snapshot.Keys
+		if identity != "" {
+			if keys, err = snapshot.ReadKeys(identity); err != nil {
+				return err
+			}
+		}
+		done, err := restoreSnapshot(cmd.Context(), e, s, path, keys, quiet || output.json())
 		switch {
 		case err != nil:
 			return diskHint(err)
@@ -67,7 +76,7 @@ type restoredInfo struct {
 	Replaced []string  `json:"replaced,omitempty"`
 }
 
-func restoreSnapshot(ctx context.Context, e *env, s *settings.Settings, path string, quiet bool) (snapshot.Restored, error) {
+func restoreSnapshot(ctx context.Context, e *env, s *settings.Settings, path string, keys snapshot.Keys, quiet bool) (snapshot.Restored, error) {
 	var done snapshot.Restored
 	if !ownEngine(s) {
 		return done, errors.New("datastore-endpoint names another database, and a snapshot is of mote's own: restore with --datastore-endpoint=bolt, then move the state there with \"mote datastore migrate\"")
@@ -88,7 +97,7 @@ func restoreSnapshot(ctx context.Context, e *env, s *settings.Settings, path str
 	}
 	defer lock.close()
 	err = newSteps(e).long("Restore "+path, quiet, func(progress func(done, all int64)) (err error) {
-		done, err = snapshot.Restore(ctx, path, s.DataDir, progress)
+		done, err = snapshot.Restore(ctx, path, s.DataDir, keys, progress)
 		return err
 	})
 	if errors.Is(err, snapshot.ErrDamaged) {

@@ -23,8 +23,8 @@ func newDatastoreSnapshotCommand(e *env) *cobra.Command {
 		Use:   "snapshot",
 		Short: "Back the cluster's state up, and bring it back",
 		Long: `A snapshot is one file with the whole state of the cluster and its keys: this machine, or another one, can be made
-what it was from that file alone. Whoever has the file has the cluster. A running mote saves some by itself (--snapshot-schedule);
-copy them to another machine: a disk that dies takes them along, and so does "mote reset".`,
+what it was from that file alone. Whoever has the file has the cluster, unless it is encrypted (--snapshot-recipient). A running mote
+saves some by itself (--snapshot-schedule); copy them to another machine: a disk that dies takes them along, and so does "mote reset".`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -53,11 +53,12 @@ type snapshotInfo struct {
 	Cluster    string    `json:"cluster"`
 	Mote       string    `json:"mote"`
 	Kubernetes string    `json:"kubernetes"`
+	Encrypted  bool      `json:"encrypted"`
 	Error      string    `json:"error,omitempty"`
 }
 
 func infoOf(s snapshot.Snapshot) snapshotInfo {
-	info := snapshotInfo{s.Name, s.Path, s.Size, s.Revision, s.Time, s.Node, s.Cluster, s.Mote, s.Kubernetes, ""}
+	info := snapshotInfo{s.Name, s.Path, s.Size, s.Revision, s.Time, s.Node, s.Cluster, s.Mote, s.Kubernetes, s.Encryption != nil, ""}
 	if s.Err != nil {
 		info.Error = s.Err.Error()
 	}
@@ -67,7 +68,9 @@ func infoOf(s snapshot.Snapshot) snapshotInfo {
 // snapshotOrigin is what goes into a snapshot of this machine.
 func snapshotOrigin(s *settings.Settings) snapshot.Origin {
 	v := version.Get()
-	return snapshot.Origin{ServerDir: serverDir(s), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: nodeNameOf(s)}
+	return snapshot.Origin{
+		ServerDir: serverDir(s), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: nodeNameOf(s), Recipients: s.SnapshotRecipients,
+	}
 }
 
 func newSnapshotSaveCommand(e *env) *cobra.Command {
@@ -169,16 +172,20 @@ func newSnapshotListCommand(e *env) *cobra.Command {
 func printSnapshots(w io.Writer, list []snapshotInfo, quiet bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	if !quiet {
-		fmt.Fprintln(t, "NAME\tTIME\tREVISION\tSIZE\tNODE\tKUBERNETES")
+		fmt.Fprintln(t, "NAME\tTIME\tREVISION\tSIZE\tNODE\tKUBERNETES\tENCRYPTED")
 	}
 	for _, s := range list {
 		switch {
 		case quiet:
 			fmt.Fprintln(t, s.Name)
 		case s.Error != "":
-			fmt.Fprintf(t, "%s\tdamaged\t\t\t\t\n", s.Name)
+			fmt.Fprintf(t, "%s\tdamaged\t\t\t\t\t\n", s.Name)
 		default:
-			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\n", s.Name, s.Time.Format(time.RFC3339), s.Revision, fileSize(s.Size), s.Node, s.Kubernetes)
+			encrypted := "no"
+			if s.Encrypted {
+				encrypted = "yes"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", s.Name, s.Time.Format(time.RFC3339), s.Revision, fileSize(s.Size), s.Node, s.Kubernetes, encrypted)
 		}
 	}
 	return t.Flush()

@@ -73,7 +73,11 @@ func TestLockLeavesNoTraceWhenTheStartFails(t *testing.T) {
 
 func TestResetRemovesOnlyWhatIsOurs(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	for _, name := range []string{"server/tls/a.key", "datastore/state.db", ".kubeconfig.tmp-1", "lock", planFile, "mine/notes.txt"} {
+	for _, name := range []string{
+		"server/tls/a.key", "datastore/state.db", ".kubeconfig.tmp-1", "lock", planFile, "mine/notes.txt",
+		// A restore that was killed while it unpacked, and one that replaced a cluster.
+		"restore.new/server/tls/client-ca.key", "replaced-20261130T120000Z/server/encryption.yaml", "replaced-20261130T120000Z-2/a.key",
+	} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/pack"
 )
 
@@ -162,11 +163,15 @@ func removeOurs(dir string, last ...string) error {
 	return os.Remove(dir)
 }
 
-// ours tells whether mote makes the entry name in its data or run directory: docs/architecture.md,
-// "Files". A leading dot is that of a file that was being written.
+// ours reports whether mote makes the entry name in its data or run directory: docs/architecture.md,
+// "Files". A leading dot is that of a file that was being written. What a restore staged or set aside
+// holds keys of a cluster.
 func ours(name string) bool {
+	if strings.HasPrefix(name, snapshot.ReplacedPrefix) {
+		return true
+	}
 	return slices.ContainsFunc([]string{
-		"agent", "datastore", "images", "kubeconfig", "lock", "payload", "server", "volumeplugins", "volumes", planFile,
+		"agent", "datastore", "images", "kubeconfig", "lock", "payload", "server", "volumeplugins", "volumes", planFile, snapshot.StageDir,
 		"cni", "containerd", "dns", "log", "runc", "sockets",
 	}, func(known string) bool { return name == known || strings.HasPrefix(name, "."+known+".") })
 }

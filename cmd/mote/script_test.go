@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
@@ -89,8 +90,12 @@ func issueMain(args []string) int {
 	if err == nil {
 		s, _, err = withNodeName(s)
 	}
+	var store *datastore.Datastore
 	if err == nil {
-		_, err = prepare(s, "unix://"+s.DatastoreSocket(), limit.New())
+		store, err = openStore(s, s.DatastoreSocket())
+	}
+	if err == nil {
+		_, err = prepare(s, store, limit.New())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "issue:", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -23,6 +25,7 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/inotify"
 	"github.com/mote-k8s/mote/internal/limit"
@@ -130,7 +133,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	defer lock.close()
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
-	plane, err := prepare(s, store.Endpoint(), budgets)
+	plane, err := prepare(s, store, budgets)
 	if err != nil && lock.undo() {
 		return diskHint(err) // a wrong argument is found before anything is written
 	}
@@ -275,13 +278,18 @@ func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
 }
 
 // prepare makes the control plane's files and those of its one node.
-func prepare(s *settings.Settings, endpoint string, budgets *limit.Budgets) (*server.ControlPlane, error) {
+func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Budgets) (*server.ControlPlane, error) {
+	hasState, err := store.HasState()
+	if err != nil {
+		return nil, err
+	}
 	plane, err := server.Prepare(server.Config{
 		DataDir:               s.DataDir,
 		AdminKubeconfig:       s.Kubeconfig(),
 		ClusterName:           clusterName(s),
 		KubeconfigCopy:        s.WriteKubeconfig,
-		DatastoreEndpoint:     endpoint,
+		HasState:              hasState,
+		DatastoreEndpoint:     store.Endpoint(),
 		DatastoreCAFile:       s.DatastoreCAFile,
 		DatastoreCertFile:     s.DatastoreCertFile,
 		DatastoreKeyFile:      s.DatastoreKeyFile,
@@ -297,6 +305,10 @@ func prepare(s *settings.Settings, endpoint string, budgets *limit.Budgets) (*se
 		SchedulerArgs:         s.SchedulerArgs,
 		Budgets:               budgets,
 	})
+	var lost *server.LostKeysError
+	if errors.As(err, &lost) {
+		return nil, keysHint(s, lost)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -304,6 +316,23 @@ func prepare(s *settings.Settings, endpoint string, budgets *limit.Budgets) (*se
 		return nil, err
 	}
 	return plane, recordNodeName(s)
+}
+
+// keysHint adds to a refusal for lost keys how to get them back, and how to go on without them.
+func keysHint(s *settings.Settings, lost *server.LostKeysError) error {
+	from := "from a backup of that directory"
+	// Snapshots that cannot be listed are of no use now.
+	if list, err := snapshot.Folder(s.SnapshotDir).List(); err == nil {
+		good := slices.IndexFunc(list, func(one snapshot.Snapshot) bool { return one.Err == nil && one.Cluster != "" })
+		if good >= 0 {
+			from = fmt.Sprintf("with \"mote datastore snapshot restore %s\" (state and keys of %s), or %s",
+				list[good].Name, list[good].Time.Format(time.RFC3339), from)
+		}
+	}
+	if lost.Sealed {
+		return fmt.Errorf("%w; restore them %s; \"mote reset\" removes the cluster to start over", lost, from)
+	}
+	return fmt.Errorf("%w; restore them %s; to give the cluster new keys on purpose, run \"mote certs init\"", lost, from)
 }
 
 // payloadDir in the data directory holds the unpacked per-pod programs.

@@ -15,12 +15,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // A snapshot is a tar archive, compressed with zstd in two frames, the second of which has the manifest, the last file
@@ -37,11 +40,18 @@ const (
 	maxManifest = 16 << 20
 )
 
-// write puts a snapshot together. It completes m.
-func write(ctx context.Context, w io.Writer, m *Manifest, store *Stream, serverDir string, progress Progress) error {
+// write puts a snapshot together. It completes m. The first frame is encrypted by key, unless that is nil.
+func write(ctx context.Context, w io.Writer, m *Manifest, store *Stream, serverDir string, key *seal, progress Progress) (err error) {
 	counter := &countingWriter{w: w}
+	var sealed io.WriteCloser = passing{counter}
+	if key != nil {
+		counter.sum = sha256.New()
+		if sealed, err = key.writer(counter); err != nil {
+			return err
+		}
+	}
 	// One goroutine and little memory: this runs beside a cluster on a small machine.
-	frame, err := zstd.NewWriter(counter, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(window))
+	frame, err := zstd.NewWriter(sealed, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(window))
 	if err != nil {
 		return err
 	}
@@ -53,8 +63,12 @@ func write(ctx context.Context, w io.Writer, m *Manifest, store *Stream, serverD
 	if err := addServer(archive, m, serverDir); err != nil {
 		return err
 	}
-	if err := errors.Join(archive.Flush(), frame.Close()); err != nil {
+	if err := errors.Join(archive.Flush(), frame.Close(), sealed.Close()); err != nil {
 		return err
+	}
+	if key != nil {
+		m.Format = FormatEncrypted
+		m.Encryption = &Encryption{Recipients: key.texts, SHA256: hex.EncodeToString(counter.sum.Sum(nil))}
 	}
 	begin := counter.n
 	counter.sum = sha256.New()
@@ -144,16 +158,18 @@ func addServer(archive *tar.Writer, m *Manifest, dir string) error {
 type file struct {
 	*os.File
 	Manifest
-	end int64 // of the archive
+	begin, end int64 // of the second frame
+	keys       Keys
 }
 
-// openFile opens a snapshot and reads its manifest.
-func openFile(path string) (*file, error) {
-	f, err := os.Open(path)
+// openFile opens a snapshot and reads its manifest. What lies in its place and is no regular file is
+// refused at once. keys open the rest if it is encrypted.
+func openFile(path string, keys Keys) (*file, error) {
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &file{File: f}
+	s := &file{File: f, keys: keys}
 	if err := s.readManifest(); err != nil {
 		return nil, errors.Join(fmt.Errorf("read snapshot %s: %w", path, err), f.Close())
 	}
@@ -166,7 +182,7 @@ func (s *file) readManifest() error {
 		return err
 	}
 	s.end = info.Size() - int64(footerSize)
-	if !info.Mode().IsRegular() || s.end < 0 {
+	if s.end < 0 {
 		return fmt.Errorf("%w: it is too short", ErrDamaged)
 	}
 	tail := make([]byte, footerSize)
@@ -177,6 +193,7 @@ func (s *file) readManifest() error {
 	if begin < 0 || begin > s.end || s.end-begin > maxManifest || !bytes.Equal(tail[:16], footer(0, nil)[:16]) {
 		return fmt.Errorf("%w: it does not end as a snapshot does", ErrDamaged)
 	}
+	s.begin = begin
 	data := make([]byte, s.end-begin)
 	if _, err := s.ReadAt(data, begin); err != nil {
 		return err
@@ -204,11 +221,16 @@ func (s *file) parseManifest(frame []byte) error {
 	if err := json.NewDecoder(archive).Decode(&s.Manifest); err != nil {
 		return fmt.Errorf("%w: manifest: %w", ErrDamaged, err)
 	}
-	if s.Format != Format {
-		return fmt.Errorf("it has format %d, and this version of mote reads %d; use the version that wrote it (%s)", s.Format, Format, s.Mote)
+	if s.Format != Format && s.Format != FormatEncrypted {
+		return fmt.Errorf("it has format %d, and this version of mote reads %d and %d; use the version that wrote it (%s)",
+			s.Format, Format, FormatEncrypted, s.Mote)
+	}
+	if (s.Format == FormatEncrypted) != (s.Encryption != nil) {
+		return fmt.Errorf("%w: its format %d does not fit its manifest", ErrDamaged, s.Format)
 	}
 	for _, p := range s.Parts {
-		if p.Name != storePart && (!strings.HasPrefix(p.Name, serverParts) || !filepath.IsLocal(p.Name)) {
+		below := strings.HasPrefix(p.Name, serverParts) && filepath.IsLocal(p.Name) && p.Name == path.Clean(p.Name)
+		if p.Name != storePart && !below {
 			return fmt.Errorf("%w: it has a file %q", ErrDamaged, p.Name)
 		}
 	}
@@ -229,8 +251,12 @@ func (s *file) each(ctx context.Context, progress Progress, fn func(Part, io.Rea
 }
 
 func (s *file) tryEach(ctx context.Context, progress Progress, fn func(Part, io.Reader) error) error {
-	all := progressReader{ctx: ctx, r: io.NewSectionReader(s, 0, s.end), all: s.end, progress: progress}
-	plain, err := decompress(&all)
+	all := progressReader{ctx: ctx, r: io.NewSectionReader(s, 0, s.begin), all: s.begin, progress: progress}
+	opened, err := s.plain(&all)
+	if err != nil {
+		return damaged(ctx, err)
+	}
+	plain, err := decompress(opened)
 	if err != nil {
 		return err
 	}
@@ -264,7 +290,7 @@ func (s *file) tryEach(ctx context.Context, progress Progress, fn func(Part, io.
 // damaged calls err damage if it comes from what was read, and not from the disk or the reader.
 func damaged(ctx context.Context, err error) error {
 	var path *fs.PathError
-	if ctx.Err() != nil || errors.As(err, &path) {
+	if ctx.Err() != nil || errors.As(err, &path) || errors.Is(err, ErrEncrypted) || errors.Is(err, ErrWrongKey) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -284,6 +310,11 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// passing is a writer with nothing to close.
+type passing struct{ io.Writer }
+
+func (passing) Close() error { return nil }
 
 type sumReader struct {
 	r   io.Reader

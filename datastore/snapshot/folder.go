@@ -92,11 +92,15 @@ func (f Folder) save(ctx context.Context, name string, source Source, o Origin, 
 	if err := f.removeDrafts(); err != nil {
 		return Snapshot{}, err
 	}
-	m, err := f.draft(ctx, source, o, progress)
+	key, err := newSeal(o.Recipients)
 	if err != nil {
 		return Snapshot{}, err
 	}
-	if err := f.verifyDraft(ctx); err != nil {
+	m, err := f.draft(ctx, source, o, key, progress)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	if err := f.verifyDraft(ctx, key.keys()); err != nil {
 		return Snapshot{}, err
 	}
 	if name == "" {
@@ -113,7 +117,7 @@ func (f Folder) save(ctx context.Context, name string, source Source, o Origin, 
 }
 
 // draft writes the snapshot under another name.
-func (f Folder) draft(ctx context.Context, source Source, o Origin, progress Progress) (m Manifest, err error) {
+func (f Folder) draft(ctx context.Context, source Source, o Origin, key *seal, progress Progress) (m Manifest, err error) {
 	ctx, cancel := context.WithCancel(ctx) // ends the stream
 	defer cancel()
 	cluster, err := Fingerprint(o.ServerDir)
@@ -135,7 +139,7 @@ func (f Folder) draft(ctx context.Context, source Source, o Origin, progress Pro
 	if err != nil {
 		return m, err
 	}
-	err = write(ctx, file, &m, store, o.ServerDir, progress)
+	err = write(ctx, file, &m, store, o.ServerDir, key, progress)
 	if err == nil {
 		err = file.Sync()
 	}
@@ -143,8 +147,8 @@ func (f Folder) draft(ctx context.Context, source Source, o Origin, progress Pro
 }
 
 // verifyDraft reads the draft back as a restore would, and its store as a start would.
-func (f Folder) verifyDraft(ctx context.Context) error {
-	s, err := openFile(f.path(draftFile))
+func (f Folder) verifyDraft(ctx context.Context, keys Keys) error {
+	s, err := openFile(f.path(draftFile), keys)
 	if err != nil {
 		return err
 	}
@@ -239,7 +243,7 @@ func (f Folder) List() ([]Snapshot, error) {
 // look reads what a file says of itself.
 func look(path string) Snapshot {
 	s := Snapshot{Name: filepath.Base(path), Path: path}
-	opened, err := openFile(path)
+	opened, err := openFile(path, Keys{})
 	if err != nil {
 		s.Err = err
 		return s
@@ -250,13 +254,17 @@ func look(path string) Snapshot {
 	return s
 }
 
-// Verify reads a whole snapshot and compares it with its manifest.
-func Verify(ctx context.Context, path string, progress Progress) (Manifest, error) {
-	s, err := openFile(path)
+// Verify reads a whole snapshot and compares it with its manifest. Of an encrypted one it compares the encrypted bytes,
+// unless there are keys that open it.
+func Verify(ctx context.Context, path string, keys Keys, progress Progress) (Manifest, error) {
+	s, err := openFile(path, keys)
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer s.Close()
+	if s.Encryption != nil && len(keys.identities) == 0 {
+		return s.Manifest, s.checkSealed(ctx, progress)
+	}
 	return s.Manifest, s.each(ctx, progress, func(Part, io.Reader) error { return nil })
 }
 
@@ -281,7 +289,7 @@ func (f Folder) Prune(ctx context.Context, keep int, cluster string) ([]string, 
 	for i, s := range list {
 		found := good
 		if !found {
-			_, err := Verify(ctx, s.Path, nil)
+			_, err := Verify(ctx, s.Path, Keys{}, nil)
 			if ctx.Err() != nil {
 				return removed, ctx.Err()
 			}
@@ -309,22 +317,32 @@ func Newest(dir, cluster string) (io.ReadCloser, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	var encrypted error
 	for _, s := range list {
 		if s.Err != nil || cluster != "" && s.Cluster != "" && s.Cluster != cluster {
 			continue
 		}
-		if _, err := Verify(context.Background(), s.Path, nil); err != nil {
+		if s.Encryption != nil {
+			if encrypted == nil {
+				encrypted = fmt.Errorf("%w without a private key: restore the newest with \"mote datastore snapshot restore %s --identity FILE\"", ErrNone, s.Name)
+			}
+			continue
+		}
+		if _, err := Verify(context.Background(), s.Path, Keys{}, nil); err != nil {
 			continue
 		}
 		r, err := openStorePart(s.Path)
 		return r, s.Name, err
+	}
+	if encrypted != nil {
+		return nil, "", encrypted
 	}
 	return nil, "", fmt.Errorf("%w in %s", ErrNone, dir)
 }
 
 // openStorePart returns the store of a snapshot that was verified.
 func openStorePart(path string) (io.ReadCloser, error) {
-	s, err := openFile(path)
+	s, err := openFile(path, Keys{})
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func TestLinks(t *testing.T) {
 	}
 	saved := m.save(t, "", store)
 	other := newMachine(t)
-	_, err := Restore(t.Context(), saved.Path, other.dir, nil)
+	_, err := Restore(t.Context(), saved.Path, other.dir, Keys{}, nil)
 	require.NoError(t, err)
 	restored := filepath.Join(other.dir, "server")
 	info, err := os.Lstat(filepath.Join(restored, "linked.key"))

@@ -31,7 +31,7 @@ func TestGolden(t *testing.T) {
 	require.Contains(t, files, newest)
 	for _, path := range files {
 		to := t.TempDir()
-		done, err := Restore(t.Context(), path, to, nil)
+		done, err := Restore(t.Context(), path, to, Keys{}, nil)
 		require.NoError(t, err, path)
 		require.EqualValues(t, 3, done.Revision)
 		require.Equal(t, "n1", done.Node)

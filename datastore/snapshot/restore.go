@@ -21,8 +21,11 @@ import (
 const (
 	storeDir  = "datastore"
 	planFile  = "restore.json"
-	stageDir  = "restore.new" // what will be put in place
 	serverDir = "server"
+	// StageDir, in the data directory and in the datastore's, has what a restore will put in place.
+	StageDir = "restore.new"
+	// ReplacedPrefix begins the names of the directories that hold what a restore set aside.
+	ReplacedPrefix = "replaced-"
 )
 
 // revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot and the restore, on
@@ -61,10 +64,10 @@ type restoring struct {
 	before func(what string)
 }
 
-// Restore puts the snapshot at path in place of what is in dataDir, whose lock the caller has. An interrupted one is
-// finished first.
-func Restore(ctx context.Context, path, dataDir string, progress Progress) (Restored, error) {
-	return newRestoring(dataDir).restore(ctx, path, progress)
+// Restore puts the snapshot at path in place of what is in dataDir, whose lock the caller has. keys open an encrypted one.
+// An interrupted restore is finished first.
+func Restore(ctx context.Context, path, dataDir string, keys Keys, progress Progress) (Restored, error) {
+	return newRestoring(dataDir).restore(ctx, path, keys, progress)
 }
 
 // Resume finishes a restore that was interrupted in dataDir, whose lock the caller has, and says whether there was
@@ -75,11 +78,11 @@ func newRestoring(dataDir string) *restoring {
 	return &restoring{dataDir: dataDir, before: func(string) {}}
 }
 
-func (r *restoring) restore(ctx context.Context, path string, progress Progress) (Restored, error) {
+func (r *restoring) restore(ctx context.Context, path string, keys Keys, progress Progress) (Restored, error) {
 	if _, _, err := r.resume(); err != nil {
 		return Restored{}, err
 	}
-	p, err := r.stage(ctx, path, progress)
+	p, err := r.stage(ctx, path, keys, progress)
 	if err != nil {
 		// Nothing has changed, and a stage that is left is removed by the next who comes.
 		_ = r.removeStages()
@@ -103,7 +106,7 @@ func (r *restoring) resume() (Restored, bool, error) {
 		return Restored{}, false, fmt.Errorf("read the plan of an interrupted restore: %w", err)
 	}
 	var p plan
-	if err := json.Unmarshal(data, &p); err != nil || !strings.HasPrefix(p.Replaced, replacedPrefix) || !filepath.IsLocal(p.Replaced) {
+	if err := json.Unmarshal(data, &p); err != nil || !strings.HasPrefix(p.Replaced, ReplacedPrefix) || !filepath.IsLocal(p.Replaced) {
 		return Restored{}, false, fmt.Errorf("%s is not the plan of a restore (%v); move it away if you know what it is, and restore again", r.path(planFile), err)
 	}
 	done, err := r.swap(p)
@@ -111,8 +114,8 @@ func (r *restoring) resume() (Restored, bool, error) {
 }
 
 // stage unpacks the snapshot beside what it will replace, and makes it what a start wants.
-func (r *restoring) stage(ctx context.Context, path string, progress Progress) (plan, error) {
-	s, err := openFile(path)
+func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress Progress) (plan, error) {
+	s, err := openFile(path, keys)
 	if err != nil {
 		return plan{}, err
 	}
@@ -122,7 +125,7 @@ func (r *restoring) stage(ctx context.Context, path string, progress Progress) (
 			return plan{}, err
 		}
 	}
-	if err := checkRoom(r.path(stageDir), s.size()+spare); err != nil {
+	if err := checkRoom(r.path(StageDir), s.size()+spare); err != nil {
 		return plan{}, err
 	}
 	r.before("unpack")
@@ -131,7 +134,8 @@ func (r *restoring) stage(ctx context.Context, path string, progress Progress) (
 		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
 			return err
 		}
-		return copyTo(target, p.Mode.Perm(), contents, true)
+		// Others may read at most what the control plane lets them read; nobody may write.
+		return copyTo(target, p.Mode.Perm()&0o644, contents, true)
 	})
 	if err != nil {
 		return plan{}, err
@@ -162,13 +166,13 @@ func (r *restoring) stage(ctx context.Context, path string, progress Progress) (
 // staged is where an item, or a file below one, is before it is put in place.
 func (r *restoring) staged(item string) string {
 	if below, ok := strings.CutPrefix(item, storeDir+"/"); ok {
-		return filepath.Join(r.path(stageDir), filepath.FromSlash(below))
+		return filepath.Join(r.path(StageDir), filepath.FromSlash(below))
 	}
-	return filepath.Join(r.dataDir, stageDir, filepath.FromSlash(item))
+	return filepath.Join(r.dataDir, StageDir, filepath.FromSlash(item))
 }
 
 func (r *restoring) stages() []string {
-	return []string{r.path(stageDir), filepath.Join(r.dataDir, stageDir)}
+	return []string{r.path(StageDir), filepath.Join(r.dataDir, StageDir)}
 }
 
 func (r *restoring) removeStages() error {
@@ -199,11 +203,9 @@ func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 	return highest + revisionGap, nil
 }
 
-const replacedPrefix = "replaced-"
-
 // replacedName is a name that nothing has: a clock that was set back must not mix up two restores.
 func (r *restoring) replacedName(now time.Time) (string, error) {
-	name := replacedPrefix + now.UTC().Format("20060102T150405Z")
+	name := ReplacedPrefix + now.UTC().Format("20060102T150405Z")
 	for i := 1; ; i++ {
 		candidate := name
 		if i > 1 {
@@ -229,7 +231,7 @@ func (r *restoring) write(p plan) error {
 	if err != nil {
 		return err
 	}
-	draft := filepath.Join(r.path(stageDir), planFile)
+	draft := filepath.Join(r.path(StageDir), planFile)
 	r.before("write plan")
 	if err := copyTo(draft, 0o600, strings.NewReader(string(data)), true); err != nil {
 		return err

@@ -44,7 +44,7 @@ func restoreVictim(dir string) {
 	}
 	_, _, err := r.resume()
 	if path := os.Getenv(victimPath); err == nil && path != "" {
-		_, err = r.restore(context.Background(), path, nil)
+		_, err = r.restore(context.Background(), path, Keys{}, nil)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -105,8 +105,8 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		is, err := os.ReadFile(filepath.Join(m.dir, "server", "encryption.yaml"))
 		require.NoError(t, err)
 		require.Equal(t, key, string(is), "step %d", step)
-		require.NoDirExists(t, filepath.Join(m.dir, "datastore", stageDir))
-		require.NoDirExists(t, filepath.Join(m.dir, stageDir))
+		require.NoDirExists(t, filepath.Join(m.dir, "datastore", StageDir))
+		require.NoDirExists(t, filepath.Join(m.dir, StageDir))
 		require.NoFileExists(t, filepath.Join(m.dir, "datastore", planFile))
 		if resumed {
 			aside, err := bolt.Open(filepath.Join(done.Replaced[0], "state.db"), bolt.Options{})
@@ -141,7 +141,7 @@ func TestRestoreBeginsAboveARepair(t *testing.T) {
 	other := newMachine(t)
 	alone := filepath.Join(t.TempDir(), saved.Name)
 	require.NoError(t, os.Link(saved.Path, alone))
-	_, err = Restore(t.Context(), alone, other.dir, nil)
+	_, err = Restore(t.Context(), alone, other.dir, Keys{}, nil)
 	require.NoError(t, err)
 	require.Greater(t, put(t, other.open(t), "/a", "later"), last)
 }
@@ -167,7 +167,7 @@ func TestRestoreOnTwoDisks(t *testing.T) {
 	key := filepath.Join("server", "encryption.yaml")
 	require.NoError(t, os.WriteFile(filepath.Join(m.dir, key), []byte("other"), 0o600))
 
-	done, err := Restore(t.Context(), saved.Path, m.dir, nil)
+	done, err := Restore(t.Context(), saved.Path, m.dir, Keys{}, nil)
 	require.NoError(t, err)
 	require.Len(t, done.Replaced, 2)
 	for path, want := range map[string]string{filepath.Join(m.dir, key): "secretbox", filepath.Join(done.Replaced[1], key): "other"} {
@@ -188,7 +188,7 @@ func TestLogOfARestoreIsMissed(t *testing.T) {
 	put(t, store, "/a", "saved")
 	saved := m.save(t, "", store)
 	require.NoError(t, store.Close())
-	_, err := Restore(t.Context(), saved.Path, m.dir, nil)
+	_, err := Restore(t.Context(), saved.Path, m.dir, Keys{}, nil)
 	require.NoError(t, err)
 	path := filepath.Join(m.dir, "datastore", "state.db")
 	require.NoError(t, bolt.Examine(path))

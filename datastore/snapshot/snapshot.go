@@ -29,8 +29,11 @@ import (
 	"time"
 )
 
-// Format is the version of the file's layout that this package writes and reads.
-const Format = 1
+// Format and FormatEncrypted are the versions of the file's layout that this package writes and reads.
+const (
+	Format          = 1
+	FormatEncrypted = 2 // the first frame is in an age file
+)
 
 // Parts of a snapshot: the store's file, and the files of the control plane below their folder.
 const (
@@ -55,6 +58,8 @@ type Manifest struct {
 	Revision int64     `json:"revision"`
 	Time     time.Time `json:"time"`
 	Parts    []Part    `json:"parts"`
+	// Encryption is nil when the snapshot is not encrypted.
+	Encryption *Encryption `json:"encryption,omitempty"`
 }
 
 // Part is one file in a snapshot.
@@ -90,6 +95,8 @@ type Origin struct {
 	ServerDir string
 	// Mote, Kubernetes and Node are for the manifest.
 	Mote, Kubernetes, Node string
+	// Recipients are the age public keys that the snapshot is encrypted for; without any it is not.
+	Recipients []string
 }
 
 // Progress is told how far long work is, in bytes of all.

@@ -50,8 +50,8 @@ func (m machine) open(t *testing.T) *bolt.Store {
 	return s
 }
 
-func (m machine) origin() Origin {
-	return Origin{ServerDir: filepath.Join(m.dir, "server"), Mote: "v1", Kubernetes: "v1.36.3", Node: "n1"}
+func (m machine) origin(recipients ...string) Origin {
+	return Origin{ServerDir: filepath.Join(m.dir, "server"), Mote: "v1", Kubernetes: "v1.36.3", Node: "n1", Recipients: recipients}
 }
 
 func (m machine) save(t *testing.T, name string, s *bolt.Store) Snapshot {
@@ -128,7 +128,7 @@ func TestSaveAndRestoreElsewhere(t *testing.T) {
 	later := put(t, store, "/a", "2")
 
 	to := t.TempDir()
-	done, err := Restore(t.Context(), saved.Path, to, nil)
+	done, err := Restore(t.Context(), saved.Path, to, Keys{}, nil)
 	require.NoError(t, err)
 	require.Empty(t, done.Replaced)
 	restored := machine{dir: to}.open(t)
@@ -176,7 +176,7 @@ func TestSaveWhileWriting(t *testing.T) {
 		}
 		saved := m.save(t, "", store)
 		to := t.TempDir()
-		_, err := Restore(t.Context(), saved.Path, to, nil)
+		_, err := Restore(t.Context(), saved.Path, to, Keys{}, nil)
 		require.NoError(t, err)
 		restored := machine{dir: to}.open(t)
 		for w := range written {
@@ -197,7 +197,7 @@ func TestRestoreSetsAside(t *testing.T) {
 	saved := m.save(t, "first", store)
 	last := put(t, store, "/a", "new")
 	require.NoError(t, store.Close())
-	done, err := Restore(t.Context(), saved.Path, m.dir, nil)
+	done, err := Restore(t.Context(), saved.Path, m.dir, Keys{}, nil)
 	require.NoError(t, err)
 	restored := m.open(t)
 	require.Equal(t, "old", get(t, restored, "/a"))
@@ -210,7 +210,7 @@ func TestRestoreSetsAside(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "new", get(t, aside, "/a"))
 	require.NoError(t, aside.Close())
-	again, err := Restore(t.Context(), saved.Path, m.dir, nil)
+	again, err := Restore(t.Context(), saved.Path, m.dir, Keys{}, nil)
 	require.NoError(t, err)
 	require.NotEqual(t, done.Replaced, again.Replaced)
 	require.Greater(t, m.open(t).Revision(), restored.Revision())
@@ -247,7 +247,7 @@ func TestDamage(t *testing.T) {
 		r, _, err := Newest(string(folder), "")
 		if err != nil {
 			require.ErrorIs(t, err, ErrNone)
-			_, err := Restore(t.Context(), path, t.TempDir(), nil)
+			_, err := Restore(t.Context(), path, t.TempDir(), Keys{}, nil)
 			require.ErrorIs(t, err, ErrDamaged)
 			continue
 		}
@@ -381,7 +381,7 @@ func TestOneSaveAtATime(t *testing.T) {
 // retime gives a snapshot another time, as a machine with another clock would have.
 func retime(t *testing.T, s Snapshot, at time.Time) {
 	t.Helper()
-	f, err := openFile(s.Path)
+	f, err := openFile(s.Path, Keys{})
 	require.NoError(t, err)
 	defer f.Close()
 	var store bytes.Buffer
@@ -396,6 +396,6 @@ func retime(t *testing.T, s Snapshot, at time.Time) {
 	m.Time, m.Parts = at, nil
 	var out bytes.Buffer
 	stream := &Stream{Revision: m.Revision, Size: int64(store.Len()), Reader: &store}
-	require.NoError(t, write(t.Context(), &out, &m, stream, filepath.Join(filepath.Dir(s.Path), "..", "..", "server"), nil))
+	require.NoError(t, write(t.Context(), &out, &m, stream, filepath.Join(filepath.Dir(s.Path), "..", "..", "server"), nil, nil))
 	require.NoError(t, os.WriteFile(s.Path, out.Bytes(), 0o600))
 }

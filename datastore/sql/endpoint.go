@@ -32,6 +32,9 @@ type Endpoint struct {
 // String is for people and logs: "postgres at 10.0.0.5:5432, database kubernetes".
 func (e Endpoint) String() string { return e.driver + " at " + e.where }
 
+// File is SQLite's file, and empty for a database that is a server.
+func (e Endpoint) File() string { return e.path }
+
 // Parse judges an endpoint: sqlite, sqlite:///FILE, postgres://, mysql:// or nats://. file is where SQLite keeps a store
 // for which no file is named. Errors do not repeat the endpoint, which may hold a password.
 func Parse(text, file string, files TLS) (Endpoint, error) {

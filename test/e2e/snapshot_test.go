@@ -44,6 +44,7 @@ func TestSnapshot(t *testing.T) {
 	s.WaitEnd(t, cluster.StopTimeout)
 	h.Run(t, "mote", "datastore", "snapshot", "restore", "before")
 	repairByVerb(t, h)
+	refuseLostKeys(t, h)
 
 	s = h.StartServer(t)
 	s.WaitReady(t)
@@ -83,6 +84,22 @@ func repairByVerb(t *testing.T, h *cluster.Host) {
 	if _, err := os.Stat(h.Path(repairs)); err != nil {
 		t.Errorf("a verb's repair is not kept: %v", err)
 	}
+}
+
+// refuseLostKeys takes the keys of a stopped cluster away: a start makes no new ones, and names the snapshot that has them.
+func refuseLostKeys(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	h.Run(t, "mv", "/var/lib/mote/server/tls", "/root/tls")
+	r := h.Try(t, nil, "mote", "server")
+	if r.Code != 1 {
+		t.Errorf("a start without the cluster's keys ended with %d", r.Code)
+	}
+	wantContains(t, "the refusal", r.Stderr, "its keys are missing in /var/lib/mote/server", "tls/client-ca.key",
+		"mote datastore snapshot restore before.tar.zst", "mote certs init")
+	if _, err := os.Stat(h.Path("/var/lib/mote/server/tls")); err == nil {
+		t.Error("new keys were made")
+	}
+	h.Run(t, "mv", "/root/tls", "/var/lib/mote/server/tls")
 }
 
 // wantRepairTold looks for a repair in the status and among the events, after which it is not kept any more.

@@ -56,6 +56,8 @@ type Settings struct {
 	SnapshotSchedule  cron.Schedule // nil is never
 	SnapshotRetention int
 	SnapshotDir       string
+	// SnapshotRecipients are age public keys.
+	SnapshotRecipients []string
 
 	ManifestsDir string
 	Disable      []string // addons

@@ -115,6 +115,13 @@ func Table() []Setting {
 			Verbs: []string{"server", "datastore status", "datastore snapshot"},
 			value: func(s *Settings) value { return scalar(&s.SnapshotDir, "path", absolutePath) },
 		},
+		{
+			Name: "snapshot-recipient", Section: sectionStore, DefaultHelp: "not encrypted",
+			Help: "age public key (age1...) for which snapshots are encrypted; the private key is needed to restore them, and " +
+				"this machine need not have it",
+			Verbs: []string{"server", "datastore snapshot save"},
+			value: func(s *Settings) value { return list(&s.SnapshotRecipients, "key", recipient) },
+		},
 
 		{
 			Name: "https-listen-address", Section: sectionAPI, Default: "0.0.0.0",

@@ -14,6 +14,8 @@ import (
 
 	"github.com/robfig/cron/v3"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/mote-k8s/mote/datastore/snapshot"
 )
 
 // value is one setting's field, settable from text.
@@ -232,6 +234,8 @@ func cutLast(text, sep string) (before, after string, found bool) {
 	}
 	return text, "", false
 }
+
+func recipient(text string) (string, error) { return text, snapshot.CheckRecipient(text) }
 
 // argument takes --name=value too: that is how people copy it from upstream's documentation.
 func argument(text string) (string, error) {
