@@ -37,6 +37,8 @@ func objects() []api.Object {
 					Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
 				{APIGroups: []string{""}, Resources: []string{"persistentvolumeclaims"},
 					Verbs: []string{"get", "list", "watch", "update"}},
+				// To see whether a claim that is cloned is in use.
+				{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
 				{APIGroups: []string{"storage.k8s.io"}, Resources: []string{"storageclasses"},
 					Verbs: []string{"get", "list", "watch"}},
 				{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "update", "patch"}},

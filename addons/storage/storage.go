@@ -167,6 +167,9 @@ func (p *Provisioner) prepareDir() error {
 	if err := os.MkdirAll(p.cfg.volumes(), 0o711); err != nil {
 		return fmt.Errorf("make the volumes' directory: %w", err)
 	}
+	if err := p.dropInterrupted(); err != nil {
+		return err
+	}
 	target, err := os.Readlink(p.cfg.link())
 	if err == nil && target == p.cfg.volumes() {
 		return nil

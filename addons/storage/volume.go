@@ -44,16 +44,20 @@ func (p *Provisioner) ShouldDelete(_ context.Context, volume *corev1.PersistentV
 }
 
 // Provision implements controller.Provisioner. It is done when it returns, well or not.
-func (p *Provisioner) Provision(_ context.Context, o controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
-	volume, err := p.provision(o)
+func (p *Provisioner) Provision(ctx context.Context, o controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
+	volume, err := p.provision(ctx, o)
 	p.note(aboutClaim+o.PVC.Namespace+"/"+o.PVC.Name, err)
 	return volume, controller.ProvisioningFinished, err
 }
 
-func (p *Provisioner) provision(o controller.ProvisionOptions) (*corev1.PersistentVolume, error) {
+func (p *Provisioner) provision(ctx context.Context, o controller.ProvisionOptions) (*corev1.PersistentVolume, error) {
 	claim := o.PVC
 	if claim.Spec.Selector != nil {
 		return nil, errors.New("a claim with a selector is for volumes that somebody has made; remove the selector or make one")
+	}
+	source, err := sourceOf(claim)
+	if err != nil {
+		return nil, err
 	}
 	size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
 	if err := p.fits(size); err != nil {
@@ -61,7 +65,12 @@ func (p *Provisioner) provision(o controller.ProvisionOptions) (*corev1.Persiste
 	}
 	name := claim.Name[:min(len(claim.Name), maxClaimName)]
 	dir := fmt.Sprintf("%s_%s_%s", o.PVName, claim.Namespace, name)
-	if err := p.makeDir(dir); err != nil {
+	if source != "" {
+		err = p.clone(ctx, claim, source, dir)
+	} else {
+		err = p.makeDir(dir)
+	}
+	if err != nil {
 		return nil, err
 	}
 	mode := corev1.PersistentVolumeFilesystem

@@ -16,6 +16,9 @@ import (
 //go:embed testdata/storage.yaml
 var storageManifest string
 
+//go:embed testdata/storage-clone.yaml
+var cloneManifest string
+
 const (
 	volumesDir = "/var/lib/mote/volumes"
 	// movedDir is where the data directory is moved to.
@@ -40,6 +43,7 @@ func TestAddonStorage(t *testing.T) {
 	t.Run("expansion", func(t *testing.T) { testStorageExpansion(t, h) })
 	s = testStorageMoved(t, s) // no part of its own: a server ends with the test that started it
 	t.Run("retain", func(t *testing.T) { testStorageRetain(t, h) })
+	t.Run("clone", func(t *testing.T) { testStorageClone(t, h) })
 	t.Run("delete", func(t *testing.T) { testStorageDelete(t, h) })
 	t.Run("off and on", func(t *testing.T) { testStorageOffAndOn(t, s) })
 }
@@ -141,10 +145,30 @@ func testStorageRetain(t *testing.T, h *cluster.Host) {
 	}
 }
 
+// testStorageClone claims copies of the writer's volume: refused while the writer runs, made when it does not.
+func testStorageClone(t *testing.T, h *cluster.Host) {
+	features.Row(t, "E3", "a claim from a claim is a copy of it; from anything else it is refused with an event")
+	h.Apply(t, cloneManifest)
+	refused := func(claim, want string) {
+		h.WaitKubectl(t, podTimeout, func(out string) bool { return strings.Contains(out, want) },
+			"get", "events", "--field-selector", "involvedObject.name="+claim+",reason=ProvisioningFailed", "-o", "jsonpath={.items[*].message}")
+		if got := h.Kubectl(t, "get", "pvc", claim, "-o", "jsonpath={.status.phase}"); got != "Pending" {
+			t.Errorf("claim %s is %s", claim, got)
+		}
+	}
+	refused("from-snapshot", "cannot fill a volume from VolumeSnapshot.snapshot.storage.k8s.io nightly")
+	refused("from-populator", "cannot fill a volume from Backup.example.com last")
+	refused("from-claim", "pod writer uses it")
+	h.Kubectl(t, "delete", "pod/writer", "--now")
+	h.Kubectl(t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/reader", "--timeout="+podTimeout.String())
+	wantContains(t, "what the clone has", h.Kubectl(t, "logs", "reader"), "kept\nkept\n")
+	h.Kubectl(t, "delete", "pod/reader", "pvc/from-claim", "pvc/from-snapshot", "pvc/from-populator", "--now")
+}
+
 func testStorageDelete(t *testing.T, h *cluster.Host) {
 	features.Row(t, "E3", "Delete removes the directory")
 	volume := volumeOf(t, h, "data")
-	h.Kubectl(t, "delete", "pod/writer", "pvc/data", "--now")
+	h.Kubectl(t, "delete", "pvc/data", "--now")
 	h.Kubectl(t, "wait", "--for=delete", "pv/"+volume, "--timeout="+podTimeout.String())
 	if dir := dirOf(t, h, movedDir+"/volumes", volume); dir != "" {
 		t.Errorf("the deleted volume's directory is still there: %s", dir)
