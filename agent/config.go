@@ -121,6 +121,7 @@ func (c Config) containerdState() string { return filepath.Join(c.RunDir, "conta
 func (c Config) socketDir() string       { return filepath.Join(c.RunDir, "sockets") }
 func (c Config) runcRoot() string        { return filepath.Join(c.RunDir, "runc") }
 func (c Config) leaseDir() string        { return filepath.Join(c.RunDir, "cni") }
+func (c Config) leases() string          { return filepath.Join(c.leaseDir(), "leases", networkName) }
 func (c Config) cniCache() string        { return filepath.Join(c.leaseDir(), "cache") }
 func (c Config) conflistDir() string     { return filepath.Join(c.agentDir(), "cni", "net.d") }
 func (c Config) conflist() string        { return filepath.Join(c.conflistDir(), "10-mote.conflist") }

@@ -55,11 +55,11 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 	if err := os.MkdirAll(c.manifestsDir(), 0o700); err != nil {
 		return fmt.Errorf("make the static pods' directory: %w", err)
 	}
-	stopResolv, err := followResolvConf(ctx, c)
+	stopFollowing, err := followFiles(ctx, c)
 	if err != nil {
 		return err
 	}
-	defer stopResolv()
+	defer stopFollowing()
 	server, err := newKubeletServer(c, h)
 	if err != nil {
 		return err

@@ -2,17 +2,12 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 // resolvSources are the host's resolver files, best first. systemd-resolved writes its own loopback
@@ -71,50 +66,4 @@ func writeResolvConf(c Config) error {
 		return nil
 	}
 	return writeFile(c.resolvConf(), content, 0o644)
-}
-
-// followResolvConf writes the pods' resolver file and writes it again when the host's change, as they
-// do when a network comes up late. The kubelet reads it for each pod. stop waits for the end.
-func followResolvConf(ctx context.Context, c Config) (stop func(), err error) {
-	if err := writeResolvConf(c); err != nil {
-		return nil, err
-	}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return nil, fmt.Errorf("watch the host's resolver configuration: %w", err)
-	}
-	for _, path := range resolvSources() {
-		// The directory, because the file is usually replaced; a missing one is never made later
-		// by anything but an installation.
-		if err := watcher.Add(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "file", path, "err", err)
-		}
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case event, open := <-watcher.Events:
-				if !open {
-					return
-				}
-				if filepath.Base(event.Name) != "resolv.conf" {
-					continue
-				}
-			case err, open := <-watcher.Errors:
-				if !open {
-					return
-				}
-				// Events were lost: what they would have told is looked up below.
-				slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "err", err)
-			}
-			if err := writeResolvConf(c); err != nil {
-				slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "err", err)
-			}
-		}
-	}()
-	return func() { watcher.Close(); <-done }, nil
 }

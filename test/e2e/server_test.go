@@ -44,6 +44,7 @@ func TestServer(t *testing.T) {
 		{"version", testVersion},
 		{"metrics", testMetrics},
 		{"services", testServices},
+		{"host port moves", testHostPortMoves},
 		{"pod verbs", testPodVerbs},
 		{"attach", testAttach},
 		{"port-forward", testPortForward},
