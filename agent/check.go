@@ -52,6 +52,7 @@ func Check(c Config) []Finding {
 		{"root", StateOK, "running as root"},
 		checkKernel(),
 		checkCgroups(),
+		found("directories", "containers can be started below "+c.DataDir+", "+c.RunDir+" and "+c.KubeletDir, checkPaths(c), StateFail),
 		checkOverlay(c),
 		checkInterfaces(),
 		checkRules(c),
