@@ -15,14 +15,16 @@ const (
 	// (containerd does not escape it, so no container has its files), a comma the options of a mount, a backslash
 	// escapes both.
 	oddRunes = `:,\`
+	// oddInURLs have a meaning in URLs, as which the sockets in the run directory are given to clients, or in the words of a command.
+	oddInURLs = "%?#&'\"$ "
 )
 
 // checkPaths refuses directories below which containers could not be started. The node would be ready all the same.
 func checkPaths(c Config) error {
-	for _, dir := range []struct{ setting, path string }{
-		{"data-dir", c.DataDir}, {"run-dir", c.RunDir}, {"kubelet-dir", c.KubeletDir},
+	for _, dir := range []struct{ setting, path, odd string }{
+		{"data-dir", c.DataDir, oddRunes}, {"run-dir", c.RunDir, oddRunes + oddInURLs}, {"kubelet-dir", c.KubeletDir, oddRunes},
 	} {
-		if odd, found := oddRune(dir.path); found {
+		if odd, found := oddRune(dir.path, dir.odd); found {
 			return fmt.Errorf("--%s %q has %q in it, with which no container can be started; choose another directory", dir.setting, dir.path, odd)
 		}
 	}
@@ -33,13 +35,13 @@ func checkPaths(c Config) error {
 	return nil
 }
 
-// oddRune returns the first part of a path that it must not have.
-func oddRune(path string) (string, bool) {
+// oddRune returns the first part of a path that is one of odd, or cannot be printed.
+func oddRune(path, odd string) (string, bool) {
 	for i, r := range path {
 		if r == utf8.RuneError {
 			return path[i : i+1], true
 		}
-		if strings.ContainsRune(oddRunes, r) || !unicode.IsPrint(r) {
+		if strings.ContainsRune(odd, r) || !unicode.IsPrint(r) {
 			return string(r), true
 		}
 	}

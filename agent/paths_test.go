@@ -19,10 +19,13 @@ func TestCheckPaths(t *testing.T) {
 			err := checkPaths(c)
 			require.ErrorContains(t, err, "--"+setting)
 			require.NotContains(t, err.Error(), "\n", "one line")
-			_, found := oddRune(odd)
+			_, found := oddRune(odd, oddRunes)
 			require.True(t, found)
 		}
 	}
+	percent := good
+	percent.RunDir = "/run/a%d" // once: "datastore endpoint is not a URL"
+	require.ErrorContains(t, checkPaths(percent), `--run-dir "/run/a%d" has "%" in it`)
 	good.RunDir += "r"
 	require.ErrorContains(t, checkPaths(good), "choose a directory of 31 at most")
 }
