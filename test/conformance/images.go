@@ -30,7 +30,7 @@ func standIns() []standIn {
 			func(s *sources) (images.Image, error) { return s.agnhost, nil },
 		},
 		{
-			"e2e-test-images/busybox", "Debian's busybox, an older version, with bash as its shell; all tags are the same program",
+			"e2e-test-images/busybox", "Debian's busybox, an older version, with bash as the first shell in PATH; all tags are the same program",
 			func(s *sources) (images.Image, error) { return s.busybox, nil },
 		},
 		{
@@ -128,8 +128,9 @@ func newSources(programs string) (*sources, error) {
 	return s, err
 }
 
-// makeBusybox is Debian's busybox with bash as its shell. Debian's busybox has one, which leaves out environment
-// variables that cannot be variables of a shell, such as data-1; upstream's hands them on, and bash does.
+// makeBusybox is Debian's busybox, and bash as the first sh in PATH. The shell of Debian's busybox leaves out environment
+// variables that cannot be variables of a shell, such as data-1, which specs print by "sh -c env"; upstream's hands them
+// on, and bash does. Another spec runs /bin/sh and compares an error message of busybox.
 func makeBusybox() (images.Image, error) {
 	box, err := images.Tools()
 	if err != nil {
@@ -137,7 +138,7 @@ func makeBusybox() (images.Image, error) {
 	}
 	im, err := images.Debian("", "bash")
 	im.Base, im.Cmd = &box, box.Cmd
-	im.Files = append(im.Files, images.File{Path: "bin/sh", Link: "bash"})
+	im.Files = append(im.Files, images.File{Path: "usr/sbin/sh", Link: "/bin/bash"})
 	return im, err
 }
 

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -49,17 +50,23 @@ func idleUsage(t *testing.T, s *cluster.Server, prefix string) report.Usage {
 		}
 		break
 	}
-	for file, profile := range map[string]string{"heap.pprof": "heap?gc=1", "goroutines.txt": "goroutine?debug=1"} {
-		data := s.Host.Run(t, "curl", "-sf", "--unix-socket", "/run/mote/sockets/mote.sock", "http://mote/debug/pprof/"+profile)
-		if err := os.WriteFile(prefix+file, []byte(data), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	heap, goroutines := profile(t, s, "heap?gc=1"), profile(t, s, "goroutine?debug=1")
+	if err := errors.Join(os.WriteFile(prefix+"heap.pprof", []byte(heap), 0o644),
+		os.WriteFile(prefix+"goroutines.txt", []byte(goroutines), 0o644)); err != nil {
+		t.Fatal(err)
 	}
-	// The profile of the heap has collected it: what is left is live.
-	least.HeapMB = usage(t, s).HeapMB
+	least.Goroutines = number(t, goroutines, `(?m)^goroutine profile: total (\d+)$`)
+	least.HeapMB = number(t, profile(t, s, "heap?gc=1&debug=1"), `(?m)^# HeapAlloc = (\d+)$`) / 1e6
 	return least
 }
 
+// profile gets one of the process' profiles from the status socket.
+func profile(t *testing.T, s *cluster.Server, path string) string {
+	t.Helper()
+	return s.Host.Run(t, "curl", "-sf", "--unix-socket", "/run/mote/sockets/mote.sock", "http://mote/debug/pprof/"+path)
+}
+
+// usage is what the kernel knows of the process.
 func usage(t *testing.T, s *cluster.Server) report.Usage {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
@@ -70,28 +77,24 @@ func usage(t *testing.T, s *cluster.Server) report.Usage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := report.Usage{Descriptors: len(descriptors)}
-	if m := regexp.MustCompile(`RssAnon:\s+(\d+) kB`).FindStringSubmatch(string(status)); m != nil {
-		kilobytes, _ := strconv.Atoi(m[1])
-		u.AnonymousMB = kilobytes / 1000
+	return report.Usage{
+		AnonymousMB: number(t, string(status), `(?m)^RssAnon:\s+(\d+) kB$`) / 1000,
+		Descriptors: len(descriptors),
 	}
-	metrics := s.Host.Kubectl(t, "get", "--raw", "/metrics")
-	u.Goroutines = int(metric(t, metrics, "go_goroutines"))
-	u.HeapMB = int(metric(t, metrics, "go_memstats_heap_alloc_bytes") / 1e6)
-	return u
 }
 
-func metric(t *testing.T, metrics, name string) float64 {
+// number is the number that an expression finds in a text.
+func number(t *testing.T, text, expression string) int {
 	t.Helper()
-	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(metrics)
+	m := regexp.MustCompile(expression).FindStringSubmatch(text)
 	if m == nil {
-		t.Fatalf("no metric %s", name)
+		t.Fatalf("nothing like %s in %.200q", expression, text)
 	}
-	value, err := strconv.ParseFloat(m[1], 64)
+	n, err := strconv.Atoi(m[1])
 	if err != nil {
 		t.Fatal(err)
 	}
-	return value
+	return n
 }
 
 func countLog(t *testing.T, path string) report.Log {
