@@ -37,7 +37,10 @@ func encryptionConfig(dir string) string { return filepath.Join(dir, "encryption
 
 func (s *apiServer) args() []arg {
 	tls := s.creds.tls
+	reading, mutating := inflight(s.cfg.Memory)
 	return append(s.datastoreArgs(), []arg{
+		{"max-requests-inflight", fmt.Sprint(reading)},
+		{"max-mutating-requests-inflight", fmt.Sprint(mutating)},
 		{"encryption-provider-config", encryptionConfig(s.creds.dir)},
 		{"encryption-provider-config-automatic-reload", "true"}, // keys are rotated without a restart
 
@@ -127,6 +130,7 @@ func (s *apiServer) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)
 	}
+	boundLists(&config.Aggregator.GenericConfig.Config, s.cfg.Memory)
 	// bootstrap.go says why these two hooks are ours. The set is shared by the three servers of the
 	// chain; a hook that the arguments disabled is already in it.
 	disabled := config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks

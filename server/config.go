@@ -47,6 +47,8 @@ type Config struct {
 	ClusterDomain string
 	// Budgets bound what strangers may take from the process; nil bounds each port alone.
 	Budgets *limit.Budgets
+	// Memory is what the process should use at most, in bytes; requests are bounded by it. 0 leaves upstream's bounds.
+	Memory int64
 	// Extra arguments, each name=value without dashes, for the upstream components. One that mote
 	// sets too replaces mote's value; a name given several times adds up where upstream's flag does.
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string

@@ -95,7 +95,7 @@ func issueMain(args []string) int {
 		store, err = openStore(s, s.DatastoreSocket())
 	}
 	if err == nil {
-		_, err = prepare(s, store, limit.New())
+		_, err = prepare(s, store, limit.New(), 0)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "issue:", err)

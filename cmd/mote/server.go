@@ -110,7 +110,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	}
 
 	// 4. The parts judge their settings and arguments. That makes nothing.
-	budgets, err := boundProcess()
+	budgets, mostMemory, err := boundProcess()
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	defer lock.close()
 
 	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
-	plane, err := prepare(s, store, budgets)
+	plane, err := prepare(s, store, budgets, mostMemory)
 	if err != nil && lock.undo() {
 		return diskHint(err) // a wrong argument is found before anything is written
 	}
@@ -223,18 +223,18 @@ func settle(e *env) {
 }
 
 // boundProcess bounds what the process takes of the machine: memory, and descriptors by the budgets of its listeners.
-func boundProcess() (*limit.Budgets, error) {
+func boundProcess() (budgets *limit.Budgets, mostMemory int64, err error) {
 	usable, err := agent.UsableMemory()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	memory.Limit(usable)
+	mostMemory = memory.Limit(usable)
 	limit.RaiseDescriptors()
-	budgets := limit.New()
+	budgets = limit.New()
 	if err := legacyregistry.Registerer().Register(budgets.Collector()); err != nil {
-		return nil, fmt.Errorf("register the listeners' metrics: %w", err)
+		return nil, 0, fmt.Errorf("register the listeners' metrics: %w", err)
 	}
-	return budgets, nil
+	return budgets, mostMemory, nil
 }
 
 // preflight returns the first thing that keeps a node from running here, or else what makes it run
@@ -278,7 +278,7 @@ func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
 }
 
 // prepare makes the control plane's files and those of its one node.
-func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Budgets) (*server.ControlPlane, error) {
+func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Budgets, mostMemory int64) (*server.ControlPlane, error) {
 	hasState, err := store.HasState()
 	if err != nil {
 		return nil, err
@@ -304,6 +304,7 @@ func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Bu
 		ControllerManagerArgs: s.ControllerManagerArgs,
 		SchedulerArgs:         s.SchedulerArgs,
 		Budgets:               budgets,
+		Memory:                mostMemory,
 	})
 	var lost *server.LostKeysError
 	if errors.As(err, &lost) {
