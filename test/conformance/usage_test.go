@@ -124,6 +124,6 @@ func settings(t *testing.T, h *cluster.Host) report.Settings {
 		Mote:   strings.Fields(h.Run(t, "mote", "version"))[1],
 		Proxy:  strings.TrimSpace(h.Run(t, "curl", "-s", "http://127.0.0.1:10249/proxyMode")),
 		Cgroup: cgroup,
-		Data:   strings.TrimSpace(h.Run(t, "findmnt", "-n", "-o", "FSTYPE", "-T", "/var/lib/mote")),
+		Data:   strings.TrimSpace(h.Run(t, "sh", "-c", "findmnt -n -o FSTYPE -T /var/lib/mote | tail -n 1")), // the uppermost
 	}
 }
