@@ -20,7 +20,8 @@ func TestValuesAreNotLogged(t *testing.T) {
 	defer log.Close()
 	before, out := slog.Default(), logrus.StandardLogger().Out
 	formatter, hooks := logrus.StandardLogger().Formatter, logrus.StandardLogger().Hooks
-	require.NoError(t, logging.Setup(log, nil, "debug", "text"))
+	_, err = logging.Setup(log, nil, "debug", "text")
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		slog.SetDefault(before)
 		logrus.SetOutput(out)

@@ -64,7 +64,7 @@ func attend(e *env, cmd *cobra.Command) {
 	}
 	work := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := logging.Setup(e.stderr, nil, "warn", "text"); err != nil {
+		if _, err := logging.Setup(e.stderr, nil, "warn", "text"); err != nil {
 			return err
 		}
 		ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)

@@ -57,7 +57,7 @@ It is the part of etcd's protocol that Kubernetes uses. Mote must be stopped, un
 }
 
 func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOptions) (err error) {
-	if err := logging.Setup(e.stderr, nil, s.LogLevel, s.LogFormat); err != nil {
+	if _, err := logging.Setup(e.stderr, nil, s.LogLevel, s.LogFormat); err != nil {
 		return err
 	}
 	cfg := storeConfig(s)

@@ -75,7 +75,8 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 
 	// 1. One log, before anything can log.
 	history := &logging.History{}
-	if err := logging.Setup(e.stderr, history, s.LogLevel, s.LogFormat); err != nil {
+	log, err := logging.Setup(e.stderr, history, s.LogLevel, s.LogFormat)
+	if err != nil {
 		return err
 	}
 	if err := requireRoot("server"); err != nil {
@@ -143,6 +144,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		slog.Warn("\"mote logs\" will show nothing", "component", "mote", "err", err)
 	}
 	defer history.Close()
+	defer log.Flush()
 	if err != nil {
 		slog.Error("cannot start", "component", "mote", "err", err)
 		return diskHint(err)
@@ -165,7 +167,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 		return err
 	}
 
-	return runParts(ctx, e, s, &parts{group, watch, store, manager, started, budgets, note})
+	return runParts(ctx, e, s, &parts{group, watch, store, manager, log, started, budgets, note})
 }
 
 // parts are what a node runs, and who is told of it.
@@ -174,6 +176,7 @@ type parts struct {
 	watch   *nodeWatch
 	store   *datastore.Datastore
 	manager *serviceManager
+	log     *logging.Log
 	started time.Time
 	budgets *limit.Budgets
 	// nameNote says why the node is not called as its host is, or is empty.
@@ -202,12 +205,16 @@ func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error
 			return // stopped or failed before; Run says it
 		}
 		p.manager.ready()
+		p.log.Started()
 		settle(e)
 		tellRepairs(ctx, s, p.store)
 	})
 
 	// 10. Run until a signal comes or a part ends.
-	context.AfterFunc(ctx, p.manager.stopping)
+	context.AfterFunc(ctx, func() {
+		p.log.Stopping()
+		p.manager.stopping()
+	})
 	err = p.group.Run(ctx)
 	restore()
 	tellers.Wait()

@@ -35,7 +35,7 @@ func TestHistoryReadsAsItWasLogged(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
 	h := &History{}
 	var text bytes.Buffer
-	require.NoError(t, Setup(&text, h, "info", "text"))
+	setUp(t, &text, h, "info", "text")
 	slog.Info("before it is open", "component", "mote", "after", 1500*time.Millisecond)
 	require.NoError(t, h.Open(dir))
 	slog.Warn("two words", "component", "kubelet", "n", 3, "list", []string{"a"}, "quoted", `a "b" c=d`)
@@ -48,7 +48,7 @@ func TestHistoryReadsAsItWasLogged(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, file.Close())
 	h = openHistory(t, dir)
-	require.NoError(t, Setup(&text, h, "info", "text"))
+	setUp(t, &text, h, "info", "text")
 	slog.Debug("not logged")
 	slog.Error("again", "component", "mote")
 
@@ -76,7 +76,7 @@ func TestAttributesMayHaveAnyName(t *testing.T) {
 	dir := t.TempDir()
 	h := openHistory(t, dir)
 	var text bytes.Buffer
-	require.NoError(t, Setup(&text, h, "info", "text"))
+	setUp(t, &text, h, "info", "text")
 	before := time.Now().Truncate(time.Millisecond)
 	slog.Warn("told", "component", "kubelet", "time", "3s", "level", 4, "msg", "other", "component", 5, "Msg", "odd", "LEVEL", "high")
 	got := readAll(t, dir)

@@ -1,38 +1,62 @@
-// Package logging makes one log of all that runs in the process: mote's own log/slog records, klog's
-// (Kubernetes), logrus' (containerd, kine) and those of package log (CoreDNS, Go's servers). Every record has a component key.
+// Package logging makes one log of everything that runs in the process: mote's own log/slog records, and
+// those of klog (Kubernetes), logrus (containerd, kine), zap (the etcd client), gRPC, and package log
+// (CoreDNS, Go's HTTP servers). Every record has a component key.
 //
-// Upstream parts log their routine at "info"; a quiet idle wants only mote's own changes of state
-// there. So upstream's info records are debug records here, and its errors stay errors.
+// Three rules keep the log readable:
+//
+//   - Upstream components log their routine at "info". Those records are debug records here; their
+//     warnings and errors keep their level.
+//   - Expected lists the warnings and errors that a healthy cluster logs all the same, with the reason.
+//     They become debug records, most of them in one phase of the process only.
+//   - Warnings and errors that repeat are counted: see limiter.
 //
 // Setup is called once, by main, before anything starts; the loggers are safe for concurrent use. A server
-// keeps its newest records in a History too, which Read reads.
+// keeps its newest records in a History too, which Read reads. docs/reference/log.md is made from the tables
+// of this package.
 package logging
 
 import (
 	"context"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
-
-	"github.com/sirupsen/logrus"
-	"k8s.io/klog/v2"
 )
 
 // Levels and Formats are the values that Setup takes, for help texts and completion.
 func Levels() []string  { return []string{"debug", "info", "warn", "error"} }
 func Formats() []string { return []string{"text", "json"} }
 
+// startGrace is how long after Started the lines of a start are still expected: kube-proxy and the garbage
+// collector make their first rounds a few seconds after they are ready, on a slow machine many.
+const startGrace = time.Minute
+
+// Log is the process' log.
+type Log struct {
+	phase   atomic.Uint32 // a Phase; Starting until Started
+	limiter *limiter
+}
+
+// Started says that every component is ready: startGrace later nothing is expected any more because of the start.
+func (l *Log) Started() {
+	time.AfterFunc(startGrace, func() { l.phase.CompareAndSwap(uint32(Starting), uint32(Running)) })
+}
+
+// Stopping says that the components are being stopped from now on.
+func (l *Log) Stopping() { l.phase.Store(uint32(Stopping)) }
+
+// Flush writes the counts of repeated lines that wait for the end of their minute.
+func (l *Log) Flush() { l.limiter.flush() }
+
 // Setup writes records of at least level to w in format ("text" or "json") and to history, if it is not nil, makes that
-// slog's default and sends klog and logrus there.
-func Setup(w io.Writer, history *History, level, format string) error {
+// slog's default and routes every upstream logger to it.
+func Setup(w io.Writer, history *History, level, format string) (*Log, error) {
 	var min slog.Level
 	if err := min.UnmarshalText([]byte(level)); err != nil {
-		return fmt.Errorf("log level %q is unknown; use one of %s", level, strings.Join(Levels(), ", "))
+		return nil, fmt.Errorf("log level %q is unknown; use one of %s", level, strings.Join(Levels(), ", "))
 	}
 	opts := &slog.HandlerOptions{Level: min}
 	var handler slog.Handler
@@ -42,16 +66,20 @@ func Setup(w io.Writer, history *History, level, format string) error {
 	case "json":
 		handler = slog.NewJSONHandler(w, opts)
 	default:
-		return fmt.Errorf("log format %q is unknown; use one of %s", format, strings.Join(Formats(), ", "))
+		return nil, fmt.Errorf("log format %q is unknown; use one of %s", format, strings.Join(Formats(), ", "))
 	}
 	if history != nil {
 		handler = slog.NewMultiHandler(handler, slog.NewJSONHandler(history, &slog.HandlerOptions{Level: min, ReplaceAttr: readable}))
 	}
+	l := &Log{limiter: newLimiter()}
+	l.phase.Store(uint32(Starting))
+	handler = desk{next: handler, log: l, expected: expectedByComponent()}
 	slog.SetDefault(slog.New(handler))
 	routeLog(handler)
 	routeKlog(handler)
 	routeLogrus(handler)
-	return nil
+	routeGRPC(handler)
+	return l, nil
 }
 
 // readable has durations in JSON read as in text, and not as numbers of nanoseconds.
@@ -62,9 +90,9 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// Components are the upstream parts that records are told to be of.
+// Components returns the names of the upstream components that records may carry.
 func Components() []string {
-	names := []string{"containerd", "datastore", "dns", "kubernetes"}
+	names := []string{"containerd", "datastore", "dns", "grpc", "kubernetes"}
 	for _, c := range upstreamCode() {
 		names = append(names, c.component)
 	}
@@ -72,162 +100,72 @@ func Components() []string {
 	return slices.Compact(names)
 }
 
-// routeLog comes after slog.SetDefault, which routes package log too, all of it at one level.
-func routeLog(handler slog.Handler) {
-	log.SetFlags(0)
-	log.SetOutput(stdlog{handler})
-}
-
-func routeKlog(handler slog.Handler) {
-	klog.SetSlogLogger(slog.New(upstream{handler}))
-}
-
-func routeLogrus(handler slog.Handler) {
-	logrus.SetOutput(io.Discard)
-	logrus.SetFormatter(nothing{})
-	logrus.SetLevel(logrus.WarnLevel)
-	if handler.Enabled(context.Background(), slog.LevelDebug) {
-		logrus.SetLevel(logrus.InfoLevel)
-	}
-	logrus.SetReportCaller(true) // two components share it
-	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
-	logrus.AddHook(hook{handler})
-}
-
-// upstream is klog's handler: info becomes debug, and the component is told from the caller.
-type upstream struct{ slog.Handler }
-
-func demoted(level slog.Level) slog.Level {
-	if level < slog.LevelWarn {
-		return min(level, slog.LevelDebug)
-	}
-	return level
+// desk is the handler that every record passes: it lowers what Expected lists and counts what repeats.
+type desk struct {
+	next      slog.Handler
+	log       *Log
+	expected  map[string][]Expectation // by component
+	component string                   // of WithAttrs, or ""
+	err       string                   // of WithAttrs, or ""
+	grouped   bool                     // later attributes are in a group
 }
 
 // Enabled implements slog.Handler.
-func (u upstream) Enabled(ctx context.Context, level slog.Level) bool {
-	return u.Handler.Enabled(ctx, demoted(level))
-}
+func (d desk) Enabled(ctx context.Context, level slog.Level) bool { return d.next.Enabled(ctx, level) }
 
 // Handle implements slog.Handler.
-func (u upstream) Handle(ctx context.Context, r slog.Record) error {
-	out := slog.NewRecord(r.Time, demoted(r.Level), strings.TrimSpace(r.Message), r.PC)
-	out.AddAttrs(slog.String("component", componentOf(r.PC)))
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key != "logger" { // contextual loggers' names repeat the component
-			out.AddAttrs(a)
+func (d desk) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level < slog.LevelWarn { // neither expected errors nor a flood: only users ask for more
+		return d.next.Handle(ctx, r)
+	}
+	component, err := d.component, d.err
+	if !d.grouped {
+		r.Attrs(func(a slog.Attr) bool {
+			component, err = note(a, component, err)
+			return true
+		})
+	}
+	phase := Phase(d.log.phase.Load())
+	for _, e := range d.expected[component] {
+		if e.During&phase == 0 || !e.matches(r, err) {
+			continue
 		}
-		return true
-	})
-	return u.Handler.Handle(ctx, out)
+		if !d.next.Enabled(ctx, slog.LevelDebug) {
+			return nil
+		}
+		r.Level = slog.LevelDebug
+		return d.next.Handle(ctx, r)
+	}
+	return d.log.limiter.handle(ctx, d.next, kind{r.Level, component, class(r.Message), class(err)}, r)
+}
+
+// note returns the component and the error, unless a is one of them.
+func note(a slog.Attr, component, err string) (string, string) {
+	switch a.Key {
+	case "component":
+		if component == "" {
+			component = a.Value.String()
+		}
+	case "err", "error":
+		err = a.Value.String()
+	}
+	return component, err
 }
 
 // WithAttrs implements slog.Handler.
-func (u upstream) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return upstream{u.Handler.WithAttrs(attrs)}
+func (d desk) WithAttrs(attrs []slog.Attr) slog.Handler {
+	if !d.grouped {
+		for _, a := range attrs {
+			d.component, d.err = note(a, d.component, d.err)
+		}
+	}
+	d.next = d.next.WithAttrs(attrs)
+	return d
 }
 
 // WithGroup implements slog.Handler.
-func (u upstream) WithGroup(name string) slog.Handler { return upstream{u.Handler.WithGroup(name)} }
-
-// componentOf names the component whose code the program counter lies in. Code that several
-// components share (client-go, component-base) is "kubernetes".
-func componentOf(pc uintptr) string {
-	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
-	for _, c := range upstreamCode() {
-		if strings.HasPrefix(frame.Function, c.prefix) {
-			return c.component
-		}
-	}
-	return "kubernetes"
-}
-
-// code is whose the functions are whose names begin with prefix.
-type code struct{ prefix, component string }
-
-// upstreamCode is in the order in which it is looked through.
-func upstreamCode() []code {
-	return []code{
-		{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
-		{"k8s.io/kubernetes/pkg/volume", "kubelet"},
-		{"k8s.io/kubernetes/cmd/kubelet", "kubelet"},
-		{"k8s.io/kubernetes/pkg/proxy", "kube-proxy"},
-		{"k8s.io/kubernetes/cmd/kube-proxy", "kube-proxy"},
-		{"k8s.io/kubernetes/pkg/scheduler", "kube-scheduler"},
-		{"k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"},
-		{"k8s.io/kubernetes/pkg/controller/", "kube-controller-manager"},
-		{"k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager"},
-		{"k8s.io/apiserver/", "kube-apiserver"},
-		{"k8s.io/kube-aggregator/", "kube-apiserver"},
-		{"k8s.io/apiextensions-apiserver/", "kube-apiserver"},
-		{"k8s.io/kubernetes/pkg/", "kube-apiserver"},
-		{"k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"},
-	}
-}
-
-// hook sends logrus' entries to slog.
-type hook struct{ handler slog.Handler }
-
-// Levels implements logrus.Hook.
-func (hook) Levels() []logrus.Level { return logrus.AllLevels }
-
-// Fire implements logrus.Hook.
-func (h hook) Fire(e *logrus.Entry) error {
-	level := slog.LevelDebug
-	switch e.Level {
-	case logrus.WarnLevel:
-		level = slog.LevelWarn
-	case logrus.ErrorLevel, logrus.FatalLevel, logrus.PanicLevel:
-		level = slog.LevelError
-	}
-	ctx := context.Background()
-	if !h.handler.Enabled(ctx, level) {
-		return nil
-	}
-	component := "containerd"
-	if e.Caller != nil && strings.HasPrefix(e.Caller.Function, "github.com/k3s-io/kine/") {
-		if repeatsRequest(e.Message) {
-			return nil
-		}
-		component = "datastore"
-	}
-	r := slog.NewRecord(e.Time, level, e.Message, 0)
-	r.AddAttrs(slog.String("component", component))
-	for k, v := range e.Data {
-		r.AddAttrs(slog.Any(k, v))
-	}
-	return h.handler.Handle(ctx, r)
-}
-
-// repeatsRequest tells the lines of kine that hold a whole request, with the object in it. The error goes to the client, who
-// says it.
-func repeatsRequest(message string) bool {
-	return strings.HasPrefix(message, "error in txn ") || strings.HasPrefix(message, "error in put ")
-}
-
-// nothing formats nothing: the hook has written the entry already.
-type nothing struct{}
-
-// Format implements logrus.Formatter.
-func (nothing) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
-
-// stdlog sends what package log writes to slog. CoreDNS begins its lines with a level.
-type stdlog struct{ handler slog.Handler }
-
-// Write implements io.Writer. A line at a time is written.
-func (l stdlog) Write(p []byte) (int, error) {
-	level, component, text := slog.LevelDebug, "go", strings.TrimSpace(string(p))
-	if prefix, rest, ok := strings.Cut(text, "] "); ok && strings.HasPrefix(prefix, "[") {
-		component, text = "dns", rest
-		if prefix == "[WARNING" || prefix == "[ERROR" {
-			level = slog.LevelWarn
-		}
-	}
-	ctx := context.Background()
-	if !l.handler.Enabled(ctx, level) {
-		return len(p), nil
-	}
-	r := slog.NewRecord(time.Now(), level, text, 0)
-	r.AddAttrs(slog.String("component", component))
-	return len(p), l.handler.Handle(ctx, r)
+func (d desk) WithGroup(name string) slog.Handler {
+	d.grouped = d.grouped || name != ""
+	d.next = d.next.WithGroup(name)
+	return d
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"log"
 	"log/slog"
 	"runtime"
@@ -11,6 +12,10 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/client/pkg/v3/logutil"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/grpclog"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/klog/v2"
 )
 
@@ -26,9 +31,17 @@ func lines(t *testing.T, b *bytes.Buffer) []map[string]any {
 	return out
 }
 
+// setUp makes a log of an own minute: nothing is counted across tests.
+func setUp(t *testing.T, w io.Writer, history *History, level, format string) *Log {
+	t.Helper()
+	l, err := Setup(w, history, level, format)
+	require.NoError(t, err)
+	return l
+}
+
 func TestSetupRoutesEveryLogger(t *testing.T) {
 	var b bytes.Buffer
-	require.NoError(t, Setup(&b, nil, "info", "json"))
+	setUp(t, &b, nil, "info", "json")
 	slog.Info("own", "component", "mote")
 	klog.InfoS("routine of an upstream part")
 	klog.ErrorS(errors.New("boom"), "upstream error", "pod", "p")
@@ -37,9 +50,31 @@ func TestSetupRoutesEveryLogger(t *testing.T) {
 	log.Print("[INFO] routine of CoreDNS")
 	log.Print("http: TLS handshake error")
 	log.Print("[ERROR] plugin/errors: 2 a.test. A: i/o timeout")
+	log.Print("http: Accept error: accept tcp [::]:10250: accept4: too many open files; retrying in 5ms")
+	log.Print("http: panic serving 127.0.0.1:4711: boom")
+	grpclog.Info("routine of gRPC")
+	grpclog.Warning("[core] a connection ended")
+	grpclog.Errorf("[transport] %s", "boom")
+	zapLogger, err := logutil.CreateDefaultZapLogger(zap.InfoLevel)
+	require.NoError(t, err)
+	zapLogger.Info("routine of the etcd client")
+	zapLogger.Named("etcd-client").Warn("retrying of unary invoker failed", zap.String("target", "etcd-endpoints://x"), zap.Error(errors.New("unavailable")))
+	utilruntime.HandleError(errors.New("nobody handles this"))
 
 	got := lines(t, &b)
-	require.Len(t, got, 4)
+	require.Len(t, got, 9)
+	for i, want := range []map[string]any{
+		4: {"level": "WARN", "component": "go", "msg": "http: Accept error: accept tcp [::]:10250: accept4: too many open files; retrying in 5ms"},
+		5: {"level": "ERROR", "component": "go", "msg": "http: panic serving 127.0.0.1:4711: boom"},
+		6: {"level": "ERROR", "component": "grpc", "msg": "[transport] boom"},
+		7: {"level": "WARN", "component": "kube-apiserver", "msg": "retrying of unary invoker failed", "client": "etcd", "target": "etcd-endpoints://x", "err": "unavailable"},
+		8: {"level": "ERROR", "component": "kubernetes", "msg": "Unhandled Error", "err": "nobody handles this"},
+	} {
+		delete(got[i], "time")
+		if want != nil {
+			require.Equal(t, want, got[i])
+		}
+	}
 	require.Equal(t, "plugin/errors: 2 a.test. A: i/o timeout", got[3]["msg"])
 	require.Equal(t, "dns", got[3]["component"])
 	require.Equal(t, "own", got[0]["msg"])
@@ -68,7 +103,7 @@ func TestKine(t *testing.T) {
 
 func TestSetupAtDebugShowsUpstreamsRoutine(t *testing.T) {
 	var b bytes.Buffer
-	require.NoError(t, Setup(&b, nil, "debug", "json"))
+	setUp(t, &b, nil, "debug", "json")
 	klog.InfoS("routine")
 	logrus.Info("routine")
 	got := lines(t, &b)
@@ -77,6 +112,8 @@ func TestSetupAtDebugShowsUpstreamsRoutine(t *testing.T) {
 }
 
 func TestSetupRefusesUnknownValues(t *testing.T) {
-	require.EqualError(t, Setup(nil, nil, "loud", "text"), `log level "loud" is unknown; use one of debug, info, warn, error`)
-	require.EqualError(t, Setup(nil, nil, "info", "xml"), `log format "xml" is unknown; use one of text, json`)
+	_, err := Setup(nil, nil, "loud", "text")
+	require.EqualError(t, err, `log level "loud" is unknown; use one of debug, info, warn, error`)
+	_, err = Setup(nil, nil, "info", "xml")
+	require.EqualError(t, err, `log format "xml" is unknown; use one of text, json`)
 }

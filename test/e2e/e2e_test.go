@@ -5,6 +5,7 @@ package e2e
 import (
 	_ "embed"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,30 @@ func waitTrouble(t *testing.T, h *cluster.Host, part string, told bool) {
 		}
 		return nil
 	})
+}
+
+// wantNoErrors wants no error in the log of a server whose life so far was healthy, and few warnings.
+func wantNoErrors(t *testing.T, s *cluster.Server, life string) {
+	t.Helper()
+	log, err := os.ReadFile(s.LogPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	warnings := 0
+	for line := range strings.Lines(string(log)) {
+		switch {
+		case !strings.HasPrefix(line, "time="):
+			t.Errorf("the log of %s has a line of another form: %s", life, line)
+		case strings.Contains(line, " level=ERROR "):
+			t.Errorf("the log of %s has an error: %s", life, line)
+		case strings.Contains(line, " level=WARN "):
+			t.Logf("warning: %s", line)
+			warnings++
+		}
+	}
+	if warnings > 5 {
+		t.Errorf("the log of %s has %d warnings", life, warnings)
+	}
 }
 
 // troubleTimeout is for something wrong to be seen, or to be seen to be right again.

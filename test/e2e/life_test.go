@@ -132,6 +132,10 @@ func testStop(t *testing.T, s *cluster.Server) {
 	if code := s.Signal(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
+	t.Run("log", func(t *testing.T) {
+		features.Row(t, "G7", "a healthy restart and stop log no error")
+		wantNoErrors(t, s, "a restart and a stop")
+	})
 	restart()
 	if code := s.Signal(t, syscall.SIGINT); code != 0 {
 		t.Errorf("exit code %d after SIGINT", code)

@@ -35,6 +35,10 @@ func TestServer(t *testing.T) {
 	s.WaitReady(t)
 	startWeb(t, h)
 	started(true, false)
+	t.Run("log", func(t *testing.T) {
+		features.Row(t, "G7", "a healthy first start logs no error")
+		wantNoErrors(t, s, "a first start")
+	})
 
 	for _, part := range []struct {
 		name string

@@ -1,0 +1,172 @@
+package logging
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+const (
+	// limitWindow is how often the count of a repeated line is written.
+	limitWindow = time.Minute
+	// limitBurst is how many lines of one kind are written in the first window of that kind. A burst of
+	// failures of different objects shows several of them.
+	limitBurst = 10
+	// limitKinds bounds the memory: one kind keeps its last record, some 500 bytes.
+	limitKinds = 512
+	// classSize is how much of a message or error tells its kind.
+	classSize = 160
+)
+
+// kind is what repeated records have in common. message and err are classes.
+type kind struct {
+	level                   slog.Level
+	component, message, err string
+}
+
+// limiter writes the first limitBurst records of a kind and counts the others. Once in limitWindow it writes
+// the newest of those with the attribute repeated, their number. A kind that was counted in one window is
+// only counted in the next one; a kind that was silent for a window begins anew. Beyond limitKinds, records of
+// further kinds count as one kind for each level.
+//
+// No timer runs while no warning or error is logged.
+type limiter struct {
+	mu    sync.Mutex // guards what follows
+	kinds map[kind]*repeats
+	timer *time.Timer // nil while kinds is empty
+}
+
+// repeats are the records of one kind in the current window.
+type repeats struct {
+	left    int  // how many may still be written
+	seen    bool // in this window
+	counted int
+	last    slog.Record
+	handler slog.Handler // of last
+}
+
+func newLimiter() *limiter { return &limiter{kinds: make(map[kind]*repeats)} }
+
+// handle writes r by next, or counts it.
+func (l *limiter) handle(ctx context.Context, next slog.Handler, k kind, r slog.Record) error {
+	if l.admit(next, k, r) {
+		return next.Handle(ctx, r)
+	}
+	return nil
+}
+
+func (l *limiter) admit(next slog.Handler, k kind, r slog.Record) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.kinds[k]
+	if s == nil {
+		if len(l.kinds) >= limitKinds {
+			k = kind{level: k.level}
+			s = l.kinds[k]
+		}
+		if s == nil {
+			s = &repeats{left: limitBurst}
+			l.kinds[k] = s
+		}
+		if l.timer == nil {
+			l.timer = time.AfterFunc(limitWindow, l.turn)
+		}
+	}
+	s.seen = true
+	if s.left > 0 {
+		s.left--
+		return true
+	}
+	s.counted++
+	s.last, s.handler = r.Clone(), next
+	return false
+}
+
+// turn ends a window.
+func (l *limiter) turn() {
+	l.mu.Lock()
+	done := l.summaries()
+	for k, s := range l.kinds {
+		switch {
+		case !s.seen:
+			delete(l.kinds, k)
+		case s.counted > 0:
+			s.left = 0
+		default:
+			s.left = limitBurst
+		}
+		s.seen, s.counted = false, 0
+	}
+	l.timer = nil
+	if len(l.kinds) > 0 {
+		l.timer = time.AfterFunc(limitWindow, l.turn)
+	}
+	l.mu.Unlock()
+	write(done)
+}
+
+func (l *limiter) flush() {
+	l.mu.Lock()
+	done := l.summaries()
+	for _, s := range l.kinds {
+		s.counted = 0
+	}
+	l.mu.Unlock()
+	write(done)
+}
+
+// summaries returns the kinds that have counted records. The caller holds mu.
+func (l *limiter) summaries() []repeats {
+	var done []repeats
+	for _, s := range l.kinds {
+		if s.counted > 0 {
+			done = append(done, *s)
+			s.last, s.handler = slog.Record{}, nil
+		}
+	}
+	return done
+}
+
+func write(done []repeats) {
+	for _, s := range done {
+		s.last.AddAttrs(slog.Int("repeated", s.counted))
+		_ = s.handler.Handle(context.Background(), s.last) // slog's loggers drop this error too
+	}
+}
+
+// class returns text without what differs from one record of a kind to the next: words with digits, and what
+// is in quotation marks.
+func class(text string) string {
+	out := make([]byte, 0, min(len(text), classSize))
+	word := 0 // where the current word begins in out
+	quoted, digit := byte(0), false
+	for i := 0; i < len(text) && len(out) < classSize; i++ {
+		c := text[i]
+		switch {
+		case quoted != 0:
+			if c == quoted && text[i-1] != '\\' {
+				quoted = 0
+				out = append(out, c)
+			}
+			continue
+		case c == '"':
+			quoted = c
+		case c >= '0' && c <= '9':
+			digit = true
+		}
+		if c == ' ' || c == '"' || c == ',' || c == ':' || c == '/' || c == '=' || c == '(' || c == ')' {
+			if digit {
+				out = append(out[:word], '#')
+			}
+			out = append(out, c)
+			word, digit = len(out), false
+			continue
+		}
+		out = append(out, c)
+	}
+	if digit {
+		out = append(out[:word], '#')
+	}
+	return string(out)
+}
