@@ -239,7 +239,7 @@ func (a *kubeAPI) findNode(ctx context.Context) (net.IP, error) {
 		return ip, nil
 	}
 	if client == nil {
-		return nil, errors.New("the API has not answered yet")
+		return nil, errNoAPI
 	}
 	body, err := get(ctx, client, url)
 	if err != nil {

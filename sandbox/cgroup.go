@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,6 +107,9 @@ func makeCgroups(name string) ([]string, error) {
 		if err := inheritCPUSet(path); err != nil {
 			return nil, err
 		}
+		if err := setWeight(path, runtime.NumCPU()); err != nil {
+			return nil, err
+		}
 		made = append(made, path)
 	}
 	return made, nil
@@ -168,6 +172,28 @@ func inheritCPUSet(path string) error {
 		if err != nil {
 			return fmt.Errorf("prepare a cgroup: %w", err)
 		}
+	}
+	return nil
+}
+
+// sharesOfProcess is what one runnable thread weighs beside a v1 group (sched-design-CFS: the weight of nice 0).
+const sharesOfProcess = 1024
+
+// setWeight gives the group at path, of the v1 hierarchy of cpu, the weight of what is in it: the server's threads,
+// as many as there are processors, and the pods, which the kubelet gives as much. With the kernel's default the
+// whole cluster would weigh as one of the threads that the host has in its root group. On v2 the default
+// stays: there the siblings are groups too, and a sandbox weighs as any of them.
+func setWeight(path string, processors int) error {
+	file, err := os.OpenFile(filepath.Join(path, "cpu.shares"), os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // another hierarchy
+	}
+	if err == nil {
+		_, err = file.WriteString(strconv.Itoa(2 * processors * sharesOfProcess))
+		err = errors.Join(err, file.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("set a cgroup's weight: %w", err)
 	}
 	return nil
 }

@@ -20,28 +20,22 @@ import (
 // in any case.
 const commandGrace = 10 * time.Second
 
+// nameVariable holds the sandbox's name, for prompts and scripts.
+const nameVariable = "MOTE_SANDBOX_NAME"
+
 // commandNames are the names that the mote file answers to.
 var commandNames = [...]string{"mote", "kubectl", "ctr"}
 
 // Command is a program that is run on the host against a sandbox.
 type Command struct {
 	Args           []string // the program and its arguments
+	Env            []string // further variables
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
 
 // ErrClusterEnded is returned by Run when the cluster did not outlive the command.
 var ErrClusterEnded = errors.New("the cluster ended while the command ran")
-
-// LookPath says whether Run would find the program name. mote, kubectl and ctr are always
-// the sandbox's own. Errors wrap exec.ErrNotFound or fs.ErrPermission.
-func LookPath(name string) error {
-	if slices.Contains(commandNames[:], name) {
-		return nil
-	}
-	_, err := exec.LookPath(name)
-	return err
-}
 
 // Run runs c with the caller's directory and environment, to which Env is added, and returns its
 // exit code: 128 and the signal's number when a signal ended it. What arrives on signals is passed
@@ -50,7 +44,7 @@ func LookPath(name string) error {
 func (s *Sandbox) Run(c Command, signals <-chan os.Signal) (int, error) {
 	cmd := exec.Command(s.program(c.Args[0]), c.Args[1:]...)
 	cmd.Args[0] = c.Args[0]
-	cmd.Env = append(os.Environ(), s.Env()...) // of two entries of one name the last one counts
+	cmd.Env = append(append(os.Environ(), s.Env()...), c.Env...) // of two entries of one name the last one counts
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	// The signal comes when the thread that started the program ends: it must stay until then.
@@ -152,15 +146,6 @@ func (s *Sandbox) Env() []string {
 	if p := os.Getenv("PATH"); p != "" {
 		path = strings.Join([]string{path, p}, string(os.PathListSeparator))
 	}
-	run := s.init.root() + "/run/mote"
-	containerd := run + "/sockets/containerd.sock"
-	return []string{
-		marker + "=" + s.id,
-		"KUBECONFIG=" + s.Kubeconfig(),
-		"KUBECACHEDIR=" + s.paths.cache(), // kubectl's default is in the home directory, and stays
-		"PATH=" + path,
-		"MOTE_RUN_DIR=" + run,
-		"CONTAINERD_ADDRESS=" + containerd,
-		"CONTAINER_RUNTIME_ENDPOINT=unix://" + containerd,
-	}
+	found := Info{ID: s.id, Init: s.init.pid()}
+	return append(found.Env(), marker+"="+s.id, nameVariable+"="+s.cfg.Name, "PATH="+path)
 }

@@ -31,6 +31,8 @@ type Config struct {
 	Exe string
 	// Args are Exe's arguments inside the sandbox. Default: "server".
 	Args []string
+	// Name is how other processes of the host find the sandbox. Unique on the host. Default: its id.
+	Name string
 	// Dir keeps the cluster's state on the host, for a later sandbox of the same Dir. Made when
 	// missing. Empty: the state is in memory and ends with the sandbox.
 	Dir string
@@ -102,6 +104,14 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Hostname == "" {
 		c.Hostname = defaultHostname
+	}
+	if c.Name != "" {
+		if err := CheckName(c.Name); err != nil {
+			return c, err
+		}
+		if other, err := Find(c.Name); err == nil {
+			return c, fmt.Errorf("a sandbox called %s runs already (mote run, process %d); choose another name, or end that one", c.Name, other.PID)
+		}
 	}
 	switch c.Wait {
 	case "":

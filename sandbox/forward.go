@@ -12,6 +12,33 @@ import (
 // acceptRetry is how long a forward rests when the system lets it accept no connection.
 const acceptRetry = 100 * time.Millisecond
 
+// publishWait is how long a connection to a published port waits for the NodePort behind it: a Service is often made,
+// or gets its first endpoint, moments after its clients begin to try. publishRetry is the pause between two
+// tries; there is nothing to wait on before somebody answers.
+const (
+	publishWait  = 30 * time.Second
+	publishRetry = 50 * time.Millisecond
+)
+
+// patient calls dial until it succeeds, for at most publishWait.
+func patient(dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, publishWait)
+		defer cancel()
+		for {
+			conn, err := dial(ctx)
+			if err == nil {
+				return conn, nil
+			}
+			select {
+			case <-ctx.Done():
+				return nil, err
+			case <-time.After(publishRetry):
+			}
+		}
+	}
+}
+
 // forward serves a listener on the host by connections into the sandbox.
 type forward struct {
 	listener net.Listener

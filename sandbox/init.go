@@ -85,7 +85,7 @@ func startInit(exe string, log io.Writer) (*initProcess, error) {
 func (p *initProcess) pid() int { return p.cmd.Process.Pid }
 
 // root is a path to the root directory inside. Before release has returned it is the host's.
-func (p *initProcess) root() string { return "/proc/" + strconv.Itoa(p.pid()) + "/root" }
+func (p *initProcess) root() string { return rootOf(p.pid()) }
 
 // release lets the process go on, and returns when it has become the server's.
 func (p *initProcess) release(ctx context.Context, sp spec) error {

@@ -38,17 +38,20 @@ type made struct {
 	Error   string   `json:"error,omitempty"`
 }
 
-// Keep is the keeper's whole life, the verb VerbKeeper: it makes what sandbox id needs on the host,
+// Keep is the keeper's whole life, the verb VerbKeeper: it makes what sandbox id, called name, needs on the host,
 // says so on reply, waits for the end of lifeline, and removes everything. The supervisor holds the
 // other end of lifeline, so that its end, however it came about, is seen here.
-func Keep(id string, lifeline io.Reader, reply io.Writer) error {
+func Keep(id, name string, lifeline io.Reader, reply io.Writer) error {
 	// What ends the supervisor must not end its keeper; a reply nobody reads is not an error.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	if !regexp.MustCompile(`^[0-9a-f]{8}$`).MatchString(id) {
 		return fmt.Errorf("%q is not the id of a sandbox", id)
 	}
+	if err := CheckName(name); err != nil {
+		return err
+	}
 	out := json.NewEncoder(reply)
-	lock, m, err := makeHost(id)
+	lock, m, err := makeHost(id, name)
 	if err != nil {
 		m.Error = err.Error()
 	}
@@ -65,7 +68,7 @@ func Keep(id string, lifeline io.Reader, reply io.Writer) error {
 }
 
 // makeHost makes the sandbox's directory, whose lock says that its keeper is alive, and its cgroups.
-func makeHost(id string) (lock *os.File, m made, err error) {
+func makeHost(id, name string) (lock *os.File, m made, err error) {
 	m.Dir = filepath.Join(StateRoot, id)
 	err = withStateRoot(func() error {
 		if err := removeStale(); err != nil {
@@ -79,7 +82,10 @@ func makeHost(id string) (lock *os.File, m made, err error) {
 		if err != nil {
 			return fmt.Errorf("make the sandbox's lock: %w", err)
 		}
-		return flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+		if err := flock(lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return err
+		}
+		return takeName(id, name)
 	})
 	if err != nil {
 		return lock, m, err
@@ -267,7 +273,7 @@ type keeper struct {
 
 // startKeeper starts a keeper in a session of its own, with lock, if there is one, held as long as
 // it lives. It makes nothing on the host itself: the keeper exists before anything else does.
-func startKeeper(exe, id string, lock *os.File) (*keeper, error) {
+func startKeeper(exe, id, name string, lock *os.File) (*keeper, error) {
 	lifeEnd, lifeline, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start the keeper: %w", err)
@@ -279,7 +285,7 @@ func startKeeper(exe, id string, lock *os.File) (*keeper, error) {
 		return nil, fmt.Errorf("start the keeper: %w", err)
 	}
 	defer replyEnd.Close()
-	cmd := exec.Command(exe, VerbKeeper, id)
+	cmd := exec.Command(exe, VerbKeeper, id, name)
 	cmd.Env = []string{} // without a marker: a keeper inside another sandbox's command outlives that
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout = lifeEnd, replyEnd

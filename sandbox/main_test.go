@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		parts := map[string]func([]string) error{
-			VerbKeeper:  func(args []string) error { return Keep(args[0], os.Stdin, os.Stdout) },
+			VerbKeeper:  func(args []string) error { return Keep(args[0], args[1], os.Stdin, os.Stdout) },
 			VerbInit:    func([]string) error { return becomeServer() },
 			"server":    serveDummy,
 			"supervise": supervise,
@@ -105,23 +106,13 @@ func serveDummy(args []string) error {
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	mux.HandleFunc("/api/v1/nodes", serveNodes)
 	mux.HandleFunc("/self", func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(lookAround()) })
-	nodePort, err := net.Listen("tcp", "127.0.0.1:30080")
-	if err != nil {
-		return err
-	}
-	go func() {
-		for {
-			conn, err := nodePort.Accept()
-			if err != nil {
-				return
-			}
-			go func() { // answers only after the caller has closed its half
-				data, _ := io.ReadAll(conn)
-				fmt.Fprintf(conn, "got %d bytes", len(data))
-				conn.Close()
-			}()
+	listen := sync.OnceValue(serveNodePort)
+	mux.HandleFunc("/listen", func(http.ResponseWriter, *http.Request) { _ = listen() })
+	if len(args) == 0 || args[0] != "late" {
+		if err := listen(); err != nil {
+			return err
 		}
-	}()
+	}
 	l, err := tls.Listen("tcp", "127.0.0.1:6443", &tls.Config{Certificates: []tls.Certificate{cert}})
 	if err != nil {
 		return err
@@ -139,6 +130,28 @@ func serveDummy(args []string) error {
 	fmt.Println("dummy server is up")
 	<-stop.Done()
 	return os.WriteFile(dataDir+"/stopped", nil, 0o600)
+}
+
+// serveNodePort answers on a NodePort, after the caller has closed its half.
+func serveNodePort() error {
+	nodePort, err := net.Listen("tcp", "127.0.0.1:30080")
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			conn, err := nodePort.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				data, _ := io.ReadAll(conn)
+				fmt.Fprintf(conn, "got %d bytes", len(data))
+				conn.Close()
+			}()
+		}
+	}()
+	return nil
 }
 
 func serveNodes(w http.ResponseWriter, _ *http.Request) {

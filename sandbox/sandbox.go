@@ -36,6 +36,10 @@ const (
 	VerbInit   = "sandbox-init"
 )
 
+// contextPrefix begins the name of the cluster, user and context in a sandbox's kubeconfig, so that kubeconfigs of several
+// can be merged.
+const contextPrefix = "mote-run-"
+
 // stopTimeout bounds a clean stop of the server of a sandbox with a Dir. The server itself gives
 // each of its parts 10 s; a sandbox without a Dir is killed at once.
 const stopTimeout = 15 * time.Second
@@ -50,13 +54,14 @@ type Step struct {
 
 // Sandbox is a running cluster.
 type Sandbox struct {
-	cfg    Config
-	id     string
-	keeper *keeper
-	init   *initProcess
-	log    *tail
-	api    *kubeAPI
-	paths  hostPaths
+	cfg     Config
+	id      string
+	started time.Time
+	keeper  *keeper
+	init    *initProcess
+	log     *tail
+	api     *kubeAPI
+	paths   hostPaths
 
 	forwards  []*forward
 	closeOnce sync.Once
@@ -80,7 +85,10 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sandbox{cfg: cfg, id: newID(), log: newTail(cfg.Log)}
+	s := &Sandbox{cfg: cfg, id: newID(), log: newTail(cfg.Log), started: time.Now()}
+	if s.cfg.Name == "" {
+		s.cfg.Name = s.id
+	}
 	if err := s.start(ctx); err != nil {
 		err = &StartError{Err: err, Log: s.log.Lines()}
 		return nil, errors.Join(err, s.Close())
@@ -102,20 +110,29 @@ func (s *Sandbox) start(ctx context.Context) error {
 	if err := s.step("Make namespaces", func() error { return s.isolate(ctx) }); err != nil {
 		return err
 	}
-	s.api = newKubeAPI(s.init.root(), "mote-run-"+s.id, s.init.dial)
+	s.api = newKubeAPI(s.init.root(), contextPrefix+s.cfg.Name, s.init.dial)
 	if err := s.forwardAll(listeners); err != nil {
+		return err
+	}
+	if err := s.publishInfo(false); err != nil {
 		return err
 	}
 	if err := s.step("Start the API server", func() error { return s.until(ctx, s.api.waitReady) }); err != nil {
 		return err
 	}
-	if err := s.paths.write(s.cfg.Exe, s.api.kubeconfig, s.forwards[0].address()); err != nil {
+	config, err := s.api.kubeconfig(s.Server())
+	if err != nil {
 		return err
 	}
-	if s.cfg.Wait == WaitAPI {
-		return nil
+	if err := s.paths.write(s.cfg.Exe, config); err != nil {
+		return err
 	}
-	return s.step("Wait for the node", func() error { return s.until(ctx, s.api.waitNode) })
+	if s.cfg.Wait == WaitNode {
+		if err := s.step("Wait for the node", func() error { return s.until(ctx, s.api.waitNode) }); err != nil {
+			return err
+		}
+	}
+	return s.publishInfo(true)
 }
 
 // isolate starts the keeper and, beside it, the first process of the sandbox, and lets that one
@@ -128,7 +145,7 @@ func (s *Sandbox) isolate(ctx context.Context) error {
 	if dir != nil {
 		defer dir.Close() // the keeper's copy holds the lock from here on
 	}
-	if s.keeper, err = startKeeper(s.cfg.Exe, s.id, dir); err != nil {
+	if s.keeper, err = startKeeper(s.cfg.Exe, s.id, s.cfg.Name, dir); err != nil {
 		return err
 	}
 	if s.init, err = startInit(s.cfg.Exe, s.log); err != nil {
@@ -162,9 +179,9 @@ func (s *Sandbox) forwardAll(published []net.Listener) error {
 		return s.init.dial(ctx, s.api.address())
 	}))
 	for i, l := range published {
-		s.forwards = append(s.forwards, startForward(l, func(ctx context.Context) (net.Conn, error) {
+		s.forwards = append(s.forwards, startForward(l, patient(func(ctx context.Context) (net.Conn, error) {
 			return s.api.dialNodePort(ctx, s.cfg.Publish[i].NodePort)
-		}))
+		})))
 		published[i] = nil
 	}
 	return nil
@@ -204,8 +221,20 @@ func (s *Sandbox) Done() <-chan struct{} { return s.init.done }
 // Log returns the last lines that the server wrote, oldest first.
 func (s *Sandbox) Log() []string { return s.log.Lines() }
 
+// Name is the sandbox's name.
+func (s *Sandbox) Name() string { return s.cfg.Name }
+
 // Kubeconfig is the path of an administrator's kubeconfig that works on the host until Close.
 func (s *Sandbox) Kubeconfig() string { return s.paths.kubeconfig() }
+
+// WriteFile writes a file for a command, which goes with the sandbox, and returns its path.
+func (s *Sandbox) WriteFile(name string, data []byte) (string, error) {
+	path := filepath.Join(s.paths.dir, name)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return "", fmt.Errorf("write a file for the command: %w", err)
+	}
+	return path, nil
+}
 
 // Server is the URL of the forwarded API.
 func (s *Sandbox) Server() string { return "https://" + s.forwards[0].address() }
@@ -309,12 +338,8 @@ func (p hostPaths) cache() string      { return filepath.Join(p.dir, "cache") }
 func (p hostPaths) bin() string        { return filepath.Join(p.dir, "bin") }
 
 // write makes the links to exe under the names that it answers to, and the kubeconfig.
-func (p hostPaths) write(exe string, kubeconfig func(server string) ([]byte, error), address string) error {
-	data, err := kubeconfig("https://" + address)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(p.kubeconfig(), data, 0o600); err != nil {
+func (p hostPaths) write(exe string, kubeconfig []byte) error {
+	if err := os.WriteFile(p.kubeconfig(), kubeconfig, 0o600); err != nil {
 		return fmt.Errorf("write the kubeconfig: %w", err)
 	}
 	if err := os.Mkdir(p.bin(), 0o755); err != nil {

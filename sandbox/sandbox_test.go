@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -149,6 +150,56 @@ func TestCommandSeesCluster(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("server: %s\n%s/bin/kubectl\n600\n", s.Server(), s.paths.dir), out.String())
 }
 
+// TestNames: other processes find a sandbox by its name, which nobody else can take.
+func TestNames(t *testing.T) {
+	for _, bad := range []string{"", "Upper", "-a", "a-", "a/b", "..", strings.Repeat("a", 41)} {
+		require.ErrorContains(t, CheckName(bad), "is not a name for a sandbox", bad)
+	}
+	needRoot(t)
+	_, err := Start(t.Context(), Config{Name: "no/name"})
+	require.ErrorContains(t, err, "is not a name for a sandbox")
+
+	name := "named-" + newID()
+	s := start(t, Config{Name: name, Dir: filepath.Join(t.TempDir(), "state")})
+	_, err = Start(t.Context(), Config{Name: name})
+	require.ErrorContains(t, err, "a sandbox called "+name+" runs already")
+	// What two that start at the same moment meet.
+	lock, _, err := makeHost(newID(), name)
+	require.ErrorContains(t, err, "a sandbox called "+name+" runs already")
+	lock.Close()
+	start(t, Config{}) // which also removes what that one left
+
+	found, err := Find(name)
+	require.NoError(t, err)
+	require.True(t, found.Ready)
+	require.Equal(t, []any{s.id, os.Getpid(), s.Server(), s.cfg.Dir}, []any{found.ID, found.PID, found.Server, found.Dir})
+	var out strings.Builder
+	env := append(os.Environ(), found.Env()...)
+	cmd := exec.Command("sh", "-c", "grep -h current-context $KUBECONFIG; ls ${MOTE_RUN_DIR%/mote}/sandbox/bin/mote")
+	cmd.Env, cmd.Stdout = env, &out
+	require.NoError(t, cmd.Run())
+	require.Contains(t, out.String(), "current-context: mote-run-"+name+"\n")
+
+	require.NoError(t, s.Close())
+	_, err = Find(name)
+	require.ErrorContains(t, err, fmt.Sprintf("no sandbox is called %q", name))
+}
+
+// TestWeight: beside the processes in the root group a cluster weighs what it consists of.
+func TestWeight(t *testing.T) {
+	s := start(t, Config{})
+	hs, err := hierarchies()
+	require.NoError(t, err)
+	for _, h := range hs {
+		shares, err := os.ReadFile(filepath.Join(h.mount, cgroupName(s.id), "cpu.shares"))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprintln(2*runtime.NumCPU()*sharesOfProcess), string(shares))
+	}
+}
+
 func TestCommandEndedBySignal(t *testing.T) {
 	s := start(t, Config{})
 	code, err := s.Run(Command{Args: []string{"sh", "-c", "kill -9 $$"}}, nil)
@@ -188,13 +239,18 @@ func TestPublish(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("cannot publish NodePort 30080 on %s: the port is in use", host))
 	require.NoError(t, l.Close())
 
-	start(t, cfg)
+	// A client that comes before the NodePort answers is served when it does.
+	cfg.Args = []string{"server", "late"}
+	s := start(t, cfg)
 	conn, err := net.Dial("tcp", host.String())
 	require.NoError(t, err)
 	defer conn.Close()
 	_, err = conn.Write(make([]byte, 1<<20))
 	require.NoError(t, err)
 	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+	body, err := get(t.Context(), s.api.client, s.api.server+"/listen")
+	require.NoError(t, err)
+	body.Close()
 	answer, err := io.ReadAll(conn)
 	require.NoError(t, err)
 	require.Equal(t, "got 1048576 bytes", string(answer))
@@ -350,7 +406,7 @@ func TestRemainsAreRemoved(t *testing.T) {
 	require.Empty(t, traces(t, s.id))
 
 	old := newID()
-	lock, _, err := makeHost(old)
+	lock, _, err := makeHost(old, old)
 	require.NoError(t, err)
 	lock.Close()
 	start(t, Config{})

@@ -20,9 +20,20 @@ func newCtrCommand(e *env) *cobra.Command {
 }
 
 func runCtr(cmd *cobra.Command, e *env, args []string) error {
+	name, args, err := cutSandboxFlag(args)
+	if err != nil {
+		return err
+	}
 	settings, err := ambientSettings(e)
 	if err != nil {
 		return err
+	}
+	if changed, err := useSandbox(e, name, settings); err != nil {
+		return err
+	} else if changed {
+		if settings, err = ambientSettings(e); err != nil {
+			return err
+		}
 	}
 	if err := bypassProxy(e, settings); err != nil {
 		return err

@@ -33,7 +33,11 @@ func newKubectlCommand(e *env) *cobra.Command {
 		GroupID:            groupUse,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			advice, err := defaultKubeconfig(e)
+			name, args, err := cutSandboxFlag(args)
+			if err != nil {
+				return err
+			}
+			advice, err := defaultKubeconfig(e, name)
 			if err != nil {
 				return err
 			}
@@ -57,12 +61,17 @@ const nobodysServer = "localhost:8080"
 
 // defaultKubeconfig lets kubectl, and the plugins that it starts, find this machine's cluster, and no other: "mote kubectl" does
 // not go to the cluster of ~/.kube/config because mote has none. A program called kubectl does, as everywhere.
-// A --kubeconfig flag still wins over the variable.
-func defaultKubeconfig(e *env) (advice, error) {
-	if e.getenv("KUBECONFIG") != "" {
+// sandbox names a cluster of "mote run" instead. A --kubeconfig flag still wins over the variable.
+func defaultKubeconfig(e *env, sandbox string) (advice, error) {
+	if e.getenv("KUBECONFIG") != "" && sandbox == "" {
 		return advice{}, nil
 	}
 	s, err := ambientSettings(e)
+	if err == nil && (sandbox != "" || filepath.Base(e.args[0]) != "kubectl") {
+		if changed, err := useSandbox(e, sandbox, s); err != nil || changed {
+			return advice{}, err
+		}
+	}
 	if err == nil {
 		err = useKubeconfig(e, s)
 	}

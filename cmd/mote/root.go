@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -100,7 +101,24 @@ func withSettings(cmd *cobra.Command, e *env, verb string) func() (*settings.Set
 			panic(err)
 		}
 	})
-	return func() (*settings.Settings, error) { return loadSettings(e, loader) }
+	var sandbox string
+	if !slices.Contains(sandboxVerbs(), verb) {
+		return func() (*settings.Settings, error) { return loadSettings(e, loader) }
+	}
+	cmd.Flags().StringVar(&sandbox, sandboxFlag, "", "ask the cluster of \"mote run\" with this `name`")
+	return func() (*settings.Settings, error) {
+		if sandbox != "" && cmd.Flags().Changed("run-dir") {
+			return nil, fmt.Errorf("%s: --%s and --run-dir exclude each other", cmd.Name(), sandboxFlag)
+		}
+		s, err := loadSettings(e, loader)
+		if err != nil {
+			return nil, err
+		}
+		if changed, err := useSandbox(e, sandbox, s); err != nil || !changed {
+			return s, err
+		}
+		return loadSettings(e, loader)
+	}
 }
 
 // ambientSettings loads the settings of a verb whose flags are all somebody else's: from the

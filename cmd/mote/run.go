@@ -28,7 +28,10 @@ const (
 
 // runOptions are the flags of run.
 type runOptions struct {
+	name           string
+	list           bool
 	dir            string
+	artifacts      string
 	publish        []string
 	images         []string
 	wait           string
@@ -43,17 +46,28 @@ func newRunCommand(e *env) *cobra.Command {
 		Short: "Run a command, or a shell, against a throwaway cluster",
 		Long: `Start a whole cluster in namespaces of its own, run COMMAND on this host with KUBECONFIG and PATH set
 for it, and leave nothing behind when COMMAND ends, however it ends. Any number run side by side.
-COMMAND's exit code is the exit code. Without COMMAND, $SHELL is run.
+COMMAND comes after "--"; its exit code is the exit code. Without COMMAND, $SHELL is run, with "(mote:NAME)" before the
+prompt of bash and sh; the name is in MOTE_SANDBOX_NAME for other prompts.
+
+When COMMAND fails, the pods that are not Ready, Warning events and the end of failed containers' logs go to standard
+error. --artifacts keeps all objects (Secrets without their values), events and logs in a directory, whatever the exit code.
+
+Another terminal finds the cluster by its name: "mote run --list", "mote status --sandbox NAME", and so logs, image,
+kubectl and ctr. Without --sandbox they take the only sandbox if this machine has no cluster of its own.
 
 The cluster has no network but its own: images come from archives. This machine's configuration file and
 variables do not apply to it; the flags below do.`,
 		Example: `  mote run -- kubectl get nodes
-  mote run --image app.tar -p 8080:30080 -- ./test.sh
-  mote run --dir ./cluster`,
+  mote run --image app.tar -p 8080:30080 --artifacts out -- ./test.sh
+  mote run --name dev --dir ./cluster
+  mote kubectl --sandbox dev get pods`,
 		GroupID: groupRun,
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows COMMAND is COMMAND's
+	flags.StringVar(&o.name, "name", "", "`name` of the cluster for other terminals (default: its id)")
+	flags.BoolVar(&o.list, "list", false, "list the clusters that run, and start none")
+	flags.StringVar(&o.artifacts, "artifacts", "", "write objects, events and logs to this `directory` when COMMAND has ended")
 	flags.StringVar(&o.dir, "dir", "", "keep the cluster's state in this `directory` for the next run (default: in memory)")
 	flags.StringArrayVarP(&o.publish, "publish", "p", nil, "forward `[ADDRESS:]PORT:NODEPORT` of this host to the cluster; may be repeated")
 	flags.StringArrayVar(&o.images, "image", nil, "load images from this archive `file` (.tar, .tar.gz, .tar.zst); may be repeated")
@@ -62,8 +76,14 @@ variables do not apply to it; the flags below do.`,
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "print the cluster's log")
 	serverArgs := settings.Forward(flags)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 && (cmd.ArgsLenAtDash() != 0 || o.list) {
+			return misplacedCommand(cmd, args, o.list)
+		}
 		if err := requireRoot("run"); err != nil {
 			return err
+		}
+		if o.list {
+			return listSandboxes(e, o.quiet)
 		}
 		cfg, err := o.config(e)
 		if err != nil {
@@ -73,7 +93,7 @@ variables do not apply to it; the flags below do.`,
 		if o.dir == "" {
 			cfg.Args = append(cfg.Args, "--snapshot-schedule=off") // its memory goes with it
 		}
-		return runSandbox(cmd.Context(), e, cfg, args)
+		return runSandbox(cmd.Context(), e, &o, cfg, args)
 	}
 	for name, values := range map[string][]string{"wait": {sandbox.WaitAPI, sandbox.WaitNode}, "publish": nil} {
 		// It errs only for a flag that is not there or has one already; neither can be here.
@@ -86,7 +106,7 @@ variables do not apply to it; the flags below do.`,
 
 // config is the sandbox that the flags describe.
 func (o *runOptions) config(e *env) (sandbox.Config, error) {
-	cfg := sandbox.Config{Dir: o.dir, Images: o.images, Wait: o.wait}
+	cfg := sandbox.Config{Name: o.name, Dir: o.dir, Images: o.images, Wait: o.wait}
 	for _, text := range o.publish {
 		p, err := sandbox.ParsePublish(text)
 		if err != nil {
@@ -106,12 +126,16 @@ func (o *runOptions) config(e *env) (sandbox.Config, error) {
 
 // runSandbox runs args against the cluster that cfg describes. What can be wrong with either is
 // found before anything is made.
-func runSandbox(ctx context.Context, e *env, cfg sandbox.Config, args []string) error {
-	if len(args) == 0 {
+func runSandbox(ctx context.Context, e *env, o *runOptions, cfg sandbox.Config, args []string) error {
+	interactive := len(args) == 0
+	if interactive {
 		args = []string{shell(e)}
 	}
 	if err := sandbox.LookPath(args[0]); err != nil {
 		return notRunnable(args[0], err)
+	}
+	if err := checkArtifacts(o.artifacts); err != nil {
+		return err
 	}
 	signals := make(chan os.Signal, 4) // a few, so that none is lost while one is dealt with
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
@@ -125,11 +149,25 @@ func runSandbox(ctx context.Context, e *env, cfg sandbox.Config, args []string) 
 	if err != nil {
 		return explain(e, err)
 	}
-	code, err := s.Run(sandbox.Command{Args: args, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr}, signals)
+	command := sandbox.Command{Args: args, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr}
+	greet := interactive && isTerminal(e.stdin)
+	if greet {
+		if err := markPrompt(s, &command, e); err != nil {
+			return errors.Join(err, s.Close())
+		}
+		if !o.quiet {
+			fmt.Fprintln(e.stderr, greeting(s, cfg.Dir))
+		}
+	}
+	code, err := s.Run(command, signals)
 	if errors.Is(err, sandbox.ErrClusterEnded) {
 		printLog(e.stderr, s.Log())
 	}
+	writeAftermath(ctx, e, s, o.artifacts, code != 0 && err == nil && !interactive && !interruptedCode(code), signals)
 	err = errors.Join(err, s.Close())
+	if greet && !o.quiet && err == nil {
+		fmt.Fprintln(e.stderr, farewell(s, cfg.Dir))
+	}
 	if code == 0 && err == nil {
 		return nil
 	}
@@ -196,7 +234,11 @@ func notRunnable(name string, err error) error {
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		code = exitNotFound
 	}
-	return &exitError{code: code, err: fmt.Errorf("cannot run %s: %w", name, errors.Unwrap(err))}
+	var found *exec.Error
+	if errors.As(err, &found) {
+		err = found.Err // without its name
+	}
+	return &exitError{code: code, err: fmt.Errorf("cannot run %s: %w", name, err)}
 }
 
 // progress shows the steps of a start: a line with a tick or a cross for each on a terminal, a plain

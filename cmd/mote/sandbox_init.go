@@ -14,11 +14,11 @@ import (
 func newSandboxCommands(e *env) []*cobra.Command {
 	return []*cobra.Command{
 		{
-			Use:    sandbox.VerbKeeper + " ID",
+			Use:    sandbox.VerbKeeper + " ID NAME",
 			Hidden: true,
-			Args:   cobra.ExactArgs(1),
+			Args:   cobra.ExactArgs(2),
 			RunE: func(_ *cobra.Command, args []string) error {
-				return sandbox.Keep(args[0], e.stdin, e.stdout)
+				return sandbox.Keep(args[0], args[1], e.stdin, e.stdout)
 			},
 		},
 		{

@@ -109,10 +109,14 @@ func TestRun(t *testing.T) {
 		kubectl create deployment web --image=localhost/test/web:1
 		kubectl create service nodeport web --tcp=80:8080 --node-port=30080
 		kubectl rollout status deployment/web --timeout=60s
+		kubectl run broken --image=localhost/test/none:1 --image-pull-policy=Never
+		kubectl create secret generic hidden --from-literal=password=swordfish
 		echo serving
 		read -r _`
-	cmd := exec.Command("mote", "run", "-q", "--image", archive, "-p", "18080:30080", "--", "sh", "-c", script)
-	cmd.Env, cmd.Stderr = h.Environ(), os.Stderr
+	artifacts := filepath.Join(h.Dir, "out")
+	cmd := exec.Command("mote", "run", "-q", "--name", "ci", "--artifacts", artifacts, "--image", archive, "-p", "18080:30080", "--", "sh", "-c", script)
+	var stderr strings.Builder
+	cmd.Env, cmd.Stderr = h.Environ(), &stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +146,7 @@ func TestRun(t *testing.T) {
 		}
 		return nil
 	})
+	testOtherTerminal(t, h)
 	if err := stdin.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -149,6 +154,52 @@ func TestRun(t *testing.T) {
 	_ = cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != 1 {
 		t.Errorf("exit code %d, want the command's, 1", got)
+	}
+	t.Log(stderr.String())
+	wantAftermath(t, stderr.String(), artifacts)
+	if out := h.Run(t, "mote", "run", "--list", "-q"); out != "" {
+		t.Errorf("run --list shows a cluster that has ended: %s", out)
+	}
+}
+
+// testOtherTerminal finds the throwaway cluster ci as a user in another terminal does.
+func testOtherTerminal(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	features.Row(t, "A23", "status, logs, image, kubectl and ctr find a throwaway cluster by its name, and the only one without it")
+	wantContains(t, "run --list", h.Run(t, "mote", "run", "--list"), "NAME", "ci     true")
+	h.WaitKubectl(t, podTimeout, func(out string) bool { return strings.Contains(out, "ErrImageNeverPull") }, "--sandbox", "ci", "get", "pods")
+	wantContains(t, "status --sandbox", h.Run(t, "mote", "status", "--sandbox", "ci"), "kubelet ", "node mote")
+	wantContains(t, "status of the only cluster", h.Run(t, "mote", "status"), "kubelet ", "node mote")
+	wantContains(t, "logs --sandbox", h.Run(t, "mote", "logs", "--sandbox=ci", "-c", "mote"), "node is ready")
+	wantContains(t, "image list --sandbox", h.Run(t, "mote", "image", "list", "--sandbox", "ci"), "localhost/test/web:1")
+	wantContains(t, "ctr --sandbox", h.Run(t, "mote", "ctr", "--sandbox", "ci", "images", "list", "-q"), "localhost/test/web:1")
+	if r := h.Try(t, nil, "mote", "run", "--name", "ci", "--", "true"); r.Code != 1 || !strings.Contains(r.Stderr, "a sandbox called ci runs already") {
+		t.Errorf("a second cluster of one name: %+v", r)
+	}
+}
+
+// wantAftermath looks at what a command that failed has left to read.
+func wantAftermath(t *testing.T, stderr, artifacts string) {
+	t.Helper()
+	features.Row(t, "A23", "a failed command leaves the pods that are not Ready, events, and artifacts without secrets")
+	wantContains(t, "stderr", stderr, "Pods that are not Ready (1):", "ErrImageNeverPull", "Warning events")
+	for path, want := range map[string]string{
+		"objects/default/pods.yaml":             "name: broken",
+		"objects/default/secrets.yaml":          "password: REDACTED",
+		"objects/_cluster/nodes.yaml":           "kind: Node",
+		"objects/default/deployments.apps.yaml": "name: web",
+		"events.txt":                            "ErrImageNeverPull",
+		"mote.log":                              "node is ready",
+	} {
+		content, err := os.ReadFile(filepath.Join(artifacts, path))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		wantContains(t, path, string(content), want)
+	}
+	if logs, err := filepath.Glob(filepath.Join(artifacts, "logs/default/web-*/*.log")); err != nil || len(logs) != 1 {
+		t.Errorf("logs of the web pod: %v, %v", logs, err)
 	}
 }
 

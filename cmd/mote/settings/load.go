@@ -42,7 +42,7 @@ func CheckEnviron(environ []string) error {
 
 // otherVariables are mote's, but no settings.
 func otherVariables() []string {
-	return []string{"MOTE_CACHE_DIR", "MOTE_SANDBOX", "MOTE_BINARY", "MOTE_TEST"}
+	return []string{"MOTE_CACHE_DIR", "MOTE_SANDBOX", "MOTE_SANDBOX_NAME", "MOTE_BINARY", "MOTE_TEST"}
 }
 
 // Loader gathers the settings of one command.
