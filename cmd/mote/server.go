@@ -37,13 +37,6 @@ import (
 // bridge is the pod network's interface.
 const bridge = "mote0"
 
-// Garbage collection, as GOGC: rare while a start allocates much that stays, thrifty afterwards.
-// The variable GOGC overrides both.
-const (
-	startGCPercent = 200
-	idleGCPercent  = 50
-)
-
 // newServerCommand returns the verb that runs a node.
 func newServerCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
@@ -219,14 +212,6 @@ func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error
 	restore()
 	tellers.Wait()
 	return diskHint(err)
-}
-
-// settle trades the speed of the start for the memory of the years after it.
-func settle(e *env) {
-	if e.getenv("GOGC") == "" {
-		debug.SetGCPercent(idleGCPercent)
-	}
-	debug.FreeOSMemory()
 }
 
 // boundProcess bounds what the process takes of the machine: memory, and descriptors by the budgets of its listeners.
