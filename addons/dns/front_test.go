@@ -255,7 +255,9 @@ func testMetricsPage(t *testing.T, s *Server) {
 	require.NoError(t, err)
 	require.Len(t, answer.Answer, 1)
 	page := from(t, strangerAddress, "tcp", serverAddress+":9153")
-	client := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return page, nil }}}
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return page, nil },
+	}}
 	response, err := client.Get("http://metrics/metrics")
 	require.NoError(t, err)
 	defer response.Body.Close()
