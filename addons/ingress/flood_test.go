@@ -264,6 +264,28 @@ func TestPausesOverHTTP2(t *testing.T) {
 	}
 }
 
+// TestAnswersWithoutBody: the header of an answer ends its stream over HTTP/2. gRPC takes it for the trailers of a call
+// that failed, and misses those otherwise.
+func TestAnswersWithoutBody(t *testing.T) {
+	l := newFloodLab(t)
+	l.lead("web", "", server(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Grpc-Status", "5") }))
+	l.apply()
+	s := newStranger(t, l, nil)
+	ends := make(chan bool, 1)
+	go s.readAll(func(f http2.Frame) {
+		if f, ok := f.(*http2.HeadersFrame); ok {
+			ends <- f.StreamEnded()
+		}
+	})
+	require.NoError(t, s.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: s.header, EndHeaders: true, EndStream: true}))
+	select {
+	case ended := <-ends:
+		require.True(t, ended)
+	case <-time.After(30 * time.Second):
+		t.Fatal("no answer")
+	}
+}
+
 // TestTakenBack: a client that takes its requests back without end loses its connection.
 func TestTakenBack(t *testing.T) {
 	l := newFloodLab(t)

@@ -84,7 +84,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.answer(w, r)
 	if timed != nil {
 		admitted.work.Pause()
-		_ = timed.FlushError() // it counts until it is sent
+		timed.finish()
 	}
 }
 

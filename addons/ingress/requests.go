@@ -189,7 +189,8 @@ type timedWriter struct {
 	control *http.ResponseController
 	limit   time.Duration
 	begun   func() // once, with the answer; nil afterwards
-	sent    bool
+	sent    bool   // it has begun
+	wrote   bool   // it has a body
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -211,6 +212,7 @@ func (t *timedWriter) begin() {
 // Write implements http.ResponseWriter.
 func (t *timedWriter) Write(part []byte) (int, error) {
 	t.begin()
+	t.wrote = true
 	_ = t.control.SetWriteDeadline(time.Now().Add(t.limit))
 	n, err := t.ResponseWriter.Write(part)
 	_ = t.control.SetWriteDeadline(time.Time{})
@@ -224,6 +226,14 @@ func (t *timedWriter) FlushError() error {
 	err := t.control.Flush()
 	_ = t.control.SetWriteDeadline(time.Time{})
 	return err
+}
+
+// finish sends the rest of the body while the request still counts. An answer without one is left to the server: its
+// header has to end the stream, as gRPC wants it when a call fails at once.
+func (t *timedWriter) finish() {
+	if t.wrote {
+		_ = t.FlushError()
+	}
 }
 
 // Unwrap is for http.ResponseController.
