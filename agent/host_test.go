@@ -26,12 +26,20 @@ const (
 	roleVariable    = "MOTE_TEST_ROLE"
 	rolePrivate     = "private"
 	roleNode        = "node"
+	roleImporter    = "importer"
 	payloadVariable = "MOTE_TEST_PAYLOAD"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(roleVariable) == roleNode {
 		if err := runTestNode(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Getenv(roleVariable) == roleImporter {
+		if err := runTestImporter(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -50,6 +58,17 @@ func testConfig(payload string) Config {
 		ClusterDNS: netip.MustParseAddr("10.43.0.10"), ClusterDomain: "cluster.local",
 		Bridge: "mote0", CNI: CNIBridge, Proxy: ProxyAuto,
 	}
+}
+
+// runTestImporter imports standard input.
+func runTestImporter() error {
+	store, err := OpenImages(ContainerdSocket(testConfig("/p")))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	_, err = store.Import(context.Background(), os.Stdin, ImportOptions{})
+	return err
 }
 
 // runTestNode runs the parts of a node that need no apiserver, until it is told to stop.

@@ -230,6 +230,7 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.RotateCertificates = false
 
 	config.ContainerRuntimeEndpoint = "unix://" + ContainerdSocket(c)
+	config.ImageServiceEndpoint = "unix://" + pullSocket(c)
 	config.CgroupDriver = "cgroupfs"
 	config.CgroupRoot = cgroupRoot
 	config.FailCgroupV1 = false

@@ -66,9 +66,7 @@ func (n *Node) Containerd() component.Component {
 // Images is the component "images": the pause image and the archives in ImagesDir. It needs containerd
 // and is ready when a pod can start: when the pause image is there, and what archives there were for a while at most.
 func (n *Node) Images() component.Component {
-	return newPart("images", "the pause image and the archives are not imported", func(ctx context.Context, ready func()) error {
-		return runImages(ctx, n.cfg, ready)
-	})
+	return newImages(n.cfg)
 }
 
 // Kubelet is the component "kubelet". It needs network, containerd, images and an apiserver. Where a controller

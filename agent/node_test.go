@@ -40,8 +40,11 @@ func TestContainersOutliveTheNode(t *testing.T) {
 	require.NoError(t, err, "the node's address is not reached over a bridge without ports")
 	conn.Close()
 
-	images, err := ListImages(t.Context(), ContainerdSocket(config))
+	store, err := OpenImages(ContainerdSocket(config))
 	require.NoError(t, err)
+	images, err := store.List(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
 	require.Len(t, images, 1)
 	require.Equal(t, PauseImage, images[0].Name)
 	require.True(t, images[0].Pinned)

@@ -39,8 +39,8 @@ type Config struct {
 	// Hostname is the host's name inside, and so the node's. Default "mote". A Dir remembers its
 	// node by this name.
 	Hostname string
-	// Images are archives (.tar, .tar.gz, .tar.zst) that are loaded at start. With a Dir they are
-	// copied into it.
+	// Images are archives that are loaded at start; their content decides, not their names. With a Dir
+	// they are copied into it.
 	Images []string
 	// Publish lists NodePorts that are reachable from the host.
 	Publish []Publish
@@ -136,9 +136,6 @@ func (c *Config) completeImages() error {
 		if err != nil {
 			return fmt.Errorf("image archive %s: %w", path, err)
 		}
-		if !isArchive(abs) {
-			return fmt.Errorf("image archive %s: the name must end in .tar, .tar.gz or .tar.zst", path)
-		}
 		f, err := os.Open(abs)
 		if err != nil {
 			return fmt.Errorf("image archive: %w", err)
@@ -155,15 +152,6 @@ func (c *Config) completeImages() error {
 	}
 	c.Images = images
 	return nil
-}
-
-func isArchive(path string) bool {
-	for _, suffix := range []string{".tar", ".tar.gz", ".tar.zst"} {
-		if strings.HasSuffix(path, suffix) {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *Config) completeDir() error {

@@ -216,8 +216,10 @@ func (r *rootBuilder) images(archives []string, keep bool) error {
 		return err
 	}
 	for i, archive := range archives {
-		// Two archives may have one name in different directories.
-		target := filepath.Join(dir, fmt.Sprintf("%02d-%s", i, filepath.Base(archive)))
+		// Two archives may have one name in different directories. The server leaves names alone that
+		// programs give to unfinished files.
+		name := strings.TrimRight(strings.TrimSuffix(strings.TrimSuffix(filepath.Base(archive), ".part"), ".tmp"), "~")
+		target := filepath.Join(dir, fmt.Sprintf("%02d-%s", i, name))
 		var err error
 		if keep {
 			err = copyFile(archive, target)

@@ -1,53 +1,6 @@
 package api
 
-import (
-	"slices"
-	"sync"
-)
+import "github.com/mote-k8s/mote/internal/component"
 
-// Troubles is what an addon says in `mote status` while something that it was given is wrong, by what it is about.
-// The zero value is empty. It implements component.Troubled for who embeds it.
-type Troubles struct {
-	mu   sync.Mutex // guards said
-	said map[string]string
-}
-
-// Note keeps what is wrong about something; "" is nothing. It tells whether that differs from what was said last, so
-// that an event is due.
-func (t *Troubles) Note(about, what string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	was := t.said[about]
-	switch {
-	case what == "":
-		delete(t.said, about)
-	case t.said == nil:
-		t.said = map[string]string{about: what}
-	default:
-		t.said[about] = what
-	}
-	return was != what
-}
-
-// Forget drops what is said about all that gone says is gone.
-func (t *Troubles) Forget(gone func(about string) bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for about := range t.said {
-		if gone(about) {
-			delete(t.said, about)
-		}
-	}
-}
-
-// Trouble implements component.Troubled.
-func (t *Troubles) Trouble() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var list []string
-	for about, what := range t.said {
-		list = append(list, about+": "+what)
-	}
-	slices.Sort(list)
-	return list
-}
+// Troubles is what an addon says in `mote status` while something that it was given is wrong.
+type Troubles = component.Troubles

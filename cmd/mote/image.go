@@ -4,20 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"os"
-	"text/tabwriter"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mote-k8s/mote/agent"
+	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
 // newImageCommand returns the verb for container images on this machine.
 func newImageCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Import and list container images",
+		Short:   "Import, list and remove container images",
 		GroupID: groupUse,
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -27,116 +28,69 @@ func newImageCommand(e *env) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(newImageImportCommand(e), newImageListCommand(e))
+	cmd.AddCommand(
+		newImageImportCommand(e), newImageListCommand(e), newImageTagCommand(e), newImageSaveCommand(e),
+		newImagePinCommand(e), newImageUnpinCommand(e), newImageRemoveCommand(e), newImagePruneCommand(e),
+	)
 	return cmd
 }
 
-func newImageImportCommand(e *env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "import FILE|- ...",
-		Short: "Import image archives into the running mote",
-		Long: `Import image archives (docker save or OCI layout; plain, gzip or zstd) into the running mote.
-The images are pinned: the kubelet never removes them. "-" reads an archive from standard input.
-The names of what was imported go to standard output.`,
-		Example: `  mote image import app.tar
-  docker save app:1 | mote image import -`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return errors.New("image import needs an archive: a file, or - for standard input")
-			}
-			return nil
-		},
+// withImages calls do with the images of the running mote.
+func withImages(load func() (*settings.Settings, error), do func(*agent.ImageStore) error) error {
+	s, err := load()
+	if err != nil {
+		return err
 	}
-	load := withSettings(cmd, e, "image")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := load()
-		if err != nil {
-			return err
-		}
-		for _, path := range args {
-			names, err := importImage(cmd.Context(), e, s.ContainerdSocket(), path)
-			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
-			}
-			for _, n := range names {
-				fmt.Fprintln(e.stdout, n)
-			}
+	if err := requireSocket(s.ContainerdSocket()); err != nil {
+		return err
+	}
+	store, err := agent.OpenImages(s.ContainerdSocket())
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(store), store.Close())
+}
+
+// needArgs refuses fewer than least arguments, or more than that if exact is set, in one line.
+func needArgs(least int, exact bool, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || exact && len(args) > least {
+			return fmt.Errorf("%s needs %s; see \"%s --help\"", verb(cmd), what, cmd.CommandPath())
 		}
 		return nil
 	}
-	return cmd
 }
 
-func importImage(ctx context.Context, e *env, socket, path string) ([]string, error) {
-	if err := requireSocket(socket); err != nil {
-		return nil, err
+// eachName returns a verb's function that calls do with each argument and prints the name that it returns.
+func eachName(e *env, load func() (*settings.Settings, error), quiet *bool,
+	do func(ctx context.Context, store *agent.ImageStore, name string) (string, error),
+) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		return withImages(load, func(store *agent.ImageStore) error {
+			for _, arg := range args {
+				name, err := do(cmd.Context(), store, arg)
+				if err != nil {
+					return err
+				}
+				if !*quiet {
+					fmt.Fprintln(e.stdout, name)
+				}
+			}
+			return nil
+		})
 	}
-	archive := io.NopCloser(e.stdin)
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, errors.Unwrap(err) // the path is said by the caller
-		}
-		archive = f
-	}
-	defer archive.Close()
-	return agent.ImportImages(ctx, socket, archive)
 }
 
-func newImageListCommand(e *env) *cobra.Command {
-	var quiet bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the images that pods can use without a registry",
-		Args:  noArgs,
-	}
-	output := outputFlag(cmd)
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names alone")
-	load := withSettings(cmd, e, "image")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
-		if err != nil {
-			return err
-		}
-		if err := requireSocket(s.ContainerdSocket()); err != nil {
-			return err
-		}
-		images, err := agent.ListImages(cmd.Context(), s.ContainerdSocket())
-		if err != nil {
-			return err
-		}
-		if output.json() {
-			return printJSON(e.stdout, images)
-		}
-		return printImages(e.stdout, images, quiet)
-	}
-	return cmd
-}
-
-func printImages(w io.Writer, images []agent.Image, quiet bool) error {
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	if !quiet {
-		fmt.Fprintln(t, "NAME\tSIZE\tPINNED\tDIGEST")
-	}
-	for _, i := range images {
-		if quiet {
-			fmt.Fprintln(t, i.Name)
-			continue
-		}
-		fmt.Fprintf(t, "%s\t%.1f MiB\t%t\t%s\n", i.Name, float64(i.Size)/(1<<20), i.Pinned, i.Digest)
-	}
-	return t.Flush()
-}
-
-// requireSocket says in the user's words that containerd is not there, before its client says so in
-// its own, after a timeout.
+// requireSocket says that containerd is not there before its client does, in other words and after a timeout.
 func requireSocket(path string) error {
-	_, err := os.Stat(path)
+	conn, err := net.Dial("unix", path)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
+	case err == nil:
+		return conn.Close()
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w (no containerd on %s); start it with \"mote server\"", errNotRunning, path)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("reach containerd: %w; run as root", err)
 	}
-	return err
+	return fmt.Errorf("reach containerd: %w", err)
 }

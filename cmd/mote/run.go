@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/sandbox"
 )
@@ -70,7 +71,7 @@ variables do not apply to it; the flags below do.`,
 	flags.StringVar(&o.artifacts, "artifacts", "", "write objects, events and logs to this `directory` when COMMAND has ended")
 	flags.StringVar(&o.dir, "dir", "", "keep the cluster's state in this `directory` for the next run (default: in memory)")
 	flags.StringArrayVarP(&o.publish, "publish", "p", nil, "forward `[ADDRESS:]PORT:NODEPORT` of this host to the cluster; may be repeated")
-	flags.StringArrayVar(&o.images, "image", nil, "load images from this archive `file` (.tar, .tar.gz, .tar.zst); may be repeated")
+	flags.StringArrayVar(&o.images, "image", nil, "load images from this archive `file` (docker save or OCI layout; plain, gzip or zstd); may be repeated")
 	flags.StringVar(&o.wait, "wait", sandbox.WaitNode, "what COMMAND waits for (api, node)")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "print no progress")
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "print the cluster's log")
@@ -107,6 +108,11 @@ variables do not apply to it; the flags below do.`,
 // config is the sandbox that the flags describe.
 func (o *runOptions) config(e *env) (sandbox.Config, error) {
 	cfg := sandbox.Config{Name: o.name, Dir: o.dir, Images: o.images, Wait: o.wait}
+	for _, path := range o.images {
+		if err := agent.CheckArchive(path); err != nil {
+			return cfg, fmt.Errorf("--image %s: %w", path, err)
+		}
+	}
 	for _, text := range o.publish {
 		p, err := sandbox.ParsePublish(text)
 		if err != nil {

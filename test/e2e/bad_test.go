@@ -76,7 +76,8 @@ func TestBadInput(t *testing.T) {
 			args: append([]string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}, server...),
 			want: []string{"root", "sudo"},
 		},
-		{name: "run with a missing image", args: []string{"mote", "run", "--image=/no/such.tar", "--", "true"}, want: []string{"/no/such.tar"}},
+		{name: "run with a missing image", args: []string{"mote", "run", "--image=/no/such.tar", "--", "true"}, want: []string{"/no/such.tar", "no such file"}},
+		{name: "run with an image that is none", args: []string{"mote", "run", "--image=/etc/passwd", "--", "true"}, want: []string{"/etc/passwd: not an image archive"}},
 		{name: "status without a server", args: []string{"mote", "status"}, want: []string{"mote server"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

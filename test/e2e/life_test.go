@@ -43,9 +43,41 @@ func testImages(t *testing.T, h *cluster.Host) {
 	wantContains(t, "labels of the preloaded image",
 		h.Run(t, "mote", "ctr", "-n", "k8s.io", "images", "list", "name=="+images.WebName), "io.cri-containerd.pinned=pinned")
 
+	testImageNames(t, h)
 	if r := h.Try(t, strings.NewReader("not a tar"), "mote", "image", "import", "-"); r.Code != 1 || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("import of rubbish: %+v, want exit code 1 and one line", r)
 	}
+}
+
+// testImageNames runs pods that name an imported image by digest, by the tag latest, and one that is imported late.
+func testImageNames(t *testing.T, h *cluster.Host) {
+	features.Row(t, "A6", "imported images run by digest and with pull policy Always; an image that is missing is told of until it is imported")
+	im := busybox(t)
+	const late = "ghcr.io/test/late:1"
+	h.Kubectl(t, "run", "late", "--image="+late, "--restart=Never", "--", "true")
+	waitTrouble(t, h, "registry ghcr.io: does not answer, and pods wait for "+late, true)
+	load := func(name string) {
+		im.Name = name
+		var archive bytes.Buffer
+		if err := im.WriteOCI(&archive); err != nil {
+			t.Fatal(err)
+		}
+		if r := h.Try(t, &archive, "mote", "image", "import", "-"); r.Code != 0 || strings.TrimSpace(r.Stdout) != name {
+			t.Fatalf("image import of %s: %+v", name, r)
+		}
+	}
+	load(late)
+	load("docker.io/test/named:latest")
+	digest := strings.TrimSpace(h.Run(t, "sh", "-c", `mote image list -o json | grep -A1 '"docker.io/test/named:latest"' | grep -o 'sha256:[0-9a-f]*'`))
+	h.Kubectl(t, "run", "latest", "--image=test/named", "--restart=Never", "--", "true") // pulls always
+	h.Kubectl(t, "run", "digest", "--image=test/named@"+digest, "--restart=Never", "--", "true")
+	h.Kubectl(t, "run", "both", "--image=test/named:latest@"+digest, "--restart=Never", "--", "true")
+	for _, pod := range []string{"latest", "digest", "both"} {
+		h.Kubectl(t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/"+pod, "--timeout="+podTimeout.String())
+	}
+	waitTrouble(t, h, "registry ghcr.io", false)
+	h.Kubectl(t, "delete", "pod", "latest", "digest", "both", "late", "--now")
+	h.Run(t, "mote", "image", "rm", late)
 }
 
 const auditLog = "/var/log/audit.log"

@@ -49,7 +49,7 @@ func Table() []Setting {
 		},
 		{
 			Name: "image-dir", Section: sectionFiles, DefaultHelp: "images in data-dir",
-			Help:  "image archives (*.tar, *.tar.gz, *.tar.zst) in it are imported and pinned at start",
+			Help:  "image archives in it are imported, and pinned for as long as they are there",
 			value: func(s *Settings) value { return scalar(&s.ImageDir, "path", absolutePath) },
 		},
 		{
