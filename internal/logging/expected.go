@@ -109,6 +109,11 @@ func expectedOfControlPlane() []Expectation {
 			sourceKubernetes + "pkg/controlplane/reconcilers/instancecount.go#L145", "", "",
 		},
 		{
+			"kubernetes", "Failed to ensure lease exists, will retry", "namespaces \"kube-system\" not found", Starting,
+			"The apiserver's own lease is written beside the namespace that it lies in, at the first start; the next try is 200 ms later.",
+			sourceStaging + "component-helpers/apimachinery/lease/controller.go#L201", "", "",
+		},
+		{
 			"kubernetes", "Failed to watch", "the server could not find the requested resource", Always,
 			"The garbage collector and the quota controller do not stop the informers of a CustomResourceDefinition that was deleted; each asks every 30 s until mote is started again.",
 			"https://github.com/kubernetes/kubernetes/issues/79610", "type", "*v1.PartialObjectMetadata",
@@ -186,6 +191,11 @@ func expectedOfKubelet() []Expectation {
 			sourceKubernetes + "pkg/kubelet/eviction/eviction_manager.go#L297", "", "",
 		},
 		{
+			"kubelet", "Image garbage collection failed once. Stats initialization may not have completed yet", "invalid capacity 0 on image filesystem", Starting,
+			"The first round looks for the size of the file system before the kubelet has measured it.",
+			sourceKubernetes + "pkg/kubelet/kubelet.go#L1725", "", "",
+		},
+		{
 			"kubelet", "Failed to read data from checkpoint", "checkpoint is not found", Starting,
 			"There is no checkpoint of devices before a pod uses one.",
 			sourceKubernetes + "pkg/kubelet/cm/devicemanager/manager.go#L525", "", "",
@@ -214,7 +224,7 @@ func expectedOfNode() []Expectation {
 		{"kubernetes", "*", "rpc error: code = Canceled desc = context canceled", Stopping, cut, loop, "", ""},
 		{"kubernetes", "*", "containerd.sock: connect: no such file or directory", Stopping, cut, loop, "", ""},
 		{
-			"containerd", "failed check for fsverity support", "operation not supported", Starting,
+			"containerd", "failed check for fsverity support", "enable fsverity failed: ", Starting,
 			"The file system of the data directory has no fs-verity, which containerd uses where it is there.",
 			sourceContainerd + "plugins/content/local/store.go#L99", "", "",
 		},
