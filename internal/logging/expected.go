@@ -89,7 +89,7 @@ const (
 func Expected() []Expectation {
 	var all []Expectation
 	for _, part := range [][]Expectation{
-		expectedOfControlPlane(), expectedOfMetrics(), expectedOfKubelet(), expectedOfNode(),
+		expectedOfControlPlane(), expectedOfMetrics(), expectedOfKubelet(), expectedOfNode(), expectedOfStop(),
 	} {
 		all = append(all, part...)
 	}
@@ -214,15 +214,7 @@ func expectedOfKubelet() []Expectation {
 }
 
 func expectedOfNode() []Expectation {
-	const (
-		cut  = "The kubelet has no way to wait for its loops: some of them are cut off in a request, or ask once more after containerd has stopped."
-		loop = sourceKubernetes + "pkg/kubelet/kubelet.go#L1856"
-	)
 	return []Expectation{
-		{"kubelet", "*", "rpc error: code = Canceled desc = context canceled", Stopping, cut, loop, "", ""},
-		{"kubelet", "*", "containerd.sock: connect: no such file or directory", Stopping, cut, loop, "", ""},
-		{"kubernetes", "*", "rpc error: code = Canceled desc = context canceled", Stopping, cut, loop, "", ""},
-		{"kubernetes", "*", "containerd.sock: connect: no such file or directory", Stopping, cut, loop, "", ""},
 		{
 			"containerd", "failed check for fsverity support", "enable fsverity failed: ", Starting,
 			"The file system of the data directory has no fs-verity, which containerd uses where it is there.",
@@ -239,4 +231,20 @@ func expectedOfNode() []Expectation {
 			sourceContainerd + "plugins/restart/monitor.go#L96", "", "",
 		},
 	}
+}
+
+// expectedOfStop: upstream components do not wait for all of their loops when their context ends.
+func expectedOfStop() []Expectation {
+	const (
+		cut  = "A loop that was cut off in a request when the process stopped."
+		gone = "A loop asked once more after containerd had stopped."
+	)
+	var all []Expectation
+	for _, name := range []string{"kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "kubernetes"} {
+		all = append(all, Expectation{name, "*", "context canceled", Stopping, cut, sourceKubernetes, "", ""})
+	}
+	for _, name := range []string{"kubelet", "kubernetes"} {
+		all = append(all, Expectation{name, "*", "containerd.sock: connect: no such file or directory", Stopping, gone, sourceKubernetes, "", ""})
+	}
+	return all
 }
