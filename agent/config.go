@@ -59,6 +59,8 @@ type Config struct {
 	Proxy string
 	// Budgets bound what strangers may take from the process; nil bounds each port alone.
 	Budgets *limit.Budgets
+	// SeccompDefault gives containers that name no seccomp profile the runtime's and not none.
+	SeccompDefault bool
 	// Extra arguments, each name=value without dashes, for the upstream components.
 	KubeletArgs, ProxyArgs []string
 }

@@ -248,6 +248,7 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.SerializeImagePulls = false
 	config.MaxParallelImagePulls = ptr.To[int32](3)
 	config.StaticPodPath = c.manifestsDir()
+	config.SeccompDefault = c.SeccompDefault
 	config.VolumePluginDir = filepath.Join(c.KubeletDir, "volumeplugins")
 	config.ResolverConfig = c.resolvConf()
 	if c.ClusterDNS.IsValid() {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -38,7 +39,7 @@ func encryptionConfig(dir string) string { return filepath.Join(dir, "encryption
 func (s *apiServer) args() []arg {
 	tls := s.creds.tls
 	reading, mutating := inflight(s.cfg.Memory)
-	return append(s.datastoreArgs(), []arg{
+	return slices.Concat(s.datastoreArgs(), s.auditArgs(), s.profileArgs(), []arg{
 		{"max-requests-inflight", fmt.Sprint(reading)},
 		{"max-mutating-requests-inflight", fmt.Sprint(mutating)},
 		{"encryption-provider-config", encryptionConfig(s.creds.dir)},
@@ -57,10 +58,10 @@ func (s *apiServer) args() []arg {
 		// datastore for a lease every ten seconds to find that out, and writes each time.
 		{"endpoint-reconciler-type", "master-count"},
 
-		// Anonymous requests stay on, as upstream: RBAC grants them health and version only.
+		// Anonymous requests stay on by default, as upstream: RBAC grants them health and version only.
 		{"client-ca-file", tls(clientAuthority + bundleSuffix)},
 		{"authorization-mode", "Node,RBAC"},
-		{"enable-admission-plugins", "NodeRestriction"}, // next to all that are on by default
+		{"enable-admission-plugins", s.admissionPlugins()},
 		{"allow-privileged", "true"},
 		{"service-account-issuer", "https://kubernetes.default.svc." + s.cfg.ClusterDomain},
 		{"service-account-signing-key-file", tls(tokenKey)},
@@ -86,7 +87,7 @@ func (s *apiServer) args() []arg {
 		// Aggregated servers and webhooks are called at their endpoints, without waiting for
 		// kube-proxy's rules.
 		{"enable-aggregator-routing", "true"},
-	}...)
+	})
 }
 
 // datastoreArgs give TLS files to an etcd elsewhere only: our own socket is no server's.

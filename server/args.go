@@ -28,8 +28,10 @@ func parseArgs(sections cliflag.NamedFlagSets, option string, ours []arg, users 
 		return err
 	}
 	for _, a := range ours {
-		// Lists add up when they are set again, so ours has to go where the user gave his own.
-		if slices.ContainsFunc(given, func(user arg) bool { return user.name == a.name }) {
+		// Lists add up when they are set again, so ours has to go where the user gave his own. A plugin more is no reason to lose
+		// NodeRestriction.
+		replaced := slices.ContainsFunc(given, func(user arg) bool { return user.name == a.name })
+		if replaced && a.name != "enable-admission-plugins" {
 			continue
 		}
 		if err := flags.Set(a.name, a.value); err != nil {
@@ -75,4 +77,25 @@ type deprecations struct{ option string }
 func (d deprecations) Write(p []byte) (int, error) {
 	slog.Warn("upstream argument is deprecated", "option", d.option, "message", strings.TrimSpace(string(p)))
 	return len(p), nil
+}
+
+// argNames are the names in the user's arguments, spelled as upstream does.
+func argNames(users []string) []string {
+	var names []string
+	for _, user := range users {
+		name, _, _ := strings.Cut(user, "=")
+		names = append(names, strings.ReplaceAll(name, "_", "-"))
+	}
+	return names
+}
+
+// argValues are the values that the user gives to one argument.
+func argValues(users []string, name string) []string {
+	var values []string
+	for i, given := range argNames(users) {
+		if _, value, _ := strings.Cut(users[i], "="); given == name {
+			values = append(values, value)
+		}
+	}
+	return values
 }

@@ -58,7 +58,7 @@ func TestCheckOfGoodOnes(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"server-ca", "client-ca", "front-proxy-ca",
-		"apiserver", "localhost", "metrics-server", "apiserver-kubelet-client", "front-proxy-client", "admin",
+		"apiserver", "localhost", "metrics-server", "apiserver-kubelet-client", "front-proxy-client", "admin", "addons",
 		"controller-manager", "scheduler", "kubelet", "kubelet-client", "kube-proxy",
 		"admin.kubeconfig", "controller-manager.kubeconfig", "scheduler.kubeconfig", "kubelet.kubeconfig", "kube-proxy.kubeconfig",
 		"service-account",

@@ -49,6 +49,11 @@ type Config struct {
 	Budgets *limit.Budgets
 	// Memory is what the process should use at most, in bytes; requests are bounded by it. 0 leaves upstream's bounds.
 	Memory int64
+	// Profile is ProfileDefault or ProfileCIS.
+	Profile string
+	// AuditPolicy is AuditOff, AuditDefault or the path of a policy file (audit.k8s.io/v1). Default AuditOff, or AuditDefault with
+	// ProfileCIS.
+	AuditPolicy string
 	// Extra arguments, each name=value without dashes, for the upstream components. One that mote
 	// sets too replaces mote's value; a name given several times adds up where upstream's flag does.
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
@@ -77,6 +82,15 @@ func (c Config) withDefaults() Config {
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
 	}
+	if c.Profile == "" {
+		c.Profile = ProfileDefault
+	}
+	if c.AuditPolicy == "" {
+		c.AuditPolicy = AuditOff
+		if c.Profile == ProfileCIS {
+			c.AuditPolicy = AuditDefault
+		}
+	}
 	return c
 }
 
@@ -91,6 +105,12 @@ func (c Config) validate() error {
 		if u, err := url.Parse(endpoint); err != nil || u.Scheme == "" {
 			return errors.New("datastore endpoint is not a URL")
 		}
+	}
+	if c.Profile != ProfileDefault && c.Profile != ProfileCIS {
+		return fmt.Errorf("profile %q is unknown; use %s or %s", c.Profile, ProfileDefault, ProfileCIS)
+	}
+	if c.AuditPolicy != AuditOff && c.AuditPolicy != AuditDefault && !filepath.IsAbs(c.AuditPolicy) {
+		return fmt.Errorf("audit policy %q is not an absolute path", c.AuditPolicy)
 	}
 	if c.ListenPort < 1 || c.ListenPort > 65535 {
 		return fmt.Errorf("listen port %d is not between 1 and 65535", c.ListenPort)

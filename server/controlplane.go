@@ -64,6 +64,9 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	if err := c.parseOptions(); err != nil {
 		return nil, err
 	}
+	if err := checkAuditPolicy(cfg.AuditPolicy); err != nil {
+		return nil, err
+	}
 
 	if cfg.HasState {
 		if err := c.creds.checkKeys(); err != nil {
@@ -78,6 +81,9 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	}
 	if err := ensureEncryption(encryptionConfig(dir)); err != nil {
 		return nil, fmt.Errorf("prepare encryption of Secrets: %w", err)
+	}
+	if err := c.apiserver.writePolicies(); err != nil {
+		return nil, err
 	}
 	// Only now, because completing reads the service-account key.
 	if err := c.apiserver.complete(); err != nil {

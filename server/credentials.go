@@ -111,6 +111,8 @@ func controlPlaneLeaves(apiserver subject) []leaf {
 		{"apiserver-kubelet-client", clientAuthority, clientSubject(kubeletClientUser)},
 		{"front-proxy-client", frontProxyAuthority, clientSubject(frontProxyUser)},
 		{"admin", clientAuthority, clientSubject("admin", "system:masters")},
+		// A user of their own, so that an audit log and priority levels distinguish addons from people.
+		{"addons", clientAuthority, clientSubject("mote:addons", "system:masters")},
 		{"controller-manager", clientAuthority, clientSubject("system:kube-controller-manager")},
 		{"scheduler", clientAuthority, clientSubject("system:kube-scheduler")},
 	}

@@ -292,6 +292,8 @@ func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Bu
 		ClusterCIDR:           s.ClusterCIDR,
 		ServiceCIDR:           s.ServiceCIDR,
 		ClusterDomain:         s.ClusterDomain,
+		Profile:               s.Profile,
+		AuditPolicy:           s.AuditPolicy,
 		APIServerArgs:         s.APIServerArgs,
 		ControllerManagerArgs: s.ControllerManagerArgs,
 		SchedulerArgs:         s.SchedulerArgs,
@@ -382,6 +384,7 @@ func agentConfig(s *settings.Settings) agent.Config {
 		Bridge:         bridge,
 		CNI:            s.CNI,
 		Proxy:          s.Proxy,
+		SeccompDefault: s.Profile == server.ProfileCIS,
 		KubeletArgs:    s.KubeletArgs,
 		ProxyArgs:      s.ProxyArgs,
 	}
@@ -394,8 +397,8 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		Access: api.Access{
 			Server:   serverURL(s),
 			CAFile:   filepath.Join(tls, "server-ca-bundle.crt"),
-			CertFile: filepath.Join(tls, "admin.crt"),
-			KeyFile:  filepath.Join(tls, "admin.key"),
+			CertFile: filepath.Join(tls, "addons.crt"),
+			KeyFile:  filepath.Join(tls, "addons.key"),
 		},
 		NodeName:    s.NodeName,
 		Address:     addonsAddress(s),

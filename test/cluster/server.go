@@ -104,6 +104,16 @@ func (s *Server) Signal(t testing.TB, sig syscall.Signal) int {
 	return s.WaitEnd(t, StopTimeout)
 }
 
+// Alive returns an error when the process has ended.
+func (s *Server) Alive() error {
+	select {
+	case <-s.ended:
+		return fmt.Errorf("mote server has ended with exit code %d", s.cmd.ProcessState.ExitCode())
+	default:
+		return nil
+	}
+}
+
 // WaitEnd waits until the process is gone and returns its exit code.
 func (s *Server) WaitEnd(t testing.TB, timeout time.Duration) int {
 	t.Helper()

@@ -63,6 +63,7 @@ func TestServer(t *testing.T) {
 		{"kubeconfig", testKubeconfig},
 		{"status", testStatus},
 		{"file modes", testFileModes},
+		{"hardening", testHardening},
 		{"images", testImages},
 		{"csi", testCSI},
 		{"proxy", between.test}, // after the others, which it looks at too

@@ -62,6 +62,8 @@ type Settings struct {
 	ManifestsDir string
 	Disable      []string // addons
 
+	Profile, AuditPolicy string
+
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 	KubeletArgs, ProxyArgs                              []string
 

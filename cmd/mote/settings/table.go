@@ -8,6 +8,7 @@ const (
 	sectionNode     = "Node"
 	sectionNetwork  = "Network"
 	sectionAddons   = "Addons"
+	sectionSecurity = "Security"
 	sectionUpstream = "Arguments of the parts"
 	sectionLog      = "Log"
 )
@@ -244,6 +245,17 @@ func Table() []Setting {
 			Name: "ingress-https-port", Section: sectionAddons, Default: "443",
 			Help:  "port on which Ingresses are served with TLS",
 			value: func(s *Settings) value { return scalar(&s.IngressHTTPSPort, "port", port) },
+		},
+
+		{
+			Name: "profile", Section: sectionSecurity, Default: "default",
+			Help:  "set of security settings; cis meets the CIS benchmark where workloads may have to be changed for it",
+			value: func(s *Settings) value { return choice(&s.Profile, "default", "cis") },
+		},
+		{
+			Name: "audit-policy", Section: sectionSecurity, DefaultHelp: "off; default with profile cis",
+			Help:  "what is written to audit/audit.log in data-dir: off, default (no contents of Secrets, no noise), or a policy file",
+			value: func(s *Settings) value { return scalar(&s.AuditPolicy, "policy", auditPolicy) },
 		},
 
 		{

@@ -93,6 +93,17 @@ func absolutePath(text string) (string, error) {
 	return filepath.Clean(text), nil
 }
 
+// auditPolicy reads off, default or a file.
+func auditPolicy(text string) (string, error) {
+	if text == "off" || text == "default" {
+		return text, nil
+	}
+	if !filepath.IsAbs(text) {
+		return "", fmt.Errorf("%q is not off, default or an absolute path", text)
+	}
+	return filepath.Clean(text), nil
+}
+
 func port(text string) (int, error) {
 	n, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || n == 0 {

@@ -1,0 +1,141 @@
+package server
+
+import (
+	"embed"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"k8s.io/apiserver/pkg/audit/policy"
+
+	"github.com/mote-k8s/mote/internal/regular"
+)
+
+// Values of Config.Profile.
+const (
+	// ProfileDefault is what breaks no workload that upstream runs.
+	ProfileDefault = "default"
+	// ProfileCIS also meets the controls of the CIS Kubernetes benchmark that some workloads have to be changed for:
+	// docs/explanation/security.md.
+	ProfileCIS = "cis"
+)
+
+// Values of Config.AuditPolicy that are no file.
+const (
+	AuditOff     = "off"
+	AuditDefault = "default"
+)
+
+//go:embed policies
+var policies embed.FS
+
+// policyFile is where a file of policies/ lies for upstream, which reads its configuration from files only.
+func policyFile(serverDir, name string) string { return filepath.Join(serverDir, "policies", name) }
+
+// AuditLog is the audit log. It is outside <data-dir>/server, which snapshots hold whole.
+func (c Config) AuditLog() string { return filepath.Join(c.DataDir, "audit", "audit.log") }
+
+// auditArgs turn on the log when there is a policy. Ten files of 100 MB for 30 days at most are the CIS benchmark's figures; the
+// nine that are finished are compressed, to a tenth or less. Upstream makes the directory with mode 0700 and the files with 0600.
+func (s *apiServer) auditArgs() []arg {
+	file := s.cfg.AuditPolicy
+	switch file {
+	case AuditOff:
+		return nil
+	case AuditDefault:
+		file = policyFile(s.creds.dir, "audit.yaml")
+	}
+	return []arg{
+		{"audit-policy-file", file},
+		{"audit-log-path", s.cfg.AuditLog()},
+		{"audit-log-maxsize", "100"},
+		{"audit-log-maxbackup", "10"},
+		{"audit-log-maxage", "30"},
+		{"audit-log-compress", "true"},
+	}
+}
+
+// profileArgs are those of ProfileCIS.
+func (s *apiServer) profileArgs() []arg {
+	if s.cfg.Profile != ProfileCIS {
+		return nil
+	}
+	args := []arg{
+		// Pods' tokens then live an hour and not a year. Upstream's year is for clients that read theirs once.
+		{"service-account-extend-token-expiration", "false"},
+		{"admission-control-config-file", policyFile(s.creds.dir, "admission.yaml")},
+	}
+	if s.ownAuthentication() {
+		// Upstream takes these flags or the file. Without the file anonymous requests are all or nothing.
+		return append(args, arg{"anonymous-auth", "false"})
+	}
+	return append(args, arg{"authentication-config", policyFile(s.creds.dir, "authentication.yaml")})
+}
+
+// ownAuthentication reports whether the user's arguments exclude an authentication configuration of ours.
+func (s *apiServer) ownAuthentication() bool {
+	return slices.ContainsFunc(argNames(s.cfg.APIServerArgs), func(name string) bool {
+		return name == "anonymous-auth" || strings.HasPrefix(name, "oidc-")
+	})
+}
+
+// admissionPlugins are those that are enabled next to upstream's defaults. The user's are added (parseArgs), and those that he
+// disables are left out, as upstream refuses a plugin that is in both lists.
+func (s *apiServer) admissionPlugins() string {
+	plugins := []string{"NodeRestriction"}
+	if s.cfg.Profile == ProfileCIS {
+		plugins = append(plugins, "DenyServiceExternalIPs", "EventRateLimit")
+	}
+	for _, value := range argValues(s.cfg.APIServerArgs, "disable-admission-plugins") {
+		disabled := strings.Split(value, ",")
+		plugins = slices.DeleteFunc(plugins, func(plugin string) bool { return slices.Contains(disabled, plugin) })
+	}
+	return strings.Join(plugins, ",")
+}
+
+// writePolicies writes the files that the arguments name.
+func (s *apiServer) writePolicies() error {
+	var names []string
+	if s.cfg.AuditPolicy == AuditDefault {
+		names = append(names, "audit.yaml")
+	}
+	if s.cfg.Profile == ProfileCIS {
+		names = append(names, "admission.yaml", "authentication.yaml")
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	if err := makeDir(policyFile(s.creds.dir, "")); err != nil {
+		return fmt.Errorf("write policies: %w", err)
+	}
+	for _, name := range names {
+		data, err := policies.ReadFile("policies/" + name)
+		if err == nil {
+			err = updateFile(policyFile(s.creds.dir, name), data, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("write policies: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkAuditPolicy reads the user's policy before anything is made: upstream reads it when the datastore already runs.
+func checkAuditPolicy(file string) error {
+	if file == AuditOff || file == AuditDefault {
+		return nil
+	}
+	warning, err := regular.CheckOwner(file)
+	if err != nil {
+		return fmt.Errorf("audit policy: %w", err)
+	}
+	if warning != "" {
+		slog.Warn("audit policy is another user's", "component", "kube-apiserver", "message", warning)
+	}
+	if _, err := policy.LoadPolicyFromFile(file); err != nil {
+		return fmt.Errorf("audit policy: %w", err)
+	}
+	return nil
+}
