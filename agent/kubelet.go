@@ -25,6 +25,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/mote-k8s/mote/internal/ciphers"
+	"github.com/mote-k8s/mote/internal/regular"
 )
 
 const (
@@ -63,6 +64,12 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 	server, err := newKubeletServer(c, h)
 	if err != nil {
 		return err
+	}
+	// The user's arguments may have moved it. What it holds runs as root.
+	if dir := server.StaticPodPath; dir != "" {
+		if _, err := regular.CheckOwner(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("static pods: %w", err)
+		}
 	}
 	if err := portFree(net.JoinHostPort(server.HealthzBindAddress, strconv.Itoa(int(server.HealthzPort))), "the kubelet"); err != nil {
 		return err

@@ -118,6 +118,9 @@ func digestFile(sum hash.Hash, path string, packed bool) error {
 		return err
 	}
 	defer in.Close()
+	if _, err := regular.CheckOwner(path); err != nil {
+		return err
+	}
 	info, err := in.Stat()
 	if err != nil {
 		return err

@@ -195,6 +195,10 @@ func readWhole(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer in.Close()
+	// What it says is done with the administrator's rights.
+	if _, err := regular.CheckOwner(path); err != nil {
+		return nil, err
+	}
 	info, err := in.Stat()
 	if err != nil {
 		return nil, err

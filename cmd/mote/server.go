@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -10,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -25,7 +23,6 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
-	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/inotify"
 	"github.com/mote-k8s/mote/internal/limit"
@@ -72,6 +69,7 @@ func runServer(ctx context.Context, e *env, s *settings.Settings) error {
 	if err != nil {
 		return err
 	}
+	logWarnings(s)
 	if err := requireRoot("server"); err != nil {
 		return err
 	}
@@ -214,6 +212,13 @@ func runParts(ctx context.Context, e *env, s *settings.Settings, p *parts) error
 	return diskHint(err)
 }
 
+// logWarnings logs what is not right with the configuration files, which were read before there was a log.
+func logWarnings(s *settings.Settings) {
+	for _, warning := range s.Warnings {
+		slog.Warn("configuration file is another user's", "component", "mote", "message", warning)
+	}
+}
+
 // boundProcess bounds what the process takes of the machine: memory, and descriptors by the budgets of its listeners.
 func boundProcess() (budgets *limit.Budgets, mostMemory int64, err error) {
 	usable, err := agent.UsableMemory()
@@ -267,67 +272,6 @@ func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
 		}
 	}
 	return warnings, nil
-}
-
-// prepare makes the control plane's files and those of its one node.
-func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Budgets, mostMemory int64) (*server.ControlPlane, error) {
-	hasState, err := store.HasState()
-	if err != nil {
-		return nil, err
-	}
-	plane, err := server.Prepare(server.Config{
-		DataDir:               s.DataDir,
-		AdminKubeconfig:       s.Kubeconfig(),
-		ClusterName:           clusterName(s),
-		KubeconfigCopy:        s.WriteKubeconfig,
-		HasState:              hasState,
-		DatastoreEndpoint:     store.Endpoint(),
-		DatastoreCAFile:       s.DatastoreCAFile,
-		DatastoreCertFile:     s.DatastoreCertFile,
-		DatastoreKeyFile:      s.DatastoreKeyFile,
-		ListenAddress:         s.HTTPSListenAddress,
-		ListenPort:            s.HTTPSListenPort,
-		AdvertiseAddress:      nodeIP(s),
-		TLSSANs:               s.TLSSANs,
-		ClusterCIDR:           s.ClusterCIDR,
-		ServiceCIDR:           s.ServiceCIDR,
-		ClusterDomain:         s.ClusterDomain,
-		Profile:               s.Profile,
-		AuditPolicy:           s.AuditPolicy,
-		APIServerArgs:         s.APIServerArgs,
-		ControllerManagerArgs: s.ControllerManagerArgs,
-		SchedulerArgs:         s.SchedulerArgs,
-		Budgets:               budgets,
-		Memory:                mostMemory,
-	})
-	var lost *server.LostKeysError
-	if errors.As(err, &lost) {
-		return nil, keysHint(s, lost)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := plane.IssueNode(credentialsDir(s), s.NodeName, []netip.Addr{nodeIP(s)}); err != nil {
-		return nil, err
-	}
-	return plane, recordNodeName(s)
-}
-
-// keysHint adds to a refusal for lost keys how to get them back, and how to go on without them.
-func keysHint(s *settings.Settings, lost *server.LostKeysError) error {
-	from := "from a backup of that directory"
-	// Snapshots that cannot be listed are of no use now.
-	if list, err := snapshot.Folder(s.SnapshotDir).List(); err == nil {
-		good := slices.IndexFunc(list, func(one snapshot.Snapshot) bool { return one.Err == nil && one.Cluster != "" })
-		if good >= 0 {
-			from = fmt.Sprintf("with \"mote datastore snapshot restore %s\" (state and keys of %s), or %s",
-				list[good].Name, list[good].Time.Format(time.RFC3339), from)
-		}
-	}
-	if lost.Sealed {
-		return fmt.Errorf("%w; restore them %s; \"mote reset\" removes the cluster to start over", lost, from)
-	}
-	return fmt.Errorf("%w; restore them %s; to give the cluster new keys on purpose, run \"mote certs init\"", lost, from)
 }
 
 // payloadDir in the data directory holds the unpacked per-pod programs.

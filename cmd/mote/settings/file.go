@@ -20,6 +20,14 @@ func loadFile(path string, s *Settings) error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
+	// Who can write this file can become root by it.
+	warning, err := regular.CheckOwner(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	if warning != "" {
+		s.Warnings = append(s.Warnings, warning)
+	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		return syntaxError(path, err)

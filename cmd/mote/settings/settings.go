@@ -68,6 +68,9 @@ type Settings struct {
 	KubeletArgs, ProxyArgs                              []string
 
 	LogLevel, LogFormat string
+
+	// Warnings are what is not right with the configuration files and refuses none of them.
+	Warnings []string
 }
 
 // Kubeconfig is the path of the administrator's kubeconfig.

@@ -195,3 +195,29 @@ func TestDatastoreQuota(t *testing.T) {
 		require.ErrorContains(t, err, `MOTE_DATASTORE_QUOTA: "`+text+`" is not a size such as 500Mi or 8Gi`)
 	}
 }
+
+// TestFilesOfEverybody: whoever can write a configuration file can become root by it.
+func TestFilesOfEverybody(t *testing.T) {
+	dir := t.TempDir()
+	main, dropIn := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "config.yaml.d", "1.yaml")
+	require.NoError(t, os.Mkdir(filepath.Dir(dropIn), 0o755))
+	for _, path := range []string{main, dropIn} {
+		require.NoError(t, os.WriteFile(path, []byte("log-level: warn\n"), 0o644))
+	}
+	load := func() error {
+		flags := pflag.NewFlagSet("server", pflag.ContinueOnError)
+		loader := Register(flags, "server")
+		require.NoError(t, flags.Parse([]string{"--config=" + main}))
+		_, err := loader.Load(func(string) string { return "" })
+		return err
+	}
+	require.NoError(t, load())
+	for _, path := range []string{main, dropIn, filepath.Dir(dropIn)} {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		require.NoError(t, os.Chmod(path, 0o777))
+		require.ErrorContains(t, load(), "lets other users change it; run chmod go-w "+path)
+		require.NoError(t, os.Chmod(path, info.Mode()))
+	}
+	require.NoError(t, load())
+}
