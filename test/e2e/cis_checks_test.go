@@ -192,7 +192,8 @@ func cisEncryption(t *testing.T, s *cisServer, _ string) {
 	})
 }
 
-// cisCiphers shakes hands with each suite of TLS 1.2 alone, and with older versions. Certificates are ECDSA.
+// cisCiphers shakes hands with each suite of TLS 1.2 alone, and with older versions. mote's certificates are ECDSA;
+// the apiserver has one of its own for its loopback client, which is RSA.
 func cisCiphers(t *testing.T, s *cisServer, port string) {
 	address := "127.0.0.1:" + port
 	if port == "10250" || port == "10251" {
@@ -215,6 +216,9 @@ func cisCiphers(t *testing.T, s *cisServer, port string) {
 		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256: true,
 	}
 	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		if !suite.Insecure && strings.HasPrefix(suite.Name, "TLS_ECDHE_RSA_") && !strings.HasSuffix(suite.Name, "_SHA") {
+			continue // strong, and a matter of the certificate
+		}
 		if err := shake(tls.VersionTLS12, suite.ID); suite.SupportedVersions[0] == tls.VersionTLS12 || len(suite.SupportedVersions) > 1 {
 			if (err == nil) != strong[suite.ID] {
 				t.Errorf("%s takes %s: %t, want %t: %v", address, suite.Name, err == nil, strong[suite.ID], err)

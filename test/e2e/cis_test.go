@@ -65,7 +65,7 @@ func newCISServer(t *testing.T, h *cluster.Host) *cisServer {
 		"kube-controller-manager": "https://127.0.0.1:10257/flagz",
 		"kube-scheduler":          "https://127.0.0.1:10259/flagz",
 	} {
-		s.flags[component] = parseFlags(s.get(t, url))
+		s.flags[component] = parseFlags(t, s.get(t, url))
 	}
 	name := h.Kubectl(t, "get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
 	var configz map[string]map[string]any
@@ -85,7 +85,7 @@ func (s *cisServer) get(t *testing.T, url string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("Accept", "text/plain")
+	request.Header.Set("Accept", flagsForm+", */*;q=0.1")
 	status, body := do(t, s.admin, request)
 	if status != http.StatusOK {
 		t.Fatalf("%s: status %d: %s", url, status, body)
@@ -93,15 +93,17 @@ func (s *cisServer) get(t *testing.T, url string) string {
 	return body
 }
 
-// parseFlags reads a page of flagz: "name: value" or "name=value" below a heading.
-func parseFlags(page string) map[string]string {
-	flags := map[string]string{}
-	for line := range strings.Lines(page) {
-		if i := strings.IndexAny(line, ":="); i > 0 {
-			flags[line[:i]] = strings.TrimSpace(line[i+1:])
-		}
+// flagsForm is flagz for programs. The text form changes its separators on purpose, from one process to the next.
+const flagsForm = "application/json;as=Flagz;g=config.k8s.io;v=v1beta1"
+
+// parseFlags reads a page of flagz.
+func parseFlags(t *testing.T, page string) map[string]string {
+	t.Helper()
+	var parsed struct{ Flags map[string]string }
+	if err := json.Unmarshal([]byte(page), &parsed); err != nil || len(parsed.Flags) == 0 {
+		t.Fatalf("read flagz: %v: %.200s", err, page)
 	}
-	return flags
+	return parsed.Flags
 }
 
 // check runs one condition; controls.yaml has its grammar.

@@ -75,7 +75,8 @@ spec:
   containers:
   - name: bomb
     image: localhost/test/busybox:1
-    command: [sh, -c, 'while :; do sleep 1000000 & done']
+    # A shell ends when it cannot fork. The outer one has the room of the inner one then.
+    command: [sh, -c, "while :; do sh -c 'while :; do sleep 1000000 & done'; done"]
 `)
 	asked := &cisServer{h: h}
 	h.WaitKubectl(t, podTimeout, func(out string) bool { return out == "Running" || out == "Failed" },
