@@ -114,6 +114,21 @@ func expectedOfControlPlane() []Expectation {
 			sourceStaging + "component-helpers/apimachinery/lease/controller.go#L201", "", "",
 		},
 		{
+			"kube-apiserver", "Error while syncing ConfigMap", "namespaces \"kube-system\" not found", Starting,
+			"A ConfigMap of the apiserver is written beside the namespace that it lies in, at the first start, and tried again.",
+			sourceKubernetes + "pkg/controlplane/controller/legacytokentracking/controller.go#L156", "", "",
+		},
+		{
+			"kube-controller-manager", "Unhandled Error", "is not as new as written version: ", Always,
+			"A controller found its cache older than its own last write, and waits for its cache: that is a retry by design.",
+			sourceKubernetes + "pkg/controller/util/consistency/consistency.go#L48", "", "",
+		},
+		{
+			"kube-controller-manager", "Error syncing StatefulSet, requeuing", "is not as new as written version: ", Always,
+			"As above.",
+			sourceKubernetes + "pkg/controller/statefulset/stateful_set.go#L509", "", "",
+		},
+		{
 			"kubernetes", "Failed to watch", "the server could not find the requested resource", Always,
 			"The garbage collector and the quota controller do not stop the informers of a CustomResourceDefinition that was deleted; each asks every 30 s until mote is started again.",
 			"https://github.com/kubernetes/kubernetes/issues/79610", "type", "*v1.PartialObjectMetadata",
