@@ -27,7 +27,7 @@ var (
 func Open(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return nil, asOpen(path, err)
 	}
 	if err := check(path, info); err != nil {
 		return nil, err
@@ -45,6 +45,15 @@ func Open(path string) (*os.File, error) {
 		return nil, err
 	}
 	return file, nil
+}
+
+// asOpen returns the error of looking at path as that of opening it, which is what the caller asked for.
+func asOpen(path string, err error) error {
+	var failed *fs.PathError
+	if errors.As(err, &failed) {
+		return &fs.PathError{Op: "open", Path: path, Err: failed.Err}
+	}
+	return err
 }
 
 // ReadFile returns the contents of path, which may have limit bytes at most.
