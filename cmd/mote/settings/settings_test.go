@@ -156,7 +156,7 @@ func TestConfigFileThatIsNotThere(t *testing.T) {
 	_, err := l.Load(func(name string) string {
 		return map[string]string{"MOTE_CONFIG": "/nowhere/config.yaml"}[name]
 	})
-	require.EqualError(t, err, "read configuration: stat /nowhere/config.yaml: no such file or directory")
+	require.EqualError(t, err, "read configuration: open /nowhere/config.yaml: no such file or directory")
 }
 
 // TestTable keeps the rows of one shape.
