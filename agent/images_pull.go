@@ -120,9 +120,18 @@ func (s *ImageStore) imported(ctx context.Context, name string) (id string, pinn
 	return image.Id, stored.Labels[pinLabel] == pinValue || strings.Contains(full, "@")
 }
 
-// noAnswer tells whether a pull failed because no registry could be reached. CRI's error is text.
+// noAnswer reports whether a pull failed because no registry could be reached, be it that a proxy could not. CRI's
+// error is text. Go's client gives the status of a proxy that refuses as the error of the request; a status of the
+// registry's own stands in another sentence.
 func noAnswer(err error) bool {
 	text := status.Convert(err).Message()
+	if strings.Contains(text, "failed to do request") {
+		for _, refusal := range []string{": Bad Gateway", ": Service Unavailable", ": Gateway Timeout", ": Proxy Authentication Required", ": Forbidden"} {
+			if strings.HasSuffix(text, refusal) {
+				return true
+			}
+		}
+	}
 	for _, sign := range []string{"dial tcp", "no such host", "i/o timeout", "connection refused", "network is unreachable", "no route to host", "proxyconnect"} {
 		if strings.Contains(text, sign) {
 			return true

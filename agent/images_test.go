@@ -578,6 +578,9 @@ func TestSilentRegistries(t *testing.T) {
 	lost := status.Error(codes.Unknown, `failed to do request: Head "https://ghcr.io/v2/": dial tcp: lookup ghcr.io on [::1]:53: read: connection refused`)
 	require.True(t, noAnswer(lost))
 	require.False(t, noAnswer(status.Error(codes.NotFound, "ghcr.io/a/b:1: not found")))
+	require.True(t, noAnswer(status.Error(codes.Unknown, `failed to resolve image: failed to do request: Head "https://ghcr.io/v2/a/b/manifests/1": Bad Gateway`)), "a proxy that cannot reach it")
+	require.False(t, noAnswer(status.Error(codes.Unknown, `unexpected status from HEAD request to https://ghcr.io/v2/a/b/manifests/1: 502 Bad Gateway`)))
+	require.False(t, noAnswer(status.Error(codes.Unknown, `failed to do request: Head "https://ghcr.io/v2/": tls: failed to verify certificate: x509: certificate signed by unknown authority`)))
 	r.silent("ghcr.io/a/b:1", lost)
 	r.silent("busybox", lost)
 	require.Equal(t, []string{
