@@ -238,7 +238,7 @@ func testCertsRotate(t *testing.T, l *certsLab) {
 	l.copyKubeconfig(t)
 	before := l.served(t)
 	renewed := strings.Fields(l.h.Run(t, "mote", "certs", "rotate", "--new-keys"))
-	if len(renewed) != 11 || !slices.Contains(renewed, "kubelet") {
+	if len(renewed) != 12 || !slices.Contains(renewed, "kubelet") {
 		t.Errorf("renewed %v", renewed)
 	}
 	cluster.Wait(t, podTimeout, "the API's new certificate", func() error {
