@@ -46,7 +46,7 @@ func assaults() []assault {
 		{name: "dns-flood", about: "DNS over UDP as fast as 64 workers can, a name of its own each time", args: attack("dns-flood", at(resolve, "-count", "64"))},
 		{name: "exec", about: "50 commands that print without end, never read", args: attack("exec", []string{"-host", "noisy", "-count", "50"})},
 		{name: "logs", about: "200 followers of a log, never read", args: attack("logs", []string{"-host", "noisy", "-count", "200"})},
-		{name: "forward", about: "100 forwarded ports with a large page each, never read", args: attack("forward", []string{"-host", "noisy", "-count", "100"})},
+		{name: "forward", about: "100 forwarded ports with a large page each, never read", args: attack("forward", []string{"-host", "yard", "-count", "100"})},
 		{name: "watches", about: "5,000 watches with a pod's token", args: attack("watches", []string{"-count", "5000"})},
 		{name: "writes", about: "ConfigMaps of 10 kB and Events at full speed with a pod's token", args: attack("writes", []string{"-count", "64"}), after: clearWrites},
 		{name: "pulls", about: "images of a hostile registry: endless layer, decompression bomb, wrong digest", manifest: pulls, after: nothingPulled},

@@ -37,21 +37,20 @@ var manifest string
 func TestMain(m *testing.M) {
 	flag.Duration("for", 10*time.Second, "how long each attack takes")
 	flag.String("attacks", "", "names of the attacks, with commas between them; all when empty")
+	flag.Duration("floor", time.Second, "how slow a request may be in any case")
 	flag.String("page", "", "file that gets the table")
 	cluster.Main(m, "siege")
 }
 
 // TestSiege runs one attack after another against one server.
 func TestSiege(t *testing.T) {
-	last, err := time.ParseDuration(flag.Lookup("for").Value.String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	last, floor := duration(t, "for"), duration(t, "floor")
 	var chosen []string
 	if names := flag.Lookup("attacks").Value.String(); names != "" {
 		chosen = strings.Split(names, ",")
 	}
 	s := besiege(t)
+	s.floor = float64(floor.Milliseconds())
 	s.calm(t)
 	table := assaults()
 	for _, name := range chosen {
@@ -70,6 +69,15 @@ func TestSiege(t *testing.T) {
 	}
 }
 
+func duration(t *testing.T, name string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(flag.Lookup(name).Value.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // scene is the server under attack, and who uses it meanwhile.
 type scene struct {
 	h       *cluster.Host
@@ -77,6 +85,7 @@ type scene struct {
 	guestIP string
 	admin   *admin
 	quiet   measured
+	floor   float64 // milliseconds that a request may take in any case
 	rows    []row
 }
 
@@ -96,7 +105,7 @@ func besiege(t *testing.T) *scene {
 	s := &scene{h: h, server: h.StartServer(t)}
 	s.server.WaitReady(t)
 	h.Apply(t, manifest)
-	for _, pod := range []string{"town/hall", "town/guest", "siege/noisy"} {
+	for _, pod := range []string{"town/hall", "town/guest", "siege/noisy", "siege/yard"} {
 		namespace, name, _ := strings.Cut(pod, "/")
 		h.Kubectl(t, "wait", "-n", namespace, "--for=condition=Ready", "pod/"+name, "--timeout="+podTimeout.String())
 	}
