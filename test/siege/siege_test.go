@@ -7,8 +7,7 @@
 //   - the process takes at most 100 MB more memory,
 //   - and memory, goroutines and descriptors are back within two minutes.
 //
-// `scripts/test siege` runs every attack for a minute and writes docs/siege.md; the default run has
-// three of them for ten seconds.
+// `scripts/test siege` runs every attack for a minute and writes docs/siege.md when all are survived.
 package siege
 
 import (
