@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,10 +14,28 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// lockedBuffer takes what the limiter's timer writes while the test reads.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer // guarded by mu
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Read(p)
+}
+
 // TestRepeatedLines: the first lines of a kind are written, then one a minute with the count, until a quiet minute.
 func TestRepeatedLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b bytes.Buffer
+		var b lockedBuffer
 		l := setUp(t, &b, nil, "info", "json")
 		flood := func(count int) {
 			for n := range count {
@@ -66,7 +85,7 @@ func TestRepeatedLines(t *testing.T) {
 // TestLimiterIsBounded: messages without end take the memory of limitKinds, and an unlimited number of lines neither.
 func TestLimiterIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b bytes.Buffer
+		var b lockedBuffer
 		l := setUp(t, &b, nil, "info", "json")
 		letters := func(n int) string { return string([]byte{'a' + byte(n/676), 'a' + byte(n/26%26), 'a' + byte(n%26)}) }
 		const count = 10000

@@ -19,7 +19,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-func lines(t *testing.T, b *bytes.Buffer) []map[string]any {
+func lines(t *testing.T, b io.Reader) []map[string]any {
 	t.Helper()
 	var out []map[string]any
 	d := json.NewDecoder(b)
