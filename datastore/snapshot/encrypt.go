@@ -56,13 +56,19 @@ func ReadKeys(path string) (Keys, error) {
 
 // CheckRecipient fails unless text is an age public key.
 func CheckRecipient(text string) error {
+	_, err := parseRecipient(text)
+	return err
+}
+
+func parseRecipient(text string) (age.Recipient, error) {
 	if strings.Contains(strings.ToUpper(text), "AGE-SECRET-KEY") {
-		return errors.New("that is a private key; give the public key that belongs to it (age1...)")
+		return nil, errors.New("that is a private key; give the public key that belongs to it (age1...)")
 	}
-	if list, err := age.ParseRecipients(strings.NewReader(text)); err != nil || len(list) != 1 {
-		return fmt.Errorf("%q is not an age public key (age1...), as age-keygen -y prints it", text)
+	list, err := age.ParseRecipients(strings.NewReader(text))
+	if err != nil || len(list) != 1 {
+		return nil, fmt.Errorf("%q is not an age public key (age1...), as age-keygen -y prints it", text)
 	}
-	return nil
+	return list[0], nil
 }
 
 // seal encrypts one snapshot that is being written.
@@ -80,14 +86,11 @@ func newSeal(recipients []string) (*seal, error) {
 	}
 	s := &seal{texts: recipients}
 	for _, text := range recipients {
-		if err := CheckRecipient(text); err != nil {
-			return nil, err
-		}
-		parsed, err := age.ParseRecipients(strings.NewReader(text))
+		parsed, err := parseRecipient(text)
 		if err != nil {
 			return nil, err
 		}
-		s.recipients = append(s.recipients, parsed...)
+		s.recipients = append(s.recipients, parsed)
 	}
 	return s, nil
 }
