@@ -288,6 +288,42 @@ func TestErrorsSayWhatHappened(t *testing.T) {
 	}
 }
 
+// TestPathsComeFromTheLayout keeps the names of mote's files in one place: a copy of a name elsewhere goes stale, and "mote reset" then
+// leaves the file behind.
+func TestPathsComeFromTheLayout(t *testing.T) {
+	fset := token.NewFileSet()
+	names := regexp.MustCompile(`^"(state\.db|mote\.sock|datastore\.sock|containerd\.sock|images\.sock|restore\.new|replaced-|reset\.json|/var/lib/mote|/run/mote)(/.*)?"$`)
+	for _, file := range sources(t, fset) {
+		if file.test || within(file.dir, "internal/layout") || within(file.dir, "test") || within(file.dir, "datastore/testdata") {
+			continue
+		}
+		ast.Inspect(file.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.BasicLit:
+				if names.MatchString(n.Value) {
+					t.Errorf("%s: %s: take the path from internal/layout", fset.Position(n.Pos()), n.Value)
+				}
+			case *ast.CallExpr:
+				if joinsRoot(n) {
+					t.Errorf("%s: a path below the data, run or kubelet directory: give it a method in internal/layout", fset.Position(n.Pos()))
+				}
+			}
+			return true
+		})
+	}
+}
+
+// joinsRoot reports whether call is filepath.Join(x.DataDir, "name") or the same of the run directory.
+func joinsRoot(call *ast.CallExpr) bool {
+	join, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || join.Sel.Name != "Join" || len(call.Args) < 2 {
+		return false
+	}
+	root, ok := call.Args[0].(*ast.SelectorExpr)
+	_, literal := call.Args[1].(*ast.BasicLit)
+	return ok && literal && slices.Contains([]string{"DataDir", "RunDir"}, root.Sel.Name)
+}
+
 // TestFilesFitInAHead is the tail that makes a code base hard: docs and tests may be long, code not.
 func TestFilesFitInAHead(t *testing.T) {
 	const longest, longestFunction = 450, 100

@@ -66,7 +66,7 @@ func limitedDir(c Config, signal evictionapi.Signal) string {
 	case evictionapi.SignalNodeFsAvailable, evictionapi.SignalNodeFsInodesFree:
 		return c.KubeletDir
 	case evictionapi.SignalImageFsAvailable, evictionapi.SignalImageFsInodesFree:
-		return c.containerdRoot()
+		return c.data().Containerd()
 	}
 	return ""
 }

@@ -78,7 +78,7 @@ func checkOwnRules(ctx context.Context, c Config) error {
 		return err
 	}
 	missing := fmt.Errorf("%s names no packet rules of the pod network: mote has not written them yet; "+
-		"see \"mote status\" and \"mote logs --component network\"", c.footprintFile())
+		"see \"mote status\" and \"mote logs --component network\"", c.data().Footprint())
 	for _, kind := range f.Rules {
 		if kind == rulesForward {
 			continue // checkForwardChain's

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
@@ -117,19 +118,11 @@ func (c Config) gateway() netip.Prefix {
 }
 
 // Files and directories that several parts of the package share.
-func (c Config) agentDir() string        { return filepath.Join(c.DataDir, "agent") }
-func (c Config) containerdRoot() string  { return filepath.Join(c.agentDir(), "containerd") }
-func (c Config) containerdState() string { return filepath.Join(c.RunDir, "containerd") }
-func (c Config) socketDir() string       { return filepath.Join(c.RunDir, "sockets") }
-func (c Config) runcRoot() string        { return filepath.Join(c.RunDir, "runc") }
-func (c Config) leaseDir() string        { return filepath.Join(c.RunDir, "cni") }
-func (c Config) leases() string          { return filepath.Join(c.leaseDir(), "leases", networkName) }
-func (c Config) cniCache() string        { return filepath.Join(c.leaseDir(), "cache") }
-func (c Config) conflistDir() string     { return filepath.Join(c.agentDir(), "cni", "net.d") }
-func (c Config) conflist() string        { return filepath.Join(c.conflistDir(), "10-mote.conflist") }
-func (c Config) footprintFile() string   { return filepath.Join(c.agentDir(), "footprint.json") }
-func (c Config) manifestsDir() string    { return filepath.Join(c.agentDir(), "manifests") }
-func (c Config) resolvConf() string      { return filepath.Join(c.agentDir(), "resolv.conf") }
+func (c Config) data() layout.Data { return layout.Data(c.DataDir) }
+func (c Config) run() layout.Run   { return layout.Run(c.RunDir) }
+func (c Config) leases() string    { return filepath.Join(c.run().CNI(), "leases", networkName) }
+func (c Config) cniCache() string  { return filepath.Join(c.run().CNI(), "cache") }
+func (c Config) conflist() string  { return filepath.Join(c.data().CNIConfig(), "10-mote.conflist") }
 func (c Config) credential(name string) string {
 	return filepath.Join(c.CredentialsDir, name)
 }
@@ -139,5 +132,5 @@ func AttachmentsDir(c Config) string { return filepath.Join(c.cniCache(), "resul
 
 // ContainerdSocket is the unix socket on which containerd answers CRI and its own API.
 func ContainerdSocket(c Config) string {
-	return filepath.Join(c.socketDir(), "containerd.sock")
+	return c.run().ContainerdSocket()
 }

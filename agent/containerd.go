@@ -47,7 +47,7 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 	if err := server.CreateTopLevelDirectories(config); err != nil {
 		return fmt.Errorf("make containerd's directories: %w", err)
 	}
-	if err := os.MkdirAll(c.socketDir(), 0o700); err != nil {
+	if err := os.MkdirAll(c.run().Sockets(), 0o700); err != nil {
 		return fmt.Errorf("make the directory for sockets: %w", err)
 	}
 	// Pods in user namespaces (hostUsers: false) are not root here and must get through to their root
@@ -105,7 +105,7 @@ func cleanTempMounts(root string) error {
 // snapshotter is overlayfs, or "native" (whole copies) where the data directory's filesystem cannot carry
 // an overlay, such as another overlay. A choice that was made stays, as images belong to it.
 func snapshotter(c Config) string {
-	overlay := filepath.Join(c.containerdRoot(), "io.containerd.snapshotter.v1."+overlayfs)
+	overlay := filepath.Join(c.data().Containerd(), "io.containerd.snapshotter.v1."+overlayfs)
 	if usesNative(c) {
 		return native
 	}
@@ -121,7 +121,7 @@ func snapshotter(c Config) string {
 
 // usesNative says whether containerd was ever started with the native snapshotter.
 func usesNative(c Config) bool {
-	_, err := os.Stat(filepath.Join(c.containerdRoot(), "io.containerd.snapshotter.v1."+native, "metadata.db"))
+	_, err := os.Stat(filepath.Join(c.data().Containerd(), "io.containerd.snapshotter.v1."+native, "metadata.db"))
 	return err == nil
 }
 
@@ -156,15 +156,15 @@ func disabledPlugins(snapshotter string) []string {
 func containerdConfig(c Config, h host, snapshotter string) *srvconfig.Config {
 	return &srvconfig.Config{
 		Version:         containerdConfigVersion,
-		Root:            c.containerdRoot(),
-		State:           c.containerdState(),
+		Root:            c.data().Containerd(),
+		State:           c.run().Containerd(),
 		DisabledPlugins: disabledPlugins(snapshotter),
 		RequiredPlugins: []string{"io.containerd.grpc.v1.cri"},
 		Plugins: map[string]any{
 			"io.containerd.server.v1.grpc":  map[string]any{"address": ContainerdSocket(c)},
 			"io.containerd.server.v1.ttrpc": map[string]any{"address": ContainerdSocket(c) + ".ttrpc"},
 			"io.containerd.shim.v1.manager": map[string]any{
-				"socket_dir": filepath.Join(c.socketDir(), "s"),
+				"socket_dir": c.run().ShimSockets(),
 			},
 			"io.containerd.grpc.v1.cri": map[string]any{
 				// exec, attach and port-forward; only the kubelet connects.
@@ -196,7 +196,7 @@ const registryConfig = "/etc/mote/certs.d"
 func runtimeConfig(c Config, h host) map[string]any {
 	confDir, binDir := "/etc/cni/net.d", "/opt/cni/bin"
 	if c.CNI == CNIBridge {
-		confDir, binDir = c.conflistDir(), c.PayloadDir
+		confDir, binDir = c.data().CNIConfig(), c.PayloadDir
 	}
 	return map[string]any{
 		"restrict_oom_score_adj": h.restrictOOM,
@@ -219,7 +219,7 @@ func runtimeConfig(c Config, h host) map[string]any {
 				"sandboxer":    "podsandbox",
 				"options": map[string]any{
 					"BinaryName": filepath.Join(c.PayloadDir, "runc"),
-					"Root":       c.runcRoot(),
+					"Root":       c.run().Runc(),
 					// Out of mote's own cgroup, so that a service manager that ends mote by
 					// cgroup leaves the shims, and StopContainers finds them.
 					"ShimCgroup":    shimCgroup,

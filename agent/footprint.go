@@ -28,7 +28,7 @@ type footprint struct {
 
 func readFootprint(c Config) (footprint, error) {
 	var f footprint
-	data, err := os.ReadFile(c.footprintFile())
+	data, err := os.ReadFile(c.data().Footprint())
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, nil
 	}
@@ -36,7 +36,7 @@ func readFootprint(c Config) (footprint, error) {
 		return f, fmt.Errorf("read the record of what to remove: %w", err)
 	}
 	if err := json.Unmarshal(data, &f); err != nil {
-		return f, fmt.Errorf("read the record of what to remove %s: %w", c.footprintFile(), err)
+		return f, fmt.Errorf("read the record of what to remove %s: %w", c.data().Footprint(), err)
 	}
 	return f, nil
 }
@@ -63,10 +63,10 @@ func recordBridge(c Config) error {
 
 // changeFootprint writes the footprint if change changed it. Components do so at the same time.
 func changeFootprint(c Config, change func(*footprint)) error {
-	if err := os.MkdirAll(c.agentDir(), 0o700); err != nil {
+	if err := os.MkdirAll(c.data().Agent(), 0o700); err != nil {
 		return fmt.Errorf("make the node's directory: %w", err)
 	}
-	unlock, err := dirlock.LockBriefly(c.agentDir())
+	unlock, err := dirlock.LockBriefly(c.data().Agent())
 	if err != nil {
 		return fmt.Errorf("cannot record what a reset is to remove: %w; another mote of this data directory has it, try again", err)
 	}
@@ -87,7 +87,7 @@ func changeFootprint(c Config, change func(*footprint)) error {
 	if bytes.Equal(before, after) {
 		return nil
 	}
-	return writeFile(c.footprintFile(), append(after, '\n'), 0o600)
+	return writeFile(c.data().Footprint(), append(after, '\n'), 0o600)
 }
 
 // writeFile replaces path atomically, with what is on the disk already, and makes its directory (mode 0700).

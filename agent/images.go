@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -74,7 +73,7 @@ func (p *imagesPart) serve(ctx context.Context, ready func()) error {
 			return fmt.Errorf("watch %s: %w", path, err)
 		}
 	}
-	dir := &imageDirectory{path: p.cfg.ImagesDir, ledger: filepath.Join(p.cfg.agentDir(), "images.json"), store: store, troubles: &p.Troubles}
+	dir := &imageDirectory{path: p.cfg.ImagesDir, ledger: p.cfg.data().ImageLedger(), store: store, troubles: &p.Troubles}
 	dir.sync(ctx)
 	ready()
 	p.follow(ctx, watcher, dir)

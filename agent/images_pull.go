@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +34,7 @@ type pullServer struct {
 }
 
 // pullSocket is where the kubelet finds its image service.
-func pullSocket(c Config) string { return filepath.Join(c.socketDir(), "images.sock") }
+func pullSocket(c Config) string { return c.run().ImagesSocket() }
 
 // servePulls serves the image service on socket until stop is called.
 func servePulls(socket string, store *ImageStore, registries *silentRegistries) (stop func(), err error) {

@@ -43,7 +43,7 @@ type space struct {
 
 // keepFree returns the space that the kubelet's eviction limits ask for.
 func keepFree(c Config) (space, error) {
-	s := space{root: c.containerdRoot(), socket: ContainerdSocket(c), look: disk.Of}
+	s := space{root: c.data().Containerd(), socket: ContainerdSocket(c), look: disk.Of}
 	limits, err := evictionLimits(c)
 	if err != nil {
 		return s, err

@@ -53,7 +53,7 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 	if err := claimKubeletDir(c); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.manifestsDir(), 0o700); err != nil {
+	if err := os.MkdirAll(c.data().StaticPods(), 0o700); err != nil {
 		return fmt.Errorf("make the static pods' directory: %w", err)
 	}
 	stopFollowing, err := followFiles(ctx, c)
@@ -254,10 +254,10 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.EvictionHard = maps.Clone(eviction.DefaultEvictionHard)
 	config.SerializeImagePulls = false
 	config.MaxParallelImagePulls = ptr.To[int32](3)
-	config.StaticPodPath = c.manifestsDir()
+	config.StaticPodPath = c.data().StaticPods()
 	config.SeccompDefault = c.SeccompDefault
 	config.VolumePluginDir = filepath.Join(c.KubeletDir, "volumeplugins")
-	config.ResolverConfig = c.resolvConf()
+	config.ResolverConfig = c.data().ResolvConf()
 	if c.ClusterDNS.IsValid() {
 		config.ClusterDNS = []string{c.ClusterDNS.String()}
 	}

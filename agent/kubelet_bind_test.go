@@ -78,7 +78,7 @@ func nodeBelow(t *testing.T, dir string) Config {
 	t.Helper()
 	c := testConfig("/p")
 	c.DataDir, c.KubeletDir, c.RunDir = filepath.Join(dir, "data"), filepath.Join(dir, "kubelet"), filepath.Join(dir, "run")
-	require.NoError(t, os.MkdirAll(c.agentDir(), 0o700))
+	require.NoError(t, os.MkdirAll(c.data().Agent(), 0o700))
 	return c
 }
 

@@ -225,11 +225,11 @@ func dropStaleLeases(c Config) error {
 	if err != nil {
 		return err
 	}
-	marker := filepath.Join(c.leaseDir(), "boot-id")
+	marker := filepath.Join(c.run().CNI(), "boot-id")
 	if last, err := os.ReadFile(marker); err == nil && strings.TrimSpace(string(last)) == boot {
 		return nil
 	}
-	if err := os.RemoveAll(c.leaseDir()); err != nil {
+	if err := os.RemoveAll(c.run().CNI()); err != nil {
 		return fmt.Errorf("remove old pod address leases: %w", err)
 	}
 	return writeFile(marker, []byte(boot+"\n"), 0o600)
@@ -252,7 +252,7 @@ func conflist(c Config, mode string, isolated bool) ([]byte, error) {
 				"ipMasq": false,
 				"ipam": map[string]any{
 					"type":    "host-local",
-					"dataDir": filepath.Join(c.leaseDir(), "leases"),
+					"dataDir": filepath.Join(c.run().CNI(), "leases"),
 					"ranges": [][]any{{map[string]any{
 						"subnet":  c.PodCIDR.Masked().String(),
 						"gateway": c.gateway().Addr().String(),

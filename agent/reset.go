@@ -40,7 +40,7 @@ func Reset(ctx context.Context, c Config) error {
 		{"remove pods' logs", func() error { return removeLogs(c, f) }},
 		{"remove the kubelet's directory", func() error { return removeKubeletDir(c, f) }},
 		{"remove the node's state", func() error {
-			return removeTrees(c.containerdState(), c.runcRoot(), c.leaseDir())
+			return removeTrees(c.run().Containerd(), c.run().Runc(), c.run().CNI())
 		}},
 		{"remove the node's data", func() error { return removeAgentDir(c) }},
 	}
@@ -177,22 +177,22 @@ func removeDevicePlugins(f footprint) error {
 
 // removeAgentDir keeps the record of what to remove until all else in the directory is gone.
 func removeAgentDir(c Config) error {
-	entries, err := os.ReadDir(c.agentDir())
+	entries, err := os.ReadDir(c.data().Agent())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("list %s: %w", c.agentDir(), err)
+		return fmt.Errorf("list %s: %w", c.data().Agent(), err)
 	}
 	for _, entry := range entries {
-		path := filepath.Join(c.agentDir(), entry.Name())
-		if path != c.footprintFile() {
+		path := filepath.Join(c.data().Agent(), entry.Name())
+		if path != c.data().Footprint() {
 			if err := removeTrees(path); err != nil {
 				return err
 			}
 		}
 	}
-	return removeTrees(c.agentDir())
+	return removeTrees(c.data().Agent())
 }
 
 // removeTrees deletes directories, never through a mount: what is mounted below is not ours to delete.

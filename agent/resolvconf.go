@@ -62,8 +62,8 @@ func writeResolvConf(c Config) error {
 		sources = append(sources, source)
 	}
 	content := podResolvConf(sources...)
-	if old, err := os.ReadFile(c.resolvConf()); err == nil && bytes.Equal(old, content) {
+	if old, err := os.ReadFile(c.data().ResolvConf()); err == nil && bytes.Equal(old, content) {
 		return nil
 	}
-	return writeFile(c.resolvConf(), content, 0o644)
+	return writeFile(c.data().ResolvConf(), content, 0o644)
 }

@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // apiRetry is the pause between two looks for an API that does not serve yet; there is nothing to
@@ -37,7 +39,7 @@ type kubeAPI struct {
 }
 
 func newKubeAPI(root, name string, dial func(context.Context, string) (net.Conn, error)) *kubeAPI {
-	return &kubeAPI{path: filepath.Join(root, dataDir, "kubeconfig"), name: name, dial: dial}
+	return &kubeAPI{path: filepath.Join(root, layout.Data(dataDir).AdminKubeconfig()), name: name, dial: dial}
 }
 
 // commonName is what the kubeconfig of a cluster is called whose node has the sandbox's default name and that nobody named.

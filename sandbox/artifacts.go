@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // artifactSize bounds the log of one container in a directory of artifacts.
@@ -58,7 +60,7 @@ func (s *Sandbox) writeServerLog(dir string) error {
 	}
 	copied := false
 	for _, name := range []string{"mote.log.1", "mote.log"} {
-		in, err := os.Open(filepath.Join(s.init.root(), "run/mote/log", name))
+		in, err := os.Open(filepath.Join(s.init.root(), layout.Run(layout.DefaultRun).Logs(), name))
 		if err != nil {
 			continue // there may be one of them, or none
 		}

@@ -17,10 +17,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // StateRoot holds a directory for each sandbox of the host, and is there only while one is.
-const StateRoot = "/run/mote-sandbox"
+const StateRoot = layout.Sandboxes
 
 // marker is the environment variable that what runs against a sandbox carries, so that the keeper
 // finds it wherever it went: process groups and sessions can be left, this cannot by accident.

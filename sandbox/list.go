@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // Info describes a running sandbox to other processes of the host. Its directory holds it as info.json.
@@ -98,8 +100,8 @@ func Find(name string) (Info, error) {
 // KUBECONFIG, containerd's and mote's by the sandbox's sockets.
 func (i Info) Env() []string {
 	paths := hostPaths{dir: filepath.Join(StateRoot, i.ID)}
-	run := rootOf(i.Init) + "/run/mote"
-	containerd := run + "/sockets/containerd.sock"
+	run := rootOf(i.Init) + layout.DefaultRun
+	containerd := layout.Run(run).ContainerdSocket()
 	return []string{
 		"KUBECONFIG=" + paths.kubeconfig(),
 		"KUBECACHEDIR=" + paths.cache(), // kubectl's default is in the home directory, and stays

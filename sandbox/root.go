@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // place is a directory inside that is not the host's.
@@ -23,14 +25,14 @@ type place struct {
 	hide bool
 }
 
-// dataDir is where the server inside keeps its state, its default.
-const dataDir = "/var/lib/mote"
+// dataDir is the data directory of the server inside: the default.
+const dataDir = layout.DefaultData
 
 // places are where the server and the kubelet write much, or must not see the host's. All other
 // writes end in the overlay.
 var places = [...]place{
 	{path: dataDir, mode: 0o700, keep: "data"},
-	{path: "/var/lib/kubelet", mode: 0o755, keep: "kubelet"},
+	{path: layout.DefaultKubelet, mode: 0o755, keep: "kubelet"},
 	{path: "/var/log", mode: 0o755, keep: "log"},
 	{path: "/run", mode: 0o755},
 	{path: "/tmp", mode: 0o777 | os.ModeSticky},
@@ -211,7 +213,7 @@ func (r *rootBuilder) images(archives []string, keep bool) error {
 	if len(archives) == 0 {
 		return nil
 	}
-	dir := r.at(filepath.Join(dataDir, "images"))
+	dir := r.at(layout.Data(dataDir).Images())
 	if err := mkdir(dir, 0o755); err != nil {
 		return err
 	}

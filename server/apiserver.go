@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -34,15 +33,13 @@ func newAPIServer(cfg Config, creds *credentials) (*apiServer, error) {
 	return s, parseArgs(flags, "apiserver-arg", s.args(), cfg.APIServerArgs)
 }
 
-func encryptionConfig(dir string) string { return filepath.Join(dir, "encryption.yaml") }
-
 func (s *apiServer) args() []arg {
 	tls := s.creds.tls
 	reading, mutating := inflight(s.cfg.Memory)
 	return slices.Concat(s.datastoreArgs(), s.auditArgs(), s.profileArgs(), []arg{
 		{"max-requests-inflight", fmt.Sprint(reading)},
 		{"max-mutating-requests-inflight", fmt.Sprint(mutating)},
-		{"encryption-provider-config", encryptionConfig(s.creds.dir)},
+		{"encryption-provider-config", s.creds.data.EncryptionConfig()},
 		{"encryption-provider-config-automatic-reload", "true"}, // keys are rotated without a restart
 
 		{"bind-address", s.cfg.ListenAddress.String()},

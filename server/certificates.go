@@ -14,6 +14,8 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/keyutil"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // Certificates is the certificates and keys of a node on disk, for verbs that look at them or change them, whether or
@@ -32,7 +34,7 @@ type Certificates struct {
 }
 
 func (c Certificates) credentials() *credentials {
-	return &credentials{dir: filepath.Join(c.DataDir, "server")}
+	return &credentials{data: layout.Data(c.DataDir)}
 }
 
 // lock takes the files for a change, and finishes one that was interrupted.
@@ -45,7 +47,7 @@ func (c Certificates) lock() (*credentials, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	err = carryOut(c.DataDir, filepath.Join(creds.dir, leavesPlan))
+	err = carryOut(c.DataDir, creds.plan(leavesPlan))
 	if err == nil {
 		err = c.noneWaiting()
 	}
@@ -65,7 +67,7 @@ func (c Certificates) absent() error {
 
 // Waiting tells whether a change of authorities waits for the next start of the server.
 func (c Certificates) Waiting() (bool, error) {
-	_, err := os.Stat(filepath.Join(c.credentials().dir, authoritiesPlan))
+	_, err := os.Stat(c.credentials().plan(authoritiesPlan))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -168,7 +170,7 @@ func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]str
 		}
 		renewed = append(renewed, l.name)
 	}
-	path := filepath.Join(creds.dir, leavesPlan)
+	path := creds.plan(leavesPlan)
 	if err := p.write(c.DataDir, path); err != nil {
 		return nil, err
 	}
@@ -287,7 +289,7 @@ func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, e
 	if len(names) == 0 {
 		return nil, fmt.Errorf("%s has none of %s.crt with its .key, and no %s", from, strings.Join(authorityNames(), ".crt, "), tokenKey)
 	}
-	return names, p.write(c.DataDir, filepath.Join(creds.dir, authoritiesPlan))
+	return names, p.write(c.DataDir, creds.plan(authoritiesPlan))
 }
 
 // FinishAuthorities decides that nothing of the authorities and keys before the present ones is trusted any more, from
@@ -320,5 +322,5 @@ func (c Certificates) FinishAuthorities() ([]string, error) {
 		return nil, err
 	}
 	p.add(creds.tls(tokenPublicKeys), public, 0o600)
-	return old, p.write(c.DataDir, filepath.Join(creds.dir, authoritiesPlan))
+	return old, p.write(c.DataDir, creds.plan(authoritiesPlan))
 }

@@ -200,7 +200,7 @@ func TestRotateIsWholeOrNot(t *testing.T) {
 
 	p := rotationPlan(t, cfg, c)
 	for n := range p {
-		require.NoError(t, slices.Clone(p).write(cfg.DataDir, filepath.Join(c.dir, leavesPlan)))
+		require.NoError(t, slices.Clone(p).write(cfg.DataDir, c.plan(leavesPlan)))
 		for _, file := range p[:n] {
 			require.NoError(t, os.WriteFile(file.Path, file.Data, file.Mode))
 		}
@@ -278,7 +278,7 @@ func TestRotateAuthorities(t *testing.T) {
 	certs := certificatesOf(cfg)
 	old := outsider(t, cfg)
 	oldToken := tokenKeys(t, first)[0]
-	encryption := contents(t, cfg.DataDir)[encryptionConfig(first.dir)]
+	encryption := contents(t, cfg.DataDir)[first.data.EncryptionConfig()]
 
 	_, err := certs.FinishAuthorities()
 	require.ErrorContains(t, err, "nothing to finish")
@@ -327,7 +327,7 @@ func TestRotateAuthorities(t *testing.T) {
 	require.Len(t, tokenKeys(t, third), 1)
 	require.False(t, samePublic(tokenKeys(t, third)[0], oldToken))
 	require.NoFileExists(t, third.tls(serverAuthority+crossSuffix))
-	require.Equal(t, encryption, contents(t, cfg.DataDir)[encryptionConfig(third.dir)], "Secrets can still be read")
+	require.Equal(t, encryption, contents(t, cfg.DataDir)[third.data.EncryptionConfig()], "Secrets can still be read")
 }
 
 // TestAuthoritiesAreWholeOrNot cuts the start that takes new authorities after each file, and the start that retires
@@ -357,7 +357,7 @@ func TestAuthoritiesAreWholeOrNot(t *testing.T) {
 					_, err = certificatesOf(cfg).FinishAuthorities()
 				}
 				require.NoError(t, err)
-				p, err := readPlan(filepath.Join(c.dir, authoritiesPlan))
+				p, err := readPlan(c.plan(authoritiesPlan))
 				require.NoError(t, err)
 				total = len(p)
 				for _, file := range p[:n] {
@@ -368,7 +368,7 @@ func TestAuthoritiesAreWholeOrNot(t *testing.T) {
 				require.Empty(t, problems(t, certificatesOf(cfg), y2027), "after %d files", n)
 				require.Len(t, certificatesIn(again.clientCA.trusted), step.trusted)
 				require.Len(t, tokenKeys(t, again), step.trusted)
-				require.NoFileExists(t, filepath.Join(c.dir, authoritiesPlan))
+				require.NoFileExists(t, c.plan(authoritiesPlan))
 			}
 		})
 	}

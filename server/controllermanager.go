@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -19,6 +18,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
 	"github.com/mote-k8s/mote/internal/ciphers"
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 type controllerManager struct {
@@ -64,7 +64,7 @@ func controllerManagerArgs(cfg Config, creds *credentials) []arg {
 		{"secure-port", "10257"},
 		{"use-service-account-credentials", "true"},
 		// Upstream makes this directory, by default one below /usr, which may be read-only and which no reset would remove.
-		{"flex-volume-plugin-dir", filepath.Join(cfg.DataDir, "volumeplugins")},
+		{"flex-volume-plugin-dir", layout.Data(cfg.DataDir).VolumePlugins()},
 		// Making some 40 service accounts at the first start takes 4 s at upstream's 20 requests/s. What
 		// protects the apiserver is its own priority and fairness.
 		{"kube-api-qps", "200"},

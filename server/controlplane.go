@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 
 	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // renewalInterval is how often certificates are looked at: soon enough after a clock was set or an
@@ -59,8 +59,7 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
 	}
-	dir := filepath.Join(cfg.DataDir, "server")
-	c := &ControlPlane{cfg: cfg, now: now, creds: &credentials{dir: dir}, nodes: map[string]node{}}
+	c := &ControlPlane{cfg: cfg, now: now, creds: &credentials{data: layout.Data(cfg.DataDir)}, nodes: map[string]node{}}
 	if err := c.parseOptions(); err != nil {
 		return nil, err
 	}
@@ -79,7 +78,7 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	if err := c.renew(); err != nil {
 		return nil, fmt.Errorf("prepare certificates: %w", err)
 	}
-	if err := ensureEncryption(encryptionConfig(dir)); err != nil {
+	if err := ensureEncryption(c.creds.data.EncryptionConfig()); err != nil {
 		return nil, fmt.Errorf("prepare encryption of Secrets: %w", err)
 	}
 	if err := c.apiserver.writePolicies(); err != nil {
@@ -207,7 +206,7 @@ func (c *ControlPlane) renewCertificates() error {
 	}
 	defer unlock()
 	// What a verb decided on and was killed over.
-	if err := carryOut(c.creds.dataDir(), filepath.Join(c.creds.dir, leavesPlan)); err != nil {
+	if err := carryOut(string(c.creds.data), c.creds.plan(leavesPlan)); err != nil {
 		return err
 	}
 	now := c.now()

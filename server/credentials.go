@@ -11,6 +11,8 @@ import (
 	"time"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // kubeletClientUser is who the apiserver is to a kubelet. It is bound to upstream's ClusterRole for
@@ -22,20 +24,23 @@ const frontProxyUser = "front-proxy-client"
 
 // credentials is everything below <data-dir>/server that proves who is who.
 type credentials struct {
-	dir          string     // <data-dir>/server
+	data         layout.Data
 	serverCA     *authority // of what serves: the apiserver, kubelets
 	clientCA     *authority // of who calls the apiserver or a kubelet
 	frontProxyCA *authority // of the apiserver towards aggregated API servers
 }
 
 // tls is a path below server/tls.
-func (c *credentials) tls(name string) string { return filepath.Join(c.dir, "tls", name) }
+func (c *credentials) tls(name string) string { return filepath.Join(c.data.TLS(), name) }
+
+// plan is the path of a plan for a change of the files.
+func (c *credentials) plan(name string) string { return filepath.Join(c.data.Server(), name) }
 
 // load makes the authorities and the service-account keys where they are missing, after makeDirs. Changes that were
 // decided on before are carried out first.
 func (c *credentials) load() (err error) {
 	for _, plan := range []string{leavesPlan, authoritiesPlan} {
-		if err := carryOut(c.dataDir(), filepath.Join(c.dir, plan)); err != nil {
+		if err := carryOut(string(c.data), c.plan(plan)); err != nil {
 			return err
 		}
 	}
@@ -49,14 +54,11 @@ func (c *credentials) load() (err error) {
 
 // makeDirs makes the folders of the files, which a lock on them needs too.
 func (c *credentials) makeDirs() error {
-	if err := makeDir(c.dir); err != nil {
+	if err := makeDir(c.data.Server()); err != nil {
 		return err
 	}
 	return makeDir(c.tls(""))
 }
-
-// dataDir is what the files of a plan are below.
-func (c *credentials) dataDir() string { return filepath.Dir(c.dir) }
 
 // Files of authorities, without extension.
 const (

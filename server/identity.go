@@ -28,7 +28,7 @@ func (e *LostKeysError) Error() string {
 // checkKeys refuses to make the keys of a cluster that exists. A single authority or the key of the
 // tokens may be removed to have it made again; all of them are not missing on purpose.
 func (c *credentials) checkKeys() error {
-	lost := &LostKeysError{Dir: c.dir}
+	lost := &LostKeysError{Dir: c.data.Server()}
 	identity := []string{c.tls(serverAuthority + ".key"), c.tls(clientAuthority + ".key"), c.tls(tokenKey)}
 	missing, err := absent(identity...)
 	if err != nil {
@@ -37,7 +37,7 @@ func (c *credentials) checkKeys() error {
 	if len(missing) == len(identity) {
 		lost.Missing = missing
 	}
-	sealed, err := absent(encryptionConfig(c.dir))
+	sealed, err := absent(c.data.EncryptionConfig())
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (c *credentials) checkKeys() error {
 		return nil
 	}
 	for i, path := range lost.Missing {
-		if lost.Missing[i], err = filepath.Rel(c.dir, path); err != nil {
+		if lost.Missing[i], err = filepath.Rel(c.data.Server(), path); err != nil {
 			return err
 		}
 	}

@@ -25,7 +25,7 @@ func TestLostKeysAreRefused(t *testing.T) {
 			cfg := testConfig(t)
 			c := issueAll(t, cfg, y2027)
 			for _, one := range test.remove {
-				require.NoError(t, os.RemoveAll(filepath.Join(c.dir, one)))
+				require.NoError(t, os.RemoveAll(filepath.Join(c.data.Server(), one)))
 			}
 			before := contents(t, cfg.DataDir)
 			err := c.checkKeys()
@@ -59,7 +59,7 @@ func TestInit(t *testing.T) {
 	require.ErrorContains(t, certificates.Init(), "already")
 	old, err := os.ReadFile(c.tls("client-ca.crt"))
 	require.NoError(t, err)
-	encryption, err := os.ReadFile(encryptionConfig(c.dir))
+	encryption, err := os.ReadFile(c.data.EncryptionConfig())
 	require.NoError(t, err)
 
 	require.NoError(t, os.RemoveAll(c.tls("")))
@@ -68,15 +68,15 @@ func TestInit(t *testing.T) {
 	made, err := os.ReadFile(c.tls("client-ca.crt"))
 	require.NoError(t, err)
 	require.NotEqual(t, string(old), string(made))
-	kept, err := os.ReadFile(encryptionConfig(c.dir))
+	kept, err := os.ReadFile(c.data.EncryptionConfig())
 	require.NoError(t, err)
 	require.Equal(t, string(encryption), string(kept))
 	require.NoError(t, issue(c, cfg, y2027), "a start goes on from here")
 	verifyAll(t, c, cfg, y2027)
 
-	require.NoError(t, os.RemoveAll(c.dir))
+	require.NoError(t, os.RemoveAll(c.data.Server()))
 	require.ErrorContains(t, certificates.Init(), "Secrets cannot be read")
-	require.NoDirExists(t, c.dir)
+	require.NoDirExists(t, c.data.Server())
 }
 
 // TestVanishedDirectory: what goes away below a running server is in its status until it is back.

@@ -3,7 +3,6 @@ package server
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -91,5 +90,5 @@ func saveKubeconfig(path string, config *clientcmdapi.Config) error {
 
 // kubeconfig is the path of a component's own kubeconfig.
 func (c *credentials) kubeconfig(component string) string {
-	return filepath.Join(c.dir, component+".kubeconfig")
+	return c.data.ServerKubeconfig(component)
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/util/keyutil"
 
 	"github.com/mote-k8s/mote/internal/durable"
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 var (
@@ -38,7 +39,7 @@ func testConfig(t *testing.T) Config {
 
 // issueAll makes every file of the control plane and of one node, as Prepare and IssueNode do.
 func issueAll(t *testing.T, cfg Config, now time.Time) *credentials {
-	c := &credentials{dir: filepath.Join(cfg.DataDir, "server")}
+	c := &credentials{data: layout.Data(cfg.DataDir)}
 	require.NoError(t, issue(c, cfg, now))
 	return c
 }
@@ -53,7 +54,7 @@ func issue(c *credentials, cfg Config, now time.Time) error {
 	if _, err := c.renew(cfg, now); err != nil {
 		return err
 	}
-	if err := ensureEncryption(encryptionConfig(c.dir)); err != nil {
+	if err := ensureEncryption(c.data.EncryptionConfig()); err != nil {
 		return err
 	}
 	_, err := c.issueNode(nodeDir(cfg), "node1", []netip.Addr{cfg.AdvertiseAddress}, cfg.url(), now)
@@ -187,7 +188,7 @@ func TestFileModes(t *testing.T) {
 	cfg := testConfig(t)
 	c := issueAll(t, cfg, y2027)
 	require.NoError(t, os.Chmod(c.tls("admin.key"), 0o644))
-	require.NoError(t, os.Chmod(encryptionConfig(c.dir), 0o644))
+	require.NoError(t, os.Chmod(c.data.EncryptionConfig(), 0o644))
 	issueAll(t, cfg, y2027)
 	err := filepath.WalkDir(cfg.DataDir, func(path string, entry os.DirEntry, err error) error {
 		require.NoError(t, err)
@@ -244,10 +245,10 @@ func recordWrites(t *testing.T, cfg Config) []string {
 	watcher, err := fsnotify.NewBufferedWatcher(1000)
 	require.NoError(t, err)
 	defer watcher.Close()
-	c := &credentials{dir: filepath.Join(cfg.DataDir, "server")}
+	c := &credentials{data: layout.Data(cfg.DataDir)}
 	require.NoError(t, os.MkdirAll(c.tls(""), 0o700))
 	require.NoError(t, os.MkdirAll(nodeDir(cfg), 0o700))
-	for _, dir := range []string{cfg.DataDir, c.dir, c.tls(""), nodeDir(cfg)} {
+	for _, dir := range []string{cfg.DataDir, c.data.Server(), c.tls(""), nodeDir(cfg)} {
 		require.NoError(t, watcher.Add(dir))
 	}
 	require.NoError(t, issue(c, cfg, y2027))
@@ -307,7 +308,7 @@ func TestDamage(t *testing.T) {
 			cfg := testConfig(t)
 			c := issueAll(t, cfg, y2027)
 			require.NoError(t, damage(c.tls("server-ca.key")))
-			err := issue(&credentials{dir: c.dir}, cfg, y2027)
+			err := issue(&credentials{data: c.data}, cfg, y2027)
 			require.ErrorContains(t, err, "server-ca.key")
 			require.ErrorContains(t, err, "restore it from a backup")
 		}
@@ -318,7 +319,7 @@ func TestDamage(t *testing.T) {
 		key, err := os.ReadFile(c.tls("client-ca.key"))
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(c.tls("server-ca.key"), key, 0o600))
-		require.ErrorContains(t, issue(&credentials{dir: c.dir}, cfg, y2027), "do not belong together")
+		require.ErrorContains(t, issue(&credentials{data: c.data}, cfg, y2027), "do not belong together")
 	})
 }
 

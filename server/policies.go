@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apiserver/pkg/audit/policy"
 
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
@@ -31,11 +32,13 @@ const (
 //go:embed policies
 var policies embed.FS
 
-// policyFile is where a file of policies/ lies for upstream, which reads its configuration from files only.
-func policyFile(serverDir, name string) string { return filepath.Join(serverDir, "policies", name) }
+// policyFile is the copy of a file of policies/ for upstream, which reads its configuration from files only.
+func (s *apiServer) policyFile(name string) string {
+	return filepath.Join(s.creds.data.Policies(), name)
+}
 
 // AuditLog is the audit log. It is outside <data-dir>/server, which snapshots hold whole.
-func (c Config) AuditLog() string { return filepath.Join(c.DataDir, "audit", "audit.log") }
+func (c Config) AuditLog() string { return layout.Data(c.DataDir).AuditLog() }
 
 // auditArgs turn on the log when there is a policy. Ten files of 100 MB for 30 days at most are the CIS benchmark's figures; the
 // nine that are finished are compressed, to a tenth or less. Upstream makes the directory with mode 0700 and the files with 0600.
@@ -45,7 +48,7 @@ func (s *apiServer) auditArgs() []arg {
 	case AuditOff:
 		return nil
 	case AuditDefault:
-		file = policyFile(s.creds.dir, "audit.yaml")
+		file = s.policyFile("audit.yaml")
 	}
 	return []arg{
 		{"audit-policy-file", file},
@@ -65,13 +68,13 @@ func (s *apiServer) profileArgs() []arg {
 	args := []arg{
 		// Pods' tokens then live an hour and not a year. Upstream's year is for clients that read theirs once.
 		{"service-account-extend-token-expiration", "false"},
-		{"admission-control-config-file", policyFile(s.creds.dir, "admission.yaml")},
+		{"admission-control-config-file", s.policyFile("admission.yaml")},
 	}
 	if s.ownAuthentication() {
 		// Upstream takes these flags or the file. Without the file anonymous requests are all or nothing.
 		return append(args, arg{"anonymous-auth", "false"})
 	}
-	return append(args, arg{"authentication-config", policyFile(s.creds.dir, "authentication.yaml")})
+	return append(args, arg{"authentication-config", s.policyFile("authentication.yaml")})
 }
 
 // ownAuthentication reports whether the user's arguments exclude an authentication configuration of ours.
@@ -107,13 +110,13 @@ func (s *apiServer) writePolicies() error {
 	if len(names) == 0 {
 		return nil
 	}
-	if err := makeDir(policyFile(s.creds.dir, "")); err != nil {
+	if err := makeDir(s.policyFile("")); err != nil {
 		return fmt.Errorf("write policies: %w", err)
 	}
 	for _, name := range names {
 		data, err := policies.ReadFile("policies/" + name)
 		if err == nil {
-			err = updateFile(policyFile(s.creds.dir, name), data, 0o600)
+			err = updateFile(s.policyFile(name), data, 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write policies: %w", err)

@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
@@ -232,7 +233,7 @@ func (s *Server) start(from sources) (err error) {
 		}
 		s.front.abandon()
 	}()
-	dir := filepath.Join(s.cfg.RunDir, Name)
+	dir := layout.Run(s.cfg.RunDir).DNS()
 	text, err := from.write(dir)
 	if err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // Name is the addon's name in settings, status and logs.
@@ -43,8 +44,8 @@ type Config struct {
 	DataDir, RunDir string
 }
 
-func (c Config) volumes() string { return filepath.Join(c.DataDir, "volumes") }
-func (c Config) link() string    { return filepath.Join(c.RunDir, "volumes") }
+func (c Config) volumes() string { return layout.Data(c.DataDir).Volumes() }
+func (c Config) link() string    { return layout.Run(c.RunDir).Volumes() }
 
 // Provisioner is the addon. It implements component.Component, and component.Troubled: which claims have no volume, and
 // which volumes cannot be removed.
@@ -174,7 +175,7 @@ func (p *Provisioner) prepareDir() error {
 	if err == nil && target == p.cfg.volumes() {
 		return nil
 	}
-	fresh := filepath.Join(p.cfg.RunDir, ".volumes.new")
+	fresh := filepath.Join(filepath.Dir(p.cfg.link()), "."+filepath.Base(p.cfg.link())+".new")
 	_ = os.Remove(fresh) // of a start that was cut short
 	if err := os.Symlink(p.cfg.volumes(), fresh); err != nil {
 		return fmt.Errorf("link the volumes' directory: %w", err)

@@ -21,6 +21,7 @@ import (
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/logging"
 )
 
@@ -80,7 +81,7 @@ func attend(e *env, cmd *cobra.Command) {
 }
 
 // storeDir in the data directory has the datastore's files.
-func storeDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "datastore") }
+func storeDir(s *settings.Settings) string { return layout.Data(s.DataDir).Datastore() }
 
 // ownEngine tells whether the cluster's state is in mote's own engine.
 func ownEngine(s *settings.Settings) bool {
@@ -88,7 +89,7 @@ func ownEngine(s *settings.Settings) bool {
 }
 
 // storePath is the file of mote's own engine.
-func storePath(s *settings.Settings) string { return filepath.Join(storeDir(s), "state.db") }
+func storePath(s *settings.Settings) string { return layout.Data(s.DataDir).State() }
 
 // newStore is the datastore that s describes. All parts of one process share one registry of metrics: any
 // component's /metrics shows the store's figures too.
@@ -131,7 +132,7 @@ func storeConfig(s *settings.Settings) datastore.Config {
 		QuotaBytes: s.DatastoreQuota,
 		Volatile:   volatile(s),
 		Restore: func() (io.ReadCloser, string, error) {
-			cluster, err := snapshot.Fingerprint(serverDir(s))
+			cluster, err := snapshot.Fingerprint(layout.Data(s.DataDir).Server())
 			if err != nil {
 				return nil, "", err
 			}
@@ -177,6 +178,9 @@ func withConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
 	return fn(conn)
 }
 
+// privateSocket is the name of the datastore's socket in a temporary directory, where only this process looks for it.
+const privateSocket = "socket"
+
 // withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
 func withStopped(ctx context.Context, s *settings.Settings, fn func(*grpc.ClientConn) error) (err error) {
 	lock, err := lockStopped(s)
@@ -189,7 +193,7 @@ func withStopped(ctx context.Context, s *settings.Settings, fn func(*grpc.Client
 		return fmt.Errorf("make a folder for the datastore's socket: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	store, err := openStore(s, filepath.Join(dir, "datastore.sock"))
+	store, err := openStore(s, filepath.Join(dir, privateSocket))
 	if err != nil {
 		return err
 	}

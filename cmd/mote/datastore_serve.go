@@ -79,7 +79,7 @@ func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOption
 			return fmt.Errorf("make a folder for the datastore's socket: %w", err)
 		}
 		defer os.RemoveAll(dir)
-		cfg.Socket = filepath.Join(dir, "datastore.sock")
+		cfg.Socket = filepath.Join(dir, privateSocket)
 		cfg.Listen.Address = o.address
 	}
 	store, err := datastore.New(cfg)

@@ -14,6 +14,7 @@ import (
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/version"
 )
 
@@ -69,7 +70,7 @@ func infoOf(s snapshot.Snapshot) snapshotInfo {
 func snapshotOrigin(s *settings.Settings) snapshot.Origin {
 	v := version.Get()
 	return snapshot.Origin{
-		ServerDir: serverDir(s), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: nodeNameOf(s), Recipients: s.SnapshotRecipients,
+		ServerDir: layout.Data(s.DataDir).Server(), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: nodeNameOf(s), Recipients: s.SnapshotRecipients,
 	}
 }
 
@@ -211,7 +212,7 @@ never removed. The names of what was removed go to standard output.`,
 		if err := requireRoot(verb(cmd)); err != nil {
 			return err
 		}
-		cluster, err := snapshot.Fingerprint(serverDir(s))
+		cluster, err := snapshot.Fingerprint(layout.Data(s.DataDir).Server())
 		if err != nil {
 			return err
 		}

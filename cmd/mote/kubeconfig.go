@@ -20,6 +20,7 @@ import (
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/durable"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
@@ -127,7 +128,7 @@ func (o kubeconfigOptions) remoteURL(s *settings.Settings, local string) (string
 		u.Host = net.JoinHostPort(u.Hostname(), port)
 	}
 	u.Path = ""
-	path := filepath.Join(serverDir(s), "tls", "apiserver.crt")
+	path := filepath.Join(layout.Data(s.DataDir).TLS(), "apiserver.crt")
 	cert, err := readCertificate(path)
 	if err != nil {
 		return "", err

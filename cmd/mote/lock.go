@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-k8s/mote/internal/disk"
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // minFree is what the first start needs: the unpacked programs (some 25 MiB), keys, an empty state
@@ -52,7 +52,7 @@ func lockDataDir(dir string) (*dataDirLock, error) {
 
 // takeLock takes the lock of dir. It works on a full disk, where reset is needed most.
 func takeLock(dir string) (*dataDirLock, error) {
-	path := filepath.Join(dir, "lock")
+	path := layout.Data(dir).Lock()
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
@@ -117,7 +117,7 @@ func (l *dataDirLock) close() error { return l.file.Close() }
 // checkSpace refuses a first start that would run out of disk halfway. A later start is let pass:
 // the kubelet may then free space, which nobody else would.
 func checkSpace(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, "datastore")); err == nil {
+	if _, err := os.Stat(layout.Data(dir).Datastore()); err == nil {
 		return nil
 	}
 	on, err := disk.Of(dir) // which may not be there yet
@@ -146,7 +146,7 @@ func holderOf(dir string) (pid int, err error) {
 }
 
 func lockHolder(dir string) (int, error) {
-	path := filepath.Join(dir, "lock")
+	path := layout.Data(dir).Lock()
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil

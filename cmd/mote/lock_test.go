@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 func TestLockIsHeldOnce(t *testing.T) {
@@ -73,22 +75,23 @@ func TestLockLeavesNoTraceWhenTheStartFails(t *testing.T) {
 
 func TestResetRemovesOnlyWhatIsOurs(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
+	data := layout.Data(dir)
 	for _, name := range []string{
-		"server/tls/a.key", "datastore/state.db", ".kubeconfig.tmp-1", "lock", planFile, "mine/notes.txt",
+		"server/tls/a.key", "datastore/state.db", ".kubeconfig.tmp-1", "lock", "reset.json", "mine/notes.txt", "audit/audit.log",
 		// A restore that was killed while it unpacked, and one that replaced a cluster.
 		"restore.new/server/tls/client-ca.key", "replaced-20261130T120000Z/server/encryption.yaml", "replaced-20261130T120000Z-2/a.key",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
-	require.NoError(t, removeOurs(dir, planFile, "lock"))
+	require.NoError(t, removeOurs(dir, layout.OwnsData, data.ResetPlan(), data.Lock()))
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
 	require.Equal(t, "mine", entries[0].Name())
 
 	require.NoError(t, os.RemoveAll(filepath.Join(dir, "mine")))
-	require.NoError(t, removeOurs(dir))
+	require.NoError(t, removeOurs(dir, layout.OwnsData))
 	require.NoDirExists(t, dir)
-	require.NoError(t, removeOurs(dir), "again")
+	require.NoError(t, removeOurs(dir, layout.OwnsData), "again")
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/durable"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
@@ -23,7 +24,7 @@ const maxNameFile = 64 << 10
 const namelessHost = "mote"
 
 // nodeNameFile holds the name of the node that the data directory belongs to. It may be edited while mote is stopped, to rename the node.
-func nodeNameFile(s *settings.Settings) string { return filepath.Join(s.DataDir, "agent", "node-name") }
+func nodeNameFile(s *settings.Settings) string { return layout.Data(s.DataDir).NodeName() }
 
 // withNodeName returns s with the name of its node. A data directory belongs to one node for good: pods, volumes and leases name it. So
 // the name that the directory has counts, then the setting, then the host's name. note says why the node is not called

@@ -17,7 +17,7 @@ import (
 
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/cmd/mote/settings"
-	"github.com/mote-k8s/mote/datastore/snapshot"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/pack"
 )
 
@@ -113,14 +113,14 @@ func removeCluster(ctx context.Context, e *env, s *settings.Settings) error {
 	if err != nil {
 		return fmt.Errorf("find own file: %w", err)
 	}
-	steps := newSteps(e)
+	steps, data := newSteps(e), layout.Data(s.DataDir)
 	for _, step := range []struct {
 		what string
 		do   func() error
 	}{
 		{"Remove containers, mounts and the pod network", func() error { return agent.Reset(ctx, agentConfig(s)) }},
-		{"Remove " + s.RunDir, func() error { return removeOurs(s.RunDir) }},
-		{"Remove " + s.DataDir, func() error { return removeOurs(s.DataDir, planFile, "lock") }},
+		{"Remove " + s.RunDir, func() error { return removeOurs(s.RunDir, layout.OwnsRun) }},
+		{"Remove " + s.DataDir, func() error { return removeOurs(s.DataDir, layout.OwnsData, data.ResetPlan(), data.Lock()) }},
 		{"Remove what the packed file unpacked", func() error { return pack.Remove(exe) }},
 	} {
 		if err := steps.do(step.what, step.do); err != nil {
@@ -131,8 +131,8 @@ func removeCluster(ctx context.Context, e *env, s *settings.Settings) error {
 }
 
 // removeOurs removes what mote makes in dir, and dir when that leaves it empty. What somebody else put
-// there stays, as does a dir that is a mount point. The entries in last go after all others.
-func removeOurs(dir string, last ...string) error {
+// there stays, as does a dir that is a mount point. The paths in last are removed after all others.
+func removeOurs(dir string, owns func(name string) bool, last ...string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -142,18 +142,19 @@ func removeOurs(dir string, last ...string) error {
 	}
 	kept := 0
 	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
 		switch {
-		case slices.Contains(last, entry.Name()):
-		case !ours(entry.Name()):
+		case slices.Contains(last, path):
+		case !owns(entry.Name()):
 			kept++
 		default:
-			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			if err := os.RemoveAll(path); err != nil {
 				return err
 			}
 		}
 	}
-	for _, name := range last {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+	for _, path := range last {
+		if err := os.Remove(path); err != nil {
 			return err
 		}
 	}
@@ -161,19 +162,6 @@ func removeOurs(dir string, last ...string) error {
 		return nil
 	}
 	return os.Remove(dir)
-}
-
-// ours reports whether mote makes the entry name in its data or run directory: docs/architecture.md,
-// "Files". A leading dot is that of a file that was being written. What a restore staged or set aside
-// holds keys of a cluster.
-func ours(name string) bool {
-	if strings.HasPrefix(name, snapshot.ReplacedPrefix) {
-		return true
-	}
-	return slices.ContainsFunc([]string{
-		"agent", "datastore", "images", "kubeconfig", "lock", "payload", "server", "volumeplugins", "volumes", planFile, snapshot.StageDir,
-		"cni", "containerd", "dns", "log", "runc", "sockets",
-	}, func(known string) bool { return name == known || strings.HasPrefix(name, "."+known+".") })
 }
 
 func isMountPoint(dir string) bool {
@@ -191,10 +179,7 @@ func sameDevice(a, b fs.FileInfo) bool {
 	return ok && also && x.Dev == y.Dev
 }
 
-// planFile in the data directory says that a reset has begun, and with which directories.
-const planFile = "reset.json"
-
-// plan is the reset's plan: all that its steps need, so that resuming needs no flags.
+// plan is the plan of a reset that has begun: all that its steps need, so that resuming needs no flags.
 type plan struct {
 	RunDir     string `json:"runDir"`
 	KubeletDir string `json:"kubeletDir"`
@@ -204,7 +189,7 @@ func writePlan(s *settings.Settings) error {
 	err := tryWritePlan(s)
 	if errors.Is(err, syscall.ENOSPC) {
 		// The unpacked programs are made anew by any start, so they may go before the plan is there.
-		if err := os.RemoveAll(filepath.Join(s.DataDir, "payload")); err != nil {
+		if err := os.RemoveAll(layout.Data(s.DataDir).Payload()); err != nil {
 			return fmt.Errorf("make room for the plan of the reset: %w", err)
 		}
 		err = tryWritePlan(s)
@@ -220,7 +205,7 @@ func tryWritePlan(s *settings.Settings) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(s.DataDir, planFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(layout.Data(s.DataDir).ResetPlan(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -230,7 +215,7 @@ func tryWritePlan(s *settings.Settings) error {
 
 // resumed returns s with the directories of a reset that was interrupted, if there was one.
 func resumed(s *settings.Settings) (*settings.Settings, error) {
-	data, err := os.ReadFile(filepath.Join(s.DataDir, planFile))
+	data, err := os.ReadFile(layout.Data(s.DataDir).ResetPlan())
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
@@ -248,7 +233,7 @@ func resumed(s *settings.Settings) (*settings.Settings, error) {
 
 // checkNoReset refuses to start on what a reset left half removed.
 func checkNoReset(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, planFile)); err == nil {
+	if _, err := os.Stat(layout.Data(dir).ResetPlan()); err == nil {
 		return fmt.Errorf("data directory %s is half removed: a reset was interrupted; run \"mote reset\" again", dir)
 	}
 	return nil

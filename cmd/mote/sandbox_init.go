@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/sandbox"
 )
 
@@ -37,5 +36,5 @@ func becomeServer(ctx context.Context, e *env) error {
 		return err
 	}
 	// A sandbox has the default directories: this machine's settings do not apply in it.
-	return execUnderInit(ctx, filepath.Join(settings.Default("data-dir"), payloadDir), argv, environ)
+	return execUnderInit(ctx, layout.Data(layout.DefaultData).Payload(), argv, environ)
 }

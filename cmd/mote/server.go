@@ -25,6 +25,7 @@ import (
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/inotify"
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/limit"
 	"github.com/mote-k8s/mote/internal/logging"
 	"github.com/mote-k8s/mote/internal/memory"
@@ -274,10 +275,7 @@ func preflight(s *settings.Settings) (warnings []agent.Finding, err error) {
 	return warnings, nil
 }
 
-// payloadDir in the data directory holds the unpacked per-pod programs.
-const payloadDir = "payload"
-
-func payloadRoot(s *settings.Settings) string { return filepath.Join(s.DataDir, payloadDir) }
+func payloadRoot(s *settings.Settings) string { return layout.Data(s.DataDir).Payload() }
 
 // serverURL is where the node reaches the apiserver: on loopback, unless it listens elsewhere only.
 func serverURL(s *settings.Settings) string {
@@ -291,11 +289,8 @@ func serverURL(s *settings.Settings) string {
 	return "https://" + netip.AddrPortFrom(addr, uint16(s.HTTPSListenPort)).String()
 }
 
-// serverDir has the control plane's keys.
-func serverDir(s *settings.Settings) string { return filepath.Join(s.DataDir, "server") }
-
 func credentialsDir(s *settings.Settings) string {
-	return filepath.Join(s.DataDir, "agent", "credentials")
+	return layout.Data(s.DataDir).Credentials()
 }
 
 // nodeIP is the node's address in the cluster: the bridge's, which is stable, unless one was set.
@@ -336,7 +331,7 @@ func agentConfig(s *settings.Settings) agent.Config {
 
 // addonsConfig is what the addons that s asks for need to know.
 func addonsConfig(s *settings.Settings) addons.Config {
-	tls := filepath.Join(serverDir(s), "tls")
+	tls := layout.Data(s.DataDir).TLS()
 	return addons.Config{
 		Access: api.Access{
 			Server:   serverURL(s),
@@ -360,7 +355,7 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		ManifestsDir:     s.ManifestsDir,
 		// The pods' file first: it knows of servers behind a stub on loopback. The stub itself will do if
 		// there is nothing else.
-		ResolvConfs:     []string{filepath.Join(s.DataDir, "agent", "resolv.conf"), "/etc/resolv.conf"},
+		ResolvConfs:     []string{layout.Data(s.DataDir).ResolvConf(), "/etc/resolv.conf"},
 		MetricsCertFile: filepath.Join(tls, "metrics-server.crt"),
 		MetricsKeyFile:  filepath.Join(tls, "metrics-server.key"),
 

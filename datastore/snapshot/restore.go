@@ -15,18 +15,11 @@ import (
 
 	"github.com/mote-k8s/mote/datastore/bolt"
 	"github.com/mote-k8s/mote/internal/durable"
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// Names in the data directory, which a restore needs to itself.
-const (
-	storeDir  = "datastore"
-	planFile  = "restore.json"
-	serverDir = "server"
-	// StageDir, in the data directory and in the datastore's, has what a restore will put in place.
-	StageDir = "restore.new"
-	// ReplacedPrefix begins the names of the directories that hold what a restore set aside.
-	ReplacedPrefix = "replaced-"
-)
+// planFile in the datastore's directory is the plan of a restore.
+const planFile = "restore.json"
 
 // revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot and the restore, on
 // whichever machine, and above what a repair from the same snapshot has jumped to there.
@@ -54,7 +47,8 @@ type plan struct {
 // items are what a restore puts in place, by their paths below the data directory. Each is staged beside its place: the store may be on
 // a disk of its own, and a rename does not lead from one to another.
 func items() []string {
-	return []string{serverDir, storeDir + "/state.db", storeDir + "/state.wal.0", storeDir + "/state.wal.1"}
+	below := layout.Data("")
+	return []string{below.Server(), below.State(), below.StateLog(0), below.StateLog(1)}
 }
 
 // restoring is a restore into one data directory.
@@ -106,7 +100,7 @@ func (r *restoring) resume() (Restored, bool, error) {
 		return Restored{}, false, fmt.Errorf("read the plan of an interrupted restore: %w", err)
 	}
 	var p plan
-	if err := json.Unmarshal(data, &p); err != nil || !strings.HasPrefix(p.Replaced, ReplacedPrefix) || !filepath.IsLocal(p.Replaced) {
+	if err := json.Unmarshal(data, &p); err != nil || !strings.HasPrefix(p.Replaced, layout.ReplacedPrefix) || !filepath.IsLocal(p.Replaced) {
 		return Restored{}, false, fmt.Errorf("%s is not the plan of a restore (%v); move it away if you know what it is, and restore again", r.path(planFile), err)
 	}
 	done, err := r.swap(p)
@@ -125,7 +119,7 @@ func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress 
 			return plan{}, err
 		}
 	}
-	if err := checkRoom(r.path(StageDir), s.size()+spare); err != nil {
+	if err := checkRoom(r.path(layout.Stage), s.size()+spare); err != nil {
 		return plan{}, err
 	}
 	r.before("unpack")
@@ -165,14 +159,14 @@ func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress 
 
 // staged is where an item, or a file below one, is before it is put in place.
 func (r *restoring) staged(item string) string {
-	if below, ok := strings.CutPrefix(item, storeDir+"/"); ok {
-		return filepath.Join(r.path(StageDir), filepath.FromSlash(below))
+	if below, ok := strings.CutPrefix(item, layout.Data("").Datastore()+"/"); ok {
+		return filepath.Join(r.path(layout.Stage), filepath.FromSlash(below))
 	}
-	return filepath.Join(r.dataDir, StageDir, filepath.FromSlash(item))
+	return filepath.Join(r.dataDir, layout.Stage, filepath.FromSlash(item))
 }
 
 func (r *restoring) stages() []string {
-	return []string{r.path(StageDir), filepath.Join(r.dataDir, StageDir)}
+	return []string{r.path(layout.Stage), filepath.Join(r.dataDir, layout.Stage)}
 }
 
 func (r *restoring) removeStages() error {
@@ -187,7 +181,7 @@ func (r *restoring) removeStages() error {
 // the one that the snapshot is of may have since. Other snapshots know of stores that cannot be read any more.
 func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 	highest := m.Revision
-	for _, f := range []Folder{Folder(folder), Folder(r.path("snapshots"))} {
+	for _, f := range []Folder{Folder(folder), Folder(layout.Data(r.dataDir).Snapshots())} {
 		list, err := f.List()
 		if err != nil {
 			return 0, err
@@ -196,7 +190,7 @@ func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 			highest = max(highest, s.Revision)
 		}
 	}
-	if now, err := bolt.Peek(r.path("state.db")); err == nil {
+	if now, err := bolt.Peek(layout.Data(r.dataDir).State()); err == nil {
 		// What is in its log is not in the file yet, and far less than the gap.
 		highest = max(highest, now.Revision, now.Ceiling)
 	}
@@ -205,7 +199,7 @@ func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 
 // replacedName is a name that nothing has: a clock that was set back must not mix up two restores.
 func (r *restoring) replacedName(now time.Time) (string, error) {
-	name := ReplacedPrefix + now.UTC().Format("20060102T150405Z")
+	name := layout.ReplacedPrefix + now.UTC().Format("20060102T150405Z")
 	for i := 1; ; i++ {
 		candidate := name
 		if i > 1 {
@@ -231,7 +225,7 @@ func (r *restoring) write(p plan) error {
 	if err != nil {
 		return err
 	}
-	draft := filepath.Join(r.path(StageDir), planFile)
+	draft := filepath.Join(r.path(layout.Stage), planFile)
 	r.before("write plan")
 	if err := copyTo(draft, 0o600, strings.NewReader(string(data)), true); err != nil {
 		return err
@@ -301,7 +295,9 @@ func setAside(path, folder string) error {
 }
 
 // path is a path in the datastore's folder.
-func (r *restoring) path(name string) string { return filepath.Join(r.dataDir, storeDir, name) }
+func (r *restoring) path(name string) string {
+	return filepath.Join(layout.Data(r.dataDir).Datastore(), name)
+}
 
 // syncTree makes all folders below dir durable. Their files are.
 func syncTree(dir string) error {

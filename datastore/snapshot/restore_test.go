@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // The victim is this test's program again, which restores and kills itself before a given step.
@@ -105,8 +106,8 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		is, err := os.ReadFile(filepath.Join(m.dir, "server", "encryption.yaml"))
 		require.NoError(t, err)
 		require.Equal(t, key, string(is), "step %d", step)
-		require.NoDirExists(t, filepath.Join(m.dir, "datastore", StageDir))
-		require.NoDirExists(t, filepath.Join(m.dir, StageDir))
+		require.NoDirExists(t, filepath.Join(m.dir, "datastore", layout.Stage))
+		require.NoDirExists(t, filepath.Join(m.dir, layout.Stage))
 		require.NoFileExists(t, filepath.Join(m.dir, "datastore", planFile))
 		if resumed {
 			aside, err := bolt.Open(filepath.Join(done.Replaced[0], "state.db"), bolt.Options{})

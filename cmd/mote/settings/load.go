@@ -10,10 +10,12 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // DefaultConfig is the configuration file that is read when --config names no other.
-const DefaultConfig = "/etc/mote/config.yaml"
+const DefaultConfig = layout.Config
 
 // Env is the environment variable of the setting name.
 func Env(name string) string {

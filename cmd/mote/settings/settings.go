@@ -16,9 +16,10 @@ package settings
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
 
 	"github.com/robfig/cron/v3"
+
+	"github.com/mote-k8s/mote/internal/layout"
 )
 
 // Settings is what mote was told. The table documents each field.
@@ -74,22 +75,22 @@ type Settings struct {
 }
 
 // Kubeconfig is the path of the administrator's kubeconfig.
-func (s *Settings) Kubeconfig() string { return filepath.Join(s.DataDir, "kubeconfig") }
+func (s *Settings) Kubeconfig() string { return layout.Data(s.DataDir).AdminKubeconfig() }
 
 // StatusSocket is the path of the socket on which a running mote tells its state.
-func (s *Settings) StatusSocket() string { return filepath.Join(s.RunDir, "sockets", "mote.sock") }
+func (s *Settings) StatusSocket() string { return layout.Run(s.RunDir).StatusSocket() }
 
 // LogDir is where a running mote keeps the newest of its log.
-func (s *Settings) LogDir() string { return filepath.Join(s.RunDir, "log") }
+func (s *Settings) LogDir() string { return layout.Run(s.RunDir).Logs() }
 
 // DatastoreSocket is the path of the socket on which the datastore is served.
 func (s *Settings) DatastoreSocket() string {
-	return filepath.Join(s.RunDir, "sockets", "datastore.sock")
+	return layout.Run(s.RunDir).DatastoreSocket()
 }
 
 // ContainerdSocket is the path of containerd's socket, which serves the CRI too.
 func (s *Settings) ContainerdSocket() string {
-	return filepath.Join(s.RunDir, "sockets", "containerd.sock")
+	return layout.Run(s.RunDir).ContainerdSocket()
 }
 
 // PodCIDR is this node's part of the pods' network: the first 256 addresses of it.
@@ -109,13 +110,13 @@ const dnsOffset = 10
 // complete derives what was not set from what was, and checks what one value cannot tell alone.
 func (s *Settings) complete() error {
 	if s.ImageDir == "" {
-		s.ImageDir = filepath.Join(s.DataDir, "images")
+		s.ImageDir = layout.Data(s.DataDir).Images()
 	}
 	if s.SnapshotDir == "" {
-		s.SnapshotDir = filepath.Join(s.DataDir, "datastore", "snapshots")
+		s.SnapshotDir = layout.Data(s.DataDir).Snapshots()
 	}
 	if s.ManifestsDir == "" {
-		s.ManifestsDir = filepath.Join(s.DataDir, "server", "manifests")
+		s.ManifestsDir = layout.Data(s.DataDir).Manifests()
 	}
 	if !s.ClusterDNS.IsValid() {
 		s.ClusterDNS = s.ServiceCIDR.Addr()

@@ -1,5 +1,7 @@
 package settings
 
+import "github.com/mote-k8s/mote/internal/layout"
+
 // Sections of the table, in the order of help and reference.
 const (
 	sectionFiles    = "Files"
@@ -31,19 +33,19 @@ type Setting struct {
 func Table() []Setting {
 	return []Setting{
 		{
-			Name: "data-dir", Section: sectionFiles, Default: "/var/lib/mote",
+			Name: "data-dir", Section: sectionFiles, Default: layout.DefaultData,
 			Help:  "directory for everything that lasts: state, keys, images, containers",
 			Verbs: []string{"server", "status", "check", "stop", "reset", "uninstall", "datastore", "certs", "kubeconfig"},
 			value: func(s *Settings) value { return scalar(&s.DataDir, "path", absolutePath) },
 		},
 		{
-			Name: "run-dir", Section: sectionFiles, Default: "/run/mote",
+			Name: "run-dir", Section: sectionFiles, Default: layout.DefaultRun,
 			Help:  "directory for sockets and what need not outlive a reboot",
 			Verbs: []string{"server", "status", "logs", "check", "image", "stop", "reset", "uninstall", "datastore"},
 			value: func(s *Settings) value { return scalar(&s.RunDir, "path", absolutePath) },
 		},
 		{
-			Name: "kubelet-dir", Section: sectionFiles, Default: "/var/lib/kubelet",
+			Name: "kubelet-dir", Section: sectionFiles, Default: layout.DefaultKubelet,
 			Help:  "the kubelet's directory: pods' volumes, plugins' sockets",
 			Verbs: []string{"server", "check", "stop", "reset", "uninstall"},
 			value: func(s *Settings) value { return scalar(&s.KubeletDir, "path", absolutePath) },
