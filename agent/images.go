@@ -61,8 +61,8 @@ func (p *imagesPart) serve(ctx context.Context, ready func()) error {
 	var following sync.WaitGroup
 	defer following.Wait()
 	following.Go(func() { registries.follow(ctx, func(image string) bool { return store.has(ctx, image) }) })
-	late := time.AfterFunc(importPatience, ready)
-	defer late.Stop()
+	imported := p.startWithin(importPatience, ready)
+	defer imported()
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", p.cfg.ImagesDir, err)
@@ -75,9 +75,35 @@ func (p *imagesPart) serve(ctx context.Context, ready func()) error {
 	}
 	dir := &imageDirectory{path: p.cfg.ImagesDir, ledger: p.cfg.data().ImageLedger(), store: store, troubles: &p.Troubles}
 	dir.sync(ctx)
+	imported()
 	ready()
 	p.follow(ctx, watcher, dir)
 	return nil
+}
+
+// startWithin calls ready after patience, unless the archives are imported before, and says in the log and in `mote
+// status` that they are not, until imported is called.
+func (p *imagesPart) startWithin(patience time.Duration, ready func()) (imported func()) {
+	const what = "archives are still being imported; a pod whose image is not there yet waits for it"
+	var mu sync.Mutex // guards done
+	done := false
+	late := time.AfterFunc(patience, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if done {
+			return
+		}
+		p.Note(p.cfg.ImagesDir, what)
+		slog.Warn(what, "component", p.Name(), "directory", p.cfg.ImagesDir)
+		ready()
+	})
+	return func() {
+		late.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		done = true
+		p.Note(p.cfg.ImagesDir, "")
+	}
 }
 
 // prepare sets what imports need, removes what interrupted ones left, and imports the pause image.

@@ -71,6 +71,7 @@ func TestConformance(t *testing.T) {
 	}
 	g := boot(t, k, initrd, disk, specsMegabytes)
 	waitReady(t, g)
+	waitImages(t, g)
 	run := report.Run{
 		Name: *runName, Date: time.Now().UTC().Format(time.DateOnly), Commit: *commit, Command: *argument,
 		Settings: guestSettings(t, g), Procs: 1, Images: conformance.StandIns(),
@@ -90,6 +91,18 @@ func TestConformance(t *testing.T) {
 	saveRun(t, run)
 }
 
+// waitImages waits until each archive of the disk is imported. The node starts pods before, when that takes long, and
+// emulated it takes minutes.
+func waitImages(t *testing.T, g *guest) {
+	t.Helper()
+	for _, name := range guestImages() {
+		g.waitFor(t, specsTimeout, "mote image list --quiet | grep -q "+name)
+	}
+}
+
+// guestImages are what the specs' default choice needs of upstream's images, each as a part of its name.
+func guestImages() []string { return []string{"/agnhost:2.6", "/busybox:1.37", "/pause:3"} }
+
 // addSpecs puts e2e.test and the images that the specs name below the root of a disk.
 func addSpecs(root string) error {
 	if err := copyFile(filepath.Join(root, "usr/local/bin/e2e.test"), filepath.Join(*programs, "e2e.test")); err != nil {
@@ -103,9 +116,8 @@ func addSpecs(root string) error {
 	if err != nil {
 		return err
 	}
-	wanted := []string{"agnhost:2.6", "busybox:1.37", "pause:"}
 	for i, im := range made {
-		if slices.ContainsFunc(wanted, func(part string) bool { return strings.Contains(im.Name, "/"+part) }) {
+		if slices.ContainsFunc(guestImages(), func(part string) bool { return strings.Contains(im.Name, part) }) {
 			err = errors.Join(err, im.Save(filepath.Join(root, "var/lib/mote/images", fmt.Sprintf("image-%d.tar", i))))
 		}
 	}
