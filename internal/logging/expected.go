@@ -89,7 +89,7 @@ const (
 func Expected() []Expectation {
 	var all []Expectation
 	for _, part := range [][]Expectation{
-		expectedOfControlPlane(), expectedOfMetrics(), expectedOfKubelet(), expectedOfNode(), expectedOfStop(),
+		expectedOfControlPlane(), expectedOfMetrics(), expectedOfKubelet(), expectedOfPods(), expectedOfRemovals(), expectedOfNode(), expectedOfStop(),
 	} {
 		all = append(all, part...)
 	}
