@@ -6,6 +6,7 @@ func expectedOfRemovals() []Expectation {
 	const (
 		listed   = "The container was removed between the kubelet's list of all containers and its look at this one. Upstream's comment: that is normal."
 		noCgroup = "The pod has ended and its cgroup is removed; the kubelet reads the values once more for the pod's last status."
+		counted  = "The container ended while containerd read its metrics."
 		unbound  = "The pod was deleted before it was bound to the node."
 		stopped  = "The namespace is being deleted, and takes no new objects; the object would have been deleted next."
 		ended    = "A command in a container (a probe, a hook) was under way when its pod ended."
@@ -16,6 +17,11 @@ func expectedOfRemovals() []Expectation {
 			"kubelet", "Failed to get status for pod", "no relationship found between node ", Always,
 			"The pod is deleted. The node authorizer forgets it at once and refuses the request; the kubelet expects \"not found\" and lets go of the pod in either case.",
 			sourceKubernetes + "pkg/kubelet/status/status_manager.go#L1164", "", "",
+		},
+		{
+			"kubernetes", "Failed to watch", "no relationship found between node ", Always,
+			"The kubelet still watches a Secret or ConfigMap of a pod that is deleted, which the node authorizer has forgotten, and stops then.",
+			sourceStaging + "client-go/tools/cache/reflector.go#L227", "", "",
 		},
 		{
 			"kubelet", "Failed to update status for pod", "\" not found", Always,
@@ -37,6 +43,19 @@ func expectedOfRemovals() []Expectation {
 		{
 			"kubelet", "failed to read memory cgroup limits for the pod", "no such file or directory", Always, noCgroup,
 			sourceKubernetes + "pkg/kubelet/kubelet_pods.go#L2198", "", "",
+		},
+		{
+			"containerd", "collecting metrics for *", "cgroups: cgroup deleted", Always, counted,
+			sourceContainerd + "plugins/services/tasks/local.go#L704", "", "",
+		},
+		{
+			"containerd", "collecting metrics for *", "ttrpc: closed", Always, counted,
+			sourceContainerd + "plugins/services/tasks/local.go#L704", "", "",
+		},
+		{
+			"containerd", "failed sending message on channel", "broken pipe", Always,
+			"The shim of a container that has ended told containerd its last event, and was gone before the answer.",
+			"https://github.com/containerd/ttrpc/blob/v1.2.8/server.go#L529", "", "",
 		},
 		{
 			"kubernetes", "ExecSync cmd from runtime service failed", "code = Canceled ", Always, ended,

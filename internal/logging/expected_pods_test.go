@@ -26,11 +26,22 @@ func TestLinesOfDeletedPods(t *testing.T) {
 			`pods "web-0" is forbidden: User "system:node:n1" cannot get resource "pods" in API group "" in the namespace "shop": no relationship found between node 'n1' and this object`,
 			`pods "web-0" is forbidden: User "system:node:n1" cannot get resource "pods" in API group "" in the namespace "shop"`,
 		},
+		{
+			"kubernetes", "Failed to watch",
+			`failed to list *v1.ConfigMap: configmaps "settings" is forbidden: User "system:node:n1" cannot list resource "configmaps" in API group "" in the namespace "shop": no relationship found between node 'n1' and this object`,
+			`failed to list *v1.ConfigMap: configmaps is forbidden: User "system:node:n1" cannot list resource "configmaps" in API group "" in the namespace "shop"`,
+		},
 		{"kubelet", "Failed to update status for pod", `failed to patch status "{\"status\":{}}" for pod "shop"/"web-0": ` + gone, `failed to patch status "{}" for pod "shop"/"web-0": context deadline exceeded`},
 		{"containerd", `ContainerStatus for "86cc300b" failed`, container, "rpc error: code = DeadlineExceeded desc = context deadline exceeded"},
 		{"kubernetes", "ContainerStatus from runtime service failed", container, "rpc error: code = DeadlineExceeded desc = context deadline exceeded"},
 		{"kubelet", "failed to read memory cgroup config for the pod", file, "permission denied"},
 		{"kubelet", "failed to read memory cgroup limits for the pod", file, "permission denied"},
+		{"containerd", "collecting metrics for 3cce9dd8", "ttrpc: closed", "context deadline exceeded"},
+		{"containerd", "collecting metrics for 3cce9dd8", "cgroups: cgroup deleted", "permission denied"},
+		{
+			"containerd", "failed sending message on channel", "write unix /run/mote/sockets/containerd.sock.ttrpc->@: write: broken pipe",
+			"write unix /run/mote/sockets/containerd.sock.ttrpc->@: i/o timeout",
+		},
 		{"kubernetes", "ExecSync cmd from runtime service failed", "rpc error: code = Canceled desc = context canceled", "rpc error: code = Unknown desc = failed to exec in container"},
 		{"kube-scheduler", "Plugin Failed", gone, `pods "web-0" is forbidden: User "system:kube-scheduler" cannot create resource "pods/binding"`},
 		{"kube-scheduler", "Plugin Failed", terminating, "etcdserver: request timed out"},
@@ -48,10 +59,10 @@ func TestLinesOfDeletedPods(t *testing.T) {
 	} {
 		var b bytes.Buffer
 		setUp(t, &b, nil, "info", "json")
-		log := slog.With("component", c.component, "plugin", "DefaultBinder")
-		log.Error(c.message, "err", errors.New(c.lowered))
+		log := slog.With("component", c.component)
+		log.Error(c.message, "plugin", "DefaultBinder", "err", errors.New(c.lowered))
 		require.Empty(t, lines(t, &b), "%s: %s", c.message, c.lowered)
-		log.Error(c.message, "err", errors.New(c.stays))
+		log.Error(c.message, "plugin", "DefaultBinder", "err", errors.New(c.stays))
 		require.Len(t, lines(t, &b), 1, "%s: %s", c.message, c.stays)
 	}
 }
