@@ -57,3 +57,25 @@ func bench(b *testing.B, writers int, write func(s *Store, writer, i int, value 
 	b.StopTimer()
 	require.NoError(b, s.Close())
 }
+
+// BenchmarkRead measures reads of a store of 10,000 keys of 500 bytes that are in the file.
+func BenchmarkRead(b *testing.B) {
+	s := open(b, filepath.Join(b.TempDir(), "state.db"))
+	for i := range 10_000 {
+		_, err := s.create(b.Context(), fmt.Sprintf("/registry/pods/%05d", i), make([]byte, 500))
+		require.NoError(b, err)
+	}
+	require.NoError(b, s.Checkpoint(b.Context()))
+	for name, q := range map[string]Query{
+		"get":   {Key: "/registry/pods/05000"},
+		"list":  {Key: "/registry/pods/", End: "/registry/pods0", Limit: 500},
+		"count": {Key: "/registry/pods/", End: "/registry/pods0", CountOnly: true},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				_, err := s.Range(b.Context(), q)
+				require.NoError(b, err)
+			}
+		})
+	}
+}
