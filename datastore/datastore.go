@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/datastore/sql"
 	"github.com/mote-k8s/mote/internal/component"
@@ -154,19 +155,19 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 }
 
-// Repairs are what opening the store had to repair, now or before, and RepairsTold was not called for. It may be called at any time; before
+// Repairs are what opening the store had to repair, now or before, and RepairsReported was not called for. It may be called at any time; before
 // the store is open there are none.
-func (d *Datastore) Repairs() []bolt.Repair {
+func (d *Datastore) Repairs() []rescue.Repair {
 	if store := d.bolt.Load(); store != nil {
 		return store.Repairs()
 	}
 	return nil
 }
 
-// RepairsTold says that those who look after the store know of its Repairs: a later start does not return them again.
-func (d *Datastore) RepairsTold() error {
+// RepairsReported says that those who look after the store know of its Repairs: a later start does not return them again.
+func (d *Datastore) RepairsReported() error {
 	if store := d.bolt.Load(); store != nil {
-		return store.RepairsTold()
+		return store.RepairsReported()
 	}
 	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
 // Status is what a store says of itself.
@@ -32,7 +34,7 @@ type Status struct {
 	UsedBytes  int64 `json:"usedBytes"`
 	QuotaBytes int64 `json:"quotaBytes"`
 	// Repairs are what the start of the store has repaired, and earlier ones that no server has told of.
-	Repairs []bolt.Repair `json:"repairs"`
+	Repairs []rescue.Repair `json:"repairs"`
 }
 
 // ErrNotOurs is what a store that is not of mote's own engine answers to FetchStatus and Check.
@@ -81,16 +83,16 @@ func answer(ask func() (any, error)) grpc.MethodHandler {
 func (i inspector) status() (Status, error) {
 	stats, err := i.store.Stats()
 	return Status{
-		Engine: "bolt", Path: i.path, Format: bolt.Format, Revision: i.store.Revision(), Compacted: i.store.Compacted(),
+		Engine: "bolt", Path: i.path, Format: format.Version, Revision: i.store.Revision(), Compacted: i.store.Compacted(),
 		FileBytes: stats.FileBytes, LogBytes: stats.LogBytes, MemoryBytes: stats.MemoryBytes,
-		Leases: stats.Leases, Watches: stats.Watches, UsedBytes: stats.UsedBytes, QuotaBytes: stats.QuotaBytes, Repairs: append([]bolt.Repair{}, i.store.Repairs()...),
+		Leases: stats.Leases, Watches: stats.Watches, UsedBytes: stats.UsedBytes, QuotaBytes: stats.QuotaBytes, Repairs: append([]rescue.Repair{}, i.store.Repairs()...),
 	}, err
 }
 
 func (i inspector) check() []string { return problems(i.store.Check()) }
 
 // CheckFile looks at all of a store that nobody has open, its log too, changes nothing and returns what is wrong.
-func CheckFile(path string) []string { return problems(bolt.Examine(path)) }
+func CheckFile(path string) []string { return problems(rescue.Examine(path)) }
 
 // problems lists the errors that were joined.
 func problems(err error) []string {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 )
 
@@ -58,7 +59,7 @@ func TestSnapshotForEtcdsClient(t *testing.T) {
 	require.Equal(t, want[:], sum)
 	path := filepath.Join(t.TempDir(), "state.db")
 	require.NoError(t, os.WriteFile(path, data, 0o600))
-	info, err := bolt.Inspect(path)
+	info, err := rescue.Inspect(path)
 	require.NoError(t, err)
 	require.Equal(t, put.Header.Revision, info.Revision)
 	require.NotZero(t, binary.LittleEndian.Uint32(data[16:]), "bbolt's magic number")
@@ -102,7 +103,7 @@ func TestWritersGoOnUnderASnapshot(t *testing.T) {
 	_, err = stream.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
 	require.NoError(t, f.Close())
-	require.NoError(t, bolt.Adopt(path, 0))
+	require.NoError(t, rescue.Adopt(path, 0))
 	old, err := bolt.Open(path, bolt.Options{})
 	require.NoError(t, err)
 	list, err := old.Range(t.Context(), bolt.Query{Key: "/fill/0"})

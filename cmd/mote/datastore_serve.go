@@ -109,7 +109,7 @@ func runStore(ctx context.Context, e *env, store *datastore.Datastore, o serveOp
 	if err == nil {
 		fmt.Fprintf(e.stderr, "Serving on %s; stop with ^C\n", o.address)
 		if o.path != "" { // no server will come that tells more than the log has told
-			err = store.RepairsTold()
+			err = store.RepairsReported()
 		}
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
-	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
 // maxEvent is how long an event's message may be, in bytes: an event that is longer is refused.
@@ -33,14 +33,14 @@ func tellRepairs(ctx context.Context, s *settings.Settings, store *datastore.Dat
 	}
 	err := sendRepairs(ctx, s, repairs)
 	if err == nil {
-		err = store.RepairsTold()
+		err = store.RepairsReported()
 	}
 	if err != nil && ctx.Err() == nil {
 		slog.Warn("repairs of the datastore could not be made events; the next start tries again", "component", "mote", "error", err)
 	}
 }
 
-func sendRepairs(ctx context.Context, s *settings.Settings, repairs []bolt.Repair) error {
+func sendRepairs(ctx context.Context, s *settings.Settings, repairs []rescue.Repair) error {
 	cfg, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig())
 	if err != nil {
 		return fmt.Errorf("read kubeconfig: %w", err)
@@ -75,7 +75,7 @@ func sendRepairs(ctx context.Context, s *settings.Settings, repairs []bolt.Repai
 }
 
 // repairText is a repair for people.
-func repairText(r bolt.Repair) string {
+func repairText(r rescue.Repair) string {
 	text := r.What
 	if r.Lost != "" {
 		text += "; lost: " + r.Lost

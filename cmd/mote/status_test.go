@@ -17,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/version"
 )
@@ -41,7 +41,7 @@ func exampleReport(now time.Time) report {
 			{Name: "kube-apiserver", State: component.Starting, Since: now.Add(-3 * time.Second), Error: "/readyz says no"},
 			{Name: "kubelet", State: component.Waiting, Since: now.Add(-time.Minute), WaitingFor: []string{"kube-apiserver", "images"}},
 		},
-		Repairs: []bolt.Repair{{Time: now.Add(-time.Minute), What: "rebuilt the index", Lost: "nothing that matters", Aside: []string{"/data/old"}}},
+		Repairs: []rescue.Repair{{Time: now.Add(-time.Minute), What: "rebuilt the index", Lost: "nothing that matters", Aside: []string{"/data/old"}}},
 	}
 }
 

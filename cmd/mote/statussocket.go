@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
-	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/version"
 )
@@ -40,7 +40,7 @@ type report struct {
 	// NameNote says why the node is not called as its host is.
 	NameNote string `json:"nameNote,omitempty"`
 	// Repairs are what this start had to do to the datastore, and earlier ones or verbs that no server has told of.
-	Repairs []bolt.Repair `json:"repairs,omitempty"`
+	Repairs []rescue.Repair `json:"repairs,omitempty"`
 }
 
 // networkSettings are those of the running mote, which its flags may have set.

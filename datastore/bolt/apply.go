@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 // writeTx is one transaction of the writer: what it does is in memory until it is committed.
@@ -14,8 +16,8 @@ type writeTx struct {
 	// revision and compacted begin as the view's.
 	revision, compacted int64
 	// pending has the latest record of each key that the transaction has written; records has all.
-	pending map[string]*record
-	records []*record
+	pending map[string]*format.Record
+	records []*format.Record
 	events  []Event
 	// granted holds the leases that this transaction changes; nil is one that ends.
 	granted map[int64]*lease
@@ -34,28 +36,28 @@ func (s *Store) begin() (*writeTx, error) {
 	}
 	return &writeTx{
 		store: s, view: v, now: time.Now(), revision: v.revision, compacted: v.compacted,
-		pending: map[string]*record{}, granted: map[int64]*lease{}, over: s.judgeQuota(),
+		pending: map[string]*format.Record{}, granted: map[int64]*lease{}, over: s.judgeQuota(),
 	}, nil
 }
 
 // do applies a request. One that meets damage is refused alone: requests read before they change anything, so it has changed nothing.
 func (t *writeTx) do(req *request) (out answer, err error) {
-	err = withFaults(func() error {
+	err = format.CatchFaults(func() error {
 		out, err = req.apply(t)
 		return err
 	})
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, format.ErrDamaged) {
 		return t.refuse(t.store.damage(err)), nil
 	}
 	return out, err
 }
 
 // latest returns the last record of key, a deletion included, or nil.
-func (t *writeTx) latest(key string) (rec *record, err error) {
+func (t *writeTx) latest(key string) (rec *format.Record, err error) {
 	if rec := t.pending[key]; rec != nil {
 		return rec, nil
 	}
-	err = withFaults(func() error {
+	err = format.CatchFaults(func() error {
 		rec, err = t.view.latest(key)
 		return err
 	})
@@ -84,8 +86,8 @@ func (t *writeTx) write(w Write) (answer, error) {
 		return answer{}, err
 	}
 	var prev *KV
-	if last != nil && !last.deleted {
-		prev = last.kv()
+	if last != nil && !last.Deleted {
+		prev = kvOf(last)
 	}
 	ok := w.Guard.holds(prev)
 	switch {
@@ -94,19 +96,19 @@ func (t *writeTx) write(w Write) (answer, error) {
 	case !w.Delete && w.Lease != 0 && t.lease(w.Lease) == nil:
 		return t.refuse(ErrLeaseNotFound), nil
 	}
-	rec := &record{key: []byte(w.Key)}
+	rec := &format.Record{Key: []byte(w.Key)}
 	if last != nil {
-		rec.prev = last.mod
+		rec.Prev = last.Mod
 	}
 	switch {
 	case w.Delete:
-		rec.deleted = true
+		rec.Deleted = true
 	case prev == nil:
-		rec.value, rec.lease = w.Value, w.Lease
-		rec.create, rec.version = t.revision+1, 1
+		rec.Value, rec.Lease = w.Value, w.Lease
+		rec.Create, rec.Version = t.revision+1, 1
 	default:
-		rec.value, rec.lease = w.Value, w.Lease
-		rec.create, rec.version = prev.Create, prev.Version+1
+		rec.Value, rec.Lease = w.Value, w.Lease
+		rec.Create, rec.Version = prev.Create, prev.Version+1
 	}
 	res := Result{OK: true, KV: t.append(rec, prev), Prev: prev, Revision: t.revision}
 	if w.Delete {
@@ -116,24 +118,24 @@ func (t *writeTx) write(w Write) (answer, error) {
 }
 
 // append gives rec the next revision. prev is for the event.
-func (t *writeTx) append(rec *record, prev *KV) *KV {
+func (t *writeTx) append(rec *format.Record, prev *KV) *KV {
 	t.revision++
-	rec.mod = t.revision
-	rec.encode()
-	if t.over && rec.deleted {
+	rec.Mod = t.revision
+	rec.Encode()
+	if t.over && rec.Deleted {
 		t.store.space.reclaim.Store(true)
 	}
-	kv := rec.kv()
+	kv := kvOf(rec)
 	t.pending[kv.Key] = rec
 	t.records = append(t.records, rec)
-	t.events = append(t.events, Event{Deleted: rec.deleted, KV: kv, Prev: prev})
+	t.events = append(t.events, Event{Deleted: rec.Deleted, KV: kv, Prev: prev})
 	t.dirty = true
 	if t.store.isVolatile(kv.Key) {
 		t.volatile = true
 	} else {
 		t.durable = true
 	}
-	t.bytes += len(rec.key) + len(rec.value)
+	t.bytes += len(rec.Key) + len(rec.Value)
 	return kv
 }
 
@@ -148,25 +150,25 @@ func (s *Store) isVolatile(key string) bool {
 }
 
 // frame is what has to be on the disk before the transaction may be published. ceiling is the store's.
-func (t *writeTx) frame(ceiling int64) frame {
-	f := frame{revision: t.revision, compacted: t.compacted, ceiling: ceiling, leases: t.leaseRows()}
+func (t *writeTx) frame(ceiling int64) format.Frame {
+	f := format.Frame{Revision: t.revision, Compacted: t.compacted, Ceiling: ceiling, Leases: t.leaseRows()}
 	for _, rec := range t.records {
-		if t.store.isVolatile(string(rec.key)) {
+		if t.store.isVolatile(string(rec.Key)) {
 			continue
 		}
-		f.records = append(f.records, rec)
-		if l := t.lease(rec.lease); l != nil && !l.saved {
-			f.leases[l.id] = l.row()
+		f.Records = append(f.Records, rec)
+		if l := t.lease(rec.Lease); l != nil && !l.saved {
+			f.Leases[l.id] = l.row()
 		}
 	}
 	return f
 }
 
-func (t *writeTx) leaseRows() map[int64]leaseRow {
-	rows := make(map[int64]leaseRow, len(t.granted))
+func (t *writeTx) leaseRows() map[int64]format.Lease {
+	rows := make(map[int64]format.Lease, len(t.granted))
 	for id, l := range t.granted {
 		if l == nil {
-			rows[id] = leaseRow{}
+			rows[id] = format.Lease{}
 		} else {
 			rows[id] = l.row()
 		}
@@ -174,4 +176,4 @@ func (t *writeTx) leaseRows() map[int64]leaseRow {
 	return rows
 }
 
-func (l *lease) row() leaseRow { return leaseRow{ttl: l.ttl, ends: l.ends.Unix()} }
+func (l *lease) row() format.Lease { return format.Lease{TTL: l.ttl, Ends: l.ends.Unix()} }

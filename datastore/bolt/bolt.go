@@ -18,17 +18,14 @@
 // The formats are described in ../README.md and stamped into the file as Format.
 package bolt
 
-import "errors"
+import (
+	"errors"
 
-// Format is the version of the files' layout that this package writes. It opens formatUnsummed, too, and rewrites it.
-const Format = formatSums
-
-const (
-	formatUnsummed = 3
-	formatSums     = 4
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// Refusals. They leave the store as it was; all others mean that the request met a broken store.
+// Refusals. They leave the store as it was; all other errors mean that the request met a broken store.
+// format.ErrDamaged answers requests that met damage: damaged data is never given out.
 var (
 	// ErrLeaseNotFound refuses a lease that was not granted, or has ended.
 	ErrLeaseNotFound = errors.New("lease not found")
@@ -44,8 +41,6 @@ var (
 	ErrTooLarge = errors.New("value is too large")
 	// ErrNoSpace refuses a write because the disk is full or the quota exceeded. Later writes may succeed.
 	ErrNoSpace = errors.New("no space left for the datastore")
-	// ErrDamaged answers requests that met what is not as it was written. It is never given out.
-	ErrDamaged = errors.New("the datastore's file is damaged")
 	// ErrClosed answers requests that arrive while or after the store closes.
 	ErrClosed = errors.New("datastore is closed")
 )
@@ -99,6 +94,20 @@ func (g *Guard) holds(kv *KV) bool {
 	default:
 		return kv.Mod == g.Value
 	}
+}
+
+// newKV returns the version of a key that h describes, without its value.
+func newKV(key string, h format.Header) *KV {
+	return &KV{Key: key, Create: h.Create, Mod: h.Mod, Version: h.Version, Lease: h.Lease}
+}
+
+// kvOf returns the version of a key that a record holds, in memory that stays valid.
+func kvOf(r *format.Record) *KV {
+	kv := newKV(string(r.Key), r.Header)
+	if !r.Deleted {
+		kv.Value = r.OwnValue()
+	}
+	return kv
 }
 
 // Write is one change of one key.

@@ -2,11 +2,13 @@ package bolt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
@@ -111,7 +113,7 @@ func (s *Store) checkpointer() {
 			s.mu.Unlock()
 			cp.layer = nil // the writer keeps the checkpoint until it needs another one
 			s.space.full.Store(false)
-		case isNoSpace(err):
+		case durable.IsDiskFull(err):
 			cp.err = noSpace(err)
 			s.space.full.Store(true)
 		default:
@@ -146,33 +148,28 @@ func (s *Store) writeCheckpoint(cp *checkpoint) error {
 
 // put is writeCheckpoint's transaction.
 func (cp *checkpoint) put(db *bbolt.DB) error {
-	return update(db, func(f *fileTx) error {
-		f.log.FillPercent = logFill
-		if err := f.putRecords(cp.layer.since(0)); err != nil {
+	return format.Update(db, func(tx *format.Tx) error {
+		tx.Log.FillPercent = logFill
+		if err := tx.PutRecords(cp.layer.since(0)); err != nil {
 			return err
 		}
 		for _, r := range cp.layer.rows("", allKeys) {
-			if err := f.put(f.keys, []byte(r.key), encodeHeader(r.header)); err != nil {
+			if err := tx.Keys.Put([]byte(r.key), r.Header.Encode()); err != nil {
 				return err
 			}
 		}
 		for id, l := range cp.layer.leases {
-			err := f.delete(f.leases, revisionKey(id))
-			if l.ttl > 0 {
-				err = f.put(f.leases, revisionKey(id), encodeLease(l))
+			err := tx.Leases.Delete(format.RevisionKey(id))
+			if l.TTL > 0 {
+				err = tx.Leases.Put(format.RevisionKey(id), l.Encode())
 			}
 			if err != nil {
 				return err
 			}
 		}
-		return errors.Join(
-			putMeta(f.meta, metaRevision, cp.revision),
-			putMeta(f.meta, metaCompacted, cp.compacted),
-			putMeta(f.meta, metaCeiling, cp.ceiling),
-			putMeta(f.meta, metaWAL, int64(cp.wal)),
-			putMeta(f.meta, metaMarked, 1),
-			scrub(f),
-		)
+		tx.Revision, tx.Compacted, tx.Ceiling = cp.revision, cp.compacted, cp.ceiling
+		tx.LogSequence, tx.LogMarked = int64(cp.wal), 1
+		return scrub(tx)
 	})
 }
 

@@ -2,9 +2,11 @@ package bolt
 
 import (
 	"context"
-	"encoding/binary"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Compact gives up the history below revision: what was valid at revision and all after it stays. It
@@ -49,14 +51,14 @@ func (s *Store) scrubOn() {
 		default:
 		}
 		err := s.db.View(func(tx *bbolt.Tx) error {
-			meta := tx.Bucket(bucketMeta())
-			done = getMeta(meta, metaScrubbed) >= scrubTarget(meta)
+			counters := format.CountersOf(tx.Bucket([]byte(format.MetaBucket)))
+			done = counters.Scrubbed >= scrubTarget(counters)
 			return nil
 		})
 		if err == nil && !done {
-			err = update(s.db, scrub)
+			err = format.Update(s.db, scrub)
 		}
-		if isNoSpace(err) {
+		if durable.IsDiskFull(err) {
 			return // the next checkpoint goes on
 		}
 		if err != nil {
@@ -67,60 +69,56 @@ func (s *Store) scrubOn() {
 }
 
 // scrubTarget is up to where history can be removed: the record of the compacted revision itself is kept, see knows.
-func scrubTarget(meta *bbolt.Bucket) int64 { return max(getMeta(meta, metaCompacted)-1, 0) }
+func scrubTarget(c format.Counters) int64 { return max(c.Compacted-1, 0) }
 
 // scrub cleans a step of the file's log up to below the compacted revision. Each record there makes the version
 // before it unreachable, and a deletion is unreachable itself.
-func scrub(f *fileTx) error {
-	scrubbed := getMeta(f.meta, metaScrubbed)
-	target := max(scrubTarget(f.meta), scrubbed)
+func scrub(tx *format.Tx) error {
+	target := max(scrubTarget(tx.Counters), tx.Scrubbed)
 	var dead []int64
 	var gone [][]byte
-	c := f.log.Cursor()
+	c := tx.Log.Cursor()
 	looked := 0
-	for k, b := c.Seek(revisionKey(scrubbed + 1)); k != nil && revisionOf(k) <= target; k, b = c.Next() {
+	for k, b := c.Seek(format.RevisionKey(tx.Scrubbed + 1)); k != nil && format.RevisionOf(k) <= target; k, b = c.Next() {
 		if looked++; looked > scrubStep {
-			target = revisionOf(k) - 1
+			target = format.RevisionOf(k) - 1
 			break
 		}
-		rec, err := decodeStored(k, b)
+		rec, err := format.DecodeRecord(k, b)
 		if err != nil {
 			return err
 		}
-		if rec.prev != 0 {
-			dead = append(dead, rec.prev)
+		if rec.Prev != 0 {
+			dead = append(dead, rec.Prev)
 		}
-		if rec.deleted {
-			dead = append(dead, rec.mod)
-			gone = append(gone, append([]byte{}, rec.key...))
+		if rec.Deleted {
+			dead = append(dead, rec.Mod)
+			gone = append(gone, append([]byte{}, rec.Key...))
 		}
 	}
 	for _, revision := range dead {
-		if err := f.delete(f.log, revisionKey(revision)); err != nil {
+		if err := tx.Log.Delete(format.RevisionKey(revision)); err != nil {
 			return err
 		}
 	}
 	for _, key := range gone {
-		if err := forget(f, key, target); err != nil {
+		if err := forget(tx, key, target); err != nil {
 			return err
 		}
 	}
-	return putMeta(f.meta, metaScrubbed, target)
+	tx.Scrubbed = target
+	return nil
 }
 
 // forget removes the index row of key if its latest version is a deletion at or below revision.
-func forget(f *fileTx, key []byte, revision int64) error {
-	row := f.keys.Get(key)
+func forget(tx *format.Tx, key []byte, revision int64) error {
+	row := tx.Keys.Get(key)
 	if row == nil {
 		return nil
 	}
-	h, err := decodeHeader(key, row)
-	if err != nil || !h.deleted || h.mod > revision {
+	h, err := format.DecodeHeader(key, row)
+	if err != nil || !h.Deleted || h.Mod > revision {
 		return err
 	}
-	return f.delete(f.keys, key)
-}
-
-func revisionOf(key []byte) int64 {
-	return int64(binary.BigEndian.Uint64(key))
+	return tx.Keys.Delete(key)
 }

@@ -10,6 +10,9 @@ import (
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // Copy is the store at one moment in the form of its file: what was in memory is in it, volatile keys too. Writers
@@ -25,7 +28,7 @@ type Copy struct {
 // Copy returns the file as it would be if all that is in memory were written to it; and writes that, unless there is little of it.
 func (s *Store) Copy(ctx context.Context) (*Copy, error) {
 	c, err := s.copyAside(ctx)
-	if (c != nil || err != nil) && !isNoSpace(err) { // a disk without room for it is as one without such files
+	if (c != nil || err != nil) && !durable.IsDiskFull(err) { // a disk without room for it is as one without such files
 		return c, err
 	}
 	if err := s.Checkpoint(ctx); err != nil {
@@ -39,7 +42,7 @@ func beginCopy(db, aside *bbolt.DB) (*Copy, error) {
 	if err != nil {
 		return nil, closedError(err)
 	}
-	return &Copy{tx: tx, aside: aside, Revision: getMeta(tx.Bucket(bucketMeta()), metaRevision), Size: tx.Size()}, nil
+	return &Copy{tx: tx, aside: aside, Revision: format.LastRevision(tx.Bucket([]byte(format.MetaBucket))), Size: tx.Size()}, nil
 }
 
 // What an idle node changes between two snapshots is less than the pages that a checkpoint of it writes. So a small store is copied
@@ -68,7 +71,7 @@ func (s *Store) copyAside(ctx context.Context) (*Copy, error) {
 	if same, err := s.copyFile(file, at); !same || err != nil {
 		return nil, err
 	}
-	db, err := openDB(s.path+" (copy)", file, options())
+	db, err := format.OpenDB(s.path+" (copy)", file, false)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +109,8 @@ func (s *Store) remains(v *view) *checkpoint {
 type position struct{ wal, revision, compacted int64 }
 
 func positionOf(meta *bbolt.Bucket) position {
-	return position{getMeta(meta, metaWAL), getMeta(meta, metaRevision), getMeta(meta, metaCompacted)}
+	c := format.CountersOf(meta)
+	return position{c.LogSequence, c.Revision, c.Compacted}
 }
 
 // copyFile copies the store's file, unless a checkpoint has changed it since it was at a position.
@@ -115,7 +119,7 @@ func (s *Store) copyFile(to *os.File, at position) (same bool, err error) {
 	if err != nil {
 		return false, closedError(err)
 	}
-	if same = positionOf(tx.Bucket(bucketMeta())) == at; same {
+	if same = positionOf(tx.Bucket([]byte(format.MetaBucket))) == at; same {
 		w := &causeKeeper{Writer: to}
 		if _, err = tx.WriteTo(w); w.cause != nil {
 			err = w.cause
@@ -155,92 +159,4 @@ func (c *Copy) Close() error {
 		err = errors.Join(err, c.aside.Close())
 	}
 	return err
-}
-
-// Info is what a store's file says of itself.
-type Info struct {
-	Revision, Compacted int64
-	// Ceiling is above all revisions that may have been given out since; 0 is none.
-	Ceiling int64
-}
-
-// Inspect reads the whole file of a store that nobody has open, and compares it with the format's promises. Its
-// log is not looked at: a Copy has none.
-func Inspect(path string) (info Info, err error) {
-	err = readFile(path, true, func(c *contents) error {
-		info = infoOf(c)
-		return errors.Join(c.findings()...)
-	})
-	return info, err
-}
-
-// Peek reads what the file of a store that nobody has open says of itself, and nothing else of it.
-func Peek(path string) (info Info, err error) {
-	err = readFile(path, false, func(c *contents) error {
-		info = infoOf(c)
-		return nil
-	})
-	return info, err
-}
-
-func infoOf(c *contents) Info {
-	return Info{c.counters[metaRevision], c.counters[metaCompacted], c.counters[metaCeiling]}
-}
-
-// readFile calls fn with what a file has if its counters are sound.
-func readFile(path string, full bool, fn func(*contents) error) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	o := opening{path: path, file: file}
-	now, _, err := o.look(full)
-	switch {
-	case err != nil:
-		return err
-	case now == nil:
-		return unsound("neither header is whole")
-	case now.damaged(string(bucketMeta())):
-		return errors.Join(now.damage[string(bucketMeta())]...)
-	}
-	return fn(now)
-}
-
-// Adopt makes a Copy that was written to path a store that Open opens. Its revisions begin above floor, so that those who
-// knew the store that it replaces are told to read everything again.
-func Adopt(path string, floor int64) error {
-	file, err := lockFile(path)
-	if err != nil {
-		return advise(path, err)
-	}
-	o := opening{path: path, file: file}
-	if err := errors.Join(o.adopt(floor), o.file.Close()); err != nil {
-		return advise(path, err)
-	}
-	return nil
-}
-
-func (o *opening) adopt(floor int64) error {
-	now, _, err := o.look(true)
-	if err != nil {
-		return err
-	}
-	if now == nil || !now.sound() {
-		return o.cause(now)
-	}
-	if now.counters[metaFormat] < Format {
-		if err := o.upgrade(now); err != nil {
-			return err
-		}
-	}
-	db, err := o.database()
-	if err != nil {
-		return err
-	}
-	err = update(db, func(f *fileTx) error {
-		ceiling := max(floor, getMeta(f.meta, metaRevision), getMeta(f.meta, metaCeiling))
-		return errors.Join(putMeta(f.meta, metaCeiling, ceiling), putMeta(f.meta, metaMarked, 1))
-	})
-	return errors.Join(err, db.Close(), replaceLog(logPath(o.path), uint64(now.counters[metaWAL])))
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
 // TestCopy: a copy has all that is acknowledged, what is volatile too, whether or not the store is small enough for its file to
@@ -85,10 +87,10 @@ func copied(t *testing.T, s *Store) map[string]int64 {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	require.NoError(t, c.Close())
-	info, err := Inspect(path)
+	info, err := rescue.Inspect(path)
 	require.NoError(t, err)
 	require.Equal(t, s.Revision(), info.Revision)
-	require.NoError(t, Adopt(path, 0))
+	require.NoError(t, rescue.Adopt(path, 0))
 	again := open(t, path)
 	require.Empty(t, again.Repairs())
 	list, err := again.Range(t.Context(), Query{Key: "\x00", End: allKeys})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 	"github.com/mote-k8s/mote/datastore/wal"
 	"github.com/mote-k8s/mote/datastore/wal/waltest"
 )
@@ -158,19 +159,19 @@ func (c *cutter) atCheckpoint(done bool) {
 	after := c.file()
 	image := append(append([]byte{}, c.before...), make([]byte, len(after)-len(c.before))...)
 	var changed []int
-	for at := 0; at < len(after); at += pageSize {
-		if !bytes.Equal(image[at:at+pageSize], after[at:at+pageSize]) {
+	for at := 0; at < len(after); at += format.PageSize {
+		if !bytes.Equal(image[at:at+format.PageSize], after[at:at+format.PageSize]) {
 			changed = append(changed, at)
 		}
 	}
 	for stage := range 2 { // data pages, then the header
 		torn := append([]byte{}, image...)
 		for _, at := range changed {
-			if header := at < 2*pageSize; header != (stage == 1) {
+			if header := at < 2*format.PageSize; header != (stage == 1) {
 				continue
 			}
-			copy(image[at:at+pageSize], after[at:])
-			for sector := at; sector < at+pageSize; sector += 512 {
+			copy(image[at:at+format.PageSize], after[at:])
+			for sector := at; sector < at+format.PageSize; sector += 512 {
 				if c.rng.IntN(2) == 0 {
 					copy(torn[sector:sector+512], after[sector:])
 				}
@@ -187,9 +188,9 @@ func (c *cutter) cut(file []byte) {
 	path := filepath.Join(c.TempDir(), "state.db")
 	f, err := os.Create(path)
 	require.NoError(c, err)
-	hole := make([]byte, pageSize)
-	for at := 0; at < len(file); at += pageSize { // most of it is a hole
-		if page := file[at : at+pageSize]; !bytes.Equal(page, hole) {
+	hole := make([]byte, format.PageSize)
+	for at := 0; at < len(file); at += format.PageSize { // most of it is a hole
+		if page := file[at : at+format.PageSize]; !bytes.Equal(page, hole) {
 			_, err := f.WriteAt(page, int64(at))
 			require.NoError(c, err)
 		}

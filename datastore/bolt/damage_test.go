@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
 var (
@@ -135,9 +138,9 @@ func (p *patient) keep(t *testing.T, path string) {
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(path), name))
 		require.NoError(t, err)
 		if name == "state.db" {
-			roots, err := image{bytes.NewReader(b), int64(len(b))}.roots()
+			commits, err := format.Image{File: bytes.NewReader(b), Size: int64(len(b))}.Commits()
 			require.NoError(t, err)
-			b = b[:roots[0].pages*pageSize]
+			b = b[:commits[0].Pages*format.PageSize]
 		}
 		p.files[name] = b
 	}
@@ -161,8 +164,8 @@ func (d *damaged) damage() {
 	if used == 0 {
 		return
 	}
-	blocks := (used + pageSize - 1) / pageSize
-	at := func() int { return d.rng.IntN(blocks) * pageSize }
+	blocks := (used + format.PageSize - 1) / format.PageSize
+	at := func() int { return d.rng.IntN(blocks) * format.PageSize }
 	what := ""
 	switch d.rng.IntN(7) {
 	case 0, 1:
@@ -179,12 +182,12 @@ func (d *damaged) damage() {
 		what = fmt.Sprintf("cut off at %d", n)
 	case 4:
 		n := at()
-		clear(b[n:min(n+pageSize, len(b))])
+		clear(b[n:min(n+format.PageSize, len(b))])
 		what = fmt.Sprintf("zeros at %d", n)
 	case 5:
 		one, two := at(), at()
-		block := bytes.Clone(b[one:min(one+pageSize, len(b))])
-		copy(b[one:], b[two:min(two+pageSize, len(b))])
+		block := bytes.Clone(b[one:min(one+format.PageSize, len(b))])
+		copy(b[one:], b[two:min(two+format.PageSize, len(b))])
 		copy(b[two:], block)
 		what = fmt.Sprintf("%d and %d swapped", one, two)
 	case 6:
@@ -207,7 +210,7 @@ func (d *damaged) open() string {
 	outcome, lost, repairs := "nothing was hit", false, 0
 	for range 4 {
 		before := d.content()
-		examined := Examine(d.path)
+		examined := rescue.Examine(d.path)
 		require.Equal(d, before, d.content(), "an examination changes nothing: %v", d.done)
 		s, err := Open(d.path, o)
 		if examined == nil {
@@ -244,7 +247,7 @@ func (d *damaged) open() string {
 			d.again(o)
 			return outcome
 		}
-		require.ErrorIs(d, met, ErrDamaged, "%v", d.done)
+		require.ErrorIs(d, met, format.ErrDamaged, "%v", d.done)
 		outcome = "met later"
 	}
 	require.Fail(d, "it does not get well", "%v", d.done)
@@ -287,7 +290,7 @@ func (d *damaged) compare(s *Store, lost bool) error {
 		if err != nil {
 			return err
 		}
-		want := d.model.events[from-firstRevision-1 : next-firstRevision-1]
+		want := d.model.events[from-format.FirstRevision-1 : next-format.FirstRevision-1]
 		require.Equal(d, want, events, "history: %v", d.done)
 		from = next
 	}
@@ -299,7 +302,7 @@ func (d *damaged) told(o Options, repairs int) {
 	s, err := Open(d.path, o)
 	require.NoError(d, err, "%v", d.done)
 	require.Len(d, s.Repairs(), repairs, "%v", d.done)
-	require.NoError(d, s.RepairsTold())
+	require.NoError(d, s.RepairsReported())
 	require.NoError(d, s.Close())
 }
 

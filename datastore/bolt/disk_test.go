@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 	"github.com/mote-k8s/mote/datastore/wal"
 )
 
@@ -59,7 +60,7 @@ func testFullDisk(t *testing.T, o Options) {
 		n, err := s.count(t.Context(), "key", "kez")
 		require.NoError(t, err)
 		require.EqualValues(t, written, n, "acknowledged keys")
-		require.EqualValues(t, firstRevision+written, s.Revision())
+		require.EqualValues(t, format.FirstRevision+written, s.Revision())
 	}
 	fill()
 	fill() // again, after the first try

@@ -1,10 +1,9 @@
 package bolt
 
 import (
+	"bytes"
 	"fmt"
-	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -13,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 	"github.com/mote-k8s/mote/datastore/wal"
 )
 
@@ -36,16 +36,22 @@ func fill(t *testing.T, n int) string {
 
 // pageOf returns where in the file the record of a revision is.
 func pageOf(t *testing.T, path string, revision int64) int64 {
-	file, err := os.Open(path)
+	b, err := os.ReadFile(path)
 	require.NoError(t, err)
-	defer file.Close()
-	o := opening{path: path, file: file}
-	now, _, err := o.look(true)
+	image := format.Image{File: bytes.NewReader(b), Size: int64(len(b))}
+	commits, err := image.Commits()
 	require.NoError(t, err)
-	for id := uint64(2); id < now.pages; id++ {
-		for _, rec := range now.records(id) {
-			if rec.mod == revision && now.seen[id] {
-				return int64(id) * pageSize
+	tree := image.Tree(commits[0])
+	fail := func(err error) { require.NoError(t, err) }
+	tree.Walk(tree.Root, func(e format.Element) {
+		if string(e.Key) == format.LogBucket {
+			tree.WalkBucket(e.Value, func(format.Element) {}, fail)
+		}
+	}, fail)
+	for id := range tree.Pages {
+		for _, rec := range tree.Records(id) {
+			if rec.Mod == revision && tree.Visited(id) {
+				return int64(id) * format.PageSize
 			}
 		}
 	}
@@ -63,28 +69,28 @@ func openHit(t *testing.T) (s *Store, path, hit string) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	require.NoError(t, err)
 	defer file.Close()
-	_, err = file.WriteAt(make([]byte, pageSize), at)
+	_, err = file.WriteAt(make([]byte, format.PageSize), at)
 	require.NoError(t, err)
-	return s, path, fmt.Sprintf("/key/%03d", 50-firstRevision-1)
+	return s, path, fmt.Sprintf("/key/%03d", 50-format.FirstRevision-1)
 }
 
 // TestDamageWhileOpen: what is hit is not answered, all else is; and the next start knows.
 func TestDamageWhileOpen(t *testing.T) {
 	s, path, hit := openHit(t)
 	_, err := s.Range(t.Context(), Query{Key: hit})
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, format.ErrDamaged)
 	_, err = s.update(t.Context(), hit, nil, 50)
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, format.ErrDamaged)
 	_, err = s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
-	require.ErrorIs(t, err, ErrDamaged, "a list does not leave out what it cannot read")
+	require.ErrorIs(t, err, format.ErrDamaged, "a list does not leave out what it cannot read")
 	_, _, err = s.history(Range{Key: "/key/", End: "/key0"}, 2)
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, format.ErrDamaged)
 	list, err := s.Range(t.Context(), Query{Key: "/key/099"})
 	require.NoError(t, err)
 	require.Len(t, list.KVs, 1)
 	_, err = s.create(t.Context(), "/other", nil)
 	require.NoError(t, err)
-	require.ErrorIs(t, s.Check(), ErrDamaged)
+	require.ErrorIs(t, s.Check(), format.ErrDamaged)
 	require.NoError(t, s.Close())
 
 	_, err = Open(path, Options{})
@@ -96,11 +102,11 @@ func TestFileIsCutOffWhileOpen(t *testing.T) {
 	path := fill(t, 100)
 	s, err := Open(path, Options{})
 	require.NoError(t, err)
-	require.NoError(t, os.Truncate(path, 4*pageSize))
+	require.NoError(t, os.Truncate(path, 4*format.PageSize))
 	_, err = s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, format.ErrDamaged)
 	_, err = s.create(t.Context(), "/key/000", nil)
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, format.ErrDamaged)
 	require.Error(t, s.Checkpoint(t.Context()))
 	_ = s.Close() // it says what could not be written
 }
@@ -181,7 +187,7 @@ func TestLogFails(t *testing.T) {
 			path := fill(t, 10)
 			fail := ""
 			o := Options{openLog: func(path string) (wal.Files, error) {
-				files, err := openLog(path)
+				files, err := wal.OpenFiles(path)
 				return wal.Files{faulty{files[0], &fail}, faulty{files[1], &fail}}, err
 			}}
 			s, err := Open(path, o)
@@ -209,47 +215,6 @@ func TestLogFails(t *testing.T) {
 	}
 }
 
-// badSector cannot be read where bad is.
-type badSector struct {
-	io.ReaderAt
-	bad int64
-}
-
-func (f badSector) ReadAt(b []byte, at int64) (int, error) {
-	if at <= f.bad && f.bad < at+int64(len(b)) {
-		return 0, &fs.PathError{Op: "read", Path: "state.db", Err: syscall.EIO}
-	}
-	return f.ReaderAt.ReadAt(b, at)
-}
-
-// TestUnreadablePageIsNoDamage: it may be there the next time.
-func TestUnreadablePageIsNoDamage(t *testing.T) {
-	path := fill(t, 100)
-	file, err := os.Open(path)
-	require.NoError(t, err)
-	defer file.Close()
-	info, err := file.Stat()
-	require.NoError(t, err)
-	i := image{badSector{file, pageOf(t, path, 50)}, info.Size()}
-	roots, err := i.roots()
-	require.NoError(t, err)
-	require.ErrorIs(t, i.inspect(roots[0], true).unreadable(), syscall.EIO)
-}
-
-// TestClockGoesBack: names of what is set aside do not meet, and leases keep their time; see TestLeaseAfterClockJump.
-func TestClockGoesBack(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "file")
-	names := map[string]bool{}
-	for range 3 {
-		require.NoError(t, os.WriteFile(path, []byte{byte(rand.Int())}, 0o600))
-		aside, err := setAside(path, "20010101T000000Z")
-		require.NoError(t, err)
-		require.False(t, names[aside])
-		names[aside] = true
-		require.NoError(t, os.Remove(path))
-	}
-}
-
 // TestDamageInTheWriter: of the requests that share a transaction, only those that meet damage are refused; and it is remembered.
 func TestDamageInTheWriter(t *testing.T) {
 	s, path, hit := openHit(t)
@@ -273,7 +238,7 @@ func TestDamageInTheWriter(t *testing.T) {
 	for i, damaged := range []bool{false, false, true, true, false} {
 		_, err := s.wait(t.Context(), requests[i])
 		if damaged {
-			require.ErrorIs(t, err, ErrDamaged, i)
+			require.ErrorIs(t, err, format.ErrDamaged, i)
 		} else {
 			require.NoError(t, err, i)
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 // hub knows all watches. The writer pushes each transaction's events to those that keep up:
@@ -171,12 +173,12 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 		}
 		next = max(from, v.revision+1)
 		size := 0
-		return v.walk(from, func(rec *record) (bool, error) {
-			if !inRange(string(rec.key), r.Key, r.End) {
+		return v.walk(from, func(rec *format.Record) (bool, error) {
+			if !inRange(string(rec.Key), r.Key, r.End) {
 				return true, nil
 			}
 			if size >= historyPage {
-				next = rec.mod
+				next = rec.Mod
 				return false, nil
 			}
 			e, err := v.event(rec, r.PrevKV)
@@ -191,7 +193,7 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 // knows says whether the history from revision on is there. Of the compacted revision itself the record is kept, as etcd does, even if it
 // is a deletion; but there is none if the revision was skipped, as after a crash.
 func (v *view) knows(revision int64) (bool, error) {
-	if revision != v.compacted || revision <= firstRevision {
+	if revision != v.compacted || revision <= format.FirstRevision {
 		return revision >= v.compacted, nil
 	}
 	rec, err := v.find(revision)
@@ -200,13 +202,13 @@ func (v *view) knows(revision int64) (bool, error) {
 
 // walk calls fn with the records of the log from revision from on, until it returns false. Above the compacted history, each revision has
 // one.
-func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
-	from = max(from, firstRevision+1) // a new store is at a revision that nothing was written with
+func (v *view) walk(from int64, fn func(*format.Record) (bool, error)) error {
+	from = max(from, format.FirstRevision+1) // a new store is at a revision that nothing was written with
 	c := v.log.Cursor()
-	for k, b := c.Seek(revisionKey(from)); k != nil; k, b = c.Next() {
-		rec, err := decodeStored(k, b)
-		if err == nil && rec.mod != from {
-			err = fmt.Errorf("%w: the record of revision %d is missing", ErrDamaged, from)
+	for k, b := c.Seek(format.RevisionKey(from)); k != nil; k, b = c.Next() {
+		rec, err := format.DecodeRecord(k, b)
+		if err == nil && rec.Mod != from {
+			err = fmt.Errorf("%w: the record of revision %d is missing", format.ErrDamaged, from)
 		}
 		if err != nil {
 			return err
@@ -216,12 +218,12 @@ func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
 		}
 		from++
 	}
-	if last := getMeta(v.meta, metaRevision); from <= last {
-		return fmt.Errorf("%w: the records of revisions %d to %d are missing", ErrDamaged, from, last)
+	if last := format.LastRevision(v.meta); from <= last {
+		return fmt.Errorf("%w: the records of revisions %d to %d are missing", format.ErrDamaged, from, last)
 	}
 	for i := len(v.layers) - 1; i >= 0; i-- {
 		for _, rec := range v.layers[i].since(from) {
-			if rec.mod > v.revision {
+			if rec.Mod > v.revision {
 				return nil
 			}
 			if more, err := fn(rec); err != nil || !more {
@@ -233,15 +235,15 @@ func (v *view) walk(from int64, fn func(*record) (bool, error)) error {
 }
 
 // event makes the event that the writer published for rec.
-func (v *view) event(rec *record, prevKV bool) (Event, error) {
-	e := Event{Deleted: rec.deleted, KV: rec.kv()}
-	if !prevKV || rec.prev == 0 || rec.version == 1 || rec.mod <= v.compacted { // what was before is compacted
+func (v *view) event(rec *format.Record, prevKV bool) (Event, error) {
+	e := Event{Deleted: rec.Deleted, KV: kvOf(rec)}
+	if !prevKV || rec.Prev == 0 || rec.Version == 1 || rec.Mod <= v.compacted { // what was before is compacted
 		return e, nil
 	}
-	prev, err := v.record(rec.prev)
+	prev, err := v.record(rec.Prev)
 	if err != nil {
 		return e, err
 	}
-	e.Prev = prev.kv()
+	e.Prev = kvOf(prev)
 	return e, nil
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"github.com/google/btree"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 // layer is what was written since some moment, in memory. The newest one grows at its end; an older one is
@@ -14,18 +16,18 @@ type layer struct {
 	// mu guards the rest.
 	mu sync.RWMutex
 	// log is in the order of revisions, which need not be next to each other.
-	log []*record
+	log []*format.Record
 	// index has the latest header of each key of the log.
 	index *btree.BTreeG[row]
 	// leases were changed; those with TTL 0 have ended.
-	leases map[int64]leaseRow
+	leases map[int64]format.Lease
 	bytes  int
 }
 
 // row is a row of the key index.
 type row struct {
 	key string
-	header
+	format.Header
 }
 
 const (
@@ -40,17 +42,17 @@ const (
 func newLayer() *layer {
 	return &layer{
 		index:  btree.NewG(treeDegree, func(a, b row) bool { return a.key < b.key }),
-		leases: map[int64]leaseRow{},
+		leases: map[int64]format.Lease{},
 	}
 }
 
-func (l *layer) add(records []*record, leases map[int64]leaseRow) {
+func (l *layer) add(records []*format.Record, leases map[int64]format.Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, rec := range records {
 		l.log = append(l.log, rec)
-		l.index.ReplaceOrInsert(row{string(rec.key), rec.header})
-		l.bytes += recordOverhead + len(rec.key) + len(rec.value)
+		l.index.ReplaceOrInsert(row{string(rec.Key), rec.Header})
+		l.bytes += recordOverhead + len(rec.Key) + len(rec.Value)
 	}
 	for id, change := range leases {
 		l.leases[id] = change
@@ -72,27 +74,27 @@ func (l *layer) empty() bool {
 }
 
 // since returns the records from revision on.
-func (l *layer) since(revision int64) []*record {
+func (l *layer) since(revision int64) []*format.Record {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	at := sort.Search(len(l.log), func(i int) bool { return l.log[i].mod >= revision })
+	at := sort.Search(len(l.log), func(i int) bool { return l.log[i].Mod >= revision })
 	return l.log[at:len(l.log):len(l.log)]
 }
 
 // record returns the record of a revision, or nil.
-func (l *layer) record(revision int64) *record {
-	if found := l.since(revision); len(found) > 0 && found[0].mod == revision {
+func (l *layer) record(revision int64) *format.Record {
+	if found := l.since(revision); len(found) > 0 && found[0].Mod == revision {
 		return found[0]
 	}
 	return nil
 }
 
 // latest returns the latest header of a key.
-func (l *layer) latest(key string) (header, bool) {
+func (l *layer) latest(key string) (format.Header, bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	found, ok := l.index.Get(row{key: key})
-	return found.header, ok
+	return found.Header, ok
 }
 
 // rows returns the rows of a range, in order.
@@ -119,28 +121,26 @@ func (l *layer) compact(revision int64) *layer {
 	out.leases = l.leases
 	last := map[string]int64{} // the revision up to revision that a key's later ones follow
 	for _, rec := range l.log {
-		if rec.mod <= revision {
-			last[string(rec.key)] = rec.mod
+		if rec.Mod <= revision {
+			last[string(rec.Key)] = rec.Mod
 		}
 	}
 	before := map[string]int64{} // the revision outside this layer that a key's first one follows
-	var kept []*record
+	var kept []*format.Record
 	for _, rec := range l.log {
-		if rec.mod > revision {
+		if rec.Mod > revision {
 			kept = append(kept, rec)
 			continue
 		}
-		key := string(rec.key)
+		key := string(rec.Key)
 		if _, seen := before[key]; !seen {
-			before[key] = rec.prev
+			before[key] = rec.Prev
 		}
-		if last[key] != rec.mod || rec.deleted && before[key] == 0 && rec.mod < revision {
+		if last[key] != rec.Mod || rec.Deleted && before[key] == 0 && rec.Mod < revision {
 			continue
 		}
-		if rec.prev != before[key] {
-			linked := *rec
-			linked.prev, linked.encoded = before[key], nil
-			rec = &linked
+		if rec.Prev != before[key] {
+			rec = rec.WithPrev(before[key])
 		}
 		kept = append(kept, rec)
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 const (
@@ -144,24 +146,24 @@ func (t *writeTx) revoke(id int64) (done bool, err error) {
 		}
 	}
 	slices.Sort(keys)
-	var found []*record
+	var found []*format.Record
 	for _, key := range slices.Compact(keys) {
 		last, err := t.latest(key)
 		switch {
-		case errors.Is(err, ErrDamaged):
+		case errors.Is(err, format.ErrDamaged):
 			_ = t.store.damage(err)
 			continue // the others must end
 		case err != nil:
 			return false, err
 		}
-		if last != nil && !last.deleted && last.lease == id {
+		if last != nil && !last.Deleted && last.Lease == id {
 			found = append(found, last)
 		}
 	}
 	size := 0
 	for _, last := range found {
-		t.append(&record{header: header{deleted: true}, prev: last.mod, key: bytes.Clone(last.key)}, last.kv())
-		if size += recordOverhead + len(last.key); size > revokeBytes && last != found[len(found)-1] {
+		t.append(&format.Record{Header: format.Header{Deleted: true}, Prev: last.Mod, Key: bytes.Clone(last.Key)}, kvOf(last))
+		if size += recordOverhead + len(last.Key); size > revokeBytes && last != found[len(found)-1] {
 			return false, nil
 		}
 	}
@@ -219,12 +221,12 @@ func (l *leases) keysOf(id int64) []string {
 
 // restore takes up a lease from the file. The clock may have been set while we were away, on a
 // machine without a clock certainly: the time left is never more than the whole lease.
-func (l *leases) restore(id int64, row leaseRow) {
-	whole := time.Duration(row.ttl) * time.Second
-	left := min(max(time.Until(time.Unix(row.ends, 0)), 0), whole)
+func (l *leases) restore(id int64, row format.Lease) {
+	whole := time.Duration(row.TTL) * time.Second
+	left := min(max(time.Until(time.Unix(row.Ends, 0)), 0), whole)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.set(&lease{id: id, ttl: row.ttl, ends: time.Now().Add(left), saved: true})
+	l.set(&lease{id: id, ttl: row.TTL, ends: time.Now().Add(left), saved: true})
 }
 
 // apply follows a transaction that was committed.

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
 // TestRevokeOfManyKeys: a lease whose keys do not fit into one frame of the log ends in several.
@@ -45,7 +48,7 @@ func TestRevokeOfManyKeys(t *testing.T) {
 	require.ErrorIs(t, err, ErrTooLarge)
 	require.NoError(t, s.Check())
 	require.NoError(t, s.Close())
-	require.NoError(t, Examine(path))
+	require.NoError(t, rescue.Examine(path))
 }
 
 func TestLeases(t *testing.T) {
@@ -121,11 +124,11 @@ func TestLeases(t *testing.T) {
 // file is from the future, nor keep them for decades.
 func TestLeaseAfterClockJump(t *testing.T) {
 	l := newLeases()
-	l.restore(1, leaseRow{ttl: 60, ends: time.Now().Add(20 * 365 * 24 * time.Hour).Unix()})
+	l.restore(1, format.Lease{TTL: 60, Ends: time.Now().Add(20 * 365 * 24 * time.Hour).Unix()})
 	ended, next := l.due(time.Now())
 	require.Empty(t, ended)
 	require.LessOrEqual(t, next, time.Minute)
-	l.restore(2, leaseRow{ttl: 60, ends: 1})
+	l.restore(2, format.Lease{TTL: 60, Ends: 1})
 	ended, _ = l.due(time.Now())
 	require.Equal(t, []int64{2}, ended)
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 var (
@@ -26,7 +28,7 @@ type model struct {
 	events              []Event // one for each revision from firstRevision+1 on
 }
 
-func newModel() *model { return &model{revision: firstRevision} }
+func newModel() *model { return &model{revision: format.FirstRevision} }
 
 // at returns the living version of key at revision.
 func (m *model) at(key string, revision int64) *KV {
@@ -265,7 +267,7 @@ func (p *player) watch() {
 // gone says whether a watch from a revision must begin anew. That of the compaction itself is kept, unless a crash has skipped it.
 func (p *player) gone(revision int64) bool {
 	skipped := !slices.ContainsFunc(p.model.events, func(e Event) bool { return e.KV.Mod == revision })
-	return revision != 0 && (revision < p.model.compacted || revision == p.model.compacted && revision > firstRevision && skipped)
+	return revision != 0 && (revision < p.model.compacted || revision == p.model.compacted && revision > format.FirstRevision && skipped)
 }
 
 func (p *player) compact() {

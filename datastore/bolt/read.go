@@ -91,7 +91,7 @@ func (v *view) give(f found, keyOnly bool, fn func(*KV) error) error {
 		if err != nil {
 			return err
 		}
-		kv.Value = rec.value
+		kv.Value = rec.Value
 	}
 	return fn(kv)
 }

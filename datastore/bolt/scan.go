@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 // found is a row of a scan, from memory or from the file; what is from the file is decoded when it is asked
@@ -21,25 +23,25 @@ func (f found) name() string {
 	return string(f.key)
 }
 
-func (f found) header() (header, error) {
+func (f found) header() (format.Header, error) {
 	if f.memory != nil {
-		return f.memory.header, nil
+		return f.memory.Header, nil
 	}
-	return decodeHeader(f.key, f.bits)
+	return format.DecodeHeader(f.key, f.bits)
 }
 
 // mod is the part of the header that every row is asked for.
 func (f found) mod() (mod int64, deleted bool, err error) {
 	if f.memory != nil {
-		return f.memory.mod, f.memory.deleted, nil
+		return f.memory.Mod, f.memory.Deleted, nil
 	}
 	if len(f.bits) > 0 {
 		if n, size := binary.Uvarint(f.bits[1:]); size > 0 {
-			return int64(n), f.bits[0]&flagDeleted != 0, nil
+			return int64(n), f.bits[0]&format.FlagDeleted != 0, nil
 		}
 	}
 	h, err := f.header() // which says what is wrong
-	return h.mod, h.deleted, err
+	return h.Mod, h.Deleted, err
 }
 
 // scan goes through the keys of a range as they were at a revision, in order.
@@ -133,12 +135,12 @@ func (s *scan) before(f found) (found, bool, error) {
 	if err == nil {
 		h, err = s.view.versionAt(h, s.at)
 	}
-	return found{memory: &row{f.name(), h}}, h.deleted, err
+	return found{memory: &row{f.name(), h}}, h.Deleted, err
 }
 
 // count returns how many keys are left.
 func (s *scan) count() (n int64, err error) {
-	each := s.end == "" || s.at < getMeta(s.view.meta, metaRevision)
+	each := s.end == "" || s.at < format.LastRevision(s.view.meta)
 	for len(s.memory) > 0 || each {
 		_, ok, err := s.next()
 		if !ok || err != nil {
@@ -164,10 +166,10 @@ func (s *scan) countFile(n int64) (int64, error) {
 			return n, s.ctx.Err()
 		}
 		if len(b) == 0 {
-			_, err := decodeHeader(k, b)
+			_, err := format.DecodeHeader(k, b)
 			return n, err
 		}
-		if b[0]&flagDeleted == 0 {
+		if b[0]&format.FlagDeleted == 0 {
 			n++
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 // space is what the store knows of the room that it takes and has.
@@ -28,25 +30,25 @@ func (s *Store) measure() error {
 	if err != nil {
 		return err
 	}
-	roots, err := i.roots()
+	roots, err := i.Commits()
 	if err != nil {
 		return err
 	}
-	free, err := i.tree(roots[0]).free()
+	free, err := i.Tree(roots[0]).FreePages()
 	if err != nil {
 		return err
 	}
-	s.space.inFile.Store(int64(roots[0].pages-min(free, roots[0].pages)) * pageSize)
+	s.space.inFile.Store(int64(roots[0].Pages-min(free, roots[0].Pages)) * format.PageSize)
 	return nil
 }
 
 // image is the file for reading behind bbolt's back.
-func (s *Store) image() (image, error) {
+func (s *Store) image() (format.Image, error) {
 	info, err := s.space.file.Stat()
 	if err != nil {
-		return image{}, err
+		return format.Image{}, err
 	}
-	return image{s.space.file, info.Size()}, nil
+	return format.Image{File: s.space.file, Size: info.Size()}, nil
 }
 
 // judgeQuota says whether writes must be refused, and logs when that changes. It is the writer's.

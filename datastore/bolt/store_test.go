@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 func TestMain(m *testing.M) {
@@ -137,8 +139,8 @@ func scrubbed(t testing.TB, s *Store) {
 	require.Eventually(t, func() bool {
 		done := false
 		require.NoError(t, s.db.View(func(tx *bbolt.Tx) error {
-			meta := tx.Bucket(bucketMeta())
-			done = getMeta(meta, metaScrubbed) >= s.Compacted()-1 && getMeta(meta, metaCompacted) == s.Compacted()
+			counters := format.CountersOf(tx.Bucket([]byte(format.MetaBucket)))
+			done = counters.Scrubbed >= s.Compacted()-1 && counters.Compacted == s.Compacted()
 			return nil
 		}))
 		return done

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 // view is the store at one moment: the layers in memory and, below them, the file. What is in both is the
@@ -31,25 +32,13 @@ func (s *Store) view(fn func(*view) error) error {
 	if err != nil {
 		return err
 	}
-	err = withFaults(func() error { return fn(v) })
+	err = format.CatchFaults(func() error { return fn(v) })
 	return errors.Join(s.damage(err), v.tx.Rollback())
-}
-
-// withFaults returns as errors what bbolt does when a page makes no sense to it, and what the kernel does when a page cannot be read.
-func withFaults(fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			slog.Error("page of the datastore cannot be used", "component", "datastore", "cause", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("%w: %v", ErrDamaged, p)
-		}
-	}()
-	return fn()
 }
 
 // damage remembers that damage was met: the next start looks for all of it, and repairs it.
 func (s *Store) damage(err error) error {
-	if errors.Is(err, ErrDamaged) && s.suspect.CompareAndSwap(false, true) {
+	if errors.Is(err, format.ErrDamaged) && s.suspect.CompareAndSwap(false, true) {
 		slog.Error("datastore is damaged, what is hit is not answered; a restart repairs it or says what to do", "component", "datastore", "path", s.path, "error", err)
 	}
 	return err
@@ -69,8 +58,8 @@ func (s *Store) open() (*view, error) {
 		return nil, closedError(err)
 	}
 	v := &view{tx: tx, layers: s.layers, revision: s.revision.Load(), compacted: s.compacted.Load()}
-	err = withFaults(func() error {
-		v.meta, v.log, v.keys = tx.Bucket(bucketMeta()), tx.Bucket(bucketLog()), tx.Bucket(bucketKeys())
+	err = format.CatchFaults(func() error {
+		v.meta, v.log, v.keys = tx.Bucket([]byte(format.MetaBucket)), tx.Bucket([]byte(format.LogBucket)), tx.Bucket([]byte(format.KeysBucket))
 		v.records, v.index = v.log.Cursor(), v.keys.Cursor()
 		return nil
 	})
@@ -89,7 +78,7 @@ func closedError(err error) error {
 }
 
 // find returns the record of a revision, or nil.
-func (v *view) find(revision int64) (*record, error) {
+func (v *view) find(revision int64) (*format.Record, error) {
 	for _, l := range v.layers {
 		if rec := l.record(revision); rec != nil {
 			return rec, nil
@@ -100,31 +89,31 @@ func (v *view) find(revision int64) (*record, error) {
 	if !bytes.Equal(k, v.wanted[:]) {
 		return nil, nil
 	}
-	rec, err := decodeStored(k, b)
+	rec, err := format.DecodeRecord(k, b)
 	return &rec, err
 }
 
 // record returns the record of a revision, which must be there.
-func (v *view) record(revision int64) (*record, error) {
+func (v *view) record(revision int64) (*format.Record, error) {
 	rec, err := v.find(revision)
 	if rec == nil && err == nil {
-		err = fmt.Errorf("%w: the record of revision %d is missing", ErrDamaged, revision)
+		err = fmt.Errorf("%w: the record of revision %d is missing", format.ErrDamaged, revision)
 	}
 	return rec, err
 }
 
 // latest returns the last record of key, a deletion included, or nil.
-func (v *view) latest(key string) (*record, error) {
+func (v *view) latest(key string) (*format.Record, error) {
 	for _, l := range v.layers {
 		if h, ok := l.latest(key); ok {
-			return v.record(h.mod)
+			return v.record(h.Mod)
 		}
 	}
 	k, b := v.index.Seek([]byte(key))
 	if string(k) != key {
 		return nil, nil
 	}
-	h, err := decodeHeader(k, b)
+	h, err := format.DecodeHeader(k, b)
 	if err != nil {
 		return nil, err
 	}
@@ -132,37 +121,37 @@ func (v *view) latest(key string) (*record, error) {
 }
 
 // recordOf returns the record that an index row is of.
-func (v *view) recordOf(key string, h header) (*record, error) {
-	rec, err := v.record(h.mod)
-	if err == nil && (string(rec.key) != key || rec.header != h) {
-		err = fmt.Errorf("%w: index row of key %q differs from record %d", ErrDamaged, key, h.mod)
+func (v *view) recordOf(key string, h format.Header) (*format.Record, error) {
+	rec, err := v.record(h.Mod)
+	if err == nil && (string(rec.Key) != key || rec.Header != h) {
+		err = fmt.Errorf("%w: index row of key %q differs from record %d", format.ErrDamaged, key, h.Mod)
 	}
 	return rec, err
 }
 
 // versionAt walks back from the latest version of a key to the one that was valid at revision. Where there
 // was none, it returns a deletion.
-func (v *view) versionAt(h header, revision int64) (header, error) {
-	for h.mod > revision {
-		rec, err := v.record(h.mod)
+func (v *view) versionAt(h format.Header, revision int64) (format.Header, error) {
+	for h.Mod > revision {
+		rec, err := v.record(h.Mod)
 		if err != nil {
-			return header{}, err
+			return format.Header{}, err
 		}
-		if rec.prev == 0 {
-			return header{deleted: true}, nil
+		if rec.Prev == 0 {
+			return format.Header{Deleted: true}, nil
 		}
-		before, err := v.find(rec.prev)
+		before, err := v.find(rec.Prev)
 		if err != nil {
-			return header{}, err
+			return format.Header{}, err
 		}
-		if before == nil && rec.prev <= v.compacted {
+		if before == nil && rec.Prev <= v.compacted {
 			// Compaction removes deletions; of living keys it leaves the last version.
-			return header{deleted: true}, nil
+			return format.Header{Deleted: true}, nil
 		}
 		if before == nil {
-			return header{}, fmt.Errorf("%w: record %d follows record %d, which is gone", ErrDamaged, h.mod, rec.prev)
+			return format.Header{}, fmt.Errorf("%w: record %d follows record %d, which is gone", format.ErrDamaged, h.Mod, rec.Prev)
 		}
-		h = before.header
+		h = before.Header
 	}
 	return h, nil
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"runtime"
-	"syscall"
 	"time"
+
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 const (
@@ -178,7 +178,7 @@ func (s *Store) save(tx *writeTx) error {
 	}
 	start := time.Now()
 	f := tx.frame(ceiling)
-	payload := f.append(s.payload[:0])
+	payload := f.Append(s.payload[:0])
 	if cap(payload) <= keepPayload {
 		s.payload = payload
 	}
@@ -192,7 +192,7 @@ func (s *Store) save(tx *writeTx) error {
 	s.burst.note(time.Now(), len(payload))
 	s.space.full.Store(false)
 	s.ceiling = ceiling
-	for id := range f.leases {
+	for id := range f.Leases {
 		if l := tx.lease(id); l != nil {
 			l.saved = true
 		}
@@ -202,7 +202,7 @@ func (s *Store) save(tx *writeTx) error {
 
 // refuseOrFail judges an error of the log.
 func (s *Store) refuseOrFail(err error) error {
-	if !isNoSpace(err) {
+	if !durable.IsDiskFull(err) {
 		return s.fail(err)
 	}
 	s.space.full.Store(true)
@@ -231,13 +231,6 @@ func (s *Store) fail(err error) error {
 		close(s.failed)
 	})
 	return s.failure
-}
-
-// isNoSpace says whether err is of a write that met a full disk, before anything that counts was
-// overwritten. Of a sync, the same error means that it is too late.
-func isNoSpace(err error) bool {
-	var write *fs.PathError
-	return errors.As(err, &write) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
 }
 
 func (s *Store) failureNow() error {

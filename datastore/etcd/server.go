@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
 const (
@@ -87,7 +88,7 @@ func protocolError(err error) error {
 		return rpctypes.ErrGRPCLeaseNotFound
 	case errors.Is(err, bolt.ErrLeaseExists):
 		return rpctypes.ErrGRPCLeaseExist
-	case errors.Is(err, bolt.ErrDamaged):
+	case errors.Is(err, format.ErrDamaged):
 		// The code of etcd's own "corrupt cluster", with what helps here.
 		return status.Error(codes.DataLoss, err.Error()+"; restart mote, which repairs its datastore or says what to do")
 	case errors.Is(err, bolt.ErrClosed):

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/internal/dirlock"
 	"github.com/mote-k8s/mote/internal/durable"
 )
@@ -162,7 +162,7 @@ func (f Folder) verifyDraft(ctx context.Context, keys Keys) error {
 	if err != nil {
 		return err
 	}
-	info, err := bolt.Inspect(f.path(checkFile))
+	info, err := rescue.Inspect(f.path(checkFile))
 	if err == nil && info.Revision != s.Revision {
 		err = fmt.Errorf("it is of revision %d and not %d", info.Revision, s.Revision)
 	}

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/internal/durable"
 	"github.com/mote-k8s/mote/internal/layout"
 )
@@ -23,7 +23,7 @@ const planFile = "restore.json"
 
 // revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot and the restore, on
 // whichever machine, and above what a repair from the same snapshot has jumped to there.
-const revisionGap = 2 * bolt.RevisionGap
+const revisionGap = 2 * rescue.RevisionGap
 
 // Restored says what a restore did.
 type Restored struct {
@@ -135,7 +135,7 @@ func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress 
 		return plan{}, err
 	}
 	store := r.staged(storePart)
-	if _, err := bolt.Inspect(store); err != nil {
+	if _, err := rescue.Inspect(store); err != nil {
 		return plan{}, fmt.Errorf("its store is not sound: %w; restore another snapshot", err)
 	}
 	floor, err := r.floor(s.Manifest, filepath.Dir(path))
@@ -143,7 +143,7 @@ func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress 
 		return plan{}, err
 	}
 	r.before("adopt")
-	if err := bolt.Adopt(store, floor); err != nil {
+	if err := rescue.Adopt(store, floor); err != nil {
 		return plan{}, err
 	}
 	replaced, err := r.replacedName(time.Now())
@@ -190,7 +190,7 @@ func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 			highest = max(highest, s.Revision)
 		}
 	}
-	if now, err := bolt.Peek(layout.Data(r.dataDir).State()); err == nil {
+	if now, err := rescue.Peek(layout.Data(r.dataDir).State()); err == nil {
 		// What is in its log is not in the file yet, and far less than the gap.
 		highest = max(highest, now.Revision, now.Ceiling)
 	}

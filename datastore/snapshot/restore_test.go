@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
@@ -192,11 +193,11 @@ func TestLogOfARestoreIsMissed(t *testing.T) {
 	_, err := Restore(t.Context(), saved.Path, m.dir, Keys{}, nil)
 	require.NoError(t, err)
 	path := filepath.Join(m.dir, "datastore", "state.db")
-	require.NoError(t, bolt.Examine(path))
+	require.NoError(t, rescue.Examine(path))
 	for _, name := range []string{"state.wal.0", "state.wal.1"} {
 		require.NoError(t, os.Truncate(filepath.Join(m.dir, "datastore", name), 0))
 	}
-	require.ErrorContains(t, bolt.Examine(path), "damaged write-ahead log")
+	require.ErrorContains(t, rescue.Examine(path), "damaged write-ahead log")
 	repaired := m.open(t)
 	require.Equal(t, "saved", get(t, repaired, "/a"))
 	require.Contains(t, repaired.Repairs()[0].What, "set the log aside")

@@ -6,8 +6,10 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // WriteFile replaces path by a file of these contents and mode. The temporary file has a fixed name, so that whoever writes path
@@ -57,4 +59,11 @@ func SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// IsDiskFull reports whether err is of a write that met a full disk or a quota of the file system. The errno of
+// fdatasync(2), which has no path, is none: a disk that is full at a sync may have lost what was accepted before.
+func IsDiskFull(err error) bool {
+	var write *fs.PathError
+	return errors.As(err, &write) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
 }

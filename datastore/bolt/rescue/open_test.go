@@ -1,4 +1,4 @@
-package bolt
+package rescue_test
 
 import (
 	"os"
@@ -8,6 +8,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
+
+	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
 func TestOpenErrorsSayWhatToDo(t *testing.T) {
@@ -28,23 +32,22 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 		}, "not a mote datastore"},
 		"cut off": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
-			require.NoError(t, os.Truncate(path, 2*pageSize))
+			require.NoError(t, os.Truncate(path, 2*format.PageSize))
 		}, "not a mote datastore, or a damaged one"},
 		"zeroed": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
 			info, err := os.Stat(path)
 			require.NoError(t, err)
-			require.NoError(t, os.Truncate(path, 2*pageSize))
+			require.NoError(t, os.Truncate(path, 2*format.PageSize))
 			require.NoError(t, os.Truncate(path, info.Size()))
 		}, "not a mote datastore, or a damaged one"},
 		"log is gone": {func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
-			require.NoError(t, os.Remove(logPath(path)+".0"))
+			require.NoError(t, os.Remove(logNames(path)[0]))
 		}, "put the log back or restore a snapshot"},
 		"log of another": {func(t *testing.T, path string) {
 			s := open(t, path)
-			_, err := s.create(t.Context(), "a", nil)
-			require.NoError(t, err)
+			create(t, s, "a", nil)
 			require.NoError(t, s.Close())
 			require.NoError(t, os.Remove(path))
 		}, "put it back, restore a snapshot"},
@@ -52,7 +55,7 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 			require.NoError(t, open(t, path).Close())
 			db, err := bbolt.Open(path, 0o600, nil)
 			require.NoError(t, err)
-			require.NoError(t, update(db, func(f *fileTx) error { return putMeta(f.meta, metaFormat, Format+1) }))
+			require.NoError(t, format.Update(db, func(tx *format.Tx) error { tx.Format++; return nil }))
 			require.NoError(t, db.Close())
 		}, "written by another version of mote"},
 	}
@@ -60,7 +63,7 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "state.db")
 			c.prepare(t, path)
-			_, err := Open(path, Options{})
+			_, err := bolt.Open(path, bolt.Options{})
 			require.ErrorContains(t, err, c.want)
 			require.ErrorContains(t, err, path)
 		})
@@ -71,9 +74,9 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 func TestOpenAfterInterruptedFirstStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "datastore", "state.db")
 	require.NoError(t, os.Mkdir(filepath.Dir(path), 0o700))
-	require.NoError(t, os.WriteFile(path+".new", make([]byte, 3*pageSize), 0o600))
+	require.NoError(t, os.WriteFile(path+".new", make([]byte, 3*format.PageSize), 0o600))
 	s := open(t, path)
-	require.EqualValues(t, firstRevision, s.Revision())
+	require.EqualValues(t, format.FirstRevision, s.Revision())
 	require.NoFileExists(t, path+".new")
 }
 
@@ -81,22 +84,21 @@ func TestOpenAfterInterruptedFirstStart(t *testing.T) {
 func TestFirstStartInterrupted(t *testing.T) {
 	for _, grown := range []int64{0, 1, 4 << 10, 256 << 10} {
 		path := filepath.Join(t.TempDir(), "state.db")
-		for i, name := range logNames(logPath(path)) {
+		for i, name := range logNames(path) {
 			require.NoError(t, os.WriteFile(name, make([]byte, grown*int64(i)), 0o600))
 		}
-		s, err := Open(path, Options{})
+		s, err := bolt.Open(path, bolt.Options{})
 		require.NoError(t, err, "%d bytes", grown)
-		_, err = s.create(t.Context(), "/key", nil)
-		require.NoError(t, err)
+		create(t, s, "/key", nil)
 		require.Empty(t, s.Repairs())
 		require.NoError(t, s.Close())
 	}
 	path := filepath.Join(t.TempDir(), "state.db")
 	log := make([]byte, 256<<10)
 	log[9] = 1
-	for _, name := range logNames(logPath(path)) {
+	for _, name := range logNames(path) {
 		require.NoError(t, os.WriteFile(name, log, 0o600))
 	}
-	_, err := Open(path, Options{})
-	require.ErrorIs(t, err, errOrphanLog)
+	_, err := bolt.Open(path, bolt.Options{})
+	require.ErrorIs(t, err, rescue.ErrOrphanLog)
 }

@@ -1,4 +1,4 @@
-package bolt
+package rescue_test
 
 import (
 	"bytes"
@@ -14,6 +14,10 @@ import (
 	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/datastore/bolt"
+	"github.com/mote-k8s/mote/datastore/bolt/format"
+	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
 // ward is a stopped store with 300 keys, whose first byte says when it was written, to be damaged at a known place.
@@ -21,13 +25,14 @@ type ward struct {
 	*testing.T
 	path     string
 	snapshot []byte // of before the last change of /key/000 to /key/009
-	now      *contents
-	roots    []root
+	revision int64  // the last
+	image    format.Image
+	commits  []format.Commit // the newest first
 }
 
 func newWard(t *testing.T) *ward {
 	w := &ward{T: t, path: fill(t, 300)}
-	s, err := Open(w.path, Options{})
+	s, err := bolt.Open(w.path, bolt.Options{})
 	require.NoError(t, err)
 	c, err := s.Copy(t.Context())
 	require.NoError(t, err)
@@ -36,32 +41,34 @@ func newWard(t *testing.T) *ward {
 	require.NoError(t, errors.Join(err, c.Close()))
 	w.snapshot = b.Bytes()
 	for i := range 10 {
-		_, err := s.Write(t.Context(), Write{Key: fmt.Sprintf("/key/%03d", i), Value: append([]byte{1}, make([]byte, 3000)...)})
+		_, err := s.Write(t.Context(), bolt.Write{Key: fmt.Sprintf("/key/%03d", i), Value: append([]byte{1}, make([]byte, 3000)...)})
 		require.NoError(t, err)
 		if i > 7 {
 			require.NoError(t, s.Checkpoint(t.Context()))
 		}
 	}
 	require.NoError(t, s.Close())
-	file, err := os.Open(w.path)
+	info, err := rescue.Inspect(w.path)
 	require.NoError(t, err)
-	t.Cleanup(func() { file.Close() })
-	o := opening{path: w.path, file: file}
-	w.now, w.roots, err = o.look(true)
-	require.NoError(t, err)
-	require.True(t, w.now.sound())
+	w.revision = info.Revision
+	w.image, w.commits = imageOf(t, w.path)
 	return w
 }
 
+// bucket returns the value of a bucket.
+func (w *ward) bucket(name string) []byte {
+	return bucketOf(w.T, w.image.Tree(w.commits[0]), name)
+}
+
 // pages are those of a bucket, its root first.
-func (w *ward) pages(bucket []byte) []uint64 {
-	t := w.now.image.tree(w.now.root)
-	first := binary.LittleEndian.Uint64(w.now.buckets[string(bucket)])
-	t.walk(first, func(element) {}, func(err error) { require.NoError(w, err) })
+func (w *ward) pages(bucket string) []uint64 {
+	first := binary.LittleEndian.Uint64(w.bucket(bucket))
+	t := w.image.Tree(w.commits[0])
+	t.Walk(first, func(format.Element) {}, func(err error) { require.NoError(w, err) })
 	list := []uint64{first}
-	for id, seen := range t.seen {
-		if seen && uint64(id) != first {
-			list = append(list, uint64(id))
+	for id := range t.Pages {
+		if t.Visited(id) && id != first {
+			list = append(list, id)
 		}
 	}
 	return list
@@ -72,26 +79,26 @@ func (w *ward) zero(pages ...uint64) {
 	require.NoError(w, err)
 	defer file.Close()
 	for _, id := range pages {
-		_, err := file.WriteAt(make([]byte, pageSize), int64(id)*pageSize)
+		_, err := file.WriteAt(make([]byte, format.PageSize), int64(id)*format.PageSize)
 		require.NoError(w, err)
 	}
 }
 
 // open opens the store, with the snapshot or without.
-func (w *ward) open(snapshot bool) (*Store, error) {
-	o := Options{}
+func (w *ward) open(snapshot bool) (*bolt.Store, error) {
+	o := bolt.Options{}
 	if snapshot {
 		o.Restore = func() (io.ReadCloser, string, error) { return io.NopCloser(bytes.NewReader(w.snapshot)), "monday", nil }
 	}
-	return Open(w.path, o)
+	return bolt.Open(w.path, o)
 }
 
 // repaired opens the store and returns its only repair. All keys are as they were.
-func (w *ward) repaired(snapshot bool) Repair {
+func (w *ward) repaired(snapshot bool) rescue.Repair {
 	s, err := w.open(snapshot)
 	require.NoError(w, err)
 	require.Len(w, s.Repairs(), 1)
-	list, err := s.Range(w.Context(), Query{Key: "/key/", End: "/key0"})
+	list, err := s.Range(w.Context(), bolt.Query{Key: "/key/", End: "/key0"})
 	require.NoError(w, err)
 	require.EqualValues(w, 300, list.Count)
 	for i, kv := range list.KVs {
@@ -113,7 +120,7 @@ func (w *ward) repaired(snapshot bool) Repair {
 func TestRepairs(t *testing.T) {
 	t.Run("index", func(t *testing.T) {
 		w := newWard(t)
-		w.zero(w.pages(bucketKeys())...)
+		w.zero(w.pages(format.KeysBucket)...)
 		r := w.repaired(false)
 		require.Contains(t, r.What, "rebuilt what was damaged")
 		require.Empty(t, r.Lost)
@@ -121,25 +128,25 @@ func TestRepairs(t *testing.T) {
 	})
 	t.Run("transaction before", func(t *testing.T) {
 		w := newWard(t)
-		w.zero(w.now.bucket)
+		w.zero(w.commits[0].Root)
 		r := w.repaired(false)
 		require.Contains(t, r.What, "transaction before, and read the log")
 		require.Empty(t, r.Lost)
 	})
 	t.Run("header", func(t *testing.T) {
 		w := newWard(t)
-		w.zero(w.now.tx % 2)
+		w.zero(w.commits[0].ID % 2)
 		s, err := w.open(false)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, s.Close()) }()
 		require.Empty(t, s.Repairs(), "bbolt has two, and the log has what the older lacks")
-		list, err := s.Range(t.Context(), Query{Key: "/key/009"})
+		list, err := s.Range(t.Context(), bolt.Query{Key: "/key/009"})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, list.KVs[0].Value[0])
 	})
 	t.Run("branches of the log", func(t *testing.T) {
 		w := newWard(t)
-		w.zero(w.pages(bucketLog())[0], w.roots[1].bucket)
+		w.zero(w.pages(format.LogBucket)[0], w.commits[1].Root)
 		r := w.repaired(false)
 		require.Contains(t, r.What, "records that its index names")
 		require.Empty(t, r.Lost)
@@ -149,10 +156,10 @@ func TestRepairs(t *testing.T) {
 		files := func() []string { names, _ := filepath.Glob(w.path + "*"); return names }
 		before := files()
 		h := w.header("/key/150")
-		w.zero(uint64(pageOf(t, w.path, h.mod)/pageSize), w.roots[1].bucket)
+		w.zero(uint64(pageOf(t, w.path, h.Mod)/format.PageSize), w.commits[1].Root)
 		s, err := w.open(false)
 		require.NoError(t, err, "after a clean stop, records are looked at when they are wanted")
-		require.ErrorIs(t, s.Check(), ErrDamaged)
+		require.ErrorIs(t, s.Check(), format.ErrDamaged)
 		require.NoError(t, s.Close())
 		_, err = w.open(false)
 		require.ErrorContains(t, err, "there is no snapshot; its files are left as they are")
@@ -169,8 +176,8 @@ func TestRepairs(t *testing.T) {
 		require.NoError(t, err)
 		require.Contains(t, s.Repairs()[0].What, "took snapshot monday and what the log still has")
 		require.NotEmpty(t, s.Repairs()[0].Lost)
-		require.Greater(t, s.Revision(), w.now.counters[metaRevision]+RevisionGap/2)
-		list, err := s.Range(t.Context(), Query{Key: "/key/009"})
+		require.Greater(t, s.Revision(), w.revision+rescue.RevisionGap/2)
+		list, err := s.Range(t.Context(), bolt.Query{Key: "/key/009"})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, list.KVs[0].Value[0], "the log had it")
 		require.NoError(t, s.Check())
@@ -179,7 +186,7 @@ func TestRepairs(t *testing.T) {
 	t.Run("damaged snapshot", func(t *testing.T) {
 		w := newWard(t)
 		w.zero(0, 1)
-		clear(w.snapshot[3*pageSize : 9*pageSize])
+		clear(w.snapshot[3*format.PageSize : 9*format.PageSize])
 		_, err := w.open(true)
 		require.ErrorContains(t, err, "snapshot monday cannot be used")
 		require.ErrorContains(t, err, "mote datastore snapshot restore NAME")
@@ -191,8 +198,8 @@ func TestRepairs(t *testing.T) {
 			errors.New("another sum"):                                  "unpack snapshot monday: another sum; its files are left as they are",
 			&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}: "the disk is full; free some space",
 		} {
-			_, err := Open(w.path, Options{Restore: func() (io.ReadCloser, string, error) {
-				return io.NopCloser(io.MultiReader(bytes.NewReader(w.snapshot[:5*pageSize]), iotest.ErrReader(broken))), "monday", nil
+			_, err := bolt.Open(w.path, bolt.Options{Restore: func() (io.ReadCloser, string, error) {
+				return io.NopCloser(io.MultiReader(bytes.NewReader(w.snapshot[:5*format.PageSize]), iotest.ErrReader(broken))), "monday", nil
 			}})
 			require.ErrorContains(t, err, want)
 			require.NoFileExists(t, w.path+".snapshot")
@@ -201,11 +208,11 @@ func TestRepairs(t *testing.T) {
 	t.Run("log", func(t *testing.T) { repairLog(t) })
 }
 
-func (w *ward) header(key string) header {
-	var found header
-	w.now.reread().each(bucketKeys(), func(e element) {
-		if string(e.key) == key {
-			found, _ = decodeHeader(e.key, e.value)
+func (w *ward) header(key string) format.Header {
+	var found format.Header
+	w.image.Tree(w.commits[0]).WalkBucket(w.bucket(format.KeysBucket), func(e format.Element) {
+		if string(e.Key) == key {
+			found, _ = format.DecodeHeader(e.Key, e.Value)
 		}
 	}, func(err error) { require.NoError(w, err) })
 	return found
@@ -216,8 +223,7 @@ func repairLog(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, filepath.Join(dir, "state.db"))
 	for i := range 10 {
-		_, err := s.create(t.Context(), fmt.Sprint("/key/", i), make([]byte, 1000))
-		require.NoError(t, err)
+		create(t, s, fmt.Sprint("/key/", i), make([]byte, 1000))
 	}
 	killed := t.TempDir()
 	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
@@ -228,16 +234,16 @@ func repairLog(t *testing.T) {
 	require.NoError(t, os.WriteFile(log, b, 0o600))
 
 	path := filepath.Join(killed, "state.db")
-	require.ErrorContains(t, Examine(path), "damaged write-ahead log: no frame at")
+	require.ErrorContains(t, rescue.Examine(path), "damaged write-ahead log: no frame at")
 	examined, err := os.ReadFile(log)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(b, examined), "an examination repairs nothing")
-	s, err = Open(path, Options{})
+	s, err = bolt.Open(path, bolt.Options{})
 	require.NoError(t, err)
-	list, err := s.Range(t.Context(), Query{Key: "/key/", End: "/key0"})
+	list, err := s.Range(t.Context(), bolt.Query{Key: "/key/", End: "/key0"})
 	require.NoError(t, err)
 	require.Len(t, list.KVs, 5)
-	require.Greater(t, s.Revision(), int64(RevisionGap))
+	require.Greater(t, s.Revision(), int64(rescue.RevisionGap))
 	require.Equal(t, s.Revision(), s.Compacted())
 	r := s.Repairs()[0]
 	require.Contains(t, r.Lost, "after revision 6")
@@ -245,24 +251,21 @@ func repairLog(t *testing.T) {
 	aside, err := os.ReadFile(r.Aside[1])
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(b, aside), "what is set aside is as it was")
-	_, err = s.create(t.Context(), "/key/5", nil)
-	require.NoError(t, err)
+	create(t, s, "/key/5", nil)
 	require.NoError(t, s.Check())
 	require.NoError(t, s.Close())
 	s = open(t, path)
-	require.Equal(t, []Repair{r}, s.Repairs(), "until it was told")
+	require.Equal(t, []rescue.Repair{r}, s.Repairs(), "until it was told")
 	info, err := os.Stat(filepath.Join(killed, "state.repairs.json"))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode())
-	require.NoError(t, s.RepairsTold())
-	require.NoError(t, s.RepairsTold())
-	require.Equal(t, []Repair{r}, s.Repairs())
+	require.NoError(t, s.RepairsReported())
+	require.NoError(t, s.RepairsReported())
+	require.Equal(t, []rescue.Repair{r}, s.Repairs())
 	require.NoError(t, s.Close())
 	s = open(t, path)
 	require.Empty(t, s.Repairs())
-	n, err := s.count(t.Context(), "/key/", "/key0")
-	require.NoError(t, err)
-	require.EqualValues(t, 6, n)
+	require.EqualValues(t, 6, count(t, s, "/key/", "/key0"))
 }
 
 // TestExamineTornWrite: what a start would cut off is told before.
@@ -270,19 +273,18 @@ func TestExamineTornWrite(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, filepath.Join(dir, "state.db"))
 	for i := range 2 {
-		_, err := s.create(t.Context(), fmt.Sprint("/key/", i), make([]byte, 1000))
-		require.NoError(t, err)
+		create(t, s, fmt.Sprint("/key/", i), make([]byte, 1000))
 	}
 	killed := t.TempDir()
 	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
 	path, log := filepath.Join(killed, "state.db"), filepath.Join(killed, "state.wal.1")
-	require.NoError(t, Examine(path))
-	require.ErrorContains(t, Examine(filepath.Join(dir, "state.db")), "another process has it open")
+	require.NoError(t, rescue.Examine(path))
+	require.ErrorContains(t, rescue.Examine(filepath.Join(dir, "state.db")), "another process has it open")
 	b, err := os.ReadFile(log)
 	require.NoError(t, err)
 	clear(b[1500:])
 	require.NoError(t, os.WriteFile(log, b, 0o600))
-	require.ErrorContains(t, Examine(path), "a write at the end of the log is not whole")
+	require.ErrorContains(t, rescue.Examine(path), "a write at the end of the log is not whole")
 	require.NoError(t, os.Remove(log))
-	require.ErrorContains(t, Examine(path), "its log is missing")
+	require.ErrorContains(t, rescue.Examine(path), "its log is missing")
 }
