@@ -8,25 +8,26 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// writeTx is one transaction of the writer: what it does is in memory until it is committed.
+// writeTx is one transaction of the writer. All that it does is in memory until it is committed.
 type writeTx struct {
 	store *Store
 	view  *view
 	now   time.Time
 	// revision and compacted begin as the view's.
 	revision, compacted int64
-	// pending has the latest record of each key that the transaction has written; records has all.
+	// pending has the latest record of each key that the transaction has written; records has all
+	// of them, in order.
 	pending map[string]*format.Record
 	records []*format.Record
 	events  []Event
-	// granted holds the leases that this transaction changes; nil is one that ends.
+	// granted holds the leases that this transaction changes; a lease that ends is nil.
 	granted map[int64]*lease
-	// dirty says that there is something to publish, durable that some of it must be on the disk before,
-	// volatile that some need not.
-	dirty, durable, volatile bool
-	// over says that the quota was exceeded when the transaction began.
-	over  bool
-	bytes int
+	// changed says that there is something to publish, durable that some of it must be on the disk
+	// before that, volatile that some need not.
+	changed, durable, volatile bool
+	// overQuota says that the quota was exceeded when the transaction began.
+	overQuota bool
+	bytes     int
 }
 
 func (s *Store) begin() (*writeTx, error) {
@@ -36,23 +37,24 @@ func (s *Store) begin() (*writeTx, error) {
 	}
 	return &writeTx{
 		store: s, view: v, now: time.Now(), revision: v.revision, compacted: v.compacted,
-		pending: map[string]*format.Record{}, granted: map[int64]*lease{}, over: s.judgeQuota(),
+		pending: map[string]*format.Record{}, granted: map[int64]*lease{}, overQuota: s.checkQuota(),
 	}, nil
 }
 
-// do applies a request. One that meets damage is refused alone: requests read before they change anything, so it has changed nothing.
-func (t *writeTx) do(req *request) (out answer, err error) {
+// apply runs a request. It refuses one that meets damage, and only that one: requests read before
+// they change anything, so this one has changed nothing.
+func (t *writeTx) apply(req *request) (out answer, err error) {
 	err = format.CatchFaults(func() error {
 		out, err = req.apply(t)
 		return err
 	})
 	if errors.Is(err, format.ErrDamaged) {
-		return t.refuse(t.store.damage(err)), nil
+		return t.refuse(t.store.noteDamage(err)), nil
 	}
 	return out, err
 }
 
-// latest returns the last record of key, a deletion included, or nil.
+// latest returns the last record of key, which may be a deletion, or nil.
 func (t *writeTx) latest(key string) (rec *format.Record, err error) {
 	if rec := t.pending[key]; rec != nil {
 		return rec, nil
@@ -64,12 +66,12 @@ func (t *writeTx) latest(key string) (rec *format.Record, err error) {
 	return rec, err
 }
 
-// refuse answers without a write; err may be nil.
+// refuse returns an answer without a write. err may be nil.
 func (t *writeTx) refuse(err error) answer {
 	return answer{Result: Result{Revision: t.revision}, refusal: err}
 }
 
-// write judges w against the key's latest version and does it if its guard holds.
+// write compares w's guard with the latest version of the key, and writes if it holds.
 func (t *writeTx) write(w Write) (answer, error) {
 	switch {
 	case w.Key == "" || len(w.Key) > maxKeySize:
@@ -77,7 +79,7 @@ func (t *writeTx) write(w Write) (answer, error) {
 	case len(w.Value) > maxValueSize:
 		return t.refuse(ErrTooLarge), nil
 	}
-	if t.over && !w.Delete && !t.store.isVolatile(w.Key) {
+	if t.overQuota && !w.Delete && !t.store.isVolatile(w.Key) {
 		t.store.counters.refusals.Add(1)
 		return t.refuse(ErrNoSpace), nil
 	}
@@ -117,19 +119,19 @@ func (t *writeTx) write(w Write) (answer, error) {
 	return answer{Result: res}, nil
 }
 
-// append gives rec the next revision. prev is for the event.
+// append gives rec the next revision and adds it to the transaction. prev is for the event.
 func (t *writeTx) append(rec *format.Record, prev *KV) *KV {
 	t.revision++
 	rec.Mod = t.revision
 	rec.Encode()
-	if t.over && rec.Deleted {
+	if t.overQuota && rec.Deleted {
 		t.store.space.reclaim.Store(true)
 	}
 	kv := kvOf(rec)
 	t.pending[kv.Key] = rec
 	t.records = append(t.records, rec)
 	t.events = append(t.events, Event{Deleted: rec.Deleted, KV: kv, Prev: prev})
-	t.dirty = true
+	t.changed = true
 	if t.store.isVolatile(kv.Key) {
 		t.volatile = true
 	} else {
@@ -149,7 +151,8 @@ func (s *Store) isVolatile(key string) bool {
 	return false
 }
 
-// frame is what has to be on the disk before the transaction may be published. ceiling is the store's.
+// frame returns what must be on the disk before the transaction is published. ceiling is the
+// store's.
 func (t *writeTx) frame(ceiling int64) format.Frame {
 	f := format.Frame{Revision: t.revision, Compacted: t.compacted, Ceiling: ceiling, Leases: t.leaseRows()}
 	for _, rec := range t.records {

@@ -1,21 +1,22 @@
-// Package bolt is mote's default storage engine: a multi-version key-value store with the semantics that
-// etcd gives to Kubernetes and without its network face. A write is a frame of a write-ahead log; what was
-// written lately is in memory, all else in a bbolt file, which is the log's checkpoint.
+// Package bolt is mote's default storage engine: a multi-version key-value store with the semantics
+// that etcd gives to Kubernetes and without its network protocol. A write is a frame of a
+// write-ahead log; the latest writes are in memory, all others in a bbolt file, which is the log's
+// checkpoint.
 //
-// It owns the files: the revision log, the key index, leases, compaction and watches. It leaves the
-// wire protocol to package etcd, and the log's files to package wal. Enter through Open; every method of
-// Store is safe for concurrent use.
+// It owns the open store: writes, reads, watches, leases, checkpoints, compaction and snapshots of
+// the file. It leaves the wire protocol to package etcd, the log's files to package wal, the layout
+// on disk to package format, and the question whether files are sound to package rescue, from which
+// it gets them. Enter through Open; every method of Store is safe for concurrent use.
 //
 // Invariants:
-//   - Each successful write gets the next revision. Revisions never repeat and never go back, also not over
-//     a crash: after one, the store begins above all that it may have given out.
+//
+//   - Each successful write gets the next revision. Revisions never repeat and never go back, also not
+//     over a crash: after one, the store begins above all that it may have given out.
 //   - A write is acknowledged only after its frame is on the disk (one fdatasync), unless its key is
 //     volatile (Options).
-//   - One goroutine writes. It takes all waiting requests into one transaction, in order; each sees
-//     the effect of those before it.
+//   - One goroutine writes. It takes all waiting requests into one transaction, in order; each sees the
+//     effect of those before it.
 //   - A watch gets every event of its range once and in order, or ends with ErrCompacted.
-//
-// The formats are described in ../README.md and stamped into the file as Format.
 package bolt
 
 import (
@@ -24,10 +25,10 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// Refusals. They leave the store as it was; all other errors mean that the request met a broken store.
-// format.ErrDamaged answers requests that met damage: damaged data is never given out.
+// Refusals. They leave the store as it was; all other errors mean that the request met a broken
+// store. format.ErrDamaged answers requests that met damage: damaged data is never given out.
 var (
-	// ErrLeaseNotFound refuses a lease that was not granted, or has ended.
+	// ErrLeaseNotFound refuses a lease that was not granted or has ended.
 	ErrLeaseNotFound = errors.New("lease not found")
 	// ErrLeaseExists refuses to grant a lease under a number that is taken.
 	ErrLeaseExists = errors.New("lease exists")
@@ -39,38 +40,40 @@ var (
 	ErrInvalidKey = errors.New("key is empty or too long")
 	// ErrTooLarge refuses values that are longer than maxValueSize.
 	ErrTooLarge = errors.New("value is too large")
-	// ErrNoSpace refuses a write because the disk is full or the quota exceeded. Later writes may succeed.
+	// ErrNoSpace refuses a write because the disk is full or the quota is exceeded. Later writes
+	// may succeed.
 	ErrNoSpace = errors.New("no space left for the datastore")
-	// ErrClosed answers requests that arrive while or after the store closes.
+	// ErrClosed answers requests that arrive while the store closes, or later.
 	ErrClosed = errors.New("datastore is closed")
 )
 
 // maxKeySize is bbolt's limit for keys, in bytes.
 const maxKeySize = 32768
 
-// maxValueSize leaves room in a frame of the log for the rest of a transaction, in bytes. What is served over etcd's protocol has less.
+// maxValueSize is the longest value, in bytes. It leaves room in a frame of the log for the rest of
+// a transaction. Package etcd accepts less.
 const maxValueSize = 16 << 20
 
 // KV is one version of a key. Its Value must not be changed: watchers share it.
 type KV struct {
 	Key   string
 	Value []byte
-	// Create and Mod are the revisions that made the key and this version of it.
+	// Create and Mod are the revisions of the key's first version and of this one.
 	Create, Mod int64
 	// Version counts the writes since the key was made, from 1.
 	Version int64
-	// Lease is the lease that the key goes with; 0 is for ever.
+	// Lease is the lease that the key ends with; 0 is none.
 	Lease int64
 }
 
-// Guard is what a key's latest version must be like for a write to happen. Of a key that is not there,
-// every field is 0.
+// Guard is a condition on the latest version of a key. If there is no such key, each of its fields
+// is 0.
 type Guard struct {
 	Field GuardField
 	Value int64
 }
 
-// GuardField is what a Guard compares.
+// GuardField is the field that a Guard compares.
 type GuardField int
 
 // The fields of a KV that a Guard can compare.
@@ -80,7 +83,7 @@ const (
 	GuardVersion
 )
 
-// holds says whether kv, which may be nil, is as g wants it. No guard always holds.
+// holds says whether kv, which may be nil, fulfils g. A nil Guard always holds.
 func (g *Guard) holds(kv *KV) bool {
 	switch {
 	case g == nil:
@@ -115,26 +118,26 @@ type Write struct {
 	Key string
 	// Guard refuses the write unless it holds; nil is no condition.
 	Guard *Guard
-	// Delete removes the key, which need not be there. Otherwise the key is made or replaced by Value,
-	// to live as long as Lease (0: for ever).
+	// Delete removes the key, if it is there. Otherwise the key is made or replaced by Value, and
+	// ends with Lease (0: never).
 	Delete bool
 	Value  []byte
 	Lease  int64
 }
 
-// Result is a write's answer.
+// Result is the answer to a write.
 type Result struct {
-	// Revision is the write's, or the current one if nothing was written.
+	// Revision is that of the write, or the current one if nothing was written.
 	Revision int64
 	// OK says that the guard held.
 	OK bool
-	// KV is what was written; nil for a deletion and for a refusal.
+	// KV is what was written; nil for a deletion and a refusal.
 	KV *KV
-	// Prev is what the key held before, or what is in the way of a refused write; nil is nothing.
+	// Prev is what the key held before, or what a refused write met; nil is nothing.
 	Prev *KV
 }
 
-// Event is one change. A deletion has a KV of only Key and Mod.
+// Event is one change. The KV of a deletion has only Key and Mod.
 type Event struct {
 	Deleted bool
 	KV      *KV
@@ -142,10 +145,10 @@ type Event struct {
 	Prev *KV
 }
 
-// allKeys as the end of a range means: no end.
+// allKeys, as the end of a range, means no end.
 const allKeys = "\x00"
 
-// inRange says whether key lies in [start, end). Without an end only start itself does.
+// inRange says whether key lies in [start, end). Without an end, only start itself does.
 func inRange(key, start, end string) bool {
 	switch end {
 	case "":

@@ -11,25 +11,27 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it is
-// written to the file: twice this may be in memory, and in the log to be read after a crash. The larger,
-// the fewer pages of the file are written for each change, and a burst that is smaller is over before its pages are
-// written: see quiet.go.
+// layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it
+// is written to the file, in bytes. Twice this may be in memory, and in the log to be read after a
+// crash. The larger it is, the fewer pages of the file are written for each change; and a burst
+// that is smaller is over before its pages are written: see quiet.go.
 const layerLimit = 6 << 20
 
 // checkpoint is a layer on its way into the file, with the counters that go with it.
 type checkpoint struct {
 	layer                        *layer
 	revision, compacted, ceiling int64
-	// wal is the first sequence of the write-ahead log that the file does not have then.
-	wal uint64
-	// done is closed once err is final: nil, or that there is no room. The layer is then still needed.
+	// sequence is the first sequence of the write-ahead log that the file will not have.
+	sequence uint64
+	// done is closed once err is final. An error says that there is no room; the layer is then
+	// still needed.
 	done chan struct{}
 	err  error
-	// first says that the layer was read from the log, whose files must not be overwritten before.
-	first bool
-	// last says that a large burst ends with it: memory is given back afterwards.
-	last bool
+	// recovered says that the layer was read from the log, whose files must not be overwritten
+	// before.
+	recovered bool
+	// endsBurst says that a large burst ends with it: memory is given back afterwards.
+	endsBurst bool
 }
 
 func (s *Store) newest() *layer {
@@ -38,13 +40,13 @@ func (s *Store) newest() *layer {
 	return s.layers[0]
 }
 
-// makeRoom begins a new layer when the newest is full. It is the writer's, and waits for the checkpoint
-// before: that is what holds back writers who are faster than the disk.
-func (s *Store) makeRoom() error {
-	if first := s.pending != nil && s.pending.first; !first && s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
+// ensureRoom begins a new layer if the newest is full. It waits for the checkpoint before that one:
+// this is what slows down writers that are faster than the disk. Writer goroutine only.
+func (s *Store) ensureRoom() error {
+	if first := s.pending != nil && s.pending.recovered; !first && s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
 		return nil
 	}
-	first := s.pending != nil && s.pending.first
+	first := s.pending != nil && s.pending.recovered
 	if err := s.awaitCheckpoint(); err != nil {
 		return err
 	}
@@ -54,13 +56,14 @@ func (s *Store) makeRoom() error {
 	return s.freeze(false)
 }
 
-// awaitCheckpoint waits until no checkpoint is under way. One that had no room is tried again meanwhile.
+// awaitCheckpoint waits until no checkpoint is under way. It starts one that had no room again, and
+// returns why it had none. Writer goroutine only.
 func (s *Store) awaitCheckpoint() error {
 	if s.pending == nil {
 		return nil
 	}
 	<-s.pending.done
-	if err := s.failureNow(); err != nil {
+	if err := s.currentFailure(); err != nil {
 		return err
 	}
 	if err := s.pending.err; err != nil {
@@ -74,14 +77,14 @@ func (s *Store) awaitCheckpoint() error {
 	return nil
 }
 
-// freeze puts an empty layer before the newest, which the checkpointer gets. There must be no other. last is as in
-// checkpoint.
+// freeze puts an empty layer before the newest, and hands that one to the checkpointer. No other
+// checkpoint may be under way.
 func (s *Store) freeze(last bool) error {
 	cp, err := s.newCheckpoint()
 	if err != nil {
 		return err
 	}
-	cp.last = last
+	cp.endsBurst = last
 	s.pending = cp
 	s.mu.Lock()
 	s.layers = []*layer{newLayer(), s.pending.layer}
@@ -90,7 +93,8 @@ func (s *Store) freeze(last bool) error {
 	return nil
 }
 
-// newCheckpoint is of the newest layer. What is written from now on is not in it.
+// newCheckpoint returns a checkpoint of the newest layer. What is written from now on belongs to
+// the next.
 func (s *Store) newCheckpoint() (*checkpoint, error) {
 	if s.wal.Used() > 0 {
 		if err := s.wal.Rotate(); err != nil {
@@ -99,7 +103,7 @@ func (s *Store) newCheckpoint() (*checkpoint, error) {
 	}
 	return &checkpoint{
 		layer: s.newest(), revision: s.revision.Load(), compacted: s.compacted.Load(), ceiling: s.ceiling,
-		wal: s.wal.Seq(), done: make(chan struct{}),
+		sequence: s.wal.Seq(), done: make(chan struct{}),
 	}, nil
 }
 
@@ -112,22 +116,22 @@ func (s *Store) checkpointer() {
 			s.layers = []*layer{s.layers[0]} // a part of the slice would keep the memory of all
 			s.mu.Unlock()
 			cp.layer = nil // the writer keeps the checkpoint until it needs another one
-			s.space.full.Store(false)
+			s.space.diskFull.Store(false)
 		case durable.IsDiskFull(err):
 			cp.err = noSpace(err)
-			s.space.full.Store(true)
+			s.space.diskFull.Store(true)
 		default:
 			cp.err = s.fail(err)
 		}
 		close(cp.done)
 		if cp.err == nil {
-			s.scrubOn()
+			s.finishScrub()
 			if err := s.measure(); err != nil {
 				_ = s.fail(err)
 			}
-			s.remindWriter()
-			if cp.last {
-				collect()
+			s.wakeWriter()
+			if cp.endsBurst {
+				freeMemory()
 			}
 		}
 	}
@@ -141,16 +145,16 @@ func (s *Store) writeCheckpoint(cp *checkpoint) error {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	s.counters.checkpoints.Add(1)
-	since(&s.counters.checkpointing, start)
+	addSince(&s.counters.checkpointing, start)
 	s.options.atCheckpoint(true)
 	return nil
 }
 
-// put is writeCheckpoint's transaction.
+// put writes a checkpoint to db in one transaction.
 func (cp *checkpoint) put(db *bbolt.DB) error {
 	return format.Update(db, func(tx *format.Tx) error {
 		tx.Log.FillPercent = logFill
-		if err := tx.PutRecords(cp.layer.since(0)); err != nil {
+		if err := tx.PutRecords(cp.layer.recordsFrom(0)); err != nil {
 			return err
 		}
 		for _, r := range cp.layer.rows("", allKeys) {
@@ -168,19 +172,21 @@ func (cp *checkpoint) put(db *bbolt.DB) error {
 			}
 		}
 		tx.Revision, tx.Compacted, tx.Ceiling = cp.revision, cp.compacted, cp.ceiling
-		tx.LogSequence, tx.LogMarked = int64(cp.wal), 1
+		tx.LogSequence, tx.LogMarked = int64(cp.sequence), 1
 		return scrub(tx)
 	})
 }
 
-// logFill is how full bbolt leaves a page of the log when it splits it: full, since keys only grow.
+// logFill is how full bbolt leaves a page of the log when it splits the page: full, since revisions
+// only grow.
 const logFill = 1.0
 
 // Checkpoint writes all that is in memory to the file.
 func (s *Store) Checkpoint(ctx context.Context) error {
 	var cp *checkpoint
 	_, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
-		// The transaction has not published anything of this batch yet: it goes into the next layer.
+		// The transaction has not published anything of this batch yet: it goes into the next
+		// layer.
 		if err := s.awaitCheckpoint(); err != nil {
 			return tx.refuse(err), nil
 		}

@@ -9,9 +9,10 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Compact gives up the history below revision: what was valid at revision and all after it stays. It
-// returns the current revision; reads of older ones are refused from then on. The newest layer is cleaned
-// at once, the file with the next checkpoints: a compaction alone writes nothing, and a crash may undo it.
+// Compact gives up the history below revision: what was valid at revision, and all after it, stays.
+// It returns the current revision. Reads of older ones are refused from then on with ErrCompacted.
+// The newest layer is cleaned at once, the file with the next checkpoints: a compaction alone
+// writes nothing, and a crash may undo it.
 func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 	res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
 		switch {
@@ -21,16 +22,17 @@ func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 			return tx.refuse(ErrCompacted), nil
 		}
 		tx.compacted = revision
-		if tx.over {
+		if tx.overQuota {
 			s.space.reclaim.Store(true)
 		}
-		tx.dirty = true
+		tx.changed = true
 		return tx.refuse(nil), nil
 	})
 	return res.Revision, err
 }
 
-// compactNewest drops what is not needed of the newest layer. Who reads it now goes on with the old one.
+// compactNewest replaces the newest layer by one without what nobody can ask for any more. Reads
+// that are under way go on with the old one.
 func (s *Store) compactNewest(revision int64) {
 	cleaned := s.newest().compact(revision)
 	s.mu.Lock()
@@ -39,11 +41,12 @@ func (s *Store) compactNewest(revision int64) {
 	s.layers = append([]*layer{cleaned}, s.layers[1:]...)
 }
 
-// scrubStep is how many records of the log are looked at in one transaction.
+// scrubStep is how many records of the log one transaction looks at.
 const scrubStep = 4096
 
-// scrubOn goes on with what the checkpoint left, until there is nothing left or another one waits.
-func (s *Store) scrubOn() {
+// finishScrub removes the compacted history that the last checkpoint left, until none is left or
+// another checkpoint waits.
+func (s *Store) finishScrub() {
 	for done := false; !done && len(s.checkpoints) == 0; {
 		select {
 		case <-s.closing:
@@ -68,11 +71,12 @@ func (s *Store) scrubOn() {
 	}
 }
 
-// scrubTarget is up to where history can be removed: the record of the compacted revision itself is kept, see knows.
+// scrubTarget returns up to where history can be removed. The record of the compacted revision
+// itself is kept: see hasHistory.
 func scrubTarget(c format.Counters) int64 { return max(c.Compacted-1, 0) }
 
-// scrub cleans a step of the file's log up to below the compacted revision. Each record there makes the version
-// before it unreachable, and a deletion is unreachable itself.
+// scrub removes a step of the history up to below the compacted revision. Each record there makes
+// the version before it unreachable, and a deletion is unreachable itself.
 func scrub(tx *format.Tx) error {
 	target := max(scrubTarget(tx.Counters), tx.Scrubbed)
 	var dead []int64
@@ -102,7 +106,7 @@ func scrub(tx *format.Tx) error {
 		}
 	}
 	for _, key := range gone {
-		if err := forget(tx, key, target); err != nil {
+		if err := deleteIndexRow(tx, key, target); err != nil {
 			return err
 		}
 	}
@@ -110,8 +114,9 @@ func scrub(tx *format.Tx) error {
 	return nil
 }
 
-// forget removes the index row of key if its latest version is a deletion at or below revision.
-func forget(tx *format.Tx, key []byte, revision int64) error {
+// deleteIndexRow removes the index row of key if its latest version is a deletion at or below
+// revision.
+func deleteIndexRow(tx *format.Tx, key []byte, revision int64) error {
 	row := tx.Keys.Get(key)
 	if row == nil {
 		return nil

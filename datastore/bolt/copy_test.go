@@ -59,10 +59,10 @@ func TestCopyMissesCheckpoint(t *testing.T) {
 		require.NoError(t, s.Checkpoint(ctx))
 	}
 	put()
-	var at position
-	look := func(v *view) error { at = positionOf(v.meta); return nil }
+	var at checkpointID
+	look := func(v *view) error { at = checkpointIDOf(v.meta); return nil }
 	require.NoError(t, s.view(look))
-	file, err := unnamed(t.TempDir())
+	file, err := unnamedFile(t.TempDir())
 	require.NoError(t, err)
 	defer file.Close()
 	same, err := s.copyFile(file, at)

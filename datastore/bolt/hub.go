@@ -9,35 +9,36 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// hub knows all watches. The writer pushes each transaction's events to those that keep up:
+// hub holds all watches. The writer pushes the events of each transaction to those that keep up:
 //
 //	new, from published on --> following --no room in the queue--> behind --all of the log queued--> following
 //	new, from before       --> behind
 //	following or behind --cancelled, watcher or store closed, history gone--> ended
 //
-// A watch that is behind has a goroutine that feeds it from the log; one that follows costs nothing.
+// A watch that is behind has a goroutine that feeds it from the log; one that follows costs
+// nothing.
 type hub struct {
 	// history reads a page of the log.
 	history func(r Range, from int64) (events []Event, next int64, err error)
-	// progress is Options.options.ProgressInterval.
+	// progress is Options.ProgressInterval.
 	progress time.Duration
 	feeders  sync.WaitGroup
 
-	// mu guards the rest, and the fields of watches and watchers. moved is signalled when a queue has
-	// room again, and when a watch ends.
+	// mu guards the rest, and the fields of watches and watchers. changed is signalled when a queue
+	// has room again, and when a watch ends.
 	mu        sync.Mutex
-	moved     sync.Cond
+	changed   sync.Cond
 	watches   map[*watch]struct{}
 	published int64
 	closed    bool
-	// timer tells the progress. A write arms it, or a watch that begins in the past, and it fires once: a
-	// store that nobody uses has none.
+	// timer sends the progress. A write arms it, or a watch that begins in the past, and it fires
+	// once: a store that nobody uses has none.
 	timer *time.Timer
 }
 
 func newHub(s *Store) *hub {
 	h := &hub{history: s.history, progress: s.options.ProgressInterval, published: s.revision.Load(), watches: map[*watch]struct{}{}}
-	h.moved.L = &h.mu
+	h.changed.L = &h.mu
 	return h
 }
 
@@ -54,55 +55,55 @@ func (h *hub) publish(events []Event, revision int64) {
 		if len(wanted) == 0 {
 			continue
 		}
-		if w.watcher.offer(w.id, wanted) {
-			w.next, w.told = revision+1, wanted[len(wanted)-1].KV.Mod
+		if w.watcher.offerLocked(w.id, wanted) {
+			w.next, w.promised = revision+1, wanted[len(wanted)-1].KV.Mod
 		} else {
 			w.next = wanted[0].KV.Mod
-			h.fallBehind(w)
+			h.fallBehindLocked(w)
 		}
 	}
 	if len(h.watches) > 0 {
-		h.arm()
+		h.armLocked()
 	}
 }
 
-// arm makes sure that progress will be told. It needs mu.
-func (h *hub) arm() {
+// armLocked makes sure that progress will be sent.
+func (h *hub) armLocked() {
 	if h.timer == nil && !h.closed {
-		h.timer = time.AfterFunc(h.progress, h.tellProgress)
+		h.timer = time.AfterFunc(h.progress, h.sendProgress)
 	}
 }
 
-// tellProgress tells the watches that want it how far they are, unless they know.
-func (h *hub) tellProgress() {
+// sendProgress sends the current revision to the watches that want progress and have not got it.
+func (h *hub) sendProgress() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.timer = nil
 	for w := range h.watches {
-		if w.Progress && !w.behind && w.told < h.published {
-			w.told = h.published
-			w.watcher.push(Message{Watch: w.id, Revision: h.published})
+		if w.Progress && !w.behind && w.promised < h.published {
+			w.promised = h.published
+			w.watcher.pushLocked(Message{Watch: w.id, Revision: h.published})
 		}
 	}
 }
 
-// fallBehind needs mu.
-func (h *hub) fallBehind(w *watch) {
+// fallBehindLocked lets a goroutine feed a watch from the log.
+func (h *hub) fallBehindLocked(w *watch) {
 	w.behind = true
 	h.feeders.Go(func() { h.feed(w) })
 }
 
-// end needs mu.
-func (h *hub) end(w *watch, err error) {
+// endLocked ends a watch. err is nil if it was cancelled.
+func (h *hub) endLocked(w *watch, err error) {
 	if w.ended {
 		return
 	}
 	w.ended = true
 	delete(h.watches, w)
 	delete(w.watcher.watches, w.id)
-	w.watcher.push(Message{Watch: w.id, Revision: h.published, Ended: true, Err: err})
-	w.watcher.tellAll()
-	h.moved.Broadcast()
+	w.watcher.pushLocked(Message{Watch: w.id, Revision: h.published, Ended: true, Err: err})
+	w.watcher.answerProgress()
+	h.changed.Broadcast()
 }
 
 // feed sends the log to a watch that is behind until it has caught up with the writer.
@@ -117,29 +118,29 @@ func (h *hub) feed(w *watch) {
 		switch {
 		case w.ended:
 		case err != nil:
-			h.end(w, err)
-		case h.queue(w, events):
+			h.endLocked(w, err)
+		case h.queueLocked(w, events):
 			w.next = next
 			if next > h.published {
 				w.behind = false
-				w.watcher.tellAll()
+				w.watcher.answerProgress()
 			}
 		}
 	}
 }
 
-// queue waits for room for events. It needs mu, and returns false when the watch has ended.
-func (h *hub) queue(w *watch, events []Event) bool {
+// queueLocked waits for room and queues events of a watch. It returns false if the watch has ended.
+func (h *hub) queueLocked(w *watch, events []Event) bool {
 	if len(events) == 0 {
 		return true
 	}
 	last := events[len(events)-1].KV.Mod
 	for !w.ended && !h.closed {
-		if w.watcher.offer(w.id, events) {
-			w.told = max(w.told, last)
+		if w.watcher.offerLocked(w.id, events) {
+			w.promised = max(w.promised, last)
 			return true
 		}
-		h.moved.Wait()
+		h.changed.Wait()
 	}
 	return false
 }
@@ -151,7 +152,7 @@ func (h *hub) close() {
 	if h.timer != nil {
 		h.timer.Stop()
 	}
-	h.moved.Broadcast()
+	h.changed.Broadcast()
 	for w := range h.watches {
 		w.ended = true
 		w.watcher.wake()
@@ -160,15 +161,15 @@ func (h *hub) close() {
 	h.feeders.Wait()
 }
 
-// historyPage bounds a feeder's read transaction, in bytes of values.
+// historyPage bounds the read transaction of a feeder, in bytes of values.
 const historyPage = queueBytes / 4
 
-// history returns what r wants of the log from revision from on, and the revision to go on with.
+// history returns the events of r from revision from on, and the revision to go on with.
 func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 	var events []Event
 	next := from
 	err := s.view(func(v *view) error {
-		if known, err := v.knows(from); !known || err != nil {
+		if known, err := v.hasHistory(from); !known || err != nil {
 			return cmp.Or(err, ErrCompacted)
 		}
 		next = max(from, v.revision+1)
@@ -190,9 +191,10 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 	return events, next, err
 }
 
-// knows says whether the history from revision on is there. Of the compacted revision itself the record is kept, as etcd does, even if it
-// is a deletion; but there is none if the revision was skipped, as after a crash.
-func (v *view) knows(revision int64) (bool, error) {
+// hasHistory says whether the history from revision on is there. The record of the compacted
+// revision itself is kept, as in etcd, even if it is a deletion; but there is none if that revision
+// was skipped, as after a crash.
+func (v *view) hasHistory(revision int64) (bool, error) {
 	if revision != v.compacted || revision <= format.FirstRevision {
 		return revision >= v.compacted, nil
 	}
@@ -200,8 +202,8 @@ func (v *view) knows(revision int64) (bool, error) {
 	return rec != nil, err
 }
 
-// walk calls fn with the records of the log from revision from on, until it returns false. Above the compacted history, each revision has
-// one.
+// walk calls fn with the records of the log from revision from on, until it returns false. Above
+// the compacted history, each revision has a record.
 func (v *view) walk(from int64, fn func(*format.Record) (bool, error)) error {
 	from = max(from, format.FirstRevision+1) // a new store is at a revision that nothing was written with
 	c := v.log.Cursor()
@@ -222,7 +224,7 @@ func (v *view) walk(from int64, fn func(*format.Record) (bool, error)) error {
 		return fmt.Errorf("%w: the records of revisions %d to %d are missing", format.ErrDamaged, from, last)
 	}
 	for i := len(v.layers) - 1; i >= 0; i-- {
-		for _, rec := range v.layers[i].since(from) {
+		for _, rec := range v.layers[i].recordsFrom(from) {
 			if rec.Mod > v.revision {
 				return nil
 			}
@@ -234,7 +236,7 @@ func (v *view) walk(from int64, fn func(*format.Record) (bool, error)) error {
 	return nil
 }
 
-// event makes the event that the writer published for rec.
+// event returns the event that the writer published for rec.
 func (v *view) event(rec *format.Record, prevKV bool) (Event, error) {
 	e := Event{Deleted: rec.Deleted, KV: kvOf(rec)}
 	if !prevKV || rec.Prev == 0 || rec.Version == 1 || rec.Mod <= v.compacted { // what was before is compacted

@@ -10,8 +10,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// layer is what was written since some moment, in memory. The newest one grows at its end; an older one is
-// on its way into the file. Its records are never changed.
+// layer holds in memory what was written since some moment. The newest layer grows at its end; an
+// older one is on its way into the file. Records in a layer never change.
 type layer struct {
 	// mu guards the rest.
 	mu sync.RWMutex
@@ -19,7 +19,7 @@ type layer struct {
 	log []*format.Record
 	// index has the latest header of each key of the log.
 	index *btree.BTreeG[row]
-	// leases were changed; those with TTL 0 have ended.
+	// leases are those that were changed. A lease with TTL 0 has ended.
 	leases map[int64]format.Lease
 	bytes  int
 }
@@ -33,9 +33,9 @@ type row struct {
 const (
 	// treeDegree is google/btree's usual choice.
 	treeDegree = 32
-	// recordOverhead is what a record occupies in a layer beside key and value, roughly.
+	// recordOverhead is roughly how many bytes a record takes in a layer beside its key and value.
 	recordOverhead = 300
-	// leaseOverhead is what a lease's change occupies.
+	// leaseOverhead is how many bytes a changed lease takes.
 	leaseOverhead = 64
 )
 
@@ -60,7 +60,7 @@ func (l *layer) add(records []*format.Record, leases map[int64]format.Lease) {
 	}
 }
 
-// size is about how much memory the layer occupies.
+// size returns roughly how many bytes of memory the layer takes.
 func (l *layer) size() int {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -73,8 +73,8 @@ func (l *layer) empty() bool {
 	return len(l.log) == 0 && len(l.leases) == 0
 }
 
-// since returns the records from revision on.
-func (l *layer) since(revision int64) []*format.Record {
+// recordsFrom returns the records of revision and all later ones.
+func (l *layer) recordsFrom(revision int64) []*format.Record {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	at := sort.Search(len(l.log), func(i int) bool { return l.log[i].Mod >= revision })
@@ -83,7 +83,7 @@ func (l *layer) since(revision int64) []*format.Record {
 
 // record returns the record of a revision, or nil.
 func (l *layer) record(revision int64) *format.Record {
-	if found := l.since(revision); len(found) > 0 && found[0].Mod == revision {
+	if found := l.recordsFrom(revision); len(found) > 0 && found[0].Mod == revision {
 		return found[0]
 	}
 	return nil
@@ -97,7 +97,7 @@ func (l *layer) latest(key string) (format.Header, bool) {
 	return found.Header, ok
 }
 
-// rows returns the rows of a range, in order.
+// rows returns the index rows of a range, in order.
 func (l *layer) rows(key, end string) []row {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -112,8 +112,9 @@ func (l *layer) rows(key, end string) []row {
 	return rows
 }
 
-// compact returns a layer without the records that nobody can ask for when the history below revision is
-// given up: those that a later one up to revision replaces, and deletions before it of what only this layer had.
+// compact returns a layer without the records that nobody can ask for once the history below
+// revision is given up: those that a later one up to revision replaces, and deletions before it of
+// keys that only this layer had.
 func (l *layer) compact(revision int64) *layer {
 	l.mu.RLock()
 	defer l.mu.RUnlock()

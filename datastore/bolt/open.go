@@ -16,28 +16,30 @@ import (
 
 // Options are what an operator may choose. The zero value is the default.
 type Options struct {
-	// ProgressInterval is how long a watch that wants progress may know less than the current revision when
-	// nothing happens in its range. The default is a minute: it must be well below the apiserver's five
-	// minutes between compactions, or idle watches could not be resumed; each time wakes the apiserver
-	// once for each resource.
+	// ProgressInterval is how long a watch that wants progress may be behind the current revision
+	// while nothing happens in its range. The default is a minute. It must be well below the
+	// apiserver's five minutes between compactions, or idle watches could not be resumed; each time
+	// wakes the apiserver once for each resource.
 	ProgressInterval time.Duration
-	// Volatile are the beginnings of keys that are kept in memory, and written at checkpoints and at a clean
-	// stop only. After a crash they are what they were at the last checkpoint; who watched anything is told
-	// that the history is compacted. Only for what its owner writes again anyway. The default is none.
+	// Volatile are prefixes of keys that are kept in memory, and written only at checkpoints and at
+	// a clean stop. After a crash they are what they were at the last checkpoint, and watches are
+	// told that their history is compacted. Only for keys that their owner writes again anyway. The
+	// default is none.
 	Volatile []string
-	// QuotaBytes is how much the store may hold, in bytes of the file that are in use and of memory that waits for it; 0 is 8 GiB. Over
-	// it, all writes are refused with ErrNoSpace but deletions, volatile ones and compactions. Too little stops the cluster from
-	// changing; too much may fill the disk.
+	// QuotaBytes is how many bytes the store may hold, in used pages of the file and in memory that
+	// waits for it; 0 is 8 GiB. Over it, all writes are refused with ErrNoSpace except deletions,
+	// volatile writes and compactions. Too little stops the cluster from changing; too much may
+	// fill the disk.
 	QuotaBytes int64
-	// Restore returns the file of the newest good snapshot and its name. It is called when the file is damaged so that data would be
-	// lost. Nil, and no reader, is none.
+	// Restore returns the file of the newest good snapshot and its name. It is called if the file
+	// is so damaged that data would be lost. Nil, or no reader, means that there is none.
 	Restore func() (file io.ReadCloser, name string, err error)
-	// Above is a revision above which a store that is made begins, with its history compacted. One that is there
-	// already is left as it is.
+	// Above is a revision above which a new store begins, with its history compacted. A store that
+	// is there already is left as it is.
 	Above int64
 
-	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before and after a
-	// checkpoint.
+	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before
+	// and after a checkpoint.
 	limit        int64
 	openLog      func(path string) (wal.Files, error)
 	atCheckpoint func(done bool)
@@ -45,7 +47,7 @@ type Options struct {
 
 const (
 	defaultProgressInterval = time.Minute
-	// defaultQuota is what etcd recommends as the most.
+	// defaultQuota is the most that etcd recommends.
 	defaultQuota = 8 << 30
 )
 
@@ -65,8 +67,8 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Open opens the store at path, or makes one, with its directory. The two files of its write-ahead log are
-// beside it. Damaged files are repaired first: see Repairs. The error says what to do.
+// Open opens the store at path, or makes one, with its directory. The two files of its write-ahead
+// log are beside it. Damaged files are repaired first: see Repairs. The error says what to do.
 func Open(path string, o Options) (*Store, error) {
 	o.setDefaults()
 	files, err := rescue.Open(path, rescue.Options{OpenLog: o.openLog, Restore: o.Restore, Above: o.Above})
@@ -126,19 +128,19 @@ func (s *Store) recover(files *rescue.Files) error {
 	}
 	s.counters.logBytes.Store(s.wal.Size())
 	if files.State.Torn {
-		s.ceiling = max(s.revision.Load(), s.ceiling) + 2*reserve // above what the lost frame may have promised
+		s.ceiling = max(s.revision.Load(), s.ceiling) + 2*volatileReserve // above what the lost frame may have promised
 		files.NoteTorn()
 	}
 	if len(files.Frames) == 0 && s.ceiling == 0 && files.Counters.LogMarked == 1 {
 		return nil // it was stopped cleanly
 	}
-	return s.saveFirst()
+	return s.saveRecovered()
 }
 
 // saveToNewLog puts what was read from a damaged log into the file, and goes on with another log.
 func (s *Store) saveToNewLog(log *wal.Log, ceiling int64) error {
 	s.wal, s.ceiling = log, ceiling
-	if err := s.saveFirst(); err != nil {
+	if err := s.saveRecovered(); err != nil {
 		return err
 	}
 	if s.pending != nil { // the old log is still needed, and cannot be used
@@ -147,16 +149,18 @@ func (s *Store) saveToNewLog(log *wal.Log, ceiling int64) error {
 	return nil
 }
 
-// saveFirst puts what was read from the log into the file, with revisions that nobody was given.
-func (s *Store) saveFirst() error {
+// saveRecovered puts what was read from the log into the file, with revisions that nobody was
+// given.
+func (s *Store) saveRecovered() error {
 	if s.ceiling > 0 {
-		// Revisions up to the ceiling may have been given out, and what was written then is lost: who knows
-		// of it has to read everything again.
+		// Revisions up to the ceiling may have been given out, and what was written then is lost:
+		// who knows of it has to read everything again.
 		s.revision.Store(max(s.revision.Load(), s.ceiling) + 1)
 		s.compacted.Store(s.revision.Load())
 		s.ceiling = 0
 	}
-	// The checkpoint names a sequence of the log, which should have begun. It cannot where that overwrites what was read.
+	// The checkpoint names a sequence of the log, which should have begun. It cannot begin if that
+	// overwrites what was read.
 	if s.wal.Spare() {
 		if err := s.wal.Begin(); err != nil && !durable.IsDiskFull(err) {
 			return err
@@ -165,8 +169,8 @@ func (s *Store) saveFirst() error {
 	return s.firstCheckpoint()
 }
 
-// firstCheckpoint puts what only the log has into the file. Without room for that, the store serves reads: the log's files are still
-// needed, so writes wait until there is room.
+// firstCheckpoint puts what only the log has into the file. Without room for that the store serves
+// reads: the log's files are still needed, so writes wait until there is room.
 func (s *Store) firstCheckpoint() error {
 	cp, err := s.newCheckpoint()
 	if err == nil {
@@ -180,15 +184,15 @@ func (s *Store) firstCheckpoint() error {
 		return err
 	}
 	slog.Warn("no space left on the datastore's disk, only reads are served", "component", "datastore", "path", s.path, "error", err)
-	cp.err, cp.first = noSpace(err), true
+	cp.err, cp.recovered = noSpace(err), true
 	close(cp.done)
 	s.pending = cp
 	s.layers = []*layer{newLayer(), cp.layer}
-	s.space.full.Store(true)
+	s.space.diskFull.Store(true)
 	return nil
 }
 
-// replay does again what a frame of the log says.
+// replay applies a frame of the log to memory. Only while the store opens.
 func (s *Store) replay(f format.Frame) {
 	s.layers[0].add(f.Records, f.Leases)
 	for id, row := range f.Leases {
@@ -197,7 +201,7 @@ func (s *Store) replay(f format.Frame) {
 		}
 	}
 	for _, rec := range f.Records {
-		s.leases.attach(string(rec.Key), rec.Lease)
+		s.leases.attachLocked(string(rec.Key), rec.Lease)
 	}
 	for id, row := range f.Leases {
 		if row.TTL == 0 {
@@ -209,6 +213,7 @@ func (s *Store) replay(f format.Frame) {
 	s.ceiling = max(s.ceiling, f.Ceiling)
 }
 
+// loadLeases reads the leases and their keys. Only while the store opens.
 func (s *Store) loadLeases(tx *bbolt.Tx) error {
 	err := tx.Bucket([]byte(format.LeasesBucket)).ForEach(func(k, v []byte) error {
 		id, row, err := format.DecodeLease(k, v)
@@ -223,7 +228,7 @@ func (s *Store) loadLeases(tx *bbolt.Tx) error {
 	return tx.Bucket([]byte(format.KeysBucket)).ForEach(func(key, row []byte) error {
 		h, err := format.DecodeHeader(key, row)
 		if err == nil && h.Lease != 0 {
-			s.leases.attach(string(key), h.Lease)
+			s.leases.attachLocked(string(key), h.Lease)
 		}
 		return err
 	})

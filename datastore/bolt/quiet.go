@@ -5,31 +5,33 @@ import (
 	"time"
 )
 
-// What a burst of writes leaves in memory goes into the file once the burst is over, and what it leaves as garbage back to
-// the system. An idle store has no timer: the frames of a burst arm one, and it fires until there has been a pause.
+// Once a burst of writes is over, what it left in memory goes into the file, and its garbage back
+// to the system. An idle store has no timer: the frames of a burst arm one, and it fires until
+// there has been a pause.
 //
-// Writes that trickle in are no burst, however many they become: of a lease that is renewed every two seconds, most
-// versions are compacted before the layer is full, and are never written to the file.
+// Writes that trickle in are no burst, however many they become: of a lease that is renewed every
+// two seconds, most versions are compacted before the layer is full, and are never written to the
+// file.
 const (
-	// A burst is so many bytes of frames in so short a time.
+	// A burst is at least burstBytes of frames within burstTime.
 	burstBytes = 128 << 10
 	burstTime  = 10 * time.Second
-	// pause is how long no frame is written when a burst is over.
+	// pause is how long no frame is written before a burst is over.
 	pause = time.Second
-	// worthCollecting is how many bytes of frames leave so much garbage that a collection, which looks at all of the
-	// process's heap, is cheap beside what the writes have cost.
+	// worthCollecting is how many bytes of frames leave so much garbage that a collection, which
+	// looks at the process's whole heap, is cheap beside what the writes have cost.
 	worthCollecting = 4 << 20
 )
 
-// burst is what the writer knows of the frames since the last pause.
+// burst is the writer's view of the frames since the last pause.
 type burst struct {
-	// timer has fired, or is stopped, unless armed.
+	// timer has fired or is stopped, unless armed.
 	timer *time.Timer
 	armed bool
-	// bytes were logged since began, the last of them at last. due says that they are a burst.
-	began, last time.Time
+	// bytes were logged since start, the last of them at last. active says that they are a burst.
+	start, last time.Time
 	bytes       int64
-	due         bool
+	active      bool
 }
 
 func newBurst() burst {
@@ -38,14 +40,14 @@ func newBurst() burst {
 	return b
 }
 
-// note is told of a frame of so many bytes.
-func (b *burst) note(now time.Time, bytes int) {
-	if !b.due && now.Sub(b.began) > burstTime {
-		b.began, b.bytes = now, 0
+// add counts a frame of so many bytes.
+func (b *burst) add(now time.Time, bytes int) {
+	if !b.active && now.Sub(b.start) > burstTime {
+		b.start, b.bytes = now, 0
 	}
 	b.last = now
 	b.bytes += int64(bytes)
-	if b.due = b.due || b.bytes >= burstBytes; b.due {
+	if b.active = b.active || b.bytes >= burstBytes; b.active {
 		b.arm(pause)
 	}
 }
@@ -57,25 +59,28 @@ func (b *burst) arm(d time.Duration) {
 	}
 }
 
-// rest is the writer's when the timer has fired.
-func (s *Store) rest() {
+// endBurst puts what a burst left into the file, if the burst is over. The writer calls it when the
+// timer has fired.
+func (s *Store) endBurst() {
 	s.burst.armed = false
 	if since := time.Since(s.burst.last); since < pause {
 		s.burst.arm(pause - since)
 		return
 	}
-	if s.failureNow() != nil {
+	if s.currentFailure() != nil {
 		return
 	}
 	if s.pending != nil && !s.pending.isDone() {
 		s.burst.arm(pause)
 		return
 	}
-	// An error is the disk's, which is full or broken: the next write is told, and what is here stays.
+	// An error is the disk's, which is full or broken: the next write is told, and what is here
+	// stays.
 	if s.awaitCheckpoint() == nil && s.freeze(s.burst.bytes >= worthCollecting) == nil {
-		s.burst.bytes, s.burst.due = 0, false
+		s.burst.bytes, s.burst.active = 0, false
 	}
 }
 
-// collect gives the system back what a burst has left. Go itself would wait up to two minutes, and then take minutes.
-func collect() { debug.FreeOSMemory() }
+// freeMemory gives the garbage of a burst back to the system. Go itself would wait up to two
+// minutes, and then take minutes.
+func freeMemory() { debug.FreeOSMemory() }

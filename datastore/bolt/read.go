@@ -7,11 +7,11 @@ import (
 
 // Query selects keys at one moment.
 type Query struct {
-	// Key and End are the range [Key, End). An empty End means Key alone, "\x00" no end.
+	// Key and End are the range [Key, End). An empty End means Key alone, "\x00" means no end.
 	Key, End string
 	// Revision is the moment; 0 is now.
 	Revision int64
-	// Limit is how many keys to return at the most; 0 is all.
+	// Limit is how many keys to return at most; 0 is all.
 	Limit int64
 	// KeysOnly leaves the values out, CountOnly the keys too.
 	KeysOnly, CountOnly bool
@@ -23,12 +23,13 @@ type List struct {
 	Revision int64
 	// KVs are in the order of their keys. Scan leaves them out.
 	KVs []*KV
-	// Count is how many keys the range has, also those beyond the limit.
+	// Count is how many keys the range has, including those beyond the limit.
 	Count int64
 }
 
-// Range returns the selected keys. Pages of one list use the first page's revision and begin behind the
-// last key of the page before.
+// Range returns the selected keys. To read a list in pages, ask for the revision of the first page,
+// and begin each page behind the last key of the page before. Revisions that are gone are refused
+// with ErrCompacted, those to come with ErrFutureRevision.
 func (s *Store) Range(ctx context.Context, q Query) (List, error) {
 	var kvs []*KV
 	list, err := s.Scan(ctx, q, func(kv *KV) error {
@@ -43,8 +44,8 @@ func (s *Store) Range(ctx context.Context, q Query) (List, error) {
 	return list, err
 }
 
-// Scan calls fn with the selected keys. A KV and its value are valid during the call. All calls are of one moment, which keeps
-// the file's pages: fn must not wait for anybody.
+// Scan calls fn with the selected keys. A KV and its value are valid during the call. All calls are
+// of one moment, whose pages the file keeps meanwhile: fn must not wait.
 func (s *Store) Scan(ctx context.Context, q Query, fn func(*KV) error) (List, error) {
 	var list List
 	err := s.view(func(v *view) error {
@@ -68,7 +69,7 @@ func (s *Store) Scan(ctx context.Context, q Query, fn func(*KV) error) (List, er
 				return nil
 			}
 			list.Count++
-			if err := v.give(f, q.KeysOnly, fn); err != nil {
+			if err := v.emit(f, q.KeysOnly, fn); err != nil {
 				return err
 			}
 		}
@@ -79,8 +80,8 @@ func (s *Store) Scan(ctx context.Context, q Query, fn func(*KV) error) (List, er
 	return list, err
 }
 
-// give calls fn with a version of a key, with or without its value.
-func (v *view) give(f found, keyOnly bool, fn func(*KV) error) error {
+// emit calls fn with a version of a key, with or without its value.
+func (v *view) emit(f scanRow, keyOnly bool, fn func(*KV) error) error {
 	h, err := f.header()
 	if err != nil {
 		return err

@@ -9,31 +9,31 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// found is a row of a scan, from memory or from the file; what is from the file is decoded when it is asked
-// for, since most rows are only counted, and valid while the view is open.
-type found struct {
-	memory    *row
+// scanRow is a row that a scan found, in memory or in the file. A row of the file is decoded when
+// its header is asked for, since most rows are only counted; it is valid while the view is open.
+type scanRow struct {
+	layerRow  *row
 	key, bits []byte
 }
 
-func (f found) name() string {
-	if f.memory != nil {
-		return f.memory.key
+func (f scanRow) name() string {
+	if f.layerRow != nil {
+		return f.layerRow.key
 	}
 	return string(f.key)
 }
 
-func (f found) header() (format.Header, error) {
-	if f.memory != nil {
-		return f.memory.Header, nil
+func (f scanRow) header() (format.Header, error) {
+	if f.layerRow != nil {
+		return f.layerRow.Header, nil
 	}
 	return format.DecodeHeader(f.key, f.bits)
 }
 
-// mod is the part of the header that every row is asked for.
-func (f found) mod() (mod int64, deleted bool, err error) {
-	if f.memory != nil {
-		return f.memory.Mod, f.memory.Deleted, nil
+// mod returns the part of the header that every row is asked for.
+func (f scanRow) mod() (mod int64, deleted bool, err error) {
+	if f.layerRow != nil {
+		return f.layerRow.Mod, f.layerRow.Deleted, nil
 	}
 	if len(f.bits) > 0 {
 		if n, size := binary.Uvarint(f.bits[1:]); size > 0 {
@@ -50,20 +50,20 @@ type scan struct {
 	view *view
 	end  string
 	at   int64
-	// cursor is at key and bits, the file's next row in the range; nil is none.
+	// cursor is at key and bits, the file's next row in the range; a nil key is none.
 	cursor    *bbolt.Cursor
 	key, bits []byte
-	// memory is what the layers have of the range.
-	memory []row
-	passed int
+	// layerRows are the rows of the range that the layers have.
+	layerRows []row
+	passed    int
 }
 
-// scanCheck is how many keys a scan passes between looks at its context.
+// scanCheck is how many keys a scan passes between two looks at its context.
 const scanCheck = 1024
 
 func (v *view) scan(ctx context.Context, key, end string, at int64) *scan {
-	s := &scan{ctx: ctx, view: v, end: end, at: at, memory: v.memory(key, end)}
-	if end == "" && len(s.memory) > 0 {
+	s := &scan{ctx: ctx, view: v, end: end, at: at, layerRows: v.layerRows(key, end)}
+	if end == "" && len(s.layerRows) > 0 {
 		return s
 	}
 	s.cursor = v.keys.Cursor()
@@ -82,17 +82,17 @@ func (s *scan) bound() {
 	}
 }
 
-// latest returns the latest row of the next key.
-func (s *scan) latest() (f found, ok bool, err error) {
+// nextLatest returns the latest row of the next key.
+func (s *scan) nextLatest() (f scanRow, ok bool, err error) {
 	if s.passed++; s.passed%scanCheck == 0 && s.ctx.Err() != nil {
 		return f, false, s.ctx.Err()
 	}
-	if len(s.memory) > 0 && (s.key == nil || s.memory[0].key <= string(s.key)) {
-		f.memory = &s.memory[0]
-		if s.memory[0].key == string(s.key) {
+	if len(s.layerRows) > 0 && (s.key == nil || s.layerRows[0].key <= string(s.key)) {
+		f.layerRow = &s.layerRows[0]
+		if s.layerRows[0].key == string(s.key) {
 			s.skip()
 		}
-		s.memory = s.memory[1:]
+		s.layerRows = s.layerRows[1:]
 		return f, true, nil
 	}
 	if s.key == nil {
@@ -113,15 +113,15 @@ func (s *scan) skip() {
 	s.bound()
 }
 
-// next returns the next key that was there.
-func (s *scan) next() (f found, ok bool, err error) {
+// next returns the next key that existed at the revision.
+func (s *scan) next() (f scanRow, ok bool, err error) {
 	for {
-		if f, ok, err = s.latest(); !ok || err != nil {
+		if f, ok, err = s.nextLatest(); !ok || err != nil {
 			return f, false, err
 		}
 		mod, deleted, err := f.mod()
 		if err == nil && mod > s.at {
-			f, deleted, err = s.before(f)
+			f, deleted, err = s.versionBefore(f)
 		}
 		if !deleted || err != nil {
 			return f, err == nil, err
@@ -129,19 +129,20 @@ func (s *scan) next() (f found, ok bool, err error) {
 	}
 }
 
-// before returns the version of a key that was valid before the one that was found.
-func (s *scan) before(f found) (found, bool, error) {
+// versionBefore returns the version of f's key that was valid at the scan's revision, and whether
+// that is a deletion.
+func (s *scan) versionBefore(f scanRow) (scanRow, bool, error) {
 	h, err := f.header()
 	if err == nil {
 		h, err = s.view.versionAt(h, s.at)
 	}
-	return found{memory: &row{f.name(), h}}, h.Deleted, err
+	return scanRow{layerRow: &row{f.name(), h}}, h.Deleted, err
 }
 
 // count returns how many keys are left.
 func (s *scan) count() (n int64, err error) {
 	each := s.end == "" || s.at < format.LastRevision(s.view.meta)
-	for len(s.memory) > 0 || each {
+	for len(s.layerRows) > 0 || each {
 		_, ok, err := s.next()
 		if !ok || err != nil {
 			return n, err
@@ -151,8 +152,9 @@ func (s *scan) count() (n int64, err error) {
 	return s.countFile(n)
 }
 
-// countFile adds what only the file has, where each row is of the version that is wanted. The range ends at a place, which
-// is found once: comparing each key with the end would take as long as all the rest.
+// countFile adds the keys that only the file has, where each row is of the version that is wanted.
+// It finds the place where the range ends once: comparing each key with the end would take as long
+// as all the rest.
 func (s *scan) countFile(n int64) (int64, error) {
 	if s.key == nil {
 		return n, nil
@@ -177,10 +179,10 @@ func (s *scan) countFile(n int64) (int64, error) {
 	return n, nil
 }
 
-// memory returns what the layers have of a range, in order.
-func (v *view) memory(key, end string) []row {
+// layerRows returns the rows of a range that the layers have, in order.
+func (v *view) layerRows(key, end string) []row {
 	if end == "" {
-		return v.one(key)
+		return v.layerRow(key)
 	}
 	newest := v.layers[0].rows(key, end)
 	if len(v.layers) == 1 {
@@ -201,8 +203,8 @@ func (v *view) memory(key, end string) []row {
 	return append(append(merged, newest...), older...)
 }
 
-// one returns what the layers have of a key.
-func (v *view) one(key string) []row {
+// layerRow returns the row of a key that the layers have, if any.
+func (v *view) layerRow(key string) []row {
 	for _, l := range v.layers {
 		if h, ok := l.latest(key); ok {
 			return []row{{key, h}}

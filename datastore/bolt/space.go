@@ -10,18 +10,19 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// space is what the store knows of the room that it takes and has.
+// space is the room that the store takes, and whether there is any left.
 type space struct {
-	// file is the bbolt file once more, for reading its freelist.
+	// file is the bbolt file, for reading its freelist.
 	file *os.File
-	// inFile is how many bytes of the file hold something. Free pages are used again, and the file never shrinks.
+	// inFile is how many bytes of the file are in use. Free pages are used again, and the file
+	// never shrinks.
 	inFile atomic.Int64
-	// full says that the disk refused the last write.
-	full atomic.Bool
+	// diskFull says that the disk refused the last write.
+	diskFull atomic.Bool
 	// reclaim says that something was given up whose space is needed.
 	reclaim atomic.Bool
-	// told is the writer's: it said that the quota is exceeded.
-	told bool
+	// overLogged says that the log has a line that the quota is exceeded. Writer goroutine only.
+	overLogged bool
 }
 
 // measure finds out how much of the file is in use. No transaction may be writing.
@@ -42,7 +43,7 @@ func (s *Store) measure() error {
 	return nil
 }
 
-// image is the file for reading behind bbolt's back.
+// image returns the file for reading behind bbolt's back.
 func (s *Store) image() (format.Image, error) {
 	info, err := s.space.file.Stat()
 	if err != nil {
@@ -51,11 +52,12 @@ func (s *Store) image() (format.Image, error) {
 	return format.Image{File: s.space.file, Size: info.Size()}, nil
 }
 
-// judgeQuota says whether writes must be refused, and logs when that changes. It is the writer's.
-func (s *Store) judgeQuota() bool {
+// checkQuota says whether writes must be refused, and logs when that changes. Writer goroutine
+// only.
+func (s *Store) checkQuota() bool {
 	over := s.overQuota()
-	if over != s.space.told {
-		s.space.told = over
+	if over != s.space.overLogged {
+		s.space.overLogged = over
 		args := []any{"component", "datastore", "used", s.used(), "quota", s.options.QuotaBytes}
 		if over {
 			slog.Warn("datastore is over its quota, writes are refused", args...)
@@ -66,7 +68,7 @@ func (s *Store) judgeQuota() bool {
 	return over
 }
 
-// used is what the file and the layers hold, in bytes.
+// used returns how many bytes the file and the layers hold.
 func (s *Store) used() int64 {
 	s.mu.RLock()
 	layers := s.layers
@@ -80,11 +82,12 @@ func (s *Store) used() int64 {
 
 func (s *Store) overQuota() bool { return s.used() > s.options.QuotaBytes }
 
-// NoSpace says whether writes are refused because the quota is exceeded or the disk is full. It ends by itself.
-func (s *Store) NoSpace() bool { return s.space.full.Load() || s.overQuota() }
+// NoSpace says whether writes are refused because the quota is exceeded or the disk is full. Either
+// ends by itself.
+func (s *Store) NoSpace() bool { return s.space.diskFull.Load() || s.overQuota() }
 
-// reclaimSpace has what was given up over the quota removed from the file now, not with the next full layer, which will not
-// come while writes are refused. It is the writer's.
+// reclaimSpace removes what was given up over the quota from the file now. The next full layer
+// would do it, but there will be none while writes are refused. Writer goroutine only.
 func (s *Store) reclaimSpace() {
 	if !s.space.reclaim.Load() || s.pending != nil && !s.pending.isDone() {
 		return
@@ -97,8 +100,9 @@ func (s *Store) reclaimSpace() {
 	}
 }
 
-// remindWriter is the checkpointer's, when it has time again.
-func (s *Store) remindWriter() {
+// wakeWriter lets the writer reclaim space, now that no checkpoint is under way. Checkpointer
+// goroutine only.
+func (s *Store) wakeWriter() {
 	if !s.space.reclaim.Load() {
 		return
 	}
@@ -118,7 +122,7 @@ func (cp *checkpoint) isDone() bool {
 	}
 }
 
-// noSpace says why a write is refused.
+// noSpace returns an ErrNoSpace with its cause.
 func noSpace(err error) error {
 	if errors.Is(err, ErrNoSpace) {
 		return err

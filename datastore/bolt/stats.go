@@ -5,35 +5,38 @@ import (
 	"time"
 )
 
-// Stats is what the store has done since it was opened, and what it holds.
+// Stats says what the store has done since it was opened, and what it holds.
 type Stats struct {
 	Revision, Compacted int64
-	// Writes is how many keys were written or removed, Refusals how many requests had no room on the disk.
+	// Writes counts keys that were written or removed, Refusals requests for which there was no
+	// room.
 	Writes, Refusals int64
-	// Frames is how many transactions went to the log, and Syncing how long that took together.
+	// Frames counts transactions that went to the log; Syncing is how long that took altogether.
 	Frames  int64
 	Syncing time.Duration
-	// Checkpoints is how many layers went to the file, and Checkpointing how long that took together.
+	// Checkpoints counts layers that went to the file; Checkpointing is how long that took
+	// altogether.
 	Checkpoints   int64
 	Checkpointing time.Duration
-	// MemoryBytes is about what the layers occupy, LogBytes the size of the log's two files, and FileBytes
-	// that of the bbolt file, free pages included.
+	// MemoryBytes is roughly what the layers take, LogBytes the size of the log's two files, and
+	// FileBytes that of the bbolt file, free pages included.
 	MemoryBytes, LogBytes, FileBytes int64
-	// QuotaBytes is what UsedBytes, the part of the file and of memory that holds something, may be.
+	// UsedBytes is what the file and memory hold without free pages; QuotaBytes is its limit.
 	UsedBytes, QuotaBytes int64
-	// Watches are open; of these, Behind read from the log because their client is slow or began in the past.
+	// Watches are open. Of these, Behind read from the log, because their client is slow or they
+	// began in the past.
 	Watches, Behind int64
 	// Leases have been granted and have not ended.
 	Leases int64
 }
 
-// counters are the running part of Stats.
+// counters are the part of Stats that is counted.
 type counters struct {
 	writes, refusals, frames, syncing, checkpoints, checkpointing, logBytes atomic.Int64
 }
 
-// since adds the time since start to a counter of nanoseconds.
-func since(counter *atomic.Int64, start time.Time) { counter.Add(int64(time.Since(start))) }
+// addSince adds the time since start to a counter of nanoseconds.
+func addSince(counter *atomic.Int64, start time.Time) { counter.Add(int64(time.Since(start))) }
 
 // Stats returns the store's figures.
 func (s *Store) Stats() (Stats, error) {

@@ -14,8 +14,8 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Store is an open store. It runs three goroutines, which Close ends: the writer, the checkpointer and the
-// expirer of leases.
+// Store is an open store. It runs three goroutines, which Close ends: the writer, the checkpointer
+// and the expirer of leases.
 type Store struct {
 	options  Options
 	path     string
@@ -25,10 +25,11 @@ type Store struct {
 	leases   *leases
 	counters counters
 	repairs  []rescue.Repair
-	suspect  atomic.Bool // damage was met
+	damaged  atomic.Bool // damage was met
 	space    space
 
-	// The writer's, and Close's after it. ceiling is what the last frame of the log promised.
+	// For the writer alone, and for Close after it. ceiling is what the last frame of the log
+	// promised.
 	wal         *wal.Log
 	ceiling     int64
 	burst       burst
@@ -36,10 +37,10 @@ type Store struct {
 	pending     *checkpoint // until it is known to be done
 	checkpoints chan *checkpoint
 
-	// mu guards layers, the slice and which it is; see view.
+	// mu guards layers: the slice and which layers are in it; see view.
 	mu     sync.RWMutex
 	layers []*layer
-	// revision and compacted are what the last transaction left that was published.
+	// revision and compacted are the values after the last transaction that was published.
 	revision, compacted atomic.Int64
 
 	closing      chan struct{} // closed: take no more requests
@@ -47,14 +48,14 @@ type Store struct {
 	workers      sync.WaitGroup
 	checkpointed sync.WaitGroup
 	close        sync.Once
-	// failed is closed after failure has been set: the disk broke and nothing can be trusted.
+	// failed is closed once failure is set: the disk broke, and nothing can be trusted.
 	failing sync.Once
 	failed  chan struct{}
 	failure error
 }
 
-// Close answers the requests that were taken, ends all watches, writes what is in memory to the file and
-// closes it.
+// Close answers the requests that were taken, ends all watches, writes what is in memory to the
+// file and closes it.
 func (s *Store) Close() error {
 	var err error
 	s.close.Do(func() {
@@ -68,13 +69,13 @@ func (s *Store) Close() error {
 	return err
 }
 
-// lastCheckpoint leaves nothing in the log. If there is no room for that, the next Open finds it there;
-// what is volatile is then lost.
+// lastCheckpoint leaves nothing in the log. If there is no room for that, the next Open finds it
+// there; what is volatile is lost then.
 func (s *Store) lastCheckpoint() error {
-	if s.failureNow() != nil {
+	if s.currentFailure() != nil {
 		return nil // the failure has been told
 	}
-	if s.suspect.Load() { // a start after this looks at everything
+	if s.damaged.Load() { // a start after this looks at everything
 		f := format.Frame{Revision: s.revision.Load(), Compacted: s.compacted.Load(), Ceiling: s.ceiling}
 		return s.wal.Append(f.Append(nil))
 	}
@@ -99,34 +100,34 @@ func (s *Store) lastCheckpoint() error {
 	return err
 }
 
-// Failed is closed when the disk refused a write in a way that leaves the files in doubt. From then on
-// every request fails; only opening them anew tells what is on the disk. See Failure.
+// Failed is closed when the disk refused a write in a way that leaves the files in doubt. From then
+// on every request fails; only the next Open knows what is on the disk. See Failure.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
-// Failure is why Failed is closed. It may be called only after that.
+// Failure returns why Failed is closed. Call it only after that.
 func (s *Store) Failure() error { return s.failure }
 
-// Revision is the last revision that was given out and published to watches.
+// Revision returns the last revision that was given out and published to watches.
 func (s *Store) Revision() int64 { return s.revision.Load() }
 
-// Compacted is the revision below which there is no history.
+// Compacted returns the revision below which there is no history.
 func (s *Store) Compacted() int64 { return s.compacted.Load() }
 
-// Size is the size of the store's files in bytes, free pages included.
+// Size returns the size of the store's files in bytes, free pages included.
 func (s *Store) Size() (int64, error) {
 	stats, err := s.Stats()
 	return stats.FileBytes + stats.LogBytes, err
 }
 
-// Repairs returns what this start repaired, and earlier ones since RepairsReported was last called, the oldest
-// first.
+// Repairs returns what this start repaired, and earlier ones since RepairsReported was last called,
+// the oldest first.
 func (s *Store) Repairs() []rescue.Repair { return s.repairs }
 
-// RepairsReported says that somebody who looks after the store knows of its Repairs: the next Open does not
-// return them again.
+// RepairsReported says that the Repairs have been reported to whoever looks after the store: the
+// next Open does not return them again.
 func (s *Store) RepairsReported() error { return rescue.ForgetRepairs(s.path) }
 
-// Write does w if its guard holds. When it does not, Result says what is in the way.
+// Write does w if its guard holds. If it does not, Result has the version of the key that was met.
 func (s *Store) Write(ctx context.Context, w Write) (Result, error) {
 	return s.submit(ctx, func(tx *writeTx) (answer, error) { return tx.write(w) })
 }

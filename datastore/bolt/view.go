@@ -13,44 +13,48 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// view is the store at one moment: the layers in memory and, below them, the file. What is in both is the
-// same. It must be short: pages of the file that it can see are not reused.
+// view is the store at one moment: the layers in memory and, below them, the file. What is in both
+// is the same. Keep it open only for a short time: pages of the file that it can see are not used
+// again.
 type view struct {
 	tx              *bbolt.Tx
 	meta, log, keys *bbolt.Bucket
-	// records and index find single entries of log and keys. A cursor that is kept has its memory already.
+	// records and index find single entries of log and keys. A cursor that is kept has its memory
+	// already.
 	records, index *bbolt.Cursor
 	wanted         [8]byte
-	// layers begin with the newest. It may have records above revision.
+	// layers begin with the newest, which may have records above revision.
 	layers              []*layer
 	revision, compacted int64
 }
 
-// view calls fn with the store as it is.
+// view calls fn with the store as it is now.
 func (s *Store) view(fn func(*view) error) error {
 	v, err := s.open()
 	if err != nil {
 		return err
 	}
 	err = format.CatchFaults(func() error { return fn(v) })
-	return errors.Join(s.damage(err), v.tx.Rollback())
+	return errors.Join(s.noteDamage(err), v.tx.Rollback())
 }
 
-// damage remembers that damage was met: the next start looks for all of it, and repairs it.
-func (s *Store) damage(err error) error {
-	if errors.Is(err, format.ErrDamaged) && s.suspect.CompareAndSwap(false, true) {
+// noteDamage remembers that err is damage, if it is, and returns it: the next start examines the
+// whole file and repairs it.
+func (s *Store) noteDamage(err error) error {
+	if errors.Is(err, format.ErrDamaged) && s.damaged.CompareAndSwap(false, true) {
 		slog.Error("datastore is damaged, what is hit is not answered; a restart repairs it or says what to do", "component", "datastore", "path", s.path, "error", err)
 	}
 	return err
 }
 
-// Damaged says that something was met that is not as it was written. What is hit is not answered, all else is; the next Open repairs it.
-func (s *Store) Damaged() bool { return s.suspect.Load() }
+// Damaged says whether a request met data that is not as it was written. Requests that meet it are
+// refused, all others are served; the next Open repairs it.
+func (s *Store) Damaged() bool { return s.damaged.Load() }
 
-// open returns a view, whose transaction must be ended.
+// open returns a view. The caller must end its transaction.
 func (s *Store) open() (*view, error) {
-	// A checkpoint takes its layer away, under this lock, only when the file has it: a view has it at
-	// least once.
+	// A checkpoint takes its layer away, under this lock, only when the file has it: a view has it
+	// at least once.
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	tx, err := s.db.Begin(false)
@@ -64,12 +68,12 @@ func (s *Store) open() (*view, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(s.damage(err), tx.Rollback())
+		return nil, errors.Join(s.noteDamage(err), tx.Rollback())
 	}
 	return v, nil
 }
 
-// closedError translates bbolt's word for a store that has been closed.
+// closedError translates bbolt's error of a database that has been closed.
 func closedError(err error) error {
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
@@ -93,7 +97,7 @@ func (v *view) find(revision int64) (*format.Record, error) {
 	return &rec, err
 }
 
-// record returns the record of a revision, which must be there.
+// record returns the record of a revision. It is damage if there is none.
 func (v *view) record(revision int64) (*format.Record, error) {
 	rec, err := v.find(revision)
 	if rec == nil && err == nil {
@@ -102,7 +106,7 @@ func (v *view) record(revision int64) (*format.Record, error) {
 	return rec, err
 }
 
-// latest returns the last record of key, a deletion included, or nil.
+// latest returns the last record of key, which may be a deletion, or nil.
 func (v *view) latest(key string) (*format.Record, error) {
 	for _, l := range v.layers {
 		if h, ok := l.latest(key); ok {
@@ -120,7 +124,7 @@ func (v *view) latest(key string) (*format.Record, error) {
 	return v.recordOf(key, h)
 }
 
-// recordOf returns the record that an index row is of.
+// recordOf returns the record of an index row. It is damage if they differ.
 func (v *view) recordOf(key string, h format.Header) (*format.Record, error) {
 	rec, err := v.record(h.Mod)
 	if err == nil && (string(rec.Key) != key || rec.Header != h) {
@@ -129,8 +133,8 @@ func (v *view) recordOf(key string, h format.Header) (*format.Record, error) {
 	return rec, err
 }
 
-// versionAt walks back from the latest version of a key to the one that was valid at revision. Where there
-// was none, it returns a deletion.
+// versionAt walks back from the latest version of a key to the one that was valid at revision. If
+// there was none, it returns a deletion.
 func (v *view) versionAt(h format.Header, revision int64) (format.Header, error) {
 	for h.Mod > revision {
 		rec, err := v.record(h.Mod)

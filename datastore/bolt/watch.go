@@ -2,67 +2,68 @@ package bolt
 
 import "context"
 
-// queueBytes is how much may wait for a watcher's client. What does not fit is read from the log
-// when there is room again: a client that does not read costs no more than this.
+// queueBytes is how many bytes may wait for the client of a watcher. What does not fit is read from
+// the log when there is room again: a client that does not read costs no more than this.
 const queueBytes = 1 << 20
 
-// eventOverhead is what an event occupies beside its key and its values, roughly.
+// eventOverhead is roughly how many bytes an event takes beside its key and values.
 const eventOverhead = 200
 
 // AllWatches, as the watch of a progress message, means every watch of the watcher.
 const AllWatches int64 = -1
 
-// Range is a watch's wish.
+// Range is what a watch wants to see.
 type Range struct {
 	// Key and End are as in Query.
 	Key, End string
-	// From is the first revision that is wanted; 0 begins with what comes next.
+	// From is the first revision that is wanted; 0 begins with the next write.
 	From int64
 	// PrevKV asks for the Prev of events.
 	PrevKV bool
-	// Progress asks to be told the current revision now and then when nothing happens in the range.
+	// Progress asks for the current revision now and then when nothing happens in the range: see
+	// Options.ProgressInterval.
 	Progress bool
 }
 
-// Message is one piece of news of a Watcher.
+// Message is one message of a Watcher.
 type Message struct {
 	// Watch is the number that the watch was given, or AllWatches.
 	Watch int64
-	// Revision is the store's when the message was queued. A message that is none of the below is progress:
-	// no event up to Revision will follow.
+	// Revision is the store's when the message was queued. A message that is none of the below is
+	// progress: no event up to Revision will follow.
 	Revision int64
 	// Events are in order, and shared with others: they must not be changed.
 	Events []Event
-	// Created is the first message of a watch.
+	// Created says that this is the first message of a watch.
 	Created bool
-	// Ended is the last message of a watch. Err says why when it was not cancelled: ErrCompacted, or a
-	// broken store's.
+	// Ended says that this is the last message of a watch. Err says why, unless it was cancelled:
+	// ErrCompacted, or the error of a broken store.
 	Ended bool
 	Err   error
 }
 
-// Watcher is a client's watches. Their messages wait in one queue, which Next reads. One goroutine
-// may call Next while others call the rest.
+// Watcher is the watches of one client. Their messages wait in one queue, which Next reads. One
+// goroutine may call Next while others call the other methods.
 type Watcher struct {
 	hub *hub
 	// ready has a token when the queue may have something.
 	ready chan struct{}
 
 	// The hub's mu guards the rest. asked says that progress was requested and not told yet.
-	watches map[int64]*watch
-	queue   []Message
-	bytes   int
-	asked   bool
-	closed  bool
+	watches           map[int64]*watch
+	queue             []Message
+	bytes             int
+	progressRequested bool
+	closed            bool
 }
 
-// NewWatcher returns a Watcher without watches. It must be closed.
+// NewWatcher returns a Watcher without watches. The caller must close it.
 func (s *Store) NewWatcher() *Watcher {
 	return &Watcher{hub: s.hub, ready: make(chan struct{}, 1), watches: map[int64]*watch{}}
 }
 
-// Watch begins a watch under a number that no other of w's watches has; it returns false when one has.
-// Its first message is Created; if its history is gone, the second is Ended with ErrCompacted.
+// Watch begins a watch under a number. It returns false if another watch of w has the number. The
+// first message is Created; if the history is gone, the second is Ended with ErrCompacted.
 func (w *Watcher) Watch(id int64, r Range) bool {
 	h := w.hub
 	h.mu.Lock()
@@ -70,43 +71,43 @@ func (w *Watcher) Watch(id int64, r Range) bool {
 	if _, taken := w.watches[id]; taken {
 		return false
 	}
-	w.push(Message{Watch: id, Revision: h.published, Created: true})
+	w.pushLocked(Message{Watch: id, Revision: h.published, Created: true})
 	if r.From <= 0 {
 		r.From = h.published + 1
 	}
-	added := &watch{Range: r, id: id, watcher: w, next: r.From, told: r.From - 1}
+	added := &watch{Range: r, id: id, watcher: w, next: r.From, promised: r.From - 1}
 	w.watches[id] = added
 	h.watches[added] = struct{}{}
 	if added.next <= h.published {
-		h.fallBehind(added)
-		h.arm()
+		h.fallBehindLocked(added)
+		h.armLocked()
 	}
 	return true
 }
 
-// Cancel ends a watch. It returns false when there is none of this number.
+// Cancel ends a watch. It returns false if there is none of this number.
 func (w *Watcher) Cancel(id int64) bool {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
 	watch := w.watches[id]
 	if watch != nil {
-		w.hub.end(watch, nil)
+		w.hub.endLocked(watch, nil)
 	}
 	return watch != nil
 }
 
-// RequestProgress asks for one message that says how far all of w's watches are, as soon as none of
-// them is behind.
+// RequestProgress asks for one message that says how far all watches of w are. It is sent as soon
+// as none of them is behind.
 func (w *Watcher) RequestProgress() {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
-	w.asked = true
-	w.tellAll()
+	w.progressRequested = true
+	w.answerProgress()
 }
 
-// tellAll answers RequestProgress if it can. It needs mu.
-func (w *Watcher) tellAll() {
-	if !w.asked {
+// answerProgress answers RequestProgress if it can. The hub's mu must be held.
+func (w *Watcher) answerProgress() {
+	if !w.progressRequested {
 		return
 	}
 	for _, one := range w.watches {
@@ -114,22 +115,23 @@ func (w *Watcher) tellAll() {
 			return
 		}
 	}
-	w.asked = false
+	w.progressRequested = false
 	for _, one := range w.watches {
-		one.told = w.hub.published
+		one.promised = w.hub.published
 	}
-	w.push(Message{Watch: AllWatches, Revision: w.hub.published})
+	w.pushLocked(Message{Watch: AllWatches, Revision: w.hub.published})
 }
 
-// Post queues a message of the caller's own, in order with the others.
+// Post queues a message of the caller, in order with the others.
 func (w *Watcher) Post(m Message) {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
 	m.Revision = w.hub.published
-	w.push(m)
+	w.pushLocked(m)
 }
 
-// Next waits for messages and returns all that wait. It fails when ctx, the watcher or the store ends.
+// Next waits for messages and returns all that wait. It fails with ctx, and with ErrClosed once the
+// watcher or the store is closed.
 func (w *Watcher) Next(ctx context.Context) ([]Message, error) {
 	for {
 		if messages, err := w.take(); len(messages) > 0 || err != nil {
@@ -152,7 +154,7 @@ func (w *Watcher) take() ([]Message, error) {
 	messages := w.queue
 	w.queue, w.bytes = nil, 0
 	if len(messages) > 0 {
-		w.hub.moved.Broadcast()
+		w.hub.changed.Broadcast()
 	}
 	return messages, nil
 }
@@ -163,14 +165,14 @@ func (w *Watcher) Close() {
 	defer w.hub.mu.Unlock()
 	w.closed = true
 	for _, one := range w.watches {
-		w.hub.end(one, nil)
+		w.hub.endLocked(one, nil)
 	}
 	w.queue = nil
 	w.wake()
 }
 
-// push queues a message whatever waits already. It needs mu.
-func (w *Watcher) push(m Message) {
+// pushLocked queues a message, however much waits already.
+func (w *Watcher) pushLocked(m Message) {
 	if !w.closed {
 		w.queue = append(w.queue, m)
 		w.wake()
@@ -184,8 +186,8 @@ func (w *Watcher) wake() {
 	}
 }
 
-// offer queues events of a watch if there is room. It needs mu. It keeps the slice.
-func (w *Watcher) offer(id int64, events []Event) bool {
+// offerLocked queues events of a watch if there is room. It keeps the slice.
+func (w *Watcher) offerLocked(id int64, events []Event) bool {
 	revision := w.hub.published
 	size := 0
 	for _, e := range events {
@@ -200,7 +202,7 @@ func (w *Watcher) offer(id int64, events []Event) bool {
 		m.Events, m.Revision = append(m.Events, events...), revision
 		return true
 	}
-	w.push(Message{Watch: id, Revision: revision, Events: events})
+	w.pushLocked(Message{Watch: id, Revision: revision, Events: events})
 	return true
 }
 
@@ -219,10 +221,10 @@ type watch struct {
 	watcher *Watcher
 	// next is the lowest revision that is not in the queue yet.
 	next int64
-	// told is the highest revision that a message has promised.
-	told   int64
-	behind bool
-	ended  bool
+	// promised is the highest revision that a message has reported.
+	promised int64
+	behind   bool
+	ended    bool
 }
 
 func (w *watch) filter(events []Event) []Event {

@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// maxBatch bounds the requests of one transaction, and with it how long the first waits for
-	// the work of the last.
+	// maxBatch bounds the requests of one transaction, and with it how long the first waits for the
+	// work of the last.
 	maxBatch = 512
-	// maxBatchBytes bounds a transaction's new values for the same reason.
+	// maxBatchBytes bounds the new values of a transaction for the same reason.
 	maxBatchBytes = 2 << 20
 )
 
@@ -27,7 +27,7 @@ type request struct {
 	err    error
 }
 
-// answer is what a request gets. refusal is for the caller that asked; the transaction goes on.
+// answer is the answer to a request. refusal goes to its caller; the transaction goes on.
 type answer struct {
 	Result
 	refusal error
@@ -51,7 +51,7 @@ func (s *Store) enqueue(ctx context.Context, apply func(*writeTx) (answer, error
 	}
 }
 
-// wait returns the request's answer. When ctx ends first, the write may still happen.
+// wait returns the answer to a request. If ctx ends first, the write may still happen.
 func (s *Store) wait(ctx context.Context, req *request) (Result, error) {
 	select {
 	case <-req.done:
@@ -86,14 +86,14 @@ func (s *Store) write() {
 		case first := <-s.requests:
 			s.commit(first)
 		case <-s.burst.timer.C:
-			s.rest()
+			s.endBurst()
 		case <-s.closing:
 			return
 		}
 	}
 }
 
-// commit runs first and what else is waiting in one transaction, and answers all of them.
+// commit runs first, and what else is waiting, in one transaction, and answers all of them.
 func (s *Store) commit(first *request) {
 	batch, err := s.transact(first)
 	if errors.Is(err, ErrNoSpace) {
@@ -108,13 +108,14 @@ func (s *Store) commit(first *request) {
 	}
 }
 
-// transact returns the requests that it took into the transaction. On error none has happened.
+// transact returns the requests that it took into the transaction. After an error none has
+// happened.
 func (s *Store) transact(first *request) ([]*request, error) {
 	batch := append(make([]*request, 0, 16), first)
-	if err := s.failureNow(); err != nil {
+	if err := s.currentFailure(); err != nil {
 		return batch, err
 	}
-	if err := s.makeRoom(); err != nil {
+	if err := s.ensureRoom(); err != nil {
 		return batch, err
 	}
 	tx, err := s.begin()
@@ -122,7 +123,7 @@ func (s *Store) transact(first *request) ([]*request, error) {
 		return batch, err
 	}
 	for req := first; req != nil && err == nil; {
-		if req.answer, err = tx.do(req); err == nil {
+		if req.answer, err = tx.apply(req); err == nil {
 			if req = s.next(tx, len(batch)); req != nil {
 				batch = append(batch, req)
 			}
@@ -131,10 +132,10 @@ func (s *Store) transact(first *request) ([]*request, error) {
 	if err := errors.Join(err, tx.view.tx.Rollback()); err != nil {
 		return batch, fmt.Errorf("write to datastore: %w", err)
 	}
-	if !tx.dirty {
+	if !tx.changed {
 		return batch, nil
 	}
-	if err := s.save(tx); err != nil {
+	if err := s.logTx(tx); err != nil {
 		return batch, err
 	}
 	s.publish(tx)
@@ -151,7 +152,8 @@ func (s *Store) next(tx *writeTx, taken int) *request {
 		return req
 	default:
 	}
-	// Requests that have been received, but not been put into the queue, get the chance: a tenth fewer syncs.
+	// Requests that have been received, but not been put into the queue, get the chance: a tenth
+	// fewer syncs.
 	runtime.Gosched()
 	select {
 	case req := <-s.requests:
@@ -161,17 +163,18 @@ func (s *Store) next(tx *writeTx, taken int) *request {
 	}
 }
 
-// reserve is how many revisions are promised to volatile writes at once. A crash skips what is left.
-const reserve = 10_000
+// volatileReserve is how many revisions are promised to volatile writes at once. A crash skips
+// those that are left.
+const volatileReserve = 10_000
 
-// keepPayload is the largest buffer that is kept for the next frame.
+// keepPayload is the largest buffer that is kept for the next frame, in bytes.
 const keepPayload = 256 << 10
 
-// save makes what must be durable of a transaction durable.
-func (s *Store) save(tx *writeTx) error {
+// logTx appends to the log what must be durable of a transaction.
+func (s *Store) logTx(tx *writeTx) error {
 	ceiling := s.ceiling
 	if tx.volatile && tx.revision > ceiling {
-		ceiling = tx.revision + reserve
+		ceiling = tx.revision + volatileReserve
 	}
 	if !tx.durable && ceiling == s.ceiling {
 		return nil
@@ -183,14 +186,14 @@ func (s *Store) save(tx *writeTx) error {
 		s.payload = payload
 	}
 	err := s.wal.Append(payload)
-	since(&s.counters.syncing, start)
+	addSince(&s.counters.syncing, start)
 	s.counters.logBytes.Store(s.wal.Size())
 	if err != nil {
 		return s.refuseOrFail(err)
 	}
 	s.counters.frames.Add(1)
-	s.burst.note(time.Now(), len(payload))
-	s.space.full.Store(false)
+	s.burst.add(time.Now(), len(payload))
+	s.space.diskFull.Store(false)
 	s.ceiling = ceiling
 	for id := range f.Leases {
 		if l := tx.lease(id); l != nil {
@@ -200,17 +203,18 @@ func (s *Store) save(tx *writeTx) error {
 	return nil
 }
 
-// refuseOrFail judges an error of the log.
+// refuseOrFail returns an error of the log as a refusal if the disk is full. It fails the store
+// otherwise.
 func (s *Store) refuseOrFail(err error) error {
 	if !durable.IsDiskFull(err) {
 		return s.fail(err)
 	}
-	s.space.full.Store(true)
+	s.space.diskFull.Store(true)
 	return noSpace(err)
 }
 
-// publish makes a committed transaction visible. Watches come first: whoever has read a revision here or
-// got it as an answer can rely on the progress that watches tell.
+// publish makes a committed transaction visible. Watches come first: whoever has read a revision
+// here, or got it as an answer, relies on the progress that watches report.
 func (s *Store) publish(tx *writeTx) {
 	s.newest().add(tx.records, tx.leaseRows())
 	s.counters.writes.Add(int64(len(tx.records)))
@@ -223,8 +227,8 @@ func (s *Store) publish(tx *writeTx) {
 	}
 }
 
-// fail gives the store up. After a failed sync the page cache may claim what the disk does not have: only
-// the next Open reads what is really there.
+// fail gives the store up. After a failed sync the page cache may claim what the disk does not
+// have: only the next Open reads what is really there.
 func (s *Store) fail(err error) error {
 	s.failing.Do(func() {
 		s.failure = fmt.Errorf("commit to datastore %s: %w; check the disk, then start again", s.path, err)
@@ -233,7 +237,7 @@ func (s *Store) fail(err error) error {
 	return s.failure
 }
 
-func (s *Store) failureNow() error {
+func (s *Store) currentFailure() error {
 	select {
 	case <-s.failed:
 		return s.failure

@@ -7,8 +7,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Counters are what the meta bucket holds: each a big-endian 64-bit number. The bucket is so small that
-// bbolt keeps it inside the root page, which every transaction writes anyway: changing it is free.
+// Counters are what the meta bucket holds: each a big-endian 64-bit number. The bucket is so small
+// that bbolt keeps it inside the root page, which every transaction writes anyway: changing it is
+// free.
 type Counters struct {
 	// Format is the version of the layout.
 	Format int64
@@ -18,7 +19,8 @@ type Counters struct {
 	Compacted int64
 	// Scrubbed is the revision up to which compacted history has been removed. It trails Compacted.
 	Scrubbed int64
-	// Ceiling is above all revisions that volatile writes may have been given since; 0 after a clean stop.
+	// Ceiling is above all revisions that volatile writes may have been given since; 0 after a
+	// clean stop.
 	Ceiling int64
 	// LogSequence is the first sequence of the write-ahead log that the file does not have.
 	LogSequence int64
@@ -90,9 +92,9 @@ func LastRevision(meta *bbolt.Bucket) int64 {
 	return RevisionOf(v)
 }
 
-// ParseCounters returns the counters among the entries of a meta bucket that nobody has verified, as far
-// as they can be read. The error says that they are not those of a store (ErrNotStore), of another version
-// (ErrOtherVersion), or that they differ from their sum (ErrDamaged).
+// ParseCounters returns the counters among the entries of a meta bucket that nobody has verified,
+// as far as they can be read. The error says that they are not those of a store (ErrNotStore), of
+// another version (ErrOtherVersion), or that they differ from their sum (ErrDamaged).
 func ParseCounters(entries map[string][]byte) (Counters, error) {
 	var c Counters
 	sum, stored, summed := uint64(0), uint64(0), false
@@ -108,7 +110,8 @@ func ParseCounters(entries map[string][]byte) (Counters, error) {
 		}
 		c.set(name, RevisionOf(value))
 	}
-	// Nothing is known of another version. But if only the number was damaged, the rest has our sum.
+	// Nothing is known of another version. But if only the number was damaged, the rest has our
+	// sum.
 	asOurs := sum - EntrySum([]byte(nameFormat), RevisionKey(c.Format)) + EntrySum([]byte(nameFormat), RevisionKey(Version))
 	switch {
 	case c.Format == VersionUnsummed && !summed, c.Format == Version && stored == sum:

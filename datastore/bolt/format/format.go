@@ -1,16 +1,17 @@
-// Package format is the layout of a bolt store on disk: the buckets and counters of its bbolt file, the
-// records, index rows and leases in them, the frames of its write-ahead log, and bbolt's pages below all
-// of that. ../../README.md describes the layout for people.
+// Package format is the layout of a bolt store on disk: the buckets and counters of its bbolt file,
+// the records, index rows and leases in them, the frames of its write-ahead log, and bbolt's pages
+// below all of that. ../../README.md describes the layout for people.
 //
-// It encodes, decodes and verifies. It decides nothing: package rescue examines and repairs files, and
-// package bolt serves them. There are two ways in: Update and CountersOf work through bbolt, which trusts
-// the file; Image reads pages and trusts none of them.
+// It encodes, decodes and verifies. It decides nothing: package rescue examines and repairs files,
+// and package bolt serves them. There are two ways in: Update and CountersOf work through bbolt,
+// which trusts the file; Image reads pages and trusts none of them.
 //
-// Values are for one goroutine at a time. What is decoded from a bbolt transaction is valid until that
-// transaction ends, unless a comment says otherwise.
+// Values are for one goroutine at a time. What is decoded from a bbolt transaction is valid until
+// that transaction ends, unless a comment says otherwise.
 //
 // bbolt's pages have no checksums. So each record has one, the counters have one together, and the
-// counters hold a sum over the entries of each other bucket: what a page lost, repeats or changed is found.
+// counters hold a sum over the entries of each other bucket: what a page lost, repeats or changed
+// is found.
 package format
 
 import (
@@ -23,7 +24,8 @@ import (
 const (
 	// Version is the version of the layout that mote writes.
 	Version = versionSums
-	// VersionUnsummed is the oldest version that mote reads. It has no checksums; a start rewrites it.
+	// VersionUnsummed is the oldest version that mote reads. It has no checksums; a start rewrites
+	// it.
 	VersionUnsummed = 3
 	versionSums     = 4
 
@@ -60,7 +62,8 @@ const (
 // castagnoli is the polynomial for which processors have an instruction.
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// EntrySum returns what an entry adds to the sum over its bucket: 2^32 and the CRC-32C of key and value.
+// EntrySum returns what an entry adds to the sum over its bucket: 2^32 and the CRC-32C of key and
+// value.
 func EntrySum(key, value []byte) uint64 {
 	return 1<<32 | uint64(crc32.Update(crc32.Checksum(key, castagnoli()), castagnoli(), value))
 }

@@ -9,8 +9,8 @@ import (
 type Frame struct {
 	// Revision and Compacted are the store's after the transaction.
 	Revision, Compacted int64
-	// Ceiling is above all revisions that writes without a frame were given, or will be given before the
-	// next frame; 0 if there were none since the file was closed.
+	// Ceiling is above all revisions that writes without a frame were given, or will be given
+	// before the next frame; 0 if there were none since the file was closed.
 	Ceiling int64
 	Records []*Record
 	// Leases were granted, renewed or ended, by number.

@@ -18,8 +18,8 @@ func (t *Tree) FreePages() (uint64, error) {
 	return count, nil
 }
 
-// CheckFreelist compares the freelist with the pages that were visited, and passes what is wrong to note.
-// After a walk of all that is in use, complete says that each other page must be free.
+// CheckFreelist compares the freelist with the pages that were visited, and passes what is wrong to
+// note. After a walk of all that is in use, complete says that each other page must be free.
 func (t *Tree) CheckFreelist(complete bool, note func(error)) {
 	b, err := t.page(t.Freelist)
 	if err != nil {

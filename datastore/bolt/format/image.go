@@ -8,17 +8,20 @@ import (
 	"io"
 )
 
-// Image reads a bbolt file page by page and trusts no page. bbolt itself trusts all of them: a damaged one
-// makes it panic, read foreign memory or run in circles. bbolt may open what Image has found sound.
+// Image reads a bbolt file page by page and trusts no page. bbolt itself trusts all of them: a
+// damaged one makes it panic, read foreign memory or run in circles. bbolt may open what Image has
+// found sound.
 type Image struct {
 	File io.ReaderAt
 	// Size is the file's length in bytes. Nothing is read behind it.
 	Size int64
 }
 
-// Commit is one of the last two committed transactions of a file, as one of bbolt's two meta pages has it.
+// Commit is one of the last two committed transactions of a file, as one of bbolt's two meta pages
+// has it.
 type Commit struct {
-	// ID counts a file's transactions. It decides which of the two meta pages a commit overwrites: ID mod 2.
+	// ID counts a file's transactions. It decides which of the two meta pages a commit overwrites:
+	// ID mod 2.
 	ID uint64
 	// Root is the root page of the bucket of buckets, and Freelist the first page of the freelist.
 	Root, Freelist uint64
@@ -26,8 +29,9 @@ type Commit struct {
 	Pages uint64
 }
 
-// Commits returns the commits whose meta pages are whole, the newest first. A power cut may leave one that
-// is not whole. Without any, the error is an ErrDamaged; it is ErrNotStore if pages have another size.
+// Commits returns the commits whose meta pages are whole, the newest first. A power cut may leave
+// one that is not whole. Without any, the error is an ErrDamaged; it is ErrNotStore if pages have
+// another size.
 func (i Image) Commits() ([]Commit, error) {
 	var commits []Commit
 	for at := range int64(2) {

@@ -5,13 +5,14 @@ import (
 	"encoding/binary"
 )
 
-// The layout of bbolt's pages, which bbolt does not export: go.etcd.io/bbolt/internal/common. Numbers are
-// in the machine's order; mote is built for little-endian machines only.
+// The layout of bbolt's pages, which bbolt does not export: go.etcd.io/bbolt/internal/common.
+// Numbers are in the machine's order; mote is built for little-endian machines only.
 const (
-	// pageHeaderSize: page number (8 bytes), kind (2), number of elements (2), number of pages that follow (4).
+	// pageHeaderSize: page number (8 bytes), kind (2), number of elements (2), number of pages that
+	// follow (4).
 	pageHeaderSize = 16
-	// elementSize: of a branch, position (4), size of key (4), page (8); of a leaf, flags, position, sizes
-	// of key and value (4 each).
+	// elementSize: of a branch, position (4), size of key (4), page (8); of a leaf, flags,
+	// position, sizes of key and value (4 each).
 	elementSize = 16
 	// bucketSize: the value of a bucket begins with the page of its root (8) and a sequence (8).
 	bucketSize = 16
@@ -28,7 +29,8 @@ const (
 	elementBucket = 1
 	// maxDepth is more levels than any tree has.
 	maxDepth = 64
-	// manyPages, as the number of elements of a freelist, says that the number is in the first element.
+	// manyPages, as the number of elements of a freelist, says that the number is in the first
+	// element.
 	manyPages = 0xFFFF
 )
 

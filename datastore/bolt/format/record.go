@@ -6,7 +6,8 @@ import (
 	"math/bits"
 )
 
-// Header describes one version of a key. A row of the index is the header of the key's latest version.
+// Header describes one version of a key. A row of the index is the header of the key's latest
+// version.
 type Header struct {
 	// Deleted says that the version is a deletion. Create, Version and Lease are 0 then.
 	Deleted bool
@@ -18,11 +19,12 @@ type Header struct {
 	Lease int64
 }
 
-// Record is an entry of the log: one version of a key with its value. If it was decoded from the file, Key
-// and Value are parts of bbolt's memory map: they are valid until the transaction ends.
+// Record is an entry of the log: one version of a key with its value. If it was decoded from the
+// file, Key and Value are parts of bbolt's memory map: they are valid until the transaction ends.
 type Record struct {
 	Header
-	// Prev is the revision of the key's version before this one, a deletion included; 0 if there is none.
+	// Prev is the revision of the key's version before this one, a deletion included; 0 if there is
+	// none.
 	Prev  int64
 	Key   []byte
 	Value []byte
@@ -134,7 +136,8 @@ func DecodeUnsummed(b []byte) (Record, error) {
 // sumSize is the length of the checksum before a record in the file.
 const sumSize = 4
 
-// Encode encodes a record that will not change any more. Key and Value become parts of the encoding.
+// Encode encodes a record that will not change any more. Key and Value become parts of the
+// encoding.
 func (r *Record) Encode() {
 	r.encoded, r.owned = encodeRecord(r), true
 	value := len(r.encoded) - len(r.Value)
@@ -158,8 +161,8 @@ func encodeRecord(r *Record) []byte {
 	return b
 }
 
-// DecodeRecord decodes the record that the file's log has under key, a RevisionKey. It refuses one that
-// differs from its checksum or belongs to another revision.
+// DecodeRecord decodes the record that the file's log has under key, a RevisionKey. It refuses one
+// that differs from its checksum or belongs to another revision.
 func DecodeRecord(key, b []byte) (Record, error) {
 	if len(key) != 8 || len(b) < sumSize || crc32.Checksum(b[sumSize:], castagnoli()) != binary.BigEndian.Uint32(b) {
 		return Record{}, Damagef("record of revision %x differs from its checksum", key)

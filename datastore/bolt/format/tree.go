@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// Tree is the pages of one commit. It remembers which pages were visited: a page that is used twice is
-// damage, and after a walk of everything each other page must be free.
+// Tree is the pages of one commit. It remembers which pages were visited: a page that is used twice
+// is damage, and after a walk of everything each other page must be free.
 type Tree struct {
 	Image
 	// Commit's Pages are at most those that the file has.
@@ -22,8 +22,8 @@ type Tree struct {
 // Visited says whether a page was visited.
 func (t *Tree) Visited(id uint64) bool { return t.visited[id] }
 
-// Walk calls leaf with all entries of page id and of the pages below it, in order. It passes what it cannot
-// read to note, and goes on.
+// Walk calls leaf with all entries of page id and of the pages below it, in order. It passes what
+// it cannot read to note, and goes on.
 func (t *Tree) Walk(id uint64, leaf func(Element), note func(error)) {
 	depth, err := t.depth(id)
 	if err != nil {
@@ -81,8 +81,8 @@ func (t *Tree) visitLeaf(id uint64, note func(error)) {
 	t.visited[id] = true
 }
 
-// depth returns how many levels of branches are above the leaves: that of the first leaf, since all have
-// the same.
+// depth returns how many levels of branches are above the leaves: that of the first leaf, since all
+// have the same.
 func (t *Tree) depth(id uint64) (int, error) {
 	for depth := range maxDepth {
 		if id < 2 || id >= t.Pages {
@@ -113,7 +113,8 @@ func (t *Tree) depth(id uint64) (int, error) {
 	return 0, Damagef("page %d runs in circles", id)
 }
 
-// WalkBucket calls leaf with the entries of a bucket. value is the bucket's value in the bucket of buckets.
+// WalkBucket calls leaf with the entries of a bucket. value is the bucket's value in the bucket of
+// buckets.
 func (t *Tree) WalkBucket(value []byte, leaf func(Element), note func(error)) {
 	if len(value) < bucketSize {
 		note(Damagef("a bucket without root"))
@@ -137,8 +138,8 @@ func (t *Tree) WalkBucket(value []byte, leaf func(Element), note func(error)) {
 	}
 }
 
-// Records returns the whole records on page id, which need not be part of the tree. There are none on pages
-// that are not of the log.
+// Records returns the whole records on page id, which need not be part of the tree. There are none
+// on pages that are not of the log.
 func (t *Tree) Records(id uint64) []Record {
 	b := make([]byte, PageSize)
 	if t.read(b, id) != nil || binary.LittleEndian.Uint64(b) != id {
@@ -199,7 +200,8 @@ func (t *Tree) read(b []byte, id uint64) error {
 	return err
 }
 
-// size returns how many bytes a page has with those that belong to it, or 0 if they do not fit the file.
+// size returns how many bytes a page has with those that belong to it, or 0 if they do not fit the
+// file.
 func (t *Tree) size(page []byte, id uint64) int64 {
 	more := uint64(binary.LittleEndian.Uint32(page[12:]))
 	if more >= t.Pages || id+more >= t.Pages {

@@ -14,16 +14,17 @@ import (
 )
 
 const (
-	// mapSize is how much address space, not memory, bbolt maps at the start, in bytes. It maps the file
-	// anew when the file outgrows that, and then waits for every running read.
+	// mapSize is how much address space, not memory, bbolt maps at the start, in bytes. It maps the
+	// file anew when the file outgrows that, and then waits for every running read.
 	mapSize = 64 << 20
-	// PageSize is the size of the file's pages in bytes. It is fixed, because every transaction writes
-	// some seven pages: on machines with pages of 16 or 64 KiB bbolt's default would wear out flash.
+	// PageSize is the size of the file's pages in bytes. It is fixed, because every transaction
+	// writes some seven pages: on machines with pages of 16 or 64 KiB bbolt's default would wear
+	// out flash.
 	PageSize = 4096
 )
 
-// Tx is a bbolt transaction that writes to a store's file. Counters may be changed until the transaction
-// is sealed; the sums in them are kept by the buckets.
+// Tx is a bbolt transaction that writes to a store's file. Counters may be changed until the
+// transaction is sealed; the sums in them are kept by the buckets.
 type Tx struct {
 	Counters
 	Log, Keys, Leases *Bucket
@@ -36,8 +37,8 @@ type Bucket struct {
 	sum *uint64
 }
 
-// OpenTx returns the Tx of a writing bbolt transaction. Its buckets are made if they are missing. The
-// caller must Seal it before the commit.
+// OpenTx returns the Tx of a writing bbolt transaction. Its buckets are made if they are missing.
+// The caller must Seal it before the commit.
 func OpenTx(tx *bbolt.Tx) (*Tx, error) {
 	open := func(name string) *bbolt.Bucket { return tx.Bucket([]byte(name)) }
 	if open(MetaBucket) == nil {
@@ -94,8 +95,8 @@ func (b *Bucket) subtract(key []byte) {
 	}
 }
 
-// PutRecords adds records to the log, in the order of their revisions. They are behind those that are
-// there, except after a crash: then some are written once more.
+// PutRecords adds records to the log, in the order of their revisions. They are behind those that
+// are there, except after a crash: then some are written once more.
 func (t *Tx) PutRecords(records []*Record) error {
 	last, _ := t.Log.Cursor().Last()
 	last = bytes.Clone(last)
@@ -126,8 +127,8 @@ func options() *bbolt.Options {
 // lockTimeout is how long bbolt waits for the lock of a file whose lock the caller holds already.
 const lockTimeout = time.Second
 
-// OpenDB opens a file that the caller has locked with flock(2). The database shares the lock and has a
-// descriptor of its own; path is for messages. A page that makes no sense is an ErrDamaged.
+// OpenDB opens a file that the caller has locked with flock(2). The database shares the lock and
+// has a descriptor of its own; path is for messages. A page that makes no sense is an ErrDamaged.
 func OpenDB(path string, locked *os.File, readOnly bool) (db *bbolt.DB, err error) {
 	o := options()
 	o.Timeout, o.ReadOnly = lockTimeout, readOnly
@@ -142,16 +143,16 @@ func OpenDB(path string, locked *os.File, readOnly bool) (db *bbolt.DB, err erro
 	return db, err
 }
 
-// CreateDB makes a file, or opens one, that nobody else uses. Nothing is on the disk before the caller
-// calls Sync.
+// CreateDB makes a file, or opens one, that nobody else uses. Nothing is on the disk before the
+// caller calls Sync.
 func CreateDB(path string) (*bbolt.DB, error) {
 	o := options()
 	o.Timeout, o.NoSync = lockTimeout, true
 	return bbolt.Open(path, 0o600, o)
 }
 
-// CatchFaults calls fn. It returns as an ErrDamaged the panic of bbolt when a page makes no sense to it,
-// and the fault that the kernel raises when a page of the map cannot be read.
+// CatchFaults calls fn. It returns as an ErrDamaged the panic of bbolt when a page makes no sense
+// to it, and the fault that the kernel raises when a page of the map cannot be read.
 func CatchFaults(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

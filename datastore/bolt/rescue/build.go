@@ -24,8 +24,8 @@ type builder struct {
 	bytes int
 }
 
-// build makes a store's file at path, which is replaced, with what fill puts into it. The file is on the
-// disk when build returns.
+// build makes a store's file at path, which is replaced, with what fill puts into it. The file is
+// on the disk when build returns.
 func build(path string, fill func(*builder) error) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -104,7 +104,8 @@ func (b *builder) setCounters(c format.Counters) {
 	b.file.Counters = c
 }
 
-// copyBucket puts the entries of a bucket of c into b, with the values that change returns, if it is not nil.
+// copyBucket puts the entries of a bucket of c into b, with the values that change returns, if it
+// is not nil.
 func (b *builder) copyBucket(c *contents, bucket string, change func(format.Element) ([]byte, error)) error {
 	var failed error
 	c.reread().each(bucket, func(e format.Element) {
@@ -119,8 +120,8 @@ func (b *builder) copyBucket(c *contents, bucket string, change func(format.Elem
 	return failed
 }
 
-// copyStore puts all that c has into b. It rebuilds what is damaged: the index from the log, the leases from
-// the index. Nothing else may be damaged.
+// copyStore puts all that c has into b. It rebuilds what is damaged: the index from the log, the
+// leases from the index. Nothing else may be damaged.
 func (b *builder) copyStore(c *contents) error {
 	latest, err := b.copyLog(c)
 	if err != nil {
@@ -146,7 +147,8 @@ func (b *builder) copyStore(c *contents) error {
 	return err
 }
 
-// copyLog puts the log of c into b. If the index of c is damaged, it returns the latest header of each key.
+// copyLog puts the log of c into b. If the index of c is damaged, it returns the latest header of
+// each key.
 func (b *builder) copyLog(c *contents) (latest map[string]format.Header, err error) {
 	latest = map[string]format.Header{}
 	return latest, b.copyBucket(c, format.LogBucket, func(e format.Element) ([]byte, error) {
@@ -162,12 +164,12 @@ func (b *builder) copyLog(c *contents) (latest map[string]format.Header, err err
 	})
 }
 
-// leaseAnew is the time to live of leases whose own is lost, in seconds: that of Kubernetes' events, which
-// have most of the leases.
+// leaseAnew is the time to live of leases whose own is lost, in seconds: that of Kubernetes'
+// events, which have most of the leases.
 const leaseAnew = 3600
 
-// copyLeases puts the leases of c into b. If those are damaged, it makes leases with the numbers in leased,
-// which begin anew when they are read.
+// copyLeases puts the leases of c into b. If those are damaged, it makes leases with the numbers in
+// leased, which begin anew when they are read.
 func (b *builder) copyLeases(c *contents, leased map[int64]bool) error {
 	if !c.damaged(format.LeasesBucket) {
 		return b.copyBucket(c, format.LeasesBucket, nil)
@@ -182,7 +184,8 @@ func (b *builder) copyLeases(c *contents, leased map[int64]bool) error {
 	return err
 }
 
-// upgrade rewrites a file of an older format. Its log is read as before; the first checkpoint ends that.
+// upgrade rewrites a file of an older format. Its log is read as before; the first checkpoint ends
+// that.
 func (o *opening) upgrade(c *contents) error {
 	slog.Info("datastore gets a new format", "component", "datastore", "path", o.path, "from", c.counters.Format, "to", format.Version)
 	if err := build(o.draft(), func(b *builder) error { return b.copyStore(c) }); err != nil {

@@ -8,9 +8,10 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// Check reads the whole file of a store that runs, and compares pages, sums, log and index with the format's
-// promises. It returns what it found, and whether that is damage of pages, or as err why the file cannot be
-// read. tx keeps everybody from writing meanwhile: lost pages are found only while nobody frees any.
+// Check reads the whole file of a store that runs, and compares pages, sums, log and index with the
+// format's promises. It returns what it found, and whether that is damage of pages, or as err why
+// the file cannot be read. tx keeps everybody from writing meanwhile: lost pages are found only
+// while nobody frees any.
 func Check(file format.Image, tx *bbolt.Tx) (found []error, damaged bool, err error) {
 	err = format.CatchFaults(func() error {
 		commits, err := file.Commits()

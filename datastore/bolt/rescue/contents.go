@@ -14,14 +14,16 @@ type contents struct {
 	counters format.Counters
 	// buckets are the values of the bucket of buckets, which say where the buckets are.
 	buckets map[string][]byte
-	// damage is what was found in a bucket, by its name; that of elsewhere is outside of all buckets.
+	// damage is what was found in a bucket, by its name; that of elsewhere is outside of all
+	// buckets.
 	damage map[string][]error
 }
 
 // elsewhere, as the name of a bucket, is the file's pages outside of all buckets.
 const elsewhere = ""
 
-// inspect reads a commit and compares it with its sums. It reads the leaves of the log only if full is set.
+// inspect reads a commit and compares it with its sums. It reads the leaves of the log only if full
+// is set.
 func inspect(i format.Image, commit format.Commit, full bool) *contents {
 	c := &contents{Tree: i.Tree(commit), buckets: map[string][]byte{}, damage: map[string][]error{}}
 	if c.Pages < commit.Pages {
@@ -91,8 +93,8 @@ func (c *contents) each(bucket string, fn func(format.Element), note func(error)
 	}, note)
 }
 
-// checkBucket decodes the entries of a bucket and compares them with their sum. Unless full is set, it reads
-// the branches alone.
+// checkBucket decodes the entries of a bucket and compares them with their sum. Unless full is set,
+// it reads the branches alone.
 func (c *contents) checkBucket(bucket string, want uint64, full bool, decode func(format.Element) error) {
 	note := c.note(bucket)
 	c.Shallow = !full
@@ -141,7 +143,8 @@ func (c *contents) findings() []error {
 
 func (c *contents) sound() bool { return len(c.findings()) == 0 }
 
-// unreadable returns the first finding that is an error of the disk, which says nothing about what is on it.
+// unreadable returns the first finding that is an error of the disk, which says nothing about what
+// is on it.
 func (c *contents) unreadable() error {
 	for _, err := range c.findings() {
 		if !errors.Is(err, format.ErrDamaged) {

@@ -12,8 +12,9 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// create makes an empty store, which may have given out revisions up to above. It fills a file beside path
-// and moves it there once it is on the disk: whatever interrupts a first start, path is absent or a store.
+// create makes an empty store, which may have given out revisions up to above. It fills a file
+// beside path and moves it there once it is on the disk: whatever interrupts a first start, path is
+// absent or a store.
 func create(path string, above int64) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -37,9 +38,10 @@ func create(path string, above int64) error {
 	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }
 
-// createLog makes the log's files, so that a store without them is known to have lost them. It refuses a log
-// with frames: what another store left must not become part of this one. A log without any, at the most the
-// zeros that a file grows by, is of a first start that was interrupted.
+// createLog makes the log's files, so that a store without them is known to have lost them. It
+// refuses a log with frames: what another store left must not become part of this one. A log
+// without any, at the most the zeros that a file grows by, is of a first start that was
+// interrupted.
 func createLog(path string) error {
 	files, err := wal.OpenFiles(path)
 	if err != nil {

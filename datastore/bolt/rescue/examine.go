@@ -10,8 +10,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// Examine reads all of a store that nobody has open, its log too, and changes nothing: it reports what Open
-// would repair or refuse. It returns all that it found, joined; nil is a sound store.
+// Examine reads all of a store that nobody has open, its log too, and changes nothing: it reports
+// what Open would repair or refuse. It returns all that it found, joined; nil is a sound store.
 func Examine(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -98,8 +98,8 @@ type Info struct {
 	Ceiling int64
 }
 
-// Inspect reads the whole file of a store that nobody has open. It returns all damage that it found, joined.
-// It does not read the log: the file of a snapshot has none.
+// Inspect reads the whole file of a store that nobody has open. It returns all damage that it
+// found, joined. It does not read the log: the file of a snapshot has none.
 func Inspect(path string) (info Info, err error) {
 	err = readFile(path, true, func(c *contents) error {
 		info = infoOf(c)
@@ -141,8 +141,8 @@ func readFile(path string, full bool, fn func(*contents) error) error {
 	return fn(now)
 }
 
-// Adopt makes a store that Open opens of the file of a snapshot, which is at path. Its revisions begin above
-// floor, so that whoever watched the store that it replaces reads everything again.
+// Adopt makes a store that Open opens of the file of a snapshot, which is at path. Its revisions
+// begin above floor, so that whoever watched the store that it replaces reads everything again.
 func Adopt(path string, floor int64) error {
 	file, err := lockFile(path)
 	if err != nil {

@@ -23,7 +23,8 @@ func logPath(path string) string {
 // logNames returns the names of the log's two files.
 func logNames(path string) [2]string { return [2]string{path + ".0", path + ".1"} }
 
-// openLog opens the log's files. They were made before the file that they belong to, so they must be there.
+// openLog opens the log's files. They were made before the file that they belong to, so they must
+// be there.
 func openLog(path string) (wal.Files, error) {
 	for _, name := range logNames(path) {
 		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
@@ -75,8 +76,8 @@ func (o *opening) readLog(c *contents) (*journal, error) {
 	return j, nil
 }
 
-// allFrames returns every frame that the log's files have, whatever is missing between them, in the order of
-// revisions, and the sequence number to go on with.
+// allFrames returns every frame that the log's files have, whatever is missing between them, in the
+// order of revisions, and the sequence number to go on with.
 func (o *opening) allFrames() ([]format.Frame, uint64, error) {
 	files, err := o.options.OpenLog(logPath(o.path))
 	if err != nil {
@@ -150,10 +151,11 @@ func setAsideLog(path, stamp string) (names []string, err error) {
 	return names, nil
 }
 
-// ReplaceLog sets a damaged log aside and puts an empty one in its place. Until save has put Frames into the
-// file, in a checkpoint that names the sequence of the new log, the old log stays and the new one waits
-// beside it. revision and ceiling are what Frames lead to; what save gets is a ceiling above all revisions
-// that may have been given out. After an error the store cannot be served.
+// ReplaceLog sets a damaged log aside and puts an empty one in its place. Until save has put Frames
+// into the file, in a checkpoint that names the sequence of the new log, the old log stays and the
+// new one waits beside it. revision and ceiling are what Frames lead to; what save gets is a
+// ceiling above all revisions that may have been given out. After an error the store cannot be
+// served.
 func (f *Files) ReplaceLog(revision, ceiling int64, save func(log *wal.Log, ceiling int64) error) error {
 	known := max(revision, ceiling)
 	for _, payload := range f.State.Behind {
@@ -185,7 +187,8 @@ func (f *Files) ReplaceLog(revision, ceiling int64, save func(log *wal.Log, ceil
 	return errors.Join(syncDirOf(f.path), f.logFiles[0].Close(), f.logFiles[1].Close())
 }
 
-// NoteTorn adds a repair for a log whose State is Torn: it ends in what is neither a frame nor a mark.
+// NoteTorn adds a repair for a log whose State is Torn: it ends in what is neither a frame nor a
+// mark.
 func (f *Files) NoteTorn() {
 	r := Repair{
 		Time: time.Now().UTC(), What: "cut off a write at the end of the log that is not whole",

@@ -10,8 +10,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// repair makes a sound file of a damaged one in the first of these ways that can be taken. now is what the
-// newest commit has, or nil.
+// repair makes a sound file of a damaged one in the first of these ways that can be taken. now is
+// what the newest commit has, or nil.
 //
 //	records and counters are sound                 -> the index from the records, leases from the index; nothing is lost
 //	the commit before is sound, and the log

@@ -27,14 +27,14 @@ type Repair struct {
 // maxUnreported bounds the list of unreported repairs: a disk that fails adds one with each start.
 const maxUnreported = 100
 
-// unreportedPath returns the path of the list of unreported repairs. A verb that opens a store for a moment,
-// such as "mote datastore get", repairs it too; the next server reports what it did.
+// unreportedPath returns the path of the list of unreported repairs. A verb that opens a store for
+// a moment, such as "mote datastore get", repairs it too; the next server reports what it did.
 func unreportedPath(path string) string {
 	return strings.TrimSuffix(path, filepath.Ext(path)) + ".repairs.json"
 }
 
-// loadUnreported returns what earlier starts repaired. It logs a list that cannot be read, which does not keep
-// the store from being opened.
+// loadUnreported returns what earlier starts repaired. It logs a list that cannot be read, which
+// does not keep the store from being opened.
 func loadUnreported(path string) []Repair {
 	data, err := os.ReadFile(unreportedPath(path))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,8 +76,8 @@ func reportRepair(path string, list []Repair, r Repair) []Repair {
 	return addUnreported(path, list, r)
 }
 
-// ForgetRepairs says that the repairs of the store at path have been reported: the next Open does not return
-// them again.
+// ForgetRepairs says that the repairs of the store at path have been reported: the next Open does
+// not return them again.
 func ForgetRepairs(path string) error {
 	err := os.Remove(unreportedPath(path))
 	if errors.Is(err, fs.ErrNotExist) {

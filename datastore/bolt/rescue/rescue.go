@@ -1,17 +1,17 @@
-// Package rescue answers whether the files of a bolt store are sound, and makes them so: files in, a sound
-// file, its log and a list of repairs out.
+// Package rescue answers whether the files of a bolt store are sound, and makes them so: files in,
+// a sound file, its log and a list of repairs out.
 //
-// It owns the files until the engine has them: their lock, their first version, the change to a newer
-// format, what is set aside, and the list of repairs that nobody has reported yet. It knows the layout
-// (package format) and the log's files (package wal), and nothing of the engine (package bolt), which
-// serves what Open returns.
+// It owns the files until the engine has them: their lock, their first version, the change to a
+// newer format, what is set aside, and the list of repairs that nobody has reported yet. It knows
+// the layout (package format) and the log's files (package wal), and nothing of the engine (package
+// bolt), which serves what Open returns.
 //
 // A start goes through these steps; those in brackets only if they are needed:
 //
 //	[create] -> lock -> examine -> [repair by the first way that can be taken -> examine again] -> read the log
 //
-// A start examines the counters, all branches, the index and the leases; after an unclean stop all of the
-// file. Repair lists the ways of repair and what each loses.
+// A start examines the counters, all branches, the index and the leases; after an unclean stop all
+// of the file. Repair lists the ways of repair and what each loses.
 //
 // Invariants:
 //   - bbolt sees a file only after Image has found it sound.
@@ -20,9 +20,10 @@
 //     what cannot be read: it may be there the next time.
 //   - Every error says what to do.
 //
-// The other ways in look at a store that nobody has open: Examine reads all of it and its log, Inspect its
-// file alone, Peek its counters; Adopt makes a store of a snapshot's file. Check examines a store that runs.
-// All functions may be called from any goroutine; a Files is for one at a time.
+// The other ways in look at a store that nobody has open: Examine reads all of it and its log,
+// Inspect its file alone, Peek its counters; Adopt makes a store of a snapshot's file. Check
+// examines a store that runs. All functions may be called from any goroutine; a Files is for one at
+// a time.
 package rescue
 
 import (
@@ -38,20 +39,21 @@ import (
 	"github.com/mote-k8s/mote/datastore/wal"
 )
 
-// RevisionGap is how far revisions jump when it is not known how many were given out: more than both files
-// of the log can have promised, and than are given out between a snapshot and a repair or a restore.
+// RevisionGap is how far revisions jump when it is not known how many were given out: more than
+// both files of the log can have promised, and than are given out between a snapshot and a repair
+// or a restore.
 const RevisionGap = 1 << 30
 
 // Options say what a start may use. The zero value is the default.
 type Options struct {
-	// OpenLog opens the log's two files, whose names begin with path. They must be there. The default is
-	// the files beside the store; tests have disks that break.
+	// OpenLog opens the log's two files, whose names begin with path. They must be there. The
+	// default is the files beside the store; tests have disks that break.
 	OpenLog func(path string) (wal.Files, error)
-	// Restore returns the file of the newest good snapshot and its name. Open calls it only if the file is
-	// so damaged that data would be lost. Nil, or no reader, means that there is none.
+	// Restore returns the file of the newest good snapshot and its name. Open calls it only if the
+	// file is so damaged that data would be lost. Nil, or no reader, means that there is none.
 	Restore func() (file io.ReadCloser, name string, err error)
-	// Above is a revision above which a new store begins, with its history compacted. A store that is there
-	// already is left as it is.
+	// Above is a revision above which a new store begins, with its history compacted. A store that
+	// is there already is left as it is.
 	Above int64
 }
 
@@ -75,8 +77,8 @@ type Files struct {
 	logFiles wal.Files
 }
 
-// Open locks the store at path, which is made with its directory if it is not there, and makes it sound. The
-// error says what to do; the files are closed then.
+// Open locks the store at path, which is made with its directory if it is not there, and makes it
+// sound. The error says what to do; the files are closed then.
 func Open(path string, options Options) (*Files, error) {
 	o, err := begin(path, options)
 	if err != nil {
@@ -164,9 +166,9 @@ func (o *opening) makeSound() (*contents, *journal, error) {
 	return nil, nil, format.Damagef("it is damaged again after each repair")
 }
 
-// verify returns the log of a file whose branches, index and leases are sound. After an unclean stop, which
-// alone can have left something half done, or half an hour without power, it reads all of the file first.
-// Without a log, the file is damaged or was rewritten in the current format.
+// verify returns the log of a file whose branches, index and leases are sound. After an unclean
+// stop, which alone can have left something half done, or half an hour without power, it reads all
+// of the file first. Without a log, the file is damaged or was rewritten in the current format.
 func (o *opening) verify(now *contents, newest format.Commit) (log *journal, rewritten bool, err error) {
 	if log, err = o.readLog(now); err != nil {
 		return nil, false, err
@@ -188,7 +190,8 @@ func (o *opening) verify(now *contents, newest format.Commit) (log *journal, rew
 	return nil, true, o.upgrade(all)
 }
 
-// look reads the newest commit of the file; it returns nil if no meta page is whole. The error is not damage.
+// look reads the newest commit of the file; it returns nil if no meta page is whole. The error is
+// not damage.
 func (o *opening) look(full bool) (*contents, []format.Commit, error) {
 	info, err := o.file.Stat()
 	if err != nil {

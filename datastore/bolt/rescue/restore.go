@@ -22,8 +22,8 @@ func (f *snapshotFile) close() {
 	_ = os.Remove(f.file.Name())
 }
 
-// snapshot fetches the newest good snapshot and examines all of it. It returns nil if there is none that can
-// be used, and remembers why. The error is that there is no room for one.
+// snapshot fetches the newest good snapshot and examines all of it. It returns nil if there is none
+// that can be used, and remembers why. The error is that there is no room for one.
 func (o *opening) snapshot() (*snapshotFile, error) {
 	if o.options.Restore == nil {
 		return nil, nil
@@ -99,8 +99,8 @@ func (o *opening) restore(now *contents, cause error) error {
 	return resetLog(logPath(o.path), next)
 }
 
-// copyAndApply puts all that c has into b, and of frames those that are newer. counters are those of c with
-// the log's sequence to go on with, and a ceiling above all revisions that are known.
+// copyAndApply puts all that c has into b, and of frames those that are newer. counters are those
+// of c with the log's sequence to go on with, and a ceiling above all revisions that are known.
 func (b *builder) copyAndApply(c *contents, counters format.Counters, frames []format.Frame) error {
 	if err := b.copyStore(c); err != nil {
 		return err
@@ -151,7 +151,8 @@ func (b *builder) apply(f format.Frame) error {
 	return nil
 }
 
-// refuse returns what to do about a store that cannot be repaired without losing what nobody would know of.
+// refuse returns what to do about a store that cannot be repaired without losing what nobody would
+// know of.
 func (o *opening) refuse(now *contents, cause error) error {
 	advice := "there is no snapshot; its files are left as they are: keep a copy, and move its folder away to begin with an empty cluster"
 	if o.snapshotErr != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// salvage makes a file of the records that the index names, wherever they are; history is given up. It
-// returns false if records are missing and there is no snapshot to take them from.
+// salvage makes a file of the records that the index names, wherever they are; history is given up.
+// It returns false if records are missing and there is no snapshot to take them from.
 func (o *opening) salvage(now *contents, cause error) (bool, error) {
 	s, err := o.findRecords(now)
 	if err != nil {
@@ -53,8 +53,8 @@ type place struct {
 	page uint64
 }
 
-// findRecords looks for records on every page of the file. Those that no tree leads to any more, and old
-// copies, are as good as others: each proves by its checksum that it is whole.
+// findRecords looks for records on every page of the file. Those that no tree leads to any more,
+// and old copies, are as good as others: each proves by its checksum that it is whole.
 func (o *opening) findRecords(c *contents) (*salvaged, error) {
 	s := &salvaged{rows: map[int64]row{}, at: map[int64]place{}}
 	newer, err := o.keysInLog(c)
@@ -104,8 +104,8 @@ func (s *salvaged) search(t *format.Tree) {
 	}
 }
 
-// takeFrom takes what is missing from a sound snapshot, as it was then, and returns the keys of all that was
-// missing.
+// takeFrom takes what is missing from a sound snapshot, as it was then, and returns the keys of all
+// that was missing.
 func (s *salvaged) takeFrom(snap *contents) []string {
 	lost := map[string]bool{}
 	var names []string
@@ -129,7 +129,8 @@ func (s *salvaged) takeFrom(snap *contents) []string {
 	return names
 }
 
-// build puts the records into a file. Its counters say that it has no history, so that watches begin anew.
+// build puts the records into a file. Its counters say that it has no history, so that watches
+// begin anew.
 func (s *salvaged) build(b *builder, c *contents) error {
 	leased := map[int64]bool{}
 	revisions := make([]int64, 0, len(s.rows))
