@@ -32,9 +32,16 @@ that stayed. All of it is upstream's own, and is there on any cluster that saw a
 | the rest | 16 | types that JSON has met, caches of clients, decoded objects |
 
 Goroutines: 37 more of 4,822. They are informers of kinds that were deleted: the garbage collector and the quota controller take
-theirs from a factory that cannot stop one. Each asks again with a growing pause, and is most of "Failed to watch" in the
-log. No descriptor stayed. Anonymous memory is more than the live heap by half for the garbage collector, and by stacks
+theirs from a factory that cannot stop one. Each asks again with a growing pause. No descriptor stayed. Anonymous memory is more than the live heap by half for the garbage collector, and by stacks
 and holes between objects.
+
+## What a run leaves in the log
+
+Specs delete pods, containers and namespaces all the time, and components of upstream log an error when that happens in the
+midst of their work, although they handle it. [The log](reference/log.md) lists these lines with the reason for each, and
+mote writes them at level debug. A line that repeats is written ten times, then once a minute. What stays is mostly what specs
+do on purpose: images that no registry has, containers that cannot start, webhooks that refuse, names of runtimes that are not
+there, and volumes of pods whose namespace is ending.
 `
 	runHeading    = "## Run "
 	imagesHeading = "## Images\n\n"
