@@ -16,17 +16,19 @@ import (
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
 
 	"github.com/mote-k8s/mote/internal/ciphers"
+	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 type apiServer struct {
 	cfg       Config
-	creds     *credentials
+	creds     *pki.Credentials
 	options   *options.ServerRunOptions
 	completed options.CompletedOptions
 }
 
 // newAPIServer parses the arguments; nothing that they name need exist yet.
-func newAPIServer(cfg Config, creds *credentials) (*apiServer, error) {
+func newAPIServer(cfg Config, creds *pki.Credentials) (*apiServer, error) {
 	s := &apiServer{cfg: cfg, creds: creds, options: options.NewServerRunOptions()}
 	flags := s.options.Flags()
 	s.options.Flagz = flagz.NamedFlagSetsReader{FlagSets: flags}
@@ -34,12 +36,12 @@ func newAPIServer(cfg Config, creds *credentials) (*apiServer, error) {
 }
 
 func (s *apiServer) args() []arg {
-	tls := s.creds.tls
+	tls := s.creds.Path
 	reading, mutating := inflight(s.cfg.Memory)
 	return slices.Concat(s.datastoreArgs(), s.auditArgs(), s.profileArgs(), []arg{
 		{"max-requests-inflight", fmt.Sprint(reading)},
 		{"max-mutating-requests-inflight", fmt.Sprint(mutating)},
-		{"encryption-provider-config", s.creds.data.EncryptionConfig()},
+		{"encryption-provider-config", layout.Data(s.cfg.DataDir).EncryptionConfig()},
 		{"encryption-provider-config-automatic-reload", "true"}, // keys are rotated without a restart
 
 		{"bind-address", s.cfg.ListenAddress.String()},
@@ -56,22 +58,22 @@ func (s *apiServer) args() []arg {
 		{"endpoint-reconciler-type", "master-count"},
 
 		// Anonymous requests stay on by default, as upstream: RBAC grants them health and version only.
-		{"client-ca-file", tls(clientAuthority + bundleSuffix)},
+		{"client-ca-file", s.creds.Bundle(pki.ClientAuthority)},
 		{"authorization-mode", "Node,RBAC"},
 		{"enable-admission-plugins", s.admissionPlugins()},
 		{"allow-privileged", "true"},
 		{"service-account-issuer", "https://kubernetes.default.svc." + s.cfg.ClusterDomain},
-		{"service-account-signing-key-file", tls(tokenKey)},
-		{"service-account-key-file", tls(tokenPublicKeys)},
+		{"service-account-signing-key-file", s.creds.TokenKey()},
+		{"service-account-key-file", s.creds.TokenPublicKeys()},
 
-		{"kubelet-certificate-authority", tls(serverAuthority + bundleSuffix)},
+		{"kubelet-certificate-authority", s.creds.Bundle(pki.ServerAuthority)},
 		{"kubelet-client-certificate", tls("apiserver-kubelet-client.crt")},
 		{"kubelet-client-key", tls("apiserver-kubelet-client.key")},
 		// Addresses first: nothing guarantees that a node's name resolves.
 		{"kubelet-preferred-address-types", "InternalIP,ExternalIP,InternalDNS,ExternalDNS,Hostname"},
 
-		{"requestheader-client-ca-file", tls(frontProxyAuthority + bundleSuffix)},
-		{"requestheader-allowed-names", frontProxyUser},
+		{"requestheader-client-ca-file", s.creds.Bundle(pki.FrontProxyAuthority)},
+		{"requestheader-allowed-names", pki.FrontProxyUser},
 		{"requestheader-username-headers", "X-Remote-User"},
 		{"requestheader-uid-headers", "X-Remote-Uid"},
 		{"requestheader-group-headers", "X-Remote-Group"},
@@ -169,12 +171,13 @@ func (s *apiServer) Run(ctx context.Context) error {
 
 // Ready asks as the administrator, whom no missing RBAC rule keeps out.
 func (s *apiServer) Ready(ctx context.Context) error {
-	cert, err := tls.LoadX509KeyPair(s.creds.tls("admin.crt"), s.creds.tls("admin.key"))
+	admin := pki.Admin(layout.Data(s.cfg.DataDir))
+	cert, err := tls.LoadX509KeyPair(admin.CertFile, admin.KeyFile)
 	if err != nil {
 		return err
 	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(s.creds.serverCA.trusted)
+	roots.AppendCertsFromPEM(s.creds.ServerAuthorities())
 	config := &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}}
 	return waitHealthy(ctx, config, s.cfg.url()+"/readyz", acceptAny)
 }

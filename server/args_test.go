@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/netip"
 	"os"
 	"testing"
 
@@ -29,7 +30,7 @@ func TestBadArgumentsMakeNothing(t *testing.T) {
 			`unsupported --scheduler-arg "secure-port=0": mote asks this port whether the component is ready`},
 		"overlapping networks": {func(c *Config) { c.ServiceCIDR = c.ClusterCIDR },
 			`control plane: cluster network 10.42.0.0/16 and service network 10.42.0.0/16 overlap`},
-		"loopback advertised": {func(c *Config) { c.AdvertiseAddress = loopbackAddrs()[0] },
+		"loopback advertised": {func(c *Config) { c.AdvertiseAddress = netip.MustParseAddr("127.0.0.1") },
 			`control plane: advertise address "127.0.0.1" cannot be reached from pods`},
 		"relative directory": {func(c *Config) { c.DataDir = "data" },
 			`control plane: data directory "data" is not an absolute path`},

@@ -17,6 +17,8 @@ import (
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
 	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
+
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // Upstream's two hooks that write bootstrap objects begin by sleeping a second, which is most of the
@@ -131,11 +133,11 @@ func roleTasks(client kubernetes.Interface) []task {
 func kubeletClientBinding() rbacv1.ClusterRoleBinding {
 	return rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:        kubeletClientUser,
+			Name:        pki.KubeletClientUser,
 			Annotations: map[string]string{rbacv1.AutoUpdateAnnotationKey: "true"},
 		},
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:kubelet-api-admin"},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: kubeletClientUser}},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: pki.KubeletClientUser}},
 	}
 }
 

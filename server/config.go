@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/mote-k8s/mote/internal/limit"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // Config says what control plane to run. Prepare copies, defaults and validates it once; it is
@@ -77,7 +78,7 @@ func (c Config) withDefaults() Config {
 		c.ServiceCIDR = netip.MustParsePrefix("10.43.0.0/16")
 	}
 	if c.ClusterName == "" {
-		c.ClusterName = defaultClusterName
+		c.ClusterName = pki.DefaultClusterName
 	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
@@ -147,6 +148,15 @@ func (c Config) url() string {
 		addr = netip.IPv6Loopback()
 	}
 	return "https://" + netip.AddrPortFrom(addr, uint16(c.ListenPort)).String()
+}
+
+// pki is what the certificates and kubeconfigs need to know.
+func (c Config) pki() pki.Config {
+	return pki.Config{
+		URL: c.url(), ClusterName: c.ClusterName, ClusterDomain: c.ClusterDomain,
+		ServiceAddress: c.apiServiceAddress(), AdvertiseAddress: c.AdvertiseAddress, ListenAddress: c.ListenAddress,
+		TLSSANs: c.TLSSANs, AdminKubeconfig: c.AdminKubeconfig, KubeconfigCopy: c.KubeconfigCopy,
+	}
 }
 
 // apiServiceAddress is the kubernetes Service's address: the first of ServiceCIDR.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/mote-k8s/mote/internal/ciphers"
 	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 type controllerManager struct {
@@ -28,7 +29,7 @@ type controllerManager struct {
 }
 
 // newControllerManager parses the arguments; nothing that they name need exist yet.
-func newControllerManager(cfg Config, creds *credentials) (*controllerManager, error) {
+func newControllerManager(cfg Config, creds *pki.Credentials) (*controllerManager, error) {
 	opts, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
 		return nil, fmt.Errorf("kube-controller-manager's defaults: %w", err)
@@ -53,8 +54,8 @@ func (c *controllerManager) validate() error {
 	return nil
 }
 
-func controllerManagerArgs(cfg Config, creds *credentials) []arg {
-	kubeconfig := creds.kubeconfig("controller-manager")
+func controllerManagerArgs(cfg Config, creds *pki.Credentials) []arg {
+	kubeconfig := creds.Kubeconfig("controller-manager")
 	args := servingArgs(creds, kubeconfig)
 	if cfg.Profile == ProfileCIS {
 		// Pods that have ended stay to be looked at, upstream 12,500 of them. A node runs 110.
@@ -75,35 +76,35 @@ func controllerManagerArgs(cfg Config, creds *credentials) []arg {
 		{"node-cidr-mask-size", fmt.Sprint(nodeCIDRBits)},
 		{"service-cluster-ip-range", cfg.ServiceCIDR.String()},
 
-		{"root-ca-file", creds.tls(serverAuthority + bundleSuffix)},
-		{"service-account-private-key-file", creds.tls(tokenKey)},
-		{"cluster-signing-kubelet-serving-cert-file", creds.tls("server-ca.crt")},
-		{"cluster-signing-kubelet-serving-key-file", creds.tls("server-ca.key")},
-		{"cluster-signing-kubelet-client-cert-file", creds.tls("client-ca.crt")},
-		{"cluster-signing-kubelet-client-key-file", creds.tls("client-ca.key")},
-		{"cluster-signing-kube-apiserver-client-cert-file", creds.tls("client-ca.crt")},
-		{"cluster-signing-kube-apiserver-client-key-file", creds.tls("client-ca.key")},
-		{"cluster-signing-legacy-unknown-cert-file", creds.tls("client-ca.crt")},
-		{"cluster-signing-legacy-unknown-key-file", creds.tls("client-ca.key")},
+		{"root-ca-file", creds.Bundle(pki.ServerAuthority)},
+		{"service-account-private-key-file", creds.TokenKey()},
+		{"cluster-signing-kubelet-serving-cert-file", creds.Path("server-ca.crt")},
+		{"cluster-signing-kubelet-serving-key-file", creds.Path("server-ca.key")},
+		{"cluster-signing-kubelet-client-cert-file", creds.Path("client-ca.crt")},
+		{"cluster-signing-kubelet-client-key-file", creds.Path("client-ca.key")},
+		{"cluster-signing-kube-apiserver-client-cert-file", creds.Path("client-ca.crt")},
+		{"cluster-signing-kube-apiserver-client-key-file", creds.Path("client-ca.key")},
+		{"cluster-signing-legacy-unknown-cert-file", creds.Path("client-ca.crt")},
+		{"cluster-signing-legacy-unknown-key-file", creds.Path("client-ca.key")},
 	}...)
 }
 
 // servingArgs are the arguments that the controller manager and the scheduler share. With the files
 // at hand, neither asks the apiserver for its authentication settings or makes an RSA key at start.
-func servingArgs(creds *credentials, kubeconfig string) []arg {
+func servingArgs(creds *pki.Credentials, kubeconfig string) []arg {
 	return []arg{
 		{"kubeconfig", kubeconfig},
 		{"authentication-kubeconfig", kubeconfig},
 		{"authorization-kubeconfig", kubeconfig},
 		{"leader-elect", "false"}, // one server; and a lease is a write every two seconds
 		{"bind-address", "127.0.0.1"},
-		{"tls-cert-file", creds.tls("localhost.crt")},
-		{"tls-private-key-file", creds.tls("localhost.key")},
+		{"tls-cert-file", creds.Path("localhost.crt")},
+		{"tls-private-key-file", creds.Path("localhost.key")},
 		{"tls-cipher-suites", strings.Join(ciphers.Names(), ",")},
 		{"profiling", "false"},
-		{"client-ca-file", creds.tls(clientAuthority + bundleSuffix)},
-		{"requestheader-client-ca-file", creds.tls(frontProxyAuthority + bundleSuffix)},
-		{"requestheader-allowed-names", frontProxyUser},
+		{"client-ca-file", creds.Bundle(pki.ClientAuthority)},
+		{"requestheader-client-ca-file", creds.Bundle(pki.FrontProxyAuthority)},
+		{"requestheader-allowed-names", pki.FrontProxyUser},
 	}
 }
 

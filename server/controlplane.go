@@ -18,6 +18,7 @@ import (
 
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // renewalInterval is how often certificates are looked at: soon enough after a clock was set or an
@@ -28,7 +29,7 @@ const renewalInterval = time.Minute
 // good. Its components share the process's package variables, so there is one for each process.
 type ControlPlane struct {
 	cfg   Config
-	creds *credentials
+	creds *pki.Credentials
 	now   func() time.Time
 
 	apiserver         *apiServer
@@ -59,7 +60,7 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
 	}
-	c := &ControlPlane{cfg: cfg, now: now, creds: &credentials{data: layout.Data(cfg.DataDir)}, nodes: map[string]node{}}
+	c := &ControlPlane{cfg: cfg, now: now, creds: pki.New(layout.Data(cfg.DataDir)), nodes: map[string]node{}}
 	if err := c.parseOptions(); err != nil {
 		return nil, err
 	}
@@ -68,7 +69,7 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	}
 
 	if cfg.HasState {
-		if err := c.creds.checkKeys(); err != nil {
+		if err := c.creds.CheckKeys(); err != nil {
 			return nil, err
 		}
 	}
@@ -78,7 +79,7 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	if err := c.renew(); err != nil {
 		return nil, fmt.Errorf("prepare certificates: %w", err)
 	}
-	if err := ensureEncryption(c.creds.data.EncryptionConfig()); err != nil {
+	if err := pki.EnsureEncryption(layout.Data(cfg.DataDir).EncryptionConfig()); err != nil {
 		return nil, fmt.Errorf("prepare encryption of Secrets: %w", err)
 	}
 	if err := c.apiserver.writePolicies(); err != nil {
@@ -158,7 +159,7 @@ func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error
 		return err
 	}
 	defer unlock()
-	if _, err := c.creds.issueNode(dir, nodeName, addrs, c.cfg.url(), c.now()); err != nil {
+	if _, err := c.creds.IssueNode(dir, nodeName, addrs, c.cfg.url(), c.now()); err != nil {
 		return fmt.Errorf("issue credentials of node %s: %w", nodeName, err)
 	}
 	c.nodes[dir] = node{nodeName, addrs}
@@ -167,7 +168,7 @@ func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error
 
 // load makes the folders first, as the lock needs one.
 func (c *ControlPlane) load() error {
-	if err := c.creds.makeDirs(); err != nil {
+	if err := c.creds.MakeDirs(); err != nil {
 		return err
 	}
 	unlock, err := c.lock()
@@ -175,13 +176,13 @@ func (c *ControlPlane) load() error {
 		return err
 	}
 	defer unlock()
-	return c.creds.load()
+	return c.creds.Load()
 }
 
 // lock keeps the certificate files for one writer, in this process and outside.
 func (c *ControlPlane) lock() (unlock func(), err error) {
 	c.mu.Lock()
-	release, err := lockCertificates(c.creds.tls(""))
+	release, err := c.creds.Lock()
 	if err != nil {
 		c.mu.Unlock()
 		return nil, err
@@ -196,7 +197,7 @@ func (c *ControlPlane) renew() error {
 	if err := c.renewCertificates(); err != nil {
 		return err
 	}
-	return copyKubeconfig(c.cfg)
+	return pki.CopyKubeconfig(c.cfg.pki())
 }
 
 func (c *ControlPlane) renewCertificates() error {
@@ -206,16 +207,16 @@ func (c *ControlPlane) renewCertificates() error {
 	}
 	defer unlock()
 	// What a verb decided on and was killed over.
-	if err := carryOut(string(c.creds.data), c.creds.plan(leavesPlan)); err != nil {
+	if err := c.creds.FinishRotation(); err != nil {
 		return err
 	}
 	now := c.now()
-	changed, err := c.creds.renew(c.cfg, now)
+	changed, err := c.creds.Renew(c.cfg.pki(), now)
 	if err != nil {
 		return err
 	}
 	for dir, n := range c.nodes {
-		names, err := c.creds.issueNode(dir, n.name, n.addrs, c.cfg.url(), now)
+		names, err := c.creds.IssueNode(dir, n.name, n.addrs, c.cfg.url(), now)
 		if err != nil {
 			return err
 		}
@@ -268,3 +269,16 @@ func (r renewal) Trouble() []string { return r.trouble.Load().lines() }
 
 // Ready implements component.Component.
 func (renewal) Ready(context.Context) error { return nil }
+
+// renewalTrouble is what `mote status` shows while certificates cannot be renewed.
+type renewalTrouble struct {
+	since time.Time
+	text  string
+}
+
+func (t *renewalTrouble) lines() []string {
+	if t == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("certificates cannot be renewed since %s: %s", t.since.Format(time.RFC3339), t.text)}
+}

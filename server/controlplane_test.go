@@ -26,6 +26,8 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
 	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // inNamespace is set for the copy of this test that has a network namespace of its own.
@@ -210,24 +212,36 @@ func checkStrangers(t *testing.T, admin *rest.Config) {
 func checkTrust(t *testing.T, client kubernetes.Interface, plane *ControlPlane) {
 	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	const name = "extension-apiserver-authentication"
-	gone, err := newAuthority("gone", plane.creds.clientCA.key)
+	gone := authorityOf(t, t.TempDir())
+	bundle := plane.creds.Bundle(pki.ClientAuthority)
+	data, err := os.ReadFile(bundle)
 	require.NoError(t, err)
-	trusted := string(plane.creds.clientCA.trusted)
+	trusted := string(data)
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
 		config, err := maps.Get(context.Background(), name, metav1.GetOptions{})
 		if assert.NoError(t, err) && assert.Equal(t, trusted, config.Data["client-ca-file"]) {
-			config.Data["client-ca-file"] += string(gone.certPEM)
+			config.Data["client-ca-file"] += gone
 			_, err = maps.Update(context.Background(), config, metav1.UpdateOptions{})
 			assert.NoError(t, err)
 		}
 	}, startTimeout, 50*time.Millisecond)
-	files := map[string]string{"client-ca-file": plane.creds.tls(clientAuthority + bundleSuffix)}
+	files := map[string]string{"client-ca-file": bundle}
 	for range 2 {
 		require.NoError(t, forgetAuthorities(t.Context(), client, files))
 		config, err := maps.Get(t.Context(), name, metav1.GetOptions{})
 		require.NoError(t, err)
 		require.Equal(t, trusted, config.Data["client-ca-file"])
 	}
+}
+
+// authorityOf returns the certificate of another cluster's client authority, which it makes in dir.
+func authorityOf(t *testing.T, dir string) string {
+	other := pki.New(layout.Data(dir))
+	require.NoError(t, other.MakeDirs())
+	require.NoError(t, other.Load())
+	data, err := os.ReadFile(other.Bundle(pki.ClientAuthority))
+	require.NoError(t, err)
+	return string(data)
 }
 
 // checkNode asks as the kubelet that IssueNode made: it may register itself, and no other.
@@ -261,7 +275,7 @@ func checkRenewal(t *testing.T, plane *ControlPlane) {
 		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
 	}
 	before := served()
-	plane.now = func() time.Time { return time.Now().Add(leafLifetime * 3 / 4) }
+	plane.now = func() time.Time { return time.Now().Add(year * 3 / 4) }
 	require.NoError(t, plane.renew())
 	require.Eventually(t, func() bool { return served() != before }, startTimeout, 50*time.Millisecond)
 	limit, cancel := context.WithTimeout(t.Context(), startTimeout)

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apiserver/pkg/audit/policy"
 
+	"github.com/mote-k8s/mote/internal/durable"
 	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/regular"
 )
@@ -34,7 +35,7 @@ var policies embed.FS
 
 // policyFile is the copy of a file of policies/ for upstream, which reads its configuration from files only.
 func (s *apiServer) policyFile(name string) string {
-	return filepath.Join(s.creds.data.Policies(), name)
+	return filepath.Join(layout.Data(s.cfg.DataDir).Policies(), name)
 }
 
 // AuditLog is the audit log. It is outside <data-dir>/server, which snapshots hold whole.
@@ -110,13 +111,13 @@ func (s *apiServer) writePolicies() error {
 	if len(names) == 0 {
 		return nil
 	}
-	if err := makeDir(s.policyFile("")); err != nil {
+	if err := durable.MakeDir(s.policyFile("")); err != nil {
 		return fmt.Errorf("write policies: %w", err)
 	}
 	for _, name := range names {
 		data, err := policies.ReadFile("policies/" + name)
 		if err == nil {
-			err = updateFile(s.policyFile(name), data, 0o600)
+			err = durable.UpdateFile(s.policyFile(name), data, 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write policies: %w", err)

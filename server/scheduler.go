@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app/options"
+
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 type scheduler struct {
@@ -17,9 +19,9 @@ type scheduler struct {
 }
 
 // newScheduler parses the arguments; nothing that they name need exist yet.
-func newScheduler(cfg Config, creds *credentials) (*scheduler, error) {
+func newScheduler(cfg Config, creds *pki.Credentials) (*scheduler, error) {
 	opts := options.NewOptions()
-	ours := append(servingArgs(creds, creds.kubeconfig("scheduler")), arg{"secure-port", "10259"})
+	ours := append(servingArgs(creds, creds.Kubeconfig("scheduler")), arg{"secure-port", "10259"})
 	if err := parseArgs(*opts.Flags, "scheduler-arg", ours, cfg.SchedulerArgs); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // trustHook is ours alone and replaces none of upstream's.
@@ -68,8 +70,8 @@ func forgetAuthorities(ctx context.Context, client kubernetes.Interface, files m
 		if err != nil {
 			return fmt.Errorf("read who is trusted: %w", err)
 		}
-		known := certificatesIn(trusted)
-		for _, cert := range certificatesIn([]byte(config.Data[key])) {
+		known := pki.CertificatesIn(trusted)
+		for _, cert := range pki.CertificatesIn([]byte(config.Data[key])) {
 			if !slices.ContainsFunc(known, cert.Equal) {
 				config.Data[key], stale = string(trusted), true
 				break

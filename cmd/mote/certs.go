@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mote-k8s/mote/cmd/mote/settings"
-	"github.com/mote-k8s/mote/server"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // newCertsCommand returns the verbs for certificates and keys.
@@ -36,8 +36,8 @@ here has to be done regularly.`,
 }
 
 // certificates are those that s describes.
-func certificates(s *settings.Settings) server.Certificates {
-	c := server.Certificates{
+func certificates(s *settings.Settings) pki.Certificates {
+	c := pki.Certificates{
 		DataDir: s.DataDir, NodeDir: credentialsDir(s), AdminKubeconfig: s.Kubeconfig(), TLSSANs: s.TLSSANs,
 	}
 	if s.WriteKubeconfig != "" {
@@ -76,7 +76,7 @@ code is 1 when anything has expired or is broken; a start of mote makes again wh
 		}
 		if output.json() {
 			err = printJSON(e.stdout, struct {
-				Certificates []server.Certificate `json:"certificates"`
+				Certificates []pki.Certificate `json:"certificates"`
 				// RestartPending: authorities were changed, and a start of mote is to take them.
 				RestartPending bool `json:"restartPending"`
 			}{found, waiting})
@@ -94,7 +94,7 @@ code is 1 when anything has expired or is broken; a start of mote makes again wh
 	return cmd
 }
 
-func printCertificates(w io.Writer, found []server.Certificate) error {
+func printCertificates(w io.Writer, found []pki.Certificate) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "NAME\tISSUER\tEXPIRES\tDAYS LEFT\tSTATE\tFILE")
 	for _, c := range found {
@@ -107,7 +107,7 @@ func printCertificates(w io.Writer, found []server.Certificate) error {
 			left = fmt.Sprint(*c.DaysLeft)
 		case c.Made != nil:
 			expires = "made " + c.Made.Format(time.DateOnly)
-		case c.Kind != server.KindKey && c.Subject == "":
+		case c.Kind != pki.KindKey && c.Subject == "":
 			expires = ""
 		}
 		if len(c.Problems) > 0 {
@@ -118,7 +118,7 @@ func printCertificates(w io.Writer, found []server.Certificate) error {
 	return t.Flush()
 }
 
-func certsOutcome(found []server.Certificate, quiet bool) error {
+func certsOutcome(found []pki.Certificate, quiet bool) error {
 	var bad []string
 	for _, c := range found {
 		if len(c.Problems) > 0 {

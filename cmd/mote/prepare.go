@@ -12,6 +12,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/limit"
 	"github.com/mote-k8s/mote/server"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // prepare makes the control plane's files and those of its one node.
@@ -45,7 +46,7 @@ func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Bu
 		Budgets:               budgets,
 		Memory:                mostMemory,
 	})
-	var lost *server.LostKeysError
+	var lost *pki.LostKeysError
 	if errors.As(err, &lost) {
 		return nil, keysHint(s, lost)
 	}
@@ -59,7 +60,7 @@ func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Bu
 }
 
 // keysHint adds to a refusal for lost keys how to get them back, and how to go on without them.
-func keysHint(s *settings.Settings, lost *server.LostKeysError) error {
+func keysHint(s *settings.Settings, lost *pki.LostKeysError) error {
 	from := "from a backup of that directory"
 	// Snapshots that cannot be listed are of no use now.
 	if list, err := snapshot.Folder(s.SnapshotDir).List(); err == nil {

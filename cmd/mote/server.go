@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -30,6 +29,7 @@ import (
 	"github.com/mote-k8s/mote/internal/logging"
 	"github.com/mote-k8s/mote/internal/memory"
 	"github.com/mote-k8s/mote/server"
+	"github.com/mote-k8s/mote/server/pki"
 )
 
 // bridge is the pod network's interface.
@@ -331,13 +331,13 @@ func agentConfig(s *settings.Settings) agent.Config {
 
 // addonsConfig is what the addons that s asks for need to know.
 func addonsConfig(s *settings.Settings) addons.Config {
-	tls := layout.Data(s.DataDir).TLS()
+	client, metrics := pki.Addons(layout.Data(s.DataDir)), pki.MetricsServer(layout.Data(s.DataDir))
 	return addons.Config{
 		Access: api.Access{
 			Server:   serverURL(s),
-			CAFile:   filepath.Join(tls, "server-ca-bundle.crt"),
-			CertFile: filepath.Join(tls, "addons.crt"),
-			KeyFile:  filepath.Join(tls, "addons.key"),
+			CAFile:   client.CAFile,
+			CertFile: client.CertFile,
+			KeyFile:  client.KeyFile,
 		},
 		NodeName:    s.NodeName,
 		Address:     addonsAddress(s),
@@ -356,8 +356,8 @@ func addonsConfig(s *settings.Settings) addons.Config {
 		// The pods' file first: it knows of servers behind a stub on loopback. The stub itself will do if
 		// there is nothing else.
 		ResolvConfs:     []string{layout.Data(s.DataDir).ResolvConf(), "/etc/resolv.conf"},
-		MetricsCertFile: filepath.Join(tls, "metrics-server.crt"),
-		MetricsKeyFile:  filepath.Join(tls, "metrics-server.key"),
+		MetricsCertFile: metrics.CertFile,
+		MetricsKeyFile:  metrics.KeyFile,
 
 		Disabled: s.Disable,
 	}

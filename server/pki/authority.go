@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"bytes"
@@ -25,8 +25,8 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// leafLifetime is how long a leaf is valid; it is renewed when a third of that is left, so a
-// machine that runs always has at least four months in hand.
+// leafLifetime is how long a leaf is valid. It is renewed when a third of that is left, so a
+// machine that always runs has at least four months in hand.
 const leafLifetime = 365 * 24 * time.Hour
 
 // These bound the validity of certificates. A machine without a clock boots at 1970, so nothing
@@ -43,11 +43,12 @@ type authority struct {
 	cert    *x509.Certificate
 	certPEM []byte
 	key     crypto.Signer
-	// trusted is what peers of this authority's leaves are given: certPEM, and behind it the authorities whose
-	// leaves are still good, while it takes their place (authorities.go).
+	// trusted is what peers of this authority's leaves get: certPEM and, behind it during a
+	// rotation, the authorities whose leaves are still good (authorities.go).
 	trusted []byte
-	// cross is this authority's certificate by the one before it, while that is trusted, or empty. It goes behind each
-	// leaf, so that who knows the old authority alone trusts the new one's leaves.
+	// cross is this authority's certificate by the one before it, while that is trusted, or empty.
+	// It goes behind each leaf, so that clients that know only the old authority trust the new
+	// one's leaves.
 	cross []byte
 }
 
@@ -66,7 +67,7 @@ type subject struct {
 	addrs         []netip.Addr // for serving
 }
 
-// add adds names and addresses.
+// add adds DNS names and addresses.
 func (s *subject) add(sans []string) {
 	for _, san := range sans {
 		if addr, err := netip.ParseAddr(san); err == nil {
@@ -77,7 +78,7 @@ func (s *subject) add(sans []string) {
 	}
 }
 
-// subjectOf is what cert says.
+// subjectOf returns the subject of a certificate.
 func subjectOf(cert *x509.Certificate) subject {
 	s := subject{commonName: cert.Subject.CommonName, organizations: cert.Subject.Organization, names: cert.DNSNames}
 	if len(cert.ExtKeyUsage) > 0 {
@@ -91,9 +92,9 @@ func subjectOf(cert *x509.Certificate) subject {
 	return s
 }
 
-// loadAuthority reads the authority in base.crt and base.key and makes what is not there yet, base-bundle.crt with
-// what is trusted included. A crash can leave a key without a certificate, which is then signed; never the other
-// way round.
+// loadAuthority reads the authority in base.crt and base.key, and makes what is missing, including
+// base-bundle.crt with what is trusted. A crash can leave a key without a certificate, which is
+// then signed; never the other way round.
 func loadAuthority(base, commonName string) (*authority, error) {
 	ca, err := loadPair(base, commonName)
 	if err != nil {
@@ -104,7 +105,7 @@ func loadAuthority(base, commonName string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := certificatesIn(bundle)
+	known := CertificatesIn(bundle)
 	if slices.ContainsFunc(known, ca.cert.Equal) {
 		for _, old := range known {
 			if !old.Equal(ca.cert) {
@@ -113,13 +114,14 @@ func loadAuthority(base, commonName string) (*authority, error) {
 		}
 		ca.cross, err = readOptional(base + crossSuffix)
 	} else {
-		// Left by another authority, which was taken away: nothing of it is trusted. The bundle is the last to go, as it tells.
-		err = removeFile(base + crossSuffix)
+		// Left by another authority, which was taken away: nothing of it is trusted. The bundle is
+		// the last to go, as it tells.
+		err = durable.RemoveFile(base + crossSuffix)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return ca, updateFile(base+bundleSuffix, ca.trusted, 0o644)
+	return ca, durable.UpdateFile(base+bundleSuffix, ca.trusted, 0o644)
 }
 
 func loadPair(base, commonName string) (*authority, error) {
@@ -145,20 +147,21 @@ func loadPair(base, commonName string) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read authority's certificate %s: %w; remove it to have it made again from its key", certPath, err)
 	}
-	if !keyFits(key, cert) {
+	if !keyMatches(key, cert) {
 		return nil, fmt.Errorf("%s and %s do not belong together; restore both from one backup", certPath, keyPath)
 	}
 	return &authority{cert: cert, certPEM: certPEM, key: key}, nil
 }
 
-// restoreAuthority writes the certificate of key again: that which is trusted, or else a new one of the same content.
+// restoreAuthority writes the certificate of key again: the one that is trusted, or else a new one
+// with the same content.
 func restoreAuthority(base, commonName string, key crypto.Signer) (*authority, error) {
 	bundle, err := readOptional(base + bundleSuffix)
 	if err != nil {
 		return nil, err
 	}
-	for _, cert := range certificatesIn(bundle) {
-		if keyFits(key, cert) {
+	for _, cert := range CertificatesIn(bundle) {
+		if keyMatches(key, cert) {
 			ca := &authority{cert: cert, certPEM: encodeCertificate(cert), key: key}
 			return ca, durable.WriteFile(base+".crt", ca.certPEM, 0o644)
 		}
@@ -195,7 +198,7 @@ func authorityTemplate(name pkix.Name) *x509.Certificate {
 }
 
 // ensureLeaf makes base.crt a certificate of ca for s that need not be renewed at now, and base.key
-// its private key. It reports whether it changed the certificate. The key is kept if it can be read:
+// its private key. It reports whether it changed the certificate. It keeps a key that can be read:
 // the pair then stays consistent for whoever reads the two files in between.
 func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, error) {
 	key, err := readKey(base + ".key")
@@ -206,8 +209,8 @@ func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, er
 	}
 	if certPEM, err := os.ReadFile(base + ".crt"); err == nil {
 		cert, err := parseCertificate(certPEM)
-		if err == nil && ca.fits(cert, key, s) && bytes.HasSuffix(certPEM, ca.cross) &&
-			len(certificatesIn(certPEM)) == 1+len(certificatesIn(ca.cross)) && !ca.needsRenewal(cert, now) {
+		if err == nil && ca.matches(cert, key, s) && bytes.HasSuffix(certPEM, ca.cross) &&
+			len(CertificatesIn(certPEM)) == 1+len(CertificatesIn(ca.cross)) && !ca.needsRenewal(cert, now) {
 			return false, nil
 		}
 	}
@@ -218,7 +221,7 @@ func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, er
 	return true, durable.WriteFile(base+".crt", certPEM, 0o644)
 }
 
-// issue signs a leaf; what it returns goes into a file as it is.
+// issue signs a leaf. What it returns goes into a file as it is.
 func (ca *authority) issue(s subject, key crypto.Signer, now time.Time) ([]byte, error) {
 	notAfter := now.Add(leafLifetime)
 	if now.Before(clockFloor) {
@@ -242,10 +245,10 @@ func (ca *authority) issue(s subject, key crypto.Signer, now time.Time) ([]byte,
 	return append(certPEM, ca.cross...), err
 }
 
-// fits says whether cert is of ca, belongs to key and says exactly what s does.
-func (ca *authority) fits(cert *x509.Certificate, key crypto.Signer, s subject) bool {
+// matches says whether cert is of ca, belongs to key and says exactly what s does.
+func (ca *authority) matches(cert *x509.Certificate, key crypto.Signer, s subject) bool {
 	return cert.CheckSignatureFrom(ca.cert) == nil &&
-		keyFits(key, cert) &&
+		keyMatches(key, cert) &&
 		cert.Subject.CommonName == s.commonName &&
 		slices.Equal(cert.Subject.Organization, s.organizations) &&
 		slices.Equal(cert.ExtKeyUsage, []x509.ExtKeyUsage{s.usage}) &&
@@ -253,8 +256,8 @@ func (ca *authority) fits(cert *x509.Certificate, key crypto.Signer, s subject) 
 		slices.EqualFunc(cert.IPAddresses, netIPs(s.addrs), net.IP.Equal)
 }
 
-// needsRenewal says whether a leaf is near its end, or was made without an end for want of a clock
-// that there is now. One that ends with its authority cannot be had for longer.
+// needsRenewal says whether a leaf is near its end, or was made without an end because there was no
+// clock and there is one now. A leaf that ends with its authority cannot be renewed for longer.
 func (ca *authority) needsRenewal(cert *x509.Certificate, now time.Time) bool {
 	if cert.NotAfter.Equal(noEnd) {
 		return !now.Before(clockFloor)
@@ -281,8 +284,9 @@ func parseCertificate(data []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-// certificatesIn is those of a bundle that can be read: one that cannot is trusted by nobody.
-func certificatesIn(bundle []byte) []*x509.Certificate {
+// CertificatesIn returns the certificates of a PEM bundle. It leaves out those that cannot be read:
+// nobody trusts them.
+func CertificatesIn(bundle []byte) []*x509.Certificate {
 	var certs []*x509.Certificate
 	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
 		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
@@ -296,7 +300,7 @@ func encodeCertificate(cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
-func keyFits(key crypto.Signer, cert *x509.Certificate) bool {
+func keyMatches(key crypto.Signer, cert *x509.Certificate) bool {
 	return samePublic(key.Public(), cert.PublicKey)
 }
 
@@ -314,8 +318,8 @@ func makeKey(path string) (crypto.Signer, error) {
 	return key, durable.WriteFile(path, data, 0o600)
 }
 
-// newKey is an ECDSA P-256 private key, in the SEC 1 form that every reader of Kubernetes accepts, the one of
-// service-account keys included.
+// newKey returns an ECDSA P-256 private key and its encoding in the SEC 1 form, which every reader
+// of Kubernetes accepts, the one of service-account keys included.
 func newKey() (crypto.Signer, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -325,13 +329,13 @@ func newKey() (crypto.Signer, []byte, error) {
 	return key, data, err
 }
 
-// readKey reads a private key and takes others' access to it away.
+// readKey reads a private key and makes it readable for its owner alone.
 func readKey(path string) (crypto.Signer, error) {
 	key, err := parseKeyFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return key, setMode(path, 0o600)
+	return key, durable.SetMode(path, 0o600)
 }
 
 // maxPEM bounds a file of keys or certificates, in bytes: an authority's take some 2 KiB.
@@ -363,7 +367,7 @@ func parseKey(data []byte) (crypto.Signer, error) {
 	return nil, fmt.Errorf("a %T, and Kubernetes knows RSA and ECDSA keys only", parsed)
 }
 
-// readOptional reads a file that need not be there.
+// readOptional reads a file. It returns nil if there is none.
 func readOptional(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

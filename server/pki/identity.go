@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"errors"
@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
-// LostKeysError is the refusal to start on a datastore whose cluster has lost its keys. New ones would
-// make another cluster of it: no client, node or token would be trusted, and no Secret be readable.
+// LostKeysError is the refusal to start on a datastore whose cluster has lost its keys. New ones
+// would make another cluster of it: no client, node or token would be trusted, and no Secret be
+// readable.
 type LostKeysError struct {
 	// Dir is the directory of the files, and Missing are their paths below it.
 	Dir     string
@@ -25,11 +25,12 @@ func (e *LostKeysError) Error() string {
 	return fmt.Sprintf("the datastore holds a cluster, but its keys are missing in %s: %s", e.Dir, strings.Join(e.Missing, ", "))
 }
 
-// checkKeys refuses to make the keys of a cluster that exists. A single authority or the key of the
-// tokens may be removed to have it made again; all of them are not missing on purpose.
-func (c *credentials) checkKeys() error {
+// CheckKeys returns a *LostKeysError if the keys of a cluster that exists would have to be made
+// anew. A single authority or the key of the tokens may be removed to have it made again; all of
+// them are not missing on purpose.
+func (c *Credentials) CheckKeys() error {
 	lost := &LostKeysError{Dir: c.data.Server()}
-	identity := []string{c.tls(serverAuthority + ".key"), c.tls(clientAuthority + ".key"), c.tls(tokenKey)}
+	identity := []string{c.Path(ServerAuthority + ".key"), c.Path(ClientAuthority + ".key"), c.Path(tokenKey)}
 	missing, err := absent(identity...)
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func (c *credentials) checkKeys() error {
 	return lost
 }
 
-// absent returns the paths that lead to nothing.
+// absent returns the paths at which there is nothing.
 func absent(paths ...string) ([]string, error) {
 	var missing []string
 	for _, path := range paths {
@@ -68,49 +69,36 @@ func absent(paths ...string) ([]string, error) {
 	return missing, nil
 }
 
-// Init makes authorities and service-account keys where a cluster has lost all of them. It refuses
-// to touch any that is there, and changes no encryption key.
+// Init makes authorities and service-account keys for a cluster that has lost all of them. It
+// refuses if any is there, and changes no encryption key.
 func (c Certificates) Init() error {
 	creds := c.credentials()
 	var lost *LostKeysError
-	switch err := creds.checkKeys(); {
+	switch err := creds.CheckKeys(); {
 	case errors.As(err, &lost) && lost.Sealed:
 		return fmt.Errorf("%w; without encryption.yaml the Secrets cannot be read: restore a snapshot or a backup of %s, or remove the cluster with \"mote reset\"",
 			err, lost.Dir)
 	case err == nil:
-		return fmt.Errorf("there are keys in %s already; \"mote certs rotate-ca\" replaces them", creds.tls(""))
+		return fmt.Errorf("there are keys in %s already; \"mote certs rotate-ca\" replaces them", creds.Path(""))
 	case !errors.As(err, &lost):
 		return err
 	}
-	if err := creds.makeDirs(); err != nil {
+	if err := creds.MakeDirs(); err != nil {
 		return err
 	}
-	release, err := lockCertificates(creds.tls(""))
+	release, err := creds.Lock()
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := creds.load(); err != nil {
+	if err := creds.Load(); err != nil {
 		return fmt.Errorf("make new keys: %w", err)
 	}
 	return nil
 }
 
-// vanished says that the directory of the certificates went away below a running server.
-func vanished(dir string, err error) error {
+// goneError says that the directory of the certificates was removed below a running server.
+func goneError(dir string, err error) error {
 	return fmt.Errorf("%s is gone (%w): restore it from a snapshot or a backup before the next start; until then the running server keeps its keys in memory",
 		dir, err)
-}
-
-// renewalTrouble is what `mote status` shows while certificates cannot be renewed.
-type renewalTrouble struct {
-	since time.Time
-	text  string
-}
-
-func (t *renewalTrouble) lines() []string {
-	if t == nil {
-		return nil
-	}
-	return []string{fmt.Sprintf("certificates cannot be renewed since %s: %s", t.since.Format(time.RFC3339), t.text)}
 }

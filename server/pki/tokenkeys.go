@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"crypto"
@@ -11,6 +11,8 @@ import (
 	"io/fs"
 
 	"k8s.io/client-go/util/keyutil"
+
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // The keys of service-account tokens in server/tls.
@@ -19,14 +21,14 @@ const (
 	tokenPublicKeys = "service-account.pub" // verify: the signing key's first, then those whose tokens are still good
 )
 
-// loadTokenKeys makes the keys of service-account tokens where they are missing. A signing key that is new because
-// the old one was lost or taken away leaves no other trusted.
-func (c *credentials) loadTokenKeys() error {
-	key, err := readKey(c.tls(tokenKey))
+// loadTokenKeys makes the keys of service-account tokens if they are missing. A signing key that is
+// new because the old one was lost or removed leaves no other trusted.
+func (c *Credentials) loadTokenKeys() error {
+	key, err := readKey(c.Path(tokenKey))
 	var others []crypto.PublicKey
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		key, err = makeKey(c.tls(tokenKey))
+		key, err = makeKey(c.Path(tokenKey))
 		if err != nil {
 			return err
 		}
@@ -42,13 +44,13 @@ func (c *credentials) loadTokenKeys() error {
 	if err != nil {
 		return err
 	}
-	return updateFile(c.tls(tokenPublicKeys), data, 0o600)
+	return durable.UpdateFile(c.Path(tokenPublicKeys), data, 0o600)
 }
 
-// oldTokenKeys are the keys that verify tokens next to key. A file that does not hold key's own public key was left
-// by another key's and counts for nothing.
-func (c *credentials) oldTokenKeys(key crypto.Signer) ([]crypto.PublicKey, error) {
-	data, err := readOptional(c.tls(tokenPublicKeys))
+// oldTokenKeys returns the keys that verify tokens beside key. A file without key's own public key
+// was left by another key and does not count.
+func (c *Credentials) oldTokenKeys(key crypto.Signer) ([]crypto.PublicKey, error) {
+	data, err := readOptional(c.Path(tokenPublicKeys))
 	if err != nil || data == nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"crypto/rand"
@@ -15,12 +15,13 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// ensureEncryption makes the file that says how Secrets are encrypted in the datastore, unless it is
-// there: from then on it belongs to the operator, who rotates keys by adding one to it. README.md
-// says why secretbox. Identity comes last so that what was written before can still be read.
-func ensureEncryption(path string) error {
+// EnsureEncryption makes the file that says how Secrets are encrypted in the datastore, unless it
+// is there: from then on it belongs to the operator, who rotates keys by adding one to it.
+// ../README.md says why secretbox. Identity comes last so that what was written before can still be
+// read.
+func EnsureEncryption(path string) error {
 	if _, err := os.Stat(path); err == nil {
-		return setMode(path, 0o600)
+		return durable.SetMode(path, 0o600)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"fmt"
@@ -6,32 +6,35 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// defaultClusterName names the cluster, user and context in kubeconfigs of a cluster without a name of its own. It once named
-// those of every cluster.
-const defaultClusterName = "mote"
+// DefaultClusterName is the name of the cluster, user and context in kubeconfigs of a cluster
+// without a name of its own. It was once the name in those of every cluster.
+const DefaultClusterName = "mote"
 
-// writeAdminKubeconfig writes the one kubeconfig that people copy elsewhere, hence with the certificates inside. Its
-// names are the cluster's, so that those of several clusters can be merged into one file.
-func (c *credentials) writeAdminKubeconfig(cfg Config) error {
-	cert, err := os.ReadFile(c.tls("admin.crt"))
+// writeAdminKubeconfig writes the one kubeconfig that people copy elsewhere, hence with the
+// certificates inside. Its names are the cluster's, so that those of several clusters can be merged
+// into one file.
+func (c *Credentials) writeAdminKubeconfig(cfg Config) error {
+	cert, err := os.ReadFile(c.Path("admin.crt"))
 	if err != nil {
 		return err
 	}
-	key, err := os.ReadFile(c.tls("admin.key"))
+	key, err := os.ReadFile(c.Path("admin.key"))
 	if err != nil {
 		return err
 	}
-	cluster := &clientcmdapi.Cluster{Server: cfg.url(), CertificateAuthorityData: c.serverCA.trusted}
+	cluster := &clientcmdapi.Cluster{Server: cfg.URL, CertificateAuthorityData: c.serverCA.trusted}
 	user := &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}
 	config := newKubeconfig(cfg.ClusterName, cluster, user)
 	keepContexts(config, cfg.AdminKubeconfig)
 	return saveKubeconfig(cfg.AdminKubeconfig, config)
 }
 
-// keepContexts keeps what people do to a kubeconfig of mote's: the namespace that they chose, and the context of the name that all
-// clusters once had, which scripts may name.
+// keepContexts keeps what people change in the admin kubeconfig: the namespace that they chose, and
+// the context with the name that all clusters once had, which scripts may use.
 func keepContexts(config *clientcmdapi.Config, path string) {
 	old, err := clientcmd.LoadFromFile(path)
 	if err != nil {
@@ -41,8 +44,8 @@ func keepContexts(config *clientcmdapi.Config, path string) {
 	if context := old.Contexts[old.CurrentContext]; context != nil {
 		config.Contexts[name].Namespace = context.Namespace
 	}
-	if context := old.Contexts[defaultClusterName]; context != nil && name != defaultClusterName {
-		config.Contexts[defaultClusterName] = &clientcmdapi.Context{Cluster: name, AuthInfo: name, Namespace: context.Namespace}
+	if context := old.Contexts[DefaultClusterName]; context != nil && name != DefaultClusterName {
+		config.Contexts[DefaultClusterName] = &clientcmdapi.Context{Cluster: name, AuthInfo: name, Namespace: context.Namespace}
 	}
 }
 
@@ -54,8 +57,8 @@ func adminUser(config *clientcmdapi.Config) *clientcmdapi.AuthInfo {
 	return nil
 }
 
-// copyKubeconfig brings the copy of the administrator's kubeconfig up to date, if there is to be one.
-func copyKubeconfig(cfg Config) error {
+// CopyKubeconfig brings the copy of the admin kubeconfig up to date, if there is to be one.
+func CopyKubeconfig(cfg Config) error {
 	if cfg.KubeconfigCopy == "" {
 		return nil
 	}
@@ -85,10 +88,10 @@ func saveKubeconfig(path string, config *clientcmdapi.Config) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return updateFile(path, data, 0o600)
+	return durable.UpdateFile(path, data, 0o600)
 }
 
-// kubeconfig is the path of a component's own kubeconfig.
-func (c *credentials) kubeconfig(component string) string {
+// Kubeconfig returns the path of a component's own kubeconfig.
+func (c *Credentials) Kubeconfig(component string) string {
 	return c.data.ServerKubeconfig(component)
 }

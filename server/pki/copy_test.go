@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"os"
@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // TestUnchangedFilesAreNotWritten: what is looked at every minute must not cost flash a write each time.
@@ -14,8 +16,8 @@ func TestUnchangedFilesAreNotWritten(t *testing.T) {
 	dir := t.TempDir()
 	file, sub := filepath.Join(dir, "file"), filepath.Join(dir, "dir")
 	change := func() {
-		require.NoError(t, makeDir(sub))
-		require.NoError(t, updateFile(file, []byte("text"), 0o600))
+		require.NoError(t, durable.MakeDir(sub))
+		require.NoError(t, durable.UpdateFile(file, []byte("text"), 0o600))
 		require.NoError(t, updateCopy(file, []byte("text")))
 	}
 	inode := func(path string) syscall.Timespec {

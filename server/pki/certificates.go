@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"crypto"
@@ -18,36 +18,37 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// Certificates is the certificates and keys of a node on disk, for verbs that look at them or change them, whether or
-// not a server runs. Its methods are safe beside a running server.
+// Certificates is the certificates and keys of a node on disk, for verbs that check or change them,
+// whether or not a server runs. Its methods are safe beside a running server.
 type Certificates struct {
-	// DataDir is the server's (Config.DataDir).
+	// DataDir is the data directory of the server.
 	DataDir string
-	// NodeDir, below DataDir, is what IssueNode was given.
+	// NodeDir, below DataDir, is the credentials directory of the node.
 	NodeDir string
 	// AdminKubeconfig, below DataDir, is Config.AdminKubeconfig.
 	AdminKubeconfig string
 	// Copies are further copies of it, anywhere.
 	Copies []string
-	// TLSSANs are names that Check wants in the apiserver's certificate next to those that every cluster has.
+	// TLSSANs are names that Check wants in the apiserver's certificate beside those that every
+	// cluster has.
 	TLSSANs []string
 }
 
-func (c Certificates) credentials() *credentials {
-	return &credentials{data: layout.Data(c.DataDir)}
+func (c Certificates) credentials() *Credentials {
+	return New(layout.Data(c.DataDir))
 }
 
 // lock takes the files for a change, and finishes one that was interrupted.
-func (c Certificates) lock() (*credentials, func(), error) {
+func (c Certificates) lock() (*Credentials, func(), error) {
 	creds := c.credentials()
-	release, err := lockCertificates(creds.tls(""))
+	release, err := creds.Lock()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, c.absent()
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	err = carryOut(c.DataDir, creds.plan(leavesPlan))
+	err = creds.FinishRotation()
 	if err == nil {
 		err = c.noneWaiting()
 	}
@@ -65,7 +66,7 @@ func (c Certificates) absent() error {
 	return fmt.Errorf("there are no certificates in %s; \"mote server\" makes them, and --data-dir names another directory", c.DataDir)
 }
 
-// Waiting tells whether a change of authorities waits for the next start of the server.
+// Waiting says whether a change of authorities waits for the next start of the server.
 func (c Certificates) Waiting() (bool, error) {
 	_, err := os.Stat(c.credentials().plan(authoritiesPlan))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -82,10 +83,11 @@ func (c Certificates) noneWaiting() error {
 	return err
 }
 
-// read reads the authorities, none of which it makes: at most it brings the bundle of who is trusted up to date.
-func (c *credentials) read() error {
+// read reads the authorities. It makes none: at most it brings the bundle of trusted ones up to
+// date.
+func (c *Credentials) read() error {
 	for _, name := range authorityNames() {
-		base := c.tls(name)
+		base := c.Path(name)
 		if _, err := os.Stat(base + ".crt"); err != nil {
 			return fmt.Errorf("cannot read authority %s: %w; \"mote server\" makes its certificate again from its key", name, err)
 		}
@@ -98,8 +100,8 @@ func (c *credentials) read() error {
 	return nil
 }
 
-// leaves are the leaves of a node: those of the control plane, and those in nodeDir.
-func (c Certificates) leaves(creds *credentials) []leafFile {
+// leaves returns the leaves of a node: those of the control plane and those in NodeDir.
+func (c Certificates) leaves(creds *Credentials) []leafFile {
 	var all []leafFile
 	required := subject{
 		commonName: "kube-apiserver", usage: x509.ExtKeyUsageServerAuth,
@@ -107,7 +109,7 @@ func (c Certificates) leaves(creds *credentials) []leafFile {
 	}
 	required.add(c.TLSSANs)
 	for _, l := range controlPlaneLeaves(required) {
-		all = append(all, leafFile{l, creds.tls(l.name)})
+		all = append(all, leafFile{l, creds.Path(l.name)})
 	}
 	for _, l := range nodeLeaves(c.nodeName(), nil) {
 		all = append(all, leafFile{l, filepath.Join(c.NodeDir, l.name)})
@@ -121,12 +123,13 @@ type leafFile struct {
 	base string
 }
 
-// leavesOf are those of one authority.
+// leavesOf returns the leaves of one authority.
 func leavesOf(all []leafFile, authority string) []leafFile {
 	return slices.DeleteFunc(all, func(l leafFile) bool { return l.authority != authority })
 }
 
-// nodeName is whom the kubelet's client certificate is for, by which its other one is judged.
+// nodeName returns the node that the kubelet's client certificate is for. Its other certificate is
+// checked against that.
 func (c Certificates) nodeName() string {
 	data, err := os.ReadFile(filepath.Join(c.NodeDir, "kubelet-client.crt"))
 	if err != nil {
@@ -139,9 +142,10 @@ func (c Certificates) nodeName() string {
 	return strings.TrimPrefix(cert.Subject.CommonName, "system:node:")
 }
 
-// Rotate renews leaves at once, by name or all, with the names and addresses that they have, and puts the
-// administrator's into his kubeconfig. All of them are renewed or, if that fails, none. A running server
-// takes the new ones without a restart. newKeys replaces their keys too.
+// Rotate renews leaves at once, by name or all, with the names and addresses that they have, and
+// puts the administrator's into the admin kubeconfig. All of them are renewed or, if that fails,
+// none. A running server takes the new ones without a restart. newKeys replaces their keys too. It
+// returns the names of the renewed leaves.
 func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]string, error) {
 	creds, release, err := c.lock()
 	if err != nil {
@@ -187,7 +191,7 @@ func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]str
 	return renewed, nil
 }
 
-// choose picks leaves by name; none named are all.
+// choose returns the leaves with these names; without names, all.
 func choose(all []leafFile, names []string) ([]leafFile, error) {
 	if len(names) == 0 {
 		return all, nil
@@ -204,8 +208,8 @@ func choose(all []leafFile, names []string) ([]leafFile, error) {
 	return slices.DeleteFunc(all, func(l leafFile) bool { return !slices.Contains(names, l.name) }), nil
 }
 
-// reissue signs what a leaf says already once more.
-func (c *credentials) reissue(l leafFile, newKeys bool, now time.Time) (certPEM, keyPEM []byte, err error) {
+// reissue signs the subject of a leaf once more.
+func (c *Credentials) reissue(l leafFile, newKeys bool, now time.Time) (certPEM, keyPEM []byte, err error) {
 	const again = "; mote makes it again at its next start, or within a minute while it runs"
 	data, err := os.ReadFile(l.base + ".crt")
 	if err != nil {
@@ -234,7 +238,7 @@ func (c *credentials) reissue(l leafFile, newKeys bool, now time.Time) (certPEM,
 	return certPEM, keyPEM, err
 }
 
-// kubeconfigWith is the administrator's with another certificate.
+// kubeconfigWith returns the admin kubeconfig with another certificate.
 func (c Certificates) kubeconfigWith(certPEM, keyPEM []byte) ([]byte, error) {
 	config, err := clientcmd.LoadFromFile(c.AdminKubeconfig)
 	if err != nil {
@@ -248,9 +252,10 @@ func (c Certificates) kubeconfigWith(certPEM, keyPEM []byte) ([]byte, error) {
 	return clientcmd.Write(*config)
 }
 
-// RotateAuthorities decides on new authorities and a new key of service-account tokens; the next start of the server
-// takes them and renews everything. The old ones stay trusted next to them until FinishAuthorities. With from, the
-// ones in that folder are taken, and only those that it has. It returns their names.
+// RotateAuthorities decides on new authorities and a new key of service-account tokens. The next
+// start of the server takes them and renews everything. The old ones stay trusted beside them until
+// FinishAuthorities. With from, it takes those in that directory, and only those that it has. It
+// returns their names.
 func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, error) {
 	creds, release, err := c.lock()
 	if err != nil {
@@ -292,8 +297,8 @@ func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, e
 	return names, p.write(c.DataDir, creds.plan(authoritiesPlan))
 }
 
-// FinishAuthorities decides that nothing of the authorities and keys before the present ones is trusted any more, from
-// the next start of the server on. It returns which are concerned.
+// FinishAuthorities decides that the authorities and keys before the present ones are no longer
+// trusted, from the next start of the server on. It returns their names.
 func (c Certificates) FinishAuthorities() ([]string, error) {
 	creds, release, err := c.lock()
 	if err != nil {
@@ -310,10 +315,10 @@ func (c Certificates) FinishAuthorities() ([]string, error) {
 	var p plan
 	for _, name := range authorityNames() {
 		ca := *creds.authorities()[name]
-		p.add(creds.tls(name)+bundleSuffix, ca.certPEM, 0o644)
-		p.add(creds.tls(name)+crossSuffix, nil, 0)
+		p.add(creds.Path(name)+bundleSuffix, ca.certPEM, 0o644)
+		p.add(creds.Path(name)+crossSuffix, nil, 0)
 	}
-	key, err := parseKeyFile(creds.tls(tokenKey))
+	key, err := parseKeyFile(creds.Path(tokenKey))
 	if err != nil {
 		return nil, err
 	}
@@ -321,6 +326,6 @@ func (c Certificates) FinishAuthorities() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.add(creds.tls(tokenPublicKeys), public, 0o600)
+	p.add(creds.Path(tokenPublicKeys), public, 0o600)
 	return old, p.write(c.DataDir, creds.plan(authoritiesPlan))
 }

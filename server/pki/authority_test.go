@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"bytes"
@@ -26,52 +26,59 @@ var (
 	y2050 = time.Date(2050, time.March, 1, 0, 0, 0, 0, time.UTC)
 )
 
-func testConfig(t *testing.T) Config {
-	dir := t.TempDir()
-	return Config{
-		DataDir:           filepath.Join(dir, "data"),
-		AdminKubeconfig:   filepath.Join(dir, "data", "kubeconfig"),
-		DatastoreEndpoint: "unix:///run/mote/datastore.sock",
-		AdvertiseAddress:  netip.MustParseAddr("10.42.0.1"),
-		TLSSANs:           []string{"cluster.example", "192.0.2.7"},
-	}.withDefaults()
+// setup is the directory of a control plane and what its certificates are for.
+type setup struct {
+	Config
+	DataDir string
+}
+
+func testConfig(t *testing.T) setup {
+	data := filepath.Join(t.TempDir(), "data")
+	return setup{DataDir: data, Config: Config{
+		URL: "https://127.0.0.1:6443", ClusterName: DefaultClusterName, ClusterDomain: "cluster.local",
+		ServiceAddress:   netip.MustParseAddr("10.43.0.1"),
+		AdvertiseAddress: netip.MustParseAddr("10.42.0.1"),
+		ListenAddress:    netip.IPv4Unspecified(),
+		TLSSANs:          []string{"cluster.example", "192.0.2.7"},
+		AdminKubeconfig:  filepath.Join(data, "kubeconfig"),
+	}}
 }
 
 // issueAll makes every file of the control plane and of one node, as Prepare and IssueNode do.
-func issueAll(t *testing.T, cfg Config, now time.Time) *credentials {
-	c := &credentials{data: layout.Data(cfg.DataDir)}
+func issueAll(t *testing.T, cfg setup, now time.Time) *Credentials {
+	c := New(layout.Data(cfg.DataDir))
 	require.NoError(t, issue(c, cfg, now))
 	return c
 }
 
-func issue(c *credentials, cfg Config, now time.Time) error {
-	if err := c.makeDirs(); err != nil {
+func issue(c *Credentials, cfg setup, now time.Time) error {
+	if err := c.MakeDirs(); err != nil {
 		return err
 	}
-	if err := c.load(); err != nil {
+	if err := c.Load(); err != nil {
 		return err
 	}
-	if _, err := c.renew(cfg, now); err != nil {
+	if _, err := c.Renew(cfg.Config, now); err != nil {
 		return err
 	}
-	if err := ensureEncryption(c.data.EncryptionConfig()); err != nil {
+	if err := EnsureEncryption(c.data.EncryptionConfig()); err != nil {
 		return err
 	}
-	_, err := c.issueNode(nodeDir(cfg), "node1", []netip.Addr{cfg.AdvertiseAddress}, cfg.url(), now)
+	_, err := c.IssueNode(nodeDir(cfg), "node1", []netip.Addr{cfg.AdvertiseAddress}, cfg.URL, now)
 	return err
 }
 
-func nodeDir(cfg Config) string { return filepath.Join(cfg.DataDir, "agent", "credentials") }
+func nodeDir(cfg setup) string { return filepath.Join(cfg.DataDir, "agent", "credentials") }
 
 // leaves are all certificate files without their authorities', by path without extension.
-func leaves(c *credentials, cfg Config) map[string]*authority {
+func leaves(c *Credentials, cfg setup) map[string]*authority {
 	node := func(name string) string { return filepath.Join(nodeDir(cfg), name) }
 	return map[string]*authority{
-		c.tls("apiserver"): c.serverCA, c.tls("localhost"): c.serverCA, c.tls("metrics-server"): c.serverCA, node("kubelet"): c.serverCA,
-		c.tls("apiserver-kubelet-client"): c.clientCA, c.tls("admin"): c.clientCA,
-		c.tls("controller-manager"): c.clientCA, c.tls("scheduler"): c.clientCA,
+		c.Path("apiserver"): c.serverCA, c.Path("localhost"): c.serverCA, c.Path("metrics-server"): c.serverCA, node("kubelet"): c.serverCA,
+		c.Path("apiserver-kubelet-client"): c.clientCA, c.Path("admin"): c.clientCA,
+		c.Path("controller-manager"): c.clientCA, c.Path("scheduler"): c.clientCA,
 		node("kubelet-client"): c.clientCA, node("kube-proxy"): c.clientCA,
-		c.tls("front-proxy-client"): c.frontProxyCA,
+		c.Path("front-proxy-client"): c.frontProxyCA,
 	}
 }
 
@@ -84,7 +91,7 @@ func readCert(t *testing.T, path string) *x509.Certificate {
 }
 
 // verifyAll checks each leaf the way that a peer does at now: chain, dates, key, usage.
-func verifyAll(t *testing.T, c *credentials, cfg Config, now time.Time) {
+func verifyAll(t *testing.T, c *Credentials, cfg setup, now time.Time) {
 	for base, ca := range leaves(c, cfg) {
 		_, err := tls.LoadX509KeyPair(base+".crt", base+".key")
 		require.NoError(t, err, base)
@@ -136,29 +143,8 @@ func TestRenewal(t *testing.T) {
 		}
 		admin, err := clientcmd.LoadFromFile(cfg.AdminKubeconfig)
 		require.NoError(t, err)
-		require.Equal(t, after[c.tls("admin.crt")], string(admin.AuthInfos["mote"].ClientCertificateData))
+		require.Equal(t, after[c.Path("admin.crt")], string(admin.AuthInfos["mote"].ClientCertificateData))
 	}
-}
-
-// TestCopyThatCannotBeWritten: the administrator's copy stops no renewal, of a node's certificates least.
-func TestCopyThatCannotBeWritten(t *testing.T) {
-	cfg := testConfig(t)
-	c := issueAll(t, cfg, y2027)
-	cfg.KubeconfigCopy = filepath.Join(t.TempDir(), "gone", "copy")
-	later := y2027.Add(leafLifetime * 3 / 4)
-	plane := &ControlPlane{cfg: cfg, creds: c, now: func() time.Time { return later }, nodes: map[string]node{
-		nodeDir(cfg): {"node1", []netip.Addr{cfg.AdvertiseAddress}},
-	}}
-	require.ErrorContains(t, plane.renew(), "--write-kubeconfig")
-	for base := range leaves(c, cfg) {
-		require.Equal(t, later.Add(leafLifetime), readCert(t, base+".crt").NotAfter, base)
-	}
-	require.NoError(t, os.Mkdir(filepath.Dir(cfg.KubeconfigCopy), 0o700))
-	require.NoError(t, plane.renew())
-	files := contents(t, cfg.DataDir)
-	copied, err := os.ReadFile(cfg.KubeconfigCopy)
-	require.NoError(t, err)
-	require.Equal(t, files[cfg.AdminKubeconfig], string(copied))
 }
 
 func TestServingNames(t *testing.T) {
@@ -170,7 +156,7 @@ func TestServingNames(t *testing.T) {
 		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
 		"localhost", "127.0.0.1", "::1", "10.43.0.1", "10.42.0.1", "cluster.example", "192.0.2.7", hostname,
 	}
-	cert := readCert(t, c.tls("apiserver.crt"))
+	cert := readCert(t, c.Path("apiserver.crt"))
 	for _, name := range names {
 		require.NoError(t, cert.VerifyHostname(name))
 	}
@@ -178,7 +164,7 @@ func TestServingNames(t *testing.T) {
 
 	cfg.TLSSANs = []string{"other.example"}
 	issueAll(t, cfg, y2027)
-	cert = readCert(t, c.tls("apiserver.crt"))
+	cert = readCert(t, c.Path("apiserver.crt"))
 	require.NoError(t, cert.VerifyHostname("other.example"))
 	require.Error(t, cert.VerifyHostname("cluster.example"))
 	verifyAll(t, c, cfg, y2027)
@@ -187,7 +173,7 @@ func TestServingNames(t *testing.T) {
 func TestFileModes(t *testing.T) {
 	cfg := testConfig(t)
 	c := issueAll(t, cfg, y2027)
-	require.NoError(t, os.Chmod(c.tls("admin.key"), 0o644))
+	require.NoError(t, os.Chmod(c.Path("admin.key"), 0o644))
 	require.NoError(t, os.Chmod(c.data.EncryptionConfig(), 0o644))
 	issueAll(t, cfg, y2027)
 	err := filepath.WalkDir(cfg.DataDir, func(path string, entry os.DirEntry, err error) error {
@@ -241,14 +227,14 @@ func TestCrash(t *testing.T) {
 }
 
 // recordWrites issues everything and returns the paths in the order in which they got their names.
-func recordWrites(t *testing.T, cfg Config) []string {
+func recordWrites(t *testing.T, cfg setup) []string {
 	watcher, err := fsnotify.NewBufferedWatcher(1000)
 	require.NoError(t, err)
 	defer watcher.Close()
-	c := &credentials{data: layout.Data(cfg.DataDir)}
-	require.NoError(t, os.MkdirAll(c.tls(""), 0o700))
+	c := New(layout.Data(cfg.DataDir))
+	require.NoError(t, os.MkdirAll(c.Path(""), 0o700))
 	require.NoError(t, os.MkdirAll(nodeDir(cfg), 0o700))
-	for _, dir := range []string{cfg.DataDir, c.data.Server(), c.tls(""), nodeDir(cfg)} {
+	for _, dir := range []string{cfg.DataDir, c.data.Server(), c.Path(""), nodeDir(cfg)} {
 		require.NoError(t, watcher.Add(dir))
 	}
 	require.NoError(t, issue(c, cfg, y2027))
@@ -290,14 +276,14 @@ func TestDamage(t *testing.T) {
 		for _, ext := range []string{".crt", ".key"} {
 			cfg := testConfig(t)
 			c := issueAll(t, cfg, y2027)
-			require.NoError(t, os.WriteFile(c.tls("scheduler"+ext), []byte("garbage"), 0o600))
+			require.NoError(t, os.WriteFile(c.Path("scheduler"+ext), []byte("garbage"), 0o600))
 			verifyAll(t, issueAll(t, cfg, y2027), cfg, y2027)
 		}
 	})
 	t.Run("an authority's certificate is made again from its key", func(t *testing.T) {
 		cfg := testConfig(t)
 		c := issueAll(t, cfg, y2027)
-		require.NoError(t, os.Remove(c.tls("client-ca.crt")))
+		require.NoError(t, os.Remove(c.Path("client-ca.crt")))
 		again := issueAll(t, cfg, y2027)
 		require.True(t, samePublic(c.clientCA.key.Public(), again.clientCA.key.Public()))
 		verifyAll(t, again, cfg, y2027)
@@ -307,8 +293,8 @@ func TestDamage(t *testing.T) {
 		for _, damage := range []func(path string) error{os.Remove, func(path string) error { return os.WriteFile(path, nil, 0o600) }} {
 			cfg := testConfig(t)
 			c := issueAll(t, cfg, y2027)
-			require.NoError(t, damage(c.tls("server-ca.key")))
-			err := issue(&credentials{data: c.data}, cfg, y2027)
+			require.NoError(t, damage(c.Path("server-ca.key")))
+			err := issue(&Credentials{data: c.data}, cfg, y2027)
 			require.ErrorContains(t, err, "server-ca.key")
 			require.ErrorContains(t, err, "restore it from a backup")
 		}
@@ -316,20 +302,20 @@ func TestDamage(t *testing.T) {
 	t.Run("mixed authorities are noticed", func(t *testing.T) {
 		cfg := testConfig(t)
 		c := issueAll(t, cfg, y2027)
-		key, err := os.ReadFile(c.tls("client-ca.key"))
+		key, err := os.ReadFile(c.Path("client-ca.key"))
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(c.tls("server-ca.key"), key, 0o600))
-		require.ErrorContains(t, issue(&credentials{data: c.data}, cfg, y2027), "do not belong together")
+		require.NoError(t, os.WriteFile(c.Path("server-ca.key"), key, 0o600))
+		require.ErrorContains(t, issue(&Credentials{data: c.data}, cfg, y2027), "do not belong together")
 	})
 }
 
 func TestEncryptionKeyIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "encryption.yaml")
-	require.NoError(t, ensureEncryption(path))
+	require.NoError(t, EnsureEncryption(path))
 	first, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.True(t, bytes.Contains(first, []byte("secretbox")))
-	require.NoError(t, ensureEncryption(path))
+	require.NoError(t, EnsureEncryption(path))
 	second, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(first), string(second))
@@ -338,9 +324,9 @@ func TestEncryptionKeyIsKept(t *testing.T) {
 func TestServiceAccountKeyIsOneThatUpstreamReads(t *testing.T) {
 	cfg := testConfig(t)
 	c := issueAll(t, cfg, y2027)
-	key, err := readKey(c.tls("service-account.key"))
+	key, err := readKey(c.Path("service-account.key"))
 	require.NoError(t, err)
-	public, err := keyutil.PublicKeysFromFile(c.tls("service-account.key"))
+	public, err := keyutil.PublicKeysFromFile(c.Path("service-account.key"))
 	require.NoError(t, err)
 	require.Len(t, public, 1)
 	require.True(t, samePublic(key.Public(), public[0]))

@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"crypto"
@@ -24,18 +24,19 @@ import (
 //
 //	present ──rotate──► present + old trusted ──finish──► present
 //
-// Between them leaves are the new authority's, its certificate by the old one (cross) behind them: whoever knows
-// only the old authority, a copied kubeconfig or a pod that has been running for long, verifies them still.
+// Between them leaves are the new authority's, its certificate by the old one (cross) behind them:
+// whoever knows only the old authority, a copied kubeconfig or a pod that has been running for
+// long, verifies them still.
 
-// outgoing names the authorities that are trusted though they have been replaced.
-func (c *credentials) outgoing() ([]string, error) {
+// outgoing returns the names of the authorities that were replaced and are still trusted.
+func (c *Credentials) outgoing() ([]string, error) {
 	var names []string
 	for _, name := range authorityNames() {
-		if len(certificatesIn((*c.authorities()[name]).trusted)) > 1 {
+		if len(CertificatesIn((*c.authorities()[name]).trusted)) > 1 {
 			names = append(names, name)
 		}
 	}
-	key, err := parseKeyFile(c.tls(tokenKey))
+	key, err := parseKeyFile(c.Path(tokenKey))
 	if err != nil {
 		return nil, err
 	}
@@ -46,20 +47,21 @@ func (c *credentials) outgoing() ([]string, error) {
 	return names, err
 }
 
-// replace adds to p what puts next in the place of the authority called name, whose leaves are given. They are tried.
-func (c *credentials) replace(p *plan, name string, next *authority, keyPEM []byte, leaves []leafFile, now time.Time) error {
+// replace adds to p what puts next in the place of the authority called name. It first verifies
+// that next can sign the given leaves.
+func (c *Credentials) replace(p *plan, name string, next *authority, keyPEM []byte, leaves []leafFile, now time.Time) error {
 	old := *c.authorities()[name]
 	if next.cert.Equal(old.cert) || samePublic(next.key.Public(), old.key.Public()) {
 		return fmt.Errorf("the new %s has the key of the present one", name)
 	}
-	if err := next.try(leaves, next.cert, now); err != nil {
+	if err := next.verifyLeaves(leaves, next.cert, now); err != nil {
 		return fmt.Errorf("cannot take the new %s: %w", name, err)
 	}
-	base := c.tls(name)
+	base := c.Path(name)
 	p.add(base+".key", keyPEM, 0o600)
 	p.add(base+".crt", next.certPEM, 0o644)
 	p.add(base+bundleSuffix, append(append([]byte{}, next.certPEM...), old.certPEM...), 0o644)
-	if name != serverAuthority {
+	if name != ServerAuthority {
 		return nil // who verifies clients is told whom to trust, by this server or the cluster
 	}
 	if now.After(old.cert.NotAfter) {
@@ -69,20 +71,20 @@ func (c *credentials) replace(p *plan, name string, next *authority, keyPEM []by
 	if err != nil {
 		return fmt.Errorf("sign the new %s by the present one: %w", name, err)
 	}
-	if err := crossed.try(leaves, old.cert, now); err != nil {
-		return fmt.Errorf("cannot sign the new %s by the present one, so that who knows that alone trusts it: %w%s", name, err, c.byHand(name))
+	if err := crossed.verifyLeaves(leaves, old.cert, now); err != nil {
+		return fmt.Errorf("cannot sign the new %s by the present one, so that who knows that alone trusts it: %w%s", name, err, c.manualAdvice(name))
 	}
 	p.add(base+crossSuffix, crossed.cross, 0o644)
 	return nil
 }
 
-// byHand is what to do where there is no going over step by step.
-func (c *credentials) byHand(name string) string {
+// manualAdvice says how to replace an authority where a transition is impossible.
+func (c *Credentials) manualAdvice(name string) string {
 	return fmt.Sprintf("; to change it without a transition, stop mote, put the new one's files in the place of %s and .key, "+
-		"start mote, and give every client the new kubeconfig", c.tls(name+".crt"))
+		"start mote, and give every client the new kubeconfig", c.Path(name+".crt"))
 }
 
-// crossedBy is ca with its certificate by the authority before it.
+// crossedBy returns ca with its certificate by the authority before it.
 func (ca *authority) crossedBy(old *authority) (*authority, error) {
 	template := authorityTemplate(pkix.Name{})
 	// As it is written: leaves name their issuer so, and OpenSSL and Go write one name differently.
@@ -101,8 +103,8 @@ func (ca *authority) crossedBy(old *authority) (*authority, error) {
 	return &crossed, nil
 }
 
-// try issues each of leaves and verifies it as who trusts root alone.
-func (ca *authority) try(leaves []leafFile, root *x509.Certificate, now time.Time) error {
+// verifyLeaves issues each of leaves and verifies it as a client does that trusts root alone.
+func (ca *authority) verifyLeaves(leaves []leafFile, root *x509.Certificate, now time.Time) error {
 	if len(ca.cross) > 0 && root.MaxPathLenZero {
 		return errors.New("the present one allows no authority below it (path length 0)")
 	}
@@ -113,18 +115,19 @@ func (ca *authority) try(leaves []leafFile, root *x509.Certificate, now time.Tim
 	roots := x509.NewCertPool()
 	roots.AddCert(root)
 	for _, l := range leaves {
-		certPEM, err := ca.issue(l.present(), key, now)
+		certPEM, err := ca.issue(l.current(), key, now)
 		if err != nil {
 			return fmt.Errorf("issue %s: %w", l.name, err)
 		}
-		chain, intermediates := certificatesIn(certPEM), x509.NewCertPool()
+		chain, intermediates := CertificatesIn(certPEM), x509.NewCertPool()
 		if len(chain) == 0 {
 			return fmt.Errorf("issue %s: the certificate cannot be read", l.name)
 		}
 		for _, cert := range chain[1:] {
 			intermediates.AddCert(cert)
 		}
-		// Names are judged too: those that a leaf has must be ones that its authorities may vouch for.
+		// Names are judged too: those that a leaf has must be ones that its authorities may vouch
+		// for.
 		_, err = chain[0].Verify(x509.VerifyOptions{
 			Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{l.usage},
 		})
@@ -135,8 +138,8 @@ func (ca *authority) try(leaves []leafFile, root *x509.Certificate, now time.Tim
 	return nil
 }
 
-// present is what the leaf on disk says, or would.
-func (l leafFile) present() subject {
+// current returns the subject of the leaf on disk, or of the one that would be made.
+func (l leafFile) current() subject {
 	cert, _ := readCertificate(l.base + ".crt")
 	if cert == nil || cert.Subject.CommonName != l.commonName || !slices.Equal(cert.ExtKeyUsage, []x509.ExtKeyUsage{l.usage}) {
 		return l.subject
@@ -144,10 +147,10 @@ func (l leafFile) present() subject {
 	return subjectOf(cert)
 }
 
-// replaceTokenKey adds to p a new key for service-account tokens, beside the present one's public half. With from,
-// only if that folder has one.
-func (c *credentials) replaceTokenKey(p *plan, from string) (bool, error) {
-	old, err := parseKeyFile(c.tls(tokenKey))
+// replaceTokenKey adds to p a new key for service-account tokens, beside the public half of the
+// present one. With from, only if that directory has one.
+func (c *Credentials) replaceTokenKey(p *plan, from string) (bool, error) {
+	old, err := parseKeyFile(c.Path(tokenKey))
 	if err != nil {
 		return false, err
 	}
@@ -155,7 +158,7 @@ func (c *credentials) replaceTokenKey(p *plan, from string) (bool, error) {
 	if err != nil || key == nil {
 		return false, err
 	}
-	if err := judgeTokenKey(key); err != nil {
+	if err := checkTokenKey(key); err != nil {
 		return false, fmt.Errorf("cannot take %s: %w", filepath.Join(from, tokenKey), err)
 	}
 	if samePublic(key.Public(), old.Public()) {
@@ -165,13 +168,14 @@ func (c *credentials) replaceTokenKey(p *plan, from string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	p.add(c.tls(tokenKey), keyPEM, 0o600)
-	p.add(c.tls(tokenPublicKeys), public, 0o600)
+	p.add(c.Path(tokenKey), keyPEM, 0o600)
+	p.add(c.Path(tokenPublicKeys), public, 0o600)
 	return true, nil
 }
 
-// nextAuthority makes an authority, or reads it from a folder; nil if the folder has none of that name. A new one
-// is called by its key, as two of one name would be mixed up by some clients.
+// nextAuthority makes an authority, or reads it from the directory from; it returns nil if the
+// directory has none of that name. A new authority has its key in its name: some clients mix up two
+// of one name.
 func nextAuthority(name, from string, now time.Time) (*authority, []byte, error) {
 	key, keyPEM, err := nextKey(name+".key", from)
 	if err != nil {
@@ -196,17 +200,18 @@ func nextAuthority(name, from string, now time.Time) (*authority, []byte, error)
 	case key == nil:
 		return nil, nil, fmt.Errorf("%s needs its key: there is no %s.key in %s", path, name, from)
 	}
-	certs := certificatesIn(certPEM)
+	certs := CertificatesIn(certPEM)
 	if len(certs) != 1 {
 		return nil, nil, fmt.Errorf("%s has %d certificates; give the authority's own alone, in PEM", path, len(certs))
 	}
-	if err := judgeAuthority(certs[0], key, now); err != nil {
+	if err := checkAuthority(certs[0], key, now); err != nil {
 		return nil, nil, fmt.Errorf("cannot take %s: it %w", path, err)
 	}
 	return &authority{cert: certs[0], certPEM: encodeCertificate(certs[0]), key: key}, keyPEM, nil
 }
 
-// nextKey makes a key, or reads it from a folder; nil if the folder has none of that name.
+// nextKey makes a key, or reads it from the directory from; it returns nil if the directory has
+// none of that name.
 func nextKey(name, from string) (crypto.Signer, []byte, error) {
 	if from == "" {
 		return newKey()
@@ -222,8 +227,9 @@ func nextKey(name, from string) (crypto.Signer, []byte, error) {
 	return key, keyPEM, err
 }
 
-// judgeTokenKey refuses what no token can be signed with: JWS has algorithms for three curves (RFC 7518, section 3.4).
-func judgeTokenKey(key crypto.Signer) error {
+// checkTokenKey refuses a key that no token can be signed with: JWS has algorithms for three curves
+// (RFC 7518, section 3.4).
+func checkTokenKey(key crypto.Signer) error {
 	public, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok {
 		return nil
@@ -235,14 +241,14 @@ func judgeTokenKey(key crypto.Signer) error {
 	return fmt.Errorf("its curve is %s, and tokens are signed with P-256, P-384 or P-521", public.Curve.Params().Name)
 }
 
-// judgeAuthority says why a user's authority cannot be ours.
-func judgeAuthority(cert *x509.Certificate, key crypto.Signer, now time.Time) error {
+// checkAuthority returns why a user's authority cannot be used.
+func checkAuthority(cert *x509.Certificate, key crypto.Signer, now time.Time) error {
 	switch {
 	case !cert.IsCA || !cert.BasicConstraintsValid:
 		return errors.New("is no authority: its basic constraints do not say CA:TRUE")
 	case cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
 		return errors.New("may not sign certificates: its key usage lacks keyCertSign")
-	case !keyFits(key, cert):
+	case !keyMatches(key, cert):
 		return errors.New("does not belong to the key beside it")
 	case cert.CheckSignatureFrom(cert) != nil:
 		return errors.New("is not signed by itself, and many clients trust no other kind alone")

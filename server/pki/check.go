@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"crypto/x509"
@@ -23,65 +23,66 @@ const (
 	KindKey        = "key"
 )
 
-// Certificate is what Check found out about one certificate, kubeconfig or key.
+// Certificate is what Check found about one certificate, kubeconfig or key.
 type Certificate struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"`
 	File string `json:"file"`
-	// Subject and Issuer are common names; a kubeconfig's are those of the client certificate in it.
+	// Subject and Issuer are common names; for a kubeconfig, those of its client certificate.
 	Subject string `json:"subject,omitempty"`
 	Issuer  string `json:"issuer,omitempty"`
 	// Expires is nil for what has no end: mote's own authorities, keys.
 	Expires *time.Time `json:"expires,omitempty"`
-	// DaysLeft until Expires, rounded down; negative when it has passed.
+	// DaysLeft are the days until Expires, rounded down; negative when it has passed.
 	DaysLeft *int `json:"daysLeft,omitempty"`
-	// Made is when a key's file was written.
+	// Made is when the file of a key was written.
 	Made *time.Time `json:"made,omitempty"`
-	// Problems keep it from being good for its purpose, one phrase each.
+	// Problems say why it is not good for its purpose, one phrase each.
 	Problems []string `json:"problems,omitempty"`
 }
 
-// Check judges everything that proves who is who. It changes nothing and asks nobody.
+// Check checks all authorities, certificates, kubeconfigs and keys. It changes nothing and uses no
+// network.
 func (c Certificates) Check(now time.Time) ([]Certificate, error) {
 	creds := c.credentials()
-	if _, err := os.Stat(creds.tls("")); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(creds.Path("")); errors.Is(err, fs.ErrNotExist) {
 		return nil, c.absent()
 	} else if err != nil {
 		return nil, err
 	}
 	k := &checker{Certificates: c, creds: creds, now: now, trusted: map[string][]*x509.Certificate{}}
 	for _, name := range authorityNames() {
-		k.authority(name)
+		k.checkAuthority(name)
 	}
 	for _, l := range c.leaves(creds) {
-		k.leaf(l)
+		k.checkLeaf(l)
 	}
 	node := func(name string) string { return filepath.Join(c.NodeDir, name+".kubeconfig") }
-	k.kubeconfig("admin.kubeconfig", c.AdminKubeconfig)
+	k.checkKubeconfig("admin.kubeconfig", c.AdminKubeconfig)
 	for _, name := range []string{"controller-manager", "scheduler"} {
-		k.kubeconfig(name+".kubeconfig", creds.kubeconfig(name))
+		k.checkKubeconfig(name+".kubeconfig", creds.Kubeconfig(name))
 	}
 	for _, name := range []string{"kubelet", "kube-proxy"} {
-		k.kubeconfig(name+".kubeconfig", node(name))
+		k.checkKubeconfig(name+".kubeconfig", node(name))
 	}
 	for _, path := range c.Copies {
-		k.kubeconfig("copy of the kubeconfig", path)
+		k.checkKubeconfig("copy of the kubeconfig", path)
 	}
-	k.key()
+	k.checkTokenKey()
 	return k.found, nil
 }
 
 type checker struct {
 	Certificates
-	creds   *credentials
+	creds   *Credentials
 	now     time.Time
 	trusted map[string][]*x509.Certificate // by authority, the present one first
 	found   []Certificate
 }
 
-// authority judges an authority, and lists the ones before it that are still trusted.
-func (k *checker) authority(name string) {
-	base := k.creds.tls(name)
+// checkAuthority checks an authority, and lists those before it that are still trusted.
+func (k *checker) checkAuthority(name string) {
+	base := k.creds.Path(name)
 	found := Certificate{Name: name, Kind: KindAuthority, File: base + ".crt"}
 	cert, problem := readCertificate(base + ".crt")
 	if cert == nil {
@@ -92,14 +93,14 @@ func (k *checker) authority(name string) {
 		if !cert.IsCA {
 			found.add("is no authority")
 		}
-		found.judgeKey(base+".key", cert)
+		found.checkKey(base+".key", cert)
 	}
 	k.found = append(k.found, found)
 	bundle, err := readOptional(base + bundleSuffix)
 	if err != nil {
 		return // as unreadable as its neighbour, which has been told of
 	}
-	for _, old := range certificatesIn(bundle) {
+	for _, old := range CertificatesIn(bundle) {
 		if cert != nil && old.Equal(cert) {
 			continue
 		}
@@ -110,21 +111,21 @@ func (k *checker) authority(name string) {
 	}
 }
 
-func (k *checker) leaf(l leafFile) {
+func (k *checker) checkLeaf(l leafFile) {
 	found := Certificate{Name: l.name, Kind: KindLeaf, File: l.base + ".crt"}
 	cert, problem := readCertificate(l.base + ".crt")
 	if cert == nil {
 		found.add(problem)
 	} else {
 		found.describe(cert, k.now)
-		found.judgeKey(l.base+".key", cert)
-		found.add(k.judgeIssuer(cert, l.authority))
-		found.judgeSubject(cert, l.subject)
+		found.checkKey(l.base+".key", cert)
+		found.add(k.checkIssuer(cert, l.authority))
+		found.checkSubject(cert, l.subject)
 	}
 	k.found = append(k.found, found)
 }
 
-func (k *checker) judgeIssuer(cert *x509.Certificate, authority string) string {
+func (k *checker) checkIssuer(cert *x509.Certificate, authority string) string {
 	if len(k.trusted[authority]) == 0 {
 		return "cannot be verified without " + authority
 	}
@@ -136,8 +137,9 @@ func (k *checker) judgeIssuer(cert *x509.Certificate, authority string) string {
 	return "is not signed by " + authority
 }
 
-// kubeconfig judges the client certificate in a kubeconfig, and whether it trusts the apiserver.
-func (k *checker) kubeconfig(name, path string) {
+// checkKubeconfig checks the client certificate in a kubeconfig, and whether it trusts the
+// apiserver.
+func (k *checker) checkKubeconfig(name, path string) {
 	found := Certificate{Name: name, Kind: KindKubeconfig, File: path}
 	defer func() { k.found = append(k.found, found) }()
 	certPEM, keyPEM, caPEM, err := readKubeconfig(path)
@@ -145,7 +147,7 @@ func (k *checker) kubeconfig(name, path string) {
 		found.add(err.Error())
 		return
 	}
-	found.judgeMode(path)
+	found.checkMode(path)
 	cert, err := parseCertificate(certPEM)
 	if err != nil {
 		found.add("has no client certificate: " + err.Error())
@@ -154,18 +156,19 @@ func (k *checker) kubeconfig(name, path string) {
 	found.describe(cert, k.now)
 	if key, err := parseKey(keyPEM); err != nil {
 		found.add("has no client key: " + err.Error())
-	} else if !keyFits(key, cert) {
+	} else if !keyMatches(key, cert) {
 		found.add("key does not fit")
 	}
-	found.add(k.judgeIssuer(cert, clientAuthority))
-	present := k.trusted[serverAuthority]
+	found.add(k.checkIssuer(cert, ClientAuthority))
+	present := k.trusted[ServerAuthority]
 	trusts := func(ca *x509.Certificate) bool { return len(present) > 0 && ca.Equal(present[0]) }
-	if !slices.ContainsFunc(certificatesIn(caPEM), trusts) {
-		found.add("does not trust " + serverAuthority)
+	if !slices.ContainsFunc(CertificatesIn(caPEM), trusts) {
+		found.add("does not trust " + ServerAuthority)
 	}
 }
 
-// readKubeconfig returns what the current context's user and cluster have, from files or from the kubeconfig itself.
+// readKubeconfig returns certificate, key and authorities of the current context, from files or
+// from the kubeconfig itself.
 func readKubeconfig(path string) (certPEM, keyPEM, caPEM []byte, err error) {
 	config, err := clientcmd.LoadFromFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -195,9 +198,9 @@ func dataOrFile(data []byte, path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// key judges the key of service-account tokens, which has an age and no end.
-func (k *checker) key() {
-	path := k.creds.tls(tokenKey)
+// checkTokenKey checks the key of service-account tokens, which has an age and no end.
+func (k *checker) checkTokenKey() {
+	path := k.creds.Path(tokenKey)
 	found := Certificate{Name: "service-account", Kind: KindKey, File: path}
 	defer func() { k.found = append(k.found, found) }()
 	info, err := os.Stat(path)
@@ -207,17 +210,17 @@ func (k *checker) key() {
 	}
 	made := info.ModTime().UTC()
 	found.Made = &made
-	found.judgeMode(path)
+	found.checkMode(path)
 	if _, err := parseKeyFile(path); err != nil {
 		found.add(err.Error())
 		return
 	}
-	public, err := readOptional(k.creds.tls(tokenPublicKeys))
+	public, err := readOptional(k.creds.Path(tokenPublicKeys))
 	if err != nil {
 		found.add(err.Error())
 	}
 	if count := strings.Count(string(public), "-----BEGIN"); count > 1 {
-		old := Certificate{Name: "service-account (outgoing)", Kind: KindKey, File: k.creds.tls(tokenPublicKeys)}
+		old := Certificate{Name: "service-account (outgoing)", Kind: KindKey, File: k.creds.Path(tokenPublicKeys)}
 		k.found = append(k.found, old)
 	}
 }
@@ -228,7 +231,7 @@ func (c *Certificate) add(problem string) {
 	}
 }
 
-// describe tells who a certificate is for, from whom and until when.
+// describe says who a certificate is for, who signed it, and when it ends.
 func (c *Certificate) describe(cert *x509.Certificate, now time.Time) {
 	c.Subject, c.Issuer = cert.Subject.CommonName, cert.Issuer.CommonName
 	if now.Before(cert.NotBefore) {
@@ -246,7 +249,7 @@ func (c *Certificate) describe(cert *x509.Certificate, now time.Time) {
 	c.Expires, c.DaysLeft = &end, &days
 }
 
-func (c *Certificate) judgeKey(path string, cert *x509.Certificate) {
+func (c *Certificate) checkKey(path string, cert *x509.Certificate) {
 	key, err := parseKeyFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -254,20 +257,21 @@ func (c *Certificate) judgeKey(path string, cert *x509.Certificate) {
 		return
 	case err != nil:
 		c.add("key cannot be read: " + err.Error())
-	case !keyFits(key, cert):
+	case !keyMatches(key, cert):
 		c.add("key does not fit")
 	}
-	c.judgeMode(path)
+	c.checkMode(path)
 }
 
-func (c *Certificate) judgeMode(path string) {
+func (c *Certificate) checkMode(path string) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
 		c.add(fmt.Sprintf("others may read %s (mode %04o)", filepath.Base(path), info.Mode().Perm()))
 	}
 }
 
-// judgeSubject wants who and what for exactly, of the names at least those of s: a server adds its machine's.
-func (c *Certificate) judgeSubject(cert *x509.Certificate, s subject) {
+// checkSubject requires the same common name, organisation and usage, and at least the SANs in s;
+// the apiserver adds the machine's own.
+func (c *Certificate) checkSubject(cert *x509.Certificate, s subject) {
 	is := subjectOf(cert)
 	if is.commonName != s.commonName || !slices.Equal(is.organizations, s.organizations) {
 		c.add(fmt.Sprintf("is for %q %q and not for %q %q", is.commonName, is.organizations, s.commonName, s.organizations))

@@ -1,4 +1,4 @@
-package server
+package pki
 
 import (
 	"encoding/json"
@@ -12,12 +12,15 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Changes of several files that belong together are a plan first: one file in <data-dir>/server, written whole or not at
-// all. From then on the change happens, whoever crashes: it is carried out as often as it takes, then the plan is removed.
+// Changes of several files that belong together are a plan first: one file in <data-dir>/server,
+// written whole or not at all. From then on the change happens, whoever crashes: it is carried out
+// as often as it takes, then the plan is removed.
 const (
-	// leavesPlan is carried out at once by who writes it, or by a server within a minute or at its next start.
+	// leavesPlan is carried out at once by the verb that wrote it, or by a server within a minute
+	// or at its next start.
 	leavesPlan = "certificates.plan"
-	// authoritiesPlan is carried out at the start of a server alone: the parts of a running one read much of it once.
+	// authoritiesPlan is carried out only at the start of a server: the parts of a running one read
+	// much of it once.
 	authoritiesPlan = "authorities.plan"
 )
 
@@ -50,7 +53,11 @@ func (p plan) write(dataDir, path string) error {
 	return durable.WriteFile(path, data, 0o600)
 }
 
-// carryOut makes the change that the plan at path says, if there is one.
+// FinishRotation carries out a rotation that a verb decided on and was killed over. The files must
+// be locked.
+func (c *Credentials) FinishRotation() error { return carryOut(string(c.data), c.plan(leavesPlan)) }
+
+// carryOut makes the change of the plan at path, if there is one.
 func carryOut(dataDir, path string) error {
 	p, err := readPlan(path)
 	if err != nil || p == nil {
@@ -85,19 +92,20 @@ func (f plannedFile) apply(dataDir string) error {
 	}
 	path := filepath.Join(dataDir, f.Path)
 	if len(f.Data) > 0 {
-		if err := makeDir(filepath.Dir(path)); err != nil {
+		if err := durable.MakeDir(filepath.Dir(path)); err != nil {
 			return err
 		}
-		return updateFile(path, f.Data, f.Mode)
+		return durable.UpdateFile(path, f.Data, f.Mode)
 	}
-	return removeFile(path)
+	return durable.RemoveFile(path)
 }
 
-// lockCertificates keeps other processes from writing certificates until release is called: a running server renews
-// them while a verb may rotate them.
-func lockCertificates(tlsDir string) (release func(), err error) {
+// Lock keeps other processes from writing certificates until release is called: a running server
+// renews them while a verb may rotate them. MakeDirs must have been called before.
+func (c *Credentials) Lock() (release func(), err error) {
+	tlsDir := c.Path("")
 	if release, err = dirlock.LockBriefly(tlsDir); errors.Is(err, fs.ErrNotExist) {
-		return nil, vanished(tlsDir, err)
+		return nil, goneError(tlsDir, err)
 	} else if err != nil {
 		return nil, fmt.Errorf("cannot change certificates: %w; another \"mote certs\" or a server that starts has it, try again", err)
 	}
