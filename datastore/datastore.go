@@ -155,8 +155,9 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 }
 
-// Repairs are what opening the store had to repair, now or before, and RepairsReported was not called for. It may be called at any time; before
-// the store is open there are none.
+// Repairs returns what this start of the store had to repair, and earlier repairs since
+// RepairsReported was last called. It may be called at any time; before the store is open, and for
+// other engines than bolt, there are none.
 func (d *Datastore) Repairs() []rescue.Repair {
 	if store := d.bolt.Load(); store != nil {
 		return store.Repairs()
@@ -164,7 +165,8 @@ func (d *Datastore) Repairs() []rescue.Repair {
 	return nil
 }
 
-// RepairsReported says that those who look after the store know of its Repairs: a later start does not return them again.
+// RepairsReported says that the Repairs have been reported to whoever looks after the store: a
+// later start does not return them again.
 func (d *Datastore) RepairsReported() error {
 	if store := d.bolt.Load(); store != nil {
 		return store.RepairsReported()

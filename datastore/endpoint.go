@@ -31,7 +31,8 @@ type engine interface {
 	open(ctx context.Context) (store, error)
 }
 
-// newEngine judges Config.Endpoint. Its errors do not repeat it, as it may hold a password.
+// newEngine parses Config.Endpoint. Its errors do not repeat the endpoint, which may hold a
+// password.
 func newEngine(cfg Config) (engine, error) {
 	scheme, _, _ := strings.Cut(cfg.Endpoint, "://")
 	tlsFiles := cfg.CAFile != "" || cfg.CertFile != "" || cfg.KeyFile != ""
@@ -105,7 +106,7 @@ func (e kineEngine) open(ctx context.Context) (store, error) {
 	return kineStore{opened}, nil
 }
 
-// parseRemote judges etcd's endpoints: http:// or https://, joined by commas.
+// parseRemote parses the endpoints of an etcd: http:// or https://, joined by commas.
 func parseRemote(cfg Config) (remote, error) {
 	r := remote{tls: &tls.Config{MinVersion: tls.VersionTLS12}}
 	for one := range strings.SplitSeq(cfg.Endpoint, ",") {

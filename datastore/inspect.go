@@ -33,7 +33,8 @@ type Status struct {
 	// UsedBytes is how much of QuotaBytes is taken.
 	UsedBytes  int64 `json:"usedBytes"`
 	QuotaBytes int64 `json:"quotaBytes"`
-	// Repairs are what the start of the store has repaired, and earlier ones that no server has told of.
+	// Repairs are what the start of the store has repaired, and earlier repairs that no server has
+	// reported.
 	Repairs []rescue.Repair `json:"repairs"`
 }
 

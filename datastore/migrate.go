@@ -38,7 +38,8 @@ type Migration struct {
 	Source, Target *grpc.ClientConn
 	// Revision is the source's, from Survey.
 	Revision int64
-	// Progress is told how much of what is done; it is called by one goroutine at a time. It must be set.
+	// Progress gets how much is done and of how much. One goroutine at a time calls it. It must be
+	// set.
 	Progress func(step string, done, total int64)
 }
 
