@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine"
 	"github.com/mote-k8s/mote/server/pki"
 )
 
@@ -35,17 +35,6 @@ here has to be done regularly.`,
 	return cmd
 }
 
-// certificates are those that s describes.
-func certificates(s *settings.Settings) pki.Certificates {
-	c := pki.Certificates{
-		DataDir: s.DataDir, NodeDir: credentialsDir(s), AdminKubeconfig: s.Kubeconfig(), TLSSANs: s.TLSSANs,
-	}
-	if s.WriteKubeconfig != "" {
-		c.Copies = []string{s.WriteKubeconfig}
-	}
-	return c
-}
-
 func newCertsCheckCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -58,14 +47,14 @@ code is 1 when anything has expired or is broken; a start of mote makes again wh
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "certs check")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(verb(cmd)); err != nil {
+		if err := machine.RequireRoot(verb(cmd)); err != nil {
 			return err
 		}
-		certs := certificates(s)
+		certs := m.Certificates()
 		found, err := certs.Check(time.Now())
 		if err != nil {
 			return err
@@ -152,16 +141,16 @@ certificate in Kubernetes. If a key has leaked, change the authorities: "mote ce
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "certs rotate")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(verb(cmd)); err != nil {
+		if err := machine.RequireRoot(verb(cmd)); err != nil {
 			return err
 		}
-		renewed, err := certificates(s).Rotate(names, newKeys, time.Now())
+		renewed, err := m.Certificates().Rotate(names, newKeys, time.Now())
 		if err != nil {
-			return diskHint(err)
+			return machine.DiskHint(err)
 		}
 		return tellNames(e, "renewed", renewed, output.json(), "")
 	}
@@ -181,25 +170,25 @@ elsewhere, other nodes, webhooks. Pods get new tokens when they are started agai
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	load := withSettings(cmd, e, "certs init")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(verb(cmd)); err != nil {
+		if err := machine.RequireRoot(verb(cmd)); err != nil {
 			return err
 		}
-		lock, err := lockStopped(s)
+		lock, err := m.LockStopped()
 		if err != nil {
 			return err
 		}
-		defer lock.close()
+		defer lock.Close()
 		if !yes {
-			if err := confirm(e, "Make new keys for the cluster in "+s.DataDir+"? Nothing that has the old ones is trusted any more."); err != nil {
+			if err := confirm(e, "Make new keys for the cluster in "+m.DataDir+"? Nothing that has the old ones is trusted any more."); err != nil {
 				return err
 			}
 		}
-		if err := certificates(s).Init(); err != nil {
-			return diskHint(err)
+		if err := m.Certificates().Init(); err != nil {
+			return machine.DiskHint(err)
 		}
 		fmt.Fprintln(e.stderr, "New keys are made. Next: mote server")
 		return nil
@@ -259,33 +248,33 @@ year or more to go.`,
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "certs rotate-ca")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(verb(cmd)); err != nil {
+		if err := machine.RequireRoot(verb(cmd)); err != nil {
 			return err
 		}
 		if finish {
-			names, err := certificates(s).FinishAuthorities()
+			names, err := m.Certificates().FinishAuthorities()
 			if err != nil {
-				return diskHint(err)
+				return machine.DiskHint(err)
 			}
-			return tellNames(e, "retired", names, output.json(), nextStart(s)+"From then on the old ones are refused.")
+			return tellNames(e, "retired", names, output.json(), nextStart(m)+"From then on the old ones are refused.")
 		}
-		names, err := certificates(s).RotateAuthorities(from, time.Now())
+		names, err := m.Certificates().RotateAuthorities(from, time.Now())
 		if err != nil {
-			return diskHint(err)
+			return machine.DiskHint(err)
 		}
-		return tellNames(e, "replaced", names, output.json(), nextStart(s)+
+		return tellNames(e, "replaced", names, output.json(), nextStart(m)+
 			"Then renew what was copied elsewhere (\"mote certs rotate-ca --help\"), and end with: mote certs rotate-ca --finish")
 	}
 	return cmd
 }
 
 // nextStart says when a change of authorities takes effect.
-func nextStart(s *settings.Settings) string {
-	if pid, err := holderOf(s.DataDir); err == nil && pid != 0 {
+func nextStart(m *machine.Machine) string {
+	if pid, err := m.Holder(); err == nil && pid != 0 {
 		return fmt.Sprintf("Next: restart mote (pid %d), which takes them; containers go on. ", pid)
 	}
 	return "Next: mote server, which takes them. "

@@ -35,7 +35,7 @@ func runCtr(cmd *cobra.Command, e *env, args []string) error {
 			return err
 		}
 	}
-	if err := bypassProxy(e, settings); err != nil {
+	if err := settings.BypassProxy(); err != nil {
 		return err
 	}
 	ctr := app.New()

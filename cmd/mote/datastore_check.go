@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // newDatastoreCheckCommand returns the verb that looks for damage.
@@ -25,7 +25,7 @@ hundred megabytes.`,
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore check")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
@@ -35,11 +35,11 @@ hundred megabytes.`,
 		}
 		var found []string
 		look := func() (err error) {
-			found, err = checkStore(cmd.Context(), s)
+			found, err = checkStore(cmd.Context(), m)
 			return err
 		}
 		if steps.terminal {
-			err = steps.do("Check "+storePath(s), look)
+			err = steps.Do("Check "+m.StorePath(), look)
 		} else {
 			err = look()
 		}
@@ -52,22 +52,22 @@ hundred megabytes.`,
 }
 
 // checkStore looks at a running mote's store, or else at the files of a stopped one, which it does not open: to open them repairs what it can.
-func checkStore(ctx context.Context, s *settings.Settings) (found []string, err error) {
-	if err := requireRoot("datastore check"); err != nil {
+func checkStore(ctx context.Context, m *machine.Machine) (found []string, err error) {
+	if err := machine.RequireRoot("datastore check"); err != nil {
 		return nil, err
 	}
-	pid, err := holderOf(s.DataDir)
+	pid, err := m.Holder()
 	if err != nil {
 		return nil, err
 	}
-	if pid == 0 && ownEngine(s) {
-		lock, err := lockStopped(s)
+	if pid == 0 && m.OwnEngine() {
+		lock, err := m.LockStopped()
 		if err != nil {
 			return nil, err
 		}
-		return datastore.CheckFile(storePath(s)), lock.close()
+		return datastore.CheckFile(m.StorePath()), lock.Close()
 	}
-	err = withStore(ctx, s, func(conn *grpc.ClientConn) error {
+	err = m.WithStore(ctx, func(conn *grpc.ClientConn) error {
 		found, err = datastore.Check(ctx, conn)
 		return notOurs(err)
 	})

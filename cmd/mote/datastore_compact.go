@@ -28,7 +28,7 @@ at that moment have to begin again. The space is used again; the file does not b
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore compact")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
@@ -38,7 +38,7 @@ at that moment have to begin again. The space is used again; the file does not b
 				return err
 			}
 		}
-		return withStore(cmd.Context(), s, func(conn *grpc.ClientConn) error {
+		return m.WithStore(cmd.Context(), func(conn *grpc.ClientConn) error {
 			return compact(cmd, e, conn, revision, output.json())
 		})
 	}

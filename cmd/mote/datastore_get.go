@@ -39,11 +39,11 @@ as JSON, Secrets encrypted. With --prefix, each key that begins with KEY is prin
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore get")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		return withStore(cmd.Context(), s, func(conn *grpc.ClientConn) error {
+		return m.WithStore(cmd.Context(), func(conn *grpc.ClientConn) error {
 			return get(cmd.Context(), e.stdout, conn, args[0], o, output.json())
 		})
 	}

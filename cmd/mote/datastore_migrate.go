@@ -12,8 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/machine"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // migrated is what the verb tells programs.
@@ -48,25 +49,25 @@ Objects get new resource versions, above all that the old store gave: clients li
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot("datastore migrate"); err != nil {
+		if err := machine.RequireRoot("datastore migrate"); err != nil {
 			return err
 		}
 		to := to
 		if to.Endpoint, err = readEndpoint(e, to.Endpoint); err != nil {
 			return err
 		}
-		done, err := migrate(cmd.Context(), e, s, to)
+		done, err := migrate(cmd.Context(), e, m, to)
 		if err != nil {
-			return diskHint(err)
+			return machine.DiskHint(err)
 		}
 		if output.json() {
 			return printJSON(e.stdout, done)
 		}
-		sayMigrated(e, s, done)
+		sayMigrated(e, m, done)
 		return nil
 	}
 	return cmd
@@ -86,33 +87,33 @@ func readEndpoint(e *env, text string) (string, error) {
 }
 
 // migrate copies the store, that of the running mote or the files of a stopped one.
-func migrate(ctx context.Context, e *env, s *settings.Settings, to datastore.Config) (done migrated, err error) {
+func migrate(ctx context.Context, e *env, m *machine.Machine, to datastore.Config) (done migrated, err error) {
 	dir, err := os.MkdirTemp("", "mote-migrate-")
 	if err != nil {
 		return done, fmt.Errorf("make a folder for the target's socket: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	to.Path, to.Socket = storePath(s), filepath.Join(dir, "target.sock")
+	to.Path, to.Socket = m.StorePath(), filepath.Join(dir, "target.sock")
 	to.Volatile = []string{} // a copy has nothing that is written again soon
 	target, err := datastore.New(to)
 	if err != nil {
 		return done, err
 	}
-	source, err := openStore(s, s.DatastoreSocket())
+	source, err := m.OpenStore(m.DatastoreSocket())
 	if err != nil {
 		return done, err
 	}
 	if source.String() == target.String() {
 		return done, fmt.Errorf("%s is the cluster's store itself; name another with --to", target)
 	}
-	pid, err := holderOf(s.DataDir)
+	pid, err := m.Holder()
 	if err != nil {
 		return done, err
 	}
 	done.Running = pid != 0
 	bar := newBar(e)
 	defer bar.end()
-	err = withStore(ctx, s, func(source *grpc.ClientConn) error {
+	err = m.WithStore(ctx, func(source *grpc.ClientConn) error {
 		if done.Revision, _, err = datastore.Survey(ctx, source); err != nil {
 			return err
 		}
@@ -122,7 +123,7 @@ func migrate(ctx context.Context, e *env, s *settings.Settings, to datastore.Con
 			return err
 		}
 		done.Target = target.String()
-		return withRunning(ctx, target, func(conn *grpc.ClientConn) error {
+		return machine.WithServed(ctx, target, func(conn *grpc.ClientConn) error {
 			m := datastore.Migration{Source: source, Target: conn, Revision: done.Revision, Progress: bar.show}
 			done.Keys, err = m.Run(ctx)
 			return err
@@ -134,33 +135,7 @@ func migrate(ctx context.Context, e *env, s *settings.Settings, to datastore.Con
 	return done, err
 }
 
-// withRunning calls fn with a connection to a store that runs as long as fn does.
-func withRunning(outer context.Context, store *datastore.Datastore, fn func(*grpc.ClientConn) error) (err error) {
-	ctx, cancel := context.WithCancel(outer)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- store.Run(ctx)
-		cancel() // a store that cannot be opened will never be ready
-	}()
-	defer func() {
-		cancel()
-		err = errors.Join(<-ended, err)
-	}()
-	if err := store.Ready(ctx); err != nil {
-		if ctx.Err() != nil && outer.Err() == nil {
-			return nil // Run has the reason
-		}
-		return err
-	}
-	client, err := store.Client()
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	return fn(client.ActiveConnection())
-}
-
-func sayMigrated(e *env, s *settings.Settings, done migrated) {
+func sayMigrated(e *env, m *machine.Machine, done migrated) {
 	fmt.Fprintf(e.stdout, "%d keys of revision %d are in %s\n", done.Keys, done.Revision, done.Target)
 	if done.Running {
 		fmt.Fprintf(e.stderr, "mote is running: what it wrote since is not in the copy. To move the cluster, stop it (mote stop), "+
@@ -168,5 +143,5 @@ func sayMigrated(e *env, s *settings.Settings, done migrated) {
 		return
 	}
 	fmt.Fprintf(e.stderr, "Next: set datastore-endpoint (and its TLS files) in %s, then start mote. The old store is untouched; "+
-		"remove it from %s when you are content.\n", settings.DefaultConfig, storeDir(s))
+		"remove it from %s when you are content.\n", settings.DefaultConfig, m.StoreDir())
 }

@@ -1,17 +1,14 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore/snapshot"
+	"github.com/mote-k8s/mote/machine"
 )
 
 func newSnapshotRestoreCommand(e *env) *cobra.Command {
@@ -33,14 +30,14 @@ changes nothing, or is finished by the next start of mote. An encrypted snapshot
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore snapshot restore")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(verb(cmd)); err != nil {
+		if err := machine.RequireRoot(verb(cmd)); err != nil {
 			return err
 		}
-		path, err := snapshot.Folder(s.SnapshotDir).Find(args[0])
+		path, err := snapshot.Folder(m.SnapshotDir).Find(args[0])
 		if err != nil {
 			return err
 		}
@@ -50,16 +47,20 @@ changes nothing, or is finished by the next start of mote. An encrypted snapshot
 				return err
 			}
 		}
-		done, err := restoreSnapshot(cmd.Context(), e, s, path, keys, quiet || output.json())
+		var done snapshot.Restored
+		err = newSteps(e).long("Restore "+path, quiet || output.json(), func(progress func(done, all int64)) (err error) {
+			done, err = m.RestoreSnapshot(cmd.Context(), path, keys, progress)
+			return err
+		})
 		switch {
 		case err != nil:
-			return diskHint(err)
+			return machine.DiskHint(err)
 		case output.json():
 			return printJSON(e.stdout, restoredInfo{
 				Path: path, Revision: done.Revision, Time: done.Time, Node: done.Node, Cluster: done.Cluster, Replaced: done.Replaced,
 			})
 		case !quiet:
-			printRestored(e, s, done)
+			printRestored(e, m, done)
 		}
 		return nil
 	}
@@ -76,56 +77,13 @@ type restoredInfo struct {
 	Replaced []string  `json:"replaced,omitempty"`
 }
 
-func restoreSnapshot(ctx context.Context, e *env, s *settings.Settings, path string, keys snapshot.Keys, quiet bool) (snapshot.Restored, error) {
-	var done snapshot.Restored
-	if !ownEngine(s) {
-		return done, errors.New("datastore-endpoint names another database, and a snapshot is of mote's own: restore with --datastore-endpoint=bolt, then move the state there with \"mote datastore migrate\"")
-	}
-	if err := checkNoReset(s.DataDir); err != nil {
-		return done, err
-	}
-	pid, err := holderOf(s.DataDir)
-	if err != nil {
-		return done, err
-	}
-	if pid != 0 {
-		return done, fmt.Errorf("mote is running on %s (pid %d); stop it with \"mote stop\", then restore", s.DataDir, pid)
-	}
-	lock, err := lockDataDir(s.DataDir)
-	if err != nil {
-		return done, err
-	}
-	defer lock.close()
-	err = newSteps(e).long("Restore "+path, quiet, func(progress func(done, all int64)) (err error) {
-		done, err = snapshot.Restore(ctx, path, s.DataDir, keys, progress)
-		return err
-	})
-	if errors.Is(err, snapshot.ErrDamaged) {
-		err = fmt.Errorf("%w; nothing was changed; \"mote datastore snapshot list\" shows others", err)
-	}
-	return done, err
-}
-
-func printRestored(e *env, s *settings.Settings, done snapshot.Restored) {
+func printRestored(e *env, m *machine.Machine, done snapshot.Restored) {
 	fmt.Fprintf(e.stderr, "The cluster is what it was on node %s at %s (revision %d).\n", done.Node, done.Time.Format(time.RFC3339), done.Revision)
 	if len(done.Replaced) > 0 {
 		fmt.Fprintf(e.stderr, "What was there before is in %s; remove it when you do not need it any more.\n", strings.Join(done.Replaced, " and "))
 	}
 	fmt.Fprintln(e.stderr, "Next: mote server")
-	if here := nodeNameOf(s); done.Node != here {
+	if here := m.NodeNameOf(); done.Node != here {
 		fmt.Fprintf(e.stderr, "This node is %s: once it is ready, forget the other with \"mote kubectl delete node %s\".\n", here, done.Node)
 	}
-}
-
-// resumeRestore finishes a restore that was interrupted, under the data directory's lock.
-func resumeRestore(s *settings.Settings) error {
-	done, resumed, err := snapshot.Resume(s.DataDir)
-	if err != nil {
-		return diskHint(err)
-	}
-	if resumed {
-		slog.Warn("an interrupted restore of a snapshot was finished", "component", "mote",
-			"revision", done.Revision, "time", done.Time, "node", done.Node, "replaced", strings.Join(done.Replaced, " "))
-	}
-	return nil
 }

@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/internal/logging"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // serveOptions are the flags of datastore serve.
@@ -44,23 +44,23 @@ It is the part of etcd's protocol that Kubernetes uses. Mote must be stopped, un
 	flags.StringVar(&o.listen.ClientCAFile, "client-ca-file", "", "authorities of the clients that are let in, a PEM `file`")
 	load := withSettings(cmd, e, "datastore serve")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
 		if o.address == "" {
 			return fmt.Errorf("%s needs an address, such as --listen unix:///run/store.sock or --listen 127.0.0.1:2379", verb(cmd))
 		}
-		return serveStore(cmd.Context(), e, s, o)
+		return serveStore(cmd.Context(), e, m, o)
 	}
 	return cmd
 }
 
-func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOptions) (err error) {
-	if _, err := logging.Setup(e.stderr, nil, s.LogLevel, s.LogFormat); err != nil {
+func serveStore(ctx context.Context, e *env, m *machine.Machine, o serveOptions) (err error) {
+	if _, err := logging.Setup(e.stderr, nil, m.LogLevel, m.LogFormat); err != nil {
 		return err
 	}
-	cfg := storeConfig(s)
+	cfg := m.StoreConfig()
 	cfg.Endpoint, cfg.CAFile, cfg.CertFile, cfg.KeyFile = "", "", "", "" // mote's own engine, whatever the cluster uses
 	cfg.Listen = o.listen
 	if o.path != "" {
@@ -79,7 +79,7 @@ func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOption
 			return fmt.Errorf("make a folder for the datastore's socket: %w", err)
 		}
 		defer os.RemoveAll(dir)
-		cfg.Socket = filepath.Join(dir, privateSocket)
+		cfg.Socket = filepath.Join(dir, machine.PrivateSocket)
 		cfg.Listen.Address = o.address
 	}
 	store, err := datastore.New(cfg)
@@ -87,11 +87,11 @@ func serveStore(ctx context.Context, e *env, s *settings.Settings, o serveOption
 		return err
 	}
 	if o.path == "" {
-		lock, err := holdStore(s)
+		lock, err := m.HoldStore()
 		if err != nil {
 			return err
 		}
-		defer lock.close()
+		defer lock.Close()
 	}
 	return runStore(ctx, e, store, o)
 }

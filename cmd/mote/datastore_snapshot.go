@@ -11,11 +11,10 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/layout"
-	"github.com/mote-k8s/mote/internal/version"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // newDatastoreSnapshotCommand returns the verbs for backups.
@@ -43,37 +42,6 @@ saves some by itself (--snapshot-schedule); copy them to another machine: a disk
 	return cmd
 }
 
-// snapshotInfo is a snapshot for programs.
-type snapshotInfo struct {
-	Name       string    `json:"name"`
-	Path       string    `json:"path"`
-	Size       int64     `json:"size"`
-	Revision   int64     `json:"revision"`
-	Time       time.Time `json:"time"`
-	Node       string    `json:"node"`
-	Cluster    string    `json:"cluster"`
-	Mote       string    `json:"mote"`
-	Kubernetes string    `json:"kubernetes"`
-	Encrypted  bool      `json:"encrypted"`
-	Error      string    `json:"error,omitempty"`
-}
-
-func infoOf(s snapshot.Snapshot) snapshotInfo {
-	info := snapshotInfo{s.Name, s.Path, s.Size, s.Revision, s.Time, s.Node, s.Cluster, s.Mote, s.Kubernetes, s.Encryption != nil, ""}
-	if s.Err != nil {
-		info.Error = s.Err.Error()
-	}
-	return info
-}
-
-// snapshotOrigin is what goes into a snapshot of this machine.
-func snapshotOrigin(s *settings.Settings) snapshot.Origin {
-	v := version.Get()
-	return snapshot.Origin{
-		ServerDir: layout.Data(s.DataDir).Server(), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: nodeNameOf(s), Recipients: s.SnapshotRecipients,
-	}
-}
-
 func newSnapshotSaveCommand(e *env) *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
@@ -95,23 +63,23 @@ NAME stays until you remove the file.`,
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore snapshot save")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(verb(cmd)); err != nil {
+		if err := machine.RequireRoot(verb(cmd)); err != nil {
 			return err
 		}
 		name := ""
 		if len(args) > 0 {
 			name = args[0]
 		}
-		saved, err := saveSnapshot(cmd.Context(), e, s, name, quiet || output.json())
+		saved, err := saveSnapshot(cmd.Context(), e, m, name, quiet || output.json())
 		switch {
 		case err != nil:
 			return err
 		case output.json():
-			return printJSON(e.stdout, infoOf(saved))
+			return printJSON(e.stdout, machine.InfoOf(saved))
 		case quiet:
 			_, err = fmt.Fprintln(e.stdout, saved.Path)
 		default:
@@ -122,14 +90,14 @@ NAME stays until you remove the file.`,
 	return cmd
 }
 
-func saveSnapshot(ctx context.Context, e *env, s *settings.Settings, name string, quiet bool) (snapshot.Snapshot, error) {
+func saveSnapshot(ctx context.Context, e *env, m *machine.Machine, name string, quiet bool) (snapshot.Snapshot, error) {
 	var saved snapshot.Snapshot
-	err := withStore(ctx, s, func(conn *grpc.ClientConn) error {
+	err := m.WithStore(ctx, func(conn *grpc.ClientConn) error {
 		if _, err := datastore.FetchStatus(ctx, conn); err != nil {
 			return err // other databases answer in many ways
 		}
 		return newSteps(e).long("Save a snapshot", quiet, func(progress func(done, all int64)) (err error) {
-			saved, err = snapshot.Folder(s.SnapshotDir).Save(ctx, name, snapshot.FromConnection(conn), snapshotOrigin(s), progress)
+			saved, err = snapshot.Folder(m.SnapshotDir).Save(ctx, name, snapshot.FromConnection(conn), m.SnapshotOrigin(), progress)
 			return err
 		})
 	})
@@ -150,17 +118,17 @@ func newSnapshotListCommand(e *env) *cobra.Command {
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore snapshot list")
 	cmd.RunE = func(*cobra.Command, []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		list, err := snapshot.Folder(s.SnapshotDir).List()
+		list, err := snapshot.Folder(m.SnapshotDir).List()
 		if err != nil {
 			return err
 		}
-		infos := make([]snapshotInfo, len(list))
+		infos := make([]machine.SnapshotInfo, len(list))
 		for i, one := range list {
-			infos[i] = infoOf(one)
+			infos[i] = machine.InfoOf(one)
 		}
 		if output.json() {
 			return printJSON(e.stdout, infos)
@@ -170,7 +138,7 @@ func newSnapshotListCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-func printSnapshots(w io.Writer, list []snapshotInfo, quiet bool) error {
+func printSnapshots(w io.Writer, list []machine.SnapshotInfo, quiet bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	if !quiet {
 		fmt.Fprintln(t, "NAME\tTIME\tREVISION\tSIZE\tNODE\tKUBERNETES\tENCRYPTED")
@@ -205,18 +173,18 @@ never removed. The names of what was removed go to standard output.`,
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore snapshot prune")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(verb(cmd)); err != nil {
+		if err := machine.RequireRoot(verb(cmd)); err != nil {
 			return err
 		}
-		cluster, err := snapshot.Fingerprint(layout.Data(s.DataDir).Server())
+		cluster, err := snapshot.Fingerprint(layout.Data(m.DataDir).Server())
 		if err != nil {
 			return err
 		}
-		removed, err := snapshot.Folder(s.SnapshotDir).Prune(cmd.Context(), s.SnapshotRetention, cluster)
+		removed, err := snapshot.Folder(m.SnapshotDir).Prune(cmd.Context(), m.SnapshotRetention, cluster)
 		if err != nil {
 			return err
 		}

@@ -13,9 +13,9 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // newDatastoreStatusCommand returns the verb that says how the store is.
@@ -28,13 +28,13 @@ func newDatastoreStatusCommand(e *env) *cobra.Command {
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore status")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
 		var r storeReport
-		err = withStore(cmd.Context(), s, func(conn *grpc.ClientConn) (err error) {
-			r, err = reportStore(cmd.Context(), conn, s)
+		err = m.WithStore(cmd.Context(), func(conn *grpc.ClientConn) (err error) {
+			r, err = reportStore(cmd.Context(), conn, m)
 			return err
 		})
 		switch {
@@ -51,12 +51,12 @@ func newDatastoreStatusCommand(e *env) *cobra.Command {
 // storeReport is what datastore status says.
 type storeReport struct {
 	datastore.Status
-	Keys         int64         `json:"keys"`
-	Alarms       []string      `json:"alarms"`
-	LastSnapshot *snapshotInfo `json:"lastSnapshot"` // null without any
+	Keys         int64                 `json:"keys"`
+	Alarms       []string              `json:"alarms"`
+	LastSnapshot *machine.SnapshotInfo `json:"lastSnapshot"` // null without any
 }
 
-func reportStore(ctx context.Context, conn *grpc.ClientConn, s *settings.Settings) (storeReport, error) {
+func reportStore(ctx context.Context, conn *grpc.ClientConn, m *machine.Machine) (storeReport, error) {
 	r := storeReport{Alarms: []string{}}
 	var err error
 	if r.Status, err = datastore.FetchStatus(ctx, conn); err != nil {
@@ -74,13 +74,13 @@ func reportStore(ctx context.Context, conn *grpc.ClientConn, s *settings.Setting
 	for _, a := range alarms.Alarms {
 		r.Alarms = append(r.Alarms, a.Alarm.String())
 	}
-	list, err := snapshot.Folder(s.SnapshotDir).List()
+	list, err := snapshot.Folder(m.SnapshotDir).List()
 	if err != nil {
 		return r, err
 	}
 	for _, one := range list {
 		if one.Err == nil {
-			info := infoOf(one)
+			info := machine.InfoOf(one)
 			r.LastSnapshot = &info
 			break
 		}
@@ -112,7 +112,7 @@ func printStore(w io.Writer, r storeReport, now time.Time) error {
 		{"last snapshot", last},
 	}
 	for _, repair := range r.Repairs {
-		rows = append(rows, [2]string{"repaired", repair.Time.Format(time.RFC3339) + ": " + repairText(repair)})
+		rows = append(rows, [2]string{"repaired", repair.Time.Format(time.RFC3339) + ": " + machine.RepairText(repair)})
 	}
 	for _, row := range rows {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mote-k8s/mote/agent"
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // newImageCommand returns the verb for container images on this machine.
@@ -36,15 +33,12 @@ func newImageCommand(e *env) *cobra.Command {
 }
 
 // withImages calls do with the images of the running mote.
-func withImages(load func() (*settings.Settings, error), do func(*agent.ImageStore) error) error {
-	s, err := load()
+func withImages(load func() (*machine.Machine, error), do func(*agent.ImageStore) error) error {
+	m, err := load()
 	if err != nil {
 		return err
 	}
-	if err := requireSocket(s.ContainerdSocket()); err != nil {
-		return err
-	}
-	store, err := agent.OpenImages(s.ContainerdSocket())
+	store, err := m.Images()
 	if err != nil {
 		return err
 	}
@@ -62,7 +56,7 @@ func needArgs(least int, exact bool, what string) cobra.PositionalArgs {
 }
 
 // eachName returns a verb's function that calls do with each argument and prints the name that it returns.
-func eachName(e *env, load func() (*settings.Settings, error), quiet *bool,
+func eachName(e *env, load func() (*machine.Machine, error), quiet *bool,
 	do func(ctx context.Context, store *agent.ImageStore, name string) (string, error),
 ) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
@@ -79,18 +73,4 @@ func eachName(e *env, load func() (*settings.Settings, error), quiet *bool,
 			return nil
 		})
 	}
-}
-
-// requireSocket says that containerd is not there before its client does, in other words and after a timeout.
-func requireSocket(path string) error {
-	conn, err := net.Dial("unix", path)
-	switch {
-	case err == nil:
-		return conn.Close()
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w (no containerd on %s); start it with \"mote server\"", errNotRunning, path)
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("reach containerd: %w; run as root", err)
-	}
-	return fmt.Errorf("reach containerd: %w", err)
 }

@@ -1,308 +1,33 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	_ "embed"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/mote-k8s/mote/internal/pack"
+	"github.com/mote-k8s/mote/machine"
 )
-
-// Where an installed mote lies. The unit files name installedFile too.
-const (
-	serviceName   = "mote"
-	installedFile = "/usr/local/bin/mote"
-	kubectlLink   = "/usr/local/bin/kubectl"
-	// installRecord lists what install made, a path on each line, for uninstall.
-	installRecord = "/usr/local/lib/mote/installed"
-)
-
-//go:embed units/mote.service
-var systemdUnit []byte
-
-//go:embed units/mote.openrc
-var openrcScript []byte
-
-// initSystem is a service manager: which files it wants, and how it is told.
-type initSystem struct {
-	name string
-	unit string // path of the unit file, and its text
-	text []byte
-	mode os.FileMode
-	link string // link to the unit that starts it at boot
-	// signs are paths of which one exists where it is installed; live exists while it runs.
-	signs  []string
-	live   string
-	first  []string // names that the first process has where it runs
-	reload []string // command that makes it read its files again, if it needs one
-	start  []string
-}
-
-func initSystems() []initSystem {
-	return []initSystem{
-		{
-			name: "systemd", unit: "/etc/systemd/system/mote.service", text: systemdUnit, mode: 0o644,
-			link:   "/etc/systemd/system/multi-user.target.wants/mote.service",
-			signs:  []string{"/run/systemd/system", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"},
-			live:   "/run/systemd/system",
-			first:  []string{"systemd"},
-			reload: []string{"systemctl", "daemon-reload"},
-			start:  []string{"systemctl", "restart", serviceName},
-		},
-		{
-			name: "openrc", unit: "/etc/init.d/mote", text: openrcScript, mode: 0o755,
-			link:  "/etc/runlevels/default/mote",
-			signs: []string{"/sbin/openrc-run", "/usr/sbin/openrc-run"},
-			live:  "/run/openrc/softlevel",
-			first: []string{"init", "openrc-init"},
-			start: []string{"rc-service", serviceName, "restart"},
-		},
-	}
-}
-
-// installer writes below root, "/" but for images of machines.
-type installer struct {
-	root  string
-	steps *steps
-}
 
 // newInstallCommand returns the verb that makes mote a service of this machine.
 func newInstallCommand(e *env) *cobra.Command {
-	var root, init string
-	var noStart bool
+	i := machine.Installer{Env: e.machine()}
 	cmd := &cobra.Command{
 		Use:   "install",
 		Short: "Install mote as a service that starts at boot",
-		Long: `Copy this file to ` + installedFile + `, write a unit for systemd or OpenRC that starts "mote server" at
+		Long: `Copy this file to ` + machine.InstalledFile + `, write a unit for systemd or OpenRC that starts "mote server" at
 boot, make kubectl a link to mote if there is no kubectl, and start it. Installing again upgrades; containers
 go on meanwhile. Settings belong into /etc/mote/config.yaml.`,
 		GroupID: groupManage,
 		Args:    noArgs,
 	}
-	cmd.Flags().StringVar(&root, "root", "/", "install into the machine whose root `directory` this is, and start nothing")
-	cmd.Flags().StringVar(&init, "init", "auto", "service manager (auto, systemd, openrc, none)")
-	cmd.Flags().BoolVar(&noStart, "no-start", false, "start at the next boot only")
+	cmd.Flags().StringVar(&i.Root, "root", "/", "install into the machine whose root `directory` this is, and start nothing")
+	cmd.Flags().StringVar(&i.Init, "init", "auto", "service manager (auto, systemd, openrc, none)")
+	cmd.Flags().BoolVar(&i.NoStart, "no-start", false, "start at the next boot only")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := requireRoot("install"); err != nil {
+		if err := machine.RequireRoot("install"); err != nil {
 			return err
 		}
-		i := installer{root: filepath.Clean(root), steps: newSteps(e)}
-		service, err := i.choose(init)
-		if err != nil {
-			return err
-		}
-		if err := i.install(service); err != nil {
-			return err
-		}
-		if i.root != "/" || service == nil {
-			fmt.Fprintln(e.stderr, "Next: run \"mote server\" there")
-			return nil
-		}
-		return i.start(cmd.Context(), e, *service, noStart)
+		return i.Install(cmd.Context())
 	}
 	return cmd
-}
-
-// choose finds the service manager by the name init. None is fine: mote then is just a program.
-func (i installer) choose(init string) (*initSystem, error) {
-	names := []string{"auto", "none"}
-	for _, s := range initSystems() {
-		names = append(names, s.name)
-		here := slices.ContainsFunc(s.signs, func(sign string) bool { return exists(i.path(sign)) })
-		if init == s.name || init == "auto" && here {
-			return &s, nil
-		}
-	}
-	if !slices.Contains(names, init) {
-		return nil, fmt.Errorf("--init: %q is not one of %s", init, strings.Join(names, ", "))
-	}
-	return nil, nil
-}
-
-func (i installer) install(service *initSystem) error {
-	paths := []string{installedFile}
-	type link struct{ path, target string }
-	var links []link
-	if service != nil {
-		paths = append(paths, service.unit)
-		links = append(links, link{service.link, service.unit})
-	}
-	if !i.foreignKubectl() {
-		links = append(links, link{kubectlLink, installedFile})
-	}
-	for _, l := range links {
-		paths = append(paths, l.path)
-	}
-	if err := i.record(paths); err != nil {
-		return err
-	}
-	if err := i.steps.do("Copy mote to "+i.path(installedFile), i.copySelf); err != nil {
-		return err
-	}
-	if service != nil {
-		err := i.steps.do("Write "+i.path(service.unit), func() error { return i.write(service.unit, service.text, service.mode) })
-		if err != nil {
-			return err
-		}
-	}
-	for _, l := range links {
-		if err := i.steps.do("Link "+i.path(l.path), func() error { return i.link(l.path, l.target) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// start tells the running service manager, if it is the one of this machine.
-func (i installer) start(ctx context.Context, e *env, service initSystem, noStart bool) error {
-	if !exists(service.live) {
-		fmt.Fprintln(e.stderr, notStarted(service, firstProcess()))
-		return nil
-	}
-	if service.reload != nil {
-		if err := command(ctx, service.reload); err != nil {
-			return err
-		}
-	}
-	if noStart {
-		return nil
-	}
-	if err := i.steps.do("Start mote", func() error { return command(ctx, service.start) }); err != nil {
-		return err
-	}
-	fmt.Fprintln(e.stderr, "Next: mote kubectl get nodes")
-	return nil
-}
-
-// notStarted says why a service manager that does not run has not started mote, and what to do.
-func notStarted(service initSystem, first string) string {
-	if slices.Contains(service.first, first) {
-		return service.name + " does not run yet; mote starts at the next boot"
-	}
-	return fmt.Sprintf("%s is installed here but does not run: the first process (PID 1) is %s. Nothing starts mote at boot until %[1]s does; "+
-		"otherwise let %s start \"mote server\", and take the unit away with \"mote uninstall\" and \"mote install --init=none\"", service.name, first, first)
-}
-
-// firstProcess returns the name of the first process, which starts all services.
-func firstProcess() string {
-	name, err := os.ReadFile("/proc/1/comm")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(name))
-}
-
-// foreignKubectl tells whether the machine has a kubectl that is not our link.
-func (i installer) foreignKubectl() bool {
-	if target, err := os.Readlink(i.path(kubectlLink)); err == nil && target == installedFile {
-		return false
-	}
-	return slices.ContainsFunc([]string{kubectlLink, "/usr/bin/kubectl", "/bin/kubectl", "/snap/bin/kubectl"},
-		func(path string) bool { return exists(i.path(path)) })
-}
-
-// record adds paths to the record before they are made, so that an interrupted install can be undone.
-func (i installer) record(paths []string) error {
-	known, err := i.recorded()
-	if err != nil {
-		return err
-	}
-	for _, p := range paths {
-		if !slices.Contains(known, p) {
-			known = append(known, p)
-		}
-	}
-	return i.write(installRecord, []byte(strings.Join(known, "\n")+"\n"), 0o644)
-}
-
-func (i installer) recorded() ([]string, error) {
-	data, err := os.ReadFile(i.path(installRecord))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read what install made: %w", err)
-	}
-	return strings.Fields(string(data)), nil
-}
-
-// copySelf copies the running program. A running mote keeps its old file until it is started again.
-func (i installer) copySelf() error {
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return fmt.Errorf("read this program: %w", err)
-	}
-	if old, err := os.ReadFile(i.path(installedFile)); err == nil && bytes.Equal(old, self) {
-		return nil
-	}
-	if err := i.write(installedFile, self, 0o755); err != nil {
-		return err
-	}
-	if i.root != "/" {
-		return nil
-	}
-	// What a packed file has unpacked to run this is not needed any more.
-	exe, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find own file: %w", err)
-	}
-	return pack.Remove(exe)
-}
-
-// write replaces a file atomically.
-func (i installer) write(path string, data []byte, mode os.FileMode) error {
-	path = i.path(path)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
-	}
-	return nil
-}
-
-func (i installer) link(path, target string) error {
-	path = i.path(path)
-	if old, err := os.Readlink(path); err == nil && old == target {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
-	}
-	if err := os.Symlink(target, path); err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
-	}
-	return nil
-}
-
-func (i installer) path(p string) string { return filepath.Join(i.root, p) }
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
-// command runs a program of the service manager's and quotes what it says when it fails.
-func command(ctx context.Context, argv []string) error {
-	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(out))
-	}
-	return nil
 }

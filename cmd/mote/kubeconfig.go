@@ -18,10 +18,10 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/durable"
 	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/regular"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // maxKubeconfig bounds a kubeconfig, in bytes: one with certificates takes some 6 KiB for each cluster.
@@ -57,36 +57,36 @@ the machine and what --tls-san adds.`,
 	cmd.MarkFlagsMutuallyExclusive("server", "remove")
 	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		if err := requireRoot(cmd.Name()); err != nil {
+		if err := machine.RequireRoot(cmd.Name()); err != nil {
 			return err
 		}
-		return o.run(e, s)
+		return o.run(e, m)
 	}
 	return cmd
 }
 
-func (o kubeconfigOptions) run(e *env, s *settings.Settings) error {
-	own, err := loadKubeconfig(s.Kubeconfig())
+func (o kubeconfigOptions) run(e *env, m *machine.Machine) error {
+	own, err := loadKubeconfig(m.Kubeconfig())
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no cluster in %s yet; \"mote server\" makes one, and --data-dir names another directory", s.DataDir)
+		return fmt.Errorf("there is no cluster in %s yet; \"mote server\" makes one, and --data-dir names another directory", m.DataDir)
 	}
 	if err != nil {
 		return err
 	}
 	context := own.Contexts[own.CurrentContext]
 	if context == nil || own.Clusters[context.Cluster] == nil || own.AuthInfos[context.AuthInfo] == nil {
-		return fmt.Errorf("%s has no whole context; remove it, and mote makes it again", s.Kubeconfig())
+		return fmt.Errorf("%s has no whole context; remove it, and mote makes it again", m.Kubeconfig())
 	}
 	one := kubeconfigEntry{name: own.CurrentContext, cluster: own.Clusters[context.Cluster], user: own.AuthInfos[context.AuthInfo]}
 	if o.name != "" {
 		one.name = o.name
 	}
 	if o.server != "" {
-		if one.cluster.Server, err = o.remoteURL(s, one.cluster.Server); err != nil {
+		if one.cluster.Server, err = o.remoteURL(m, one.cluster.Server); err != nil {
 			return err
 		}
 	}
@@ -108,7 +108,7 @@ func (o kubeconfigOptions) run(e *env, s *settings.Settings) error {
 
 // remoteURL returns the API's URL for the name or URL of --server, if kube-apiserver can show a certificate for it. local is
 // the URL on this machine.
-func (o kubeconfigOptions) remoteURL(s *settings.Settings, local string) (string, error) {
+func (o kubeconfigOptions) remoteURL(m *machine.Machine, local string) (string, error) {
 	text := o.server
 	if !strings.Contains(text, "://") {
 		if strings.Count(text, ":") > 1 && !strings.HasPrefix(text, "[") {
@@ -121,14 +121,14 @@ func (o kubeconfigOptions) remoteURL(s *settings.Settings, local string) (string
 		return "", fmt.Errorf("--server: %q is neither a name nor a URL such as https://edge.example:6443", o.server)
 	}
 	if u.Port() == "" {
-		port := fmt.Sprint(s.HTTPSListenPort)
+		port := fmt.Sprint(m.HTTPSListenPort)
 		if here, err := url.Parse(local); err == nil && here.Port() != "" {
 			port = here.Port()
 		}
 		u.Host = net.JoinHostPort(u.Hostname(), port)
 	}
 	u.Path = ""
-	path := filepath.Join(layout.Data(s.DataDir).TLS(), "apiserver.crt")
+	path := filepath.Join(layout.Data(m.DataDir).TLS(), "apiserver.crt")
 	cert, err := readCertificate(path)
 	if err != nil {
 		return "", err

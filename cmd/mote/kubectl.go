@@ -21,8 +21,8 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/utils/exec"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/regular"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // newKubectlCommand returns upstream's kubectl. Its arguments, output and exit codes are its own.
@@ -66,22 +66,22 @@ func defaultKubeconfig(e *env, sandbox string) (advice, error) {
 	if e.getenv("KUBECONFIG") != "" && sandbox == "" {
 		return advice{}, nil
 	}
-	s, err := ambientSettings(e)
+	m, err := ambientSettings(e)
 	if err == nil && (sandbox != "" || filepath.Base(e.args[0]) != "kubectl") {
-		if changed, err := useSandbox(e, sandbox, s); err != nil || changed {
+		if changed, err := useSandbox(e, sandbox, m); err != nil || changed {
 			return advice{}, err
 		}
 	}
 	if err == nil {
-		err = useKubeconfig(e, s)
+		err = useKubeconfig(e, m)
 	}
 	var missing string
 	switch {
 	case err == nil:
-		return stoppedAdvice(s), nil
-	case s == nil && errors.Is(err, fs.ErrPermission):
+		return stoppedAdvice(m), nil
+	case m == nil && errors.Is(err, fs.ErrPermission):
 		missing = `only root can read the settings of the cluster here: try "sudo mote kubectl", or name a kubeconfig with KUBECONFIG`
-	case s == nil:
+	case m == nil:
 		return advice{}, err
 	case errors.Is(err, fs.ErrPermission):
 		missing = fmt.Sprintf(`the cluster's kubeconfig is not for this user (%v): try "sudo mote kubectl", or name another with KUBECONFIG`, err)
@@ -97,26 +97,26 @@ func defaultKubeconfig(e *env, sandbox string) (advice, error) {
 }
 
 // useKubeconfig gives kubectl the kubeconfig of the cluster of s, if this user may read it.
-func useKubeconfig(e *env, s *settings.Settings) error {
-	f, err := regular.Open(s.Kubeconfig())
+func useKubeconfig(e *env, m *machine.Machine) error {
+	f, err := regular.Open(m.Kubeconfig())
 	if err != nil {
 		return err
 	}
 	f.Close()
-	if err := bypassProxy(e, s, hostOf(apiServer(s))); err != nil {
+	if err := m.BypassProxy(apiServer(m)); err != nil {
 		return err
 	}
-	return os.Setenv("KUBECONFIG", s.Kubeconfig())
+	return os.Setenv("KUBECONFIG", m.Kubeconfig())
 }
 
 // stoppedAdvice says that mote is stopped when its API cannot be reached.
-func stoppedAdvice(s *settings.Settings) advice {
-	u, err := url.Parse(apiServer(s))
+func stoppedAdvice(m *machine.Machine) advice {
+	u, err := url.Parse(apiServer(m))
 	if err != nil {
 		return advice{}
 	}
 	return advice{u.Host, func() string {
-		if pid, err := holderOf(s.DataDir); err != nil || pid != 0 {
+		if pid, err := m.Holder(); err != nil || pid != 0 {
 			return ""
 		}
 		return `mote is stopped; start it with "mote server", or "systemctl start mote" where it is installed as a service`
@@ -124,8 +124,8 @@ func stoppedAdvice(s *settings.Settings) advice {
 }
 
 // apiServer returns the URL that the kubeconfig of s names, or "" if it cannot be read: kubectl says why.
-func apiServer(s *settings.Settings) string {
-	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig())
+func apiServer(m *machine.Machine) string {
+	config, err := clientcmd.BuildConfigFromFlags("", m.Kubeconfig())
 	if err != nil {
 		return ""
 	}

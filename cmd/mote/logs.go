@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/logging"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // logFilter says which records "mote logs" shows.
@@ -56,7 +56,7 @@ there when the server runs with --log-level=debug. The logs of pods are shown by
 		if !slices.Contains(logging.Levels(), level) {
 			return fmt.Errorf("--level: %q is not one of %s", level, strings.Join(logging.Levels(), ", "))
 		}
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
@@ -68,11 +68,11 @@ there when the server runs with --log-level=debug. The logs of pods are shown by
 			filter.since = time.Now().Add(-since)
 		}
 		if component != "" {
-			if filter.component, err = findComponent(cmd.Context(), s, component); err != nil {
-				return logHint(err, s)
+			if filter.component, err = findComponent(cmd.Context(), m, component); err != nil {
+				return logHint(err, m)
 			}
 		}
-		return logHint(logging.Read(cmd.Context(), s.LogDir(), follow, func(r logging.Record) error {
+		return logHint(logging.Read(cmd.Context(), m.LogDir(), follow, func(r logging.Record) error {
 			switch {
 			case !filter.shows(r):
 				return nil
@@ -83,7 +83,7 @@ there when the server runs with --log-level=debug. The logs of pods are shown by
 				return err
 			}
 			return r.WriteText(e.stdout)
-		}), s)
+		}), m)
 	}
 	return cmd
 }
@@ -96,9 +96,9 @@ func (f logFilter) shows(r logging.Record) bool {
 
 // findComponent returns the name in the log of the component that is called name. A component that has not
 // logged anything is known while it runs.
-func findComponent(ctx context.Context, s *settings.Settings, name string) (string, error) {
+func findComponent(ctx context.Context, m *machine.Machine, name string) (string, error) {
 	known := logging.Components()
-	err := logging.Read(ctx, s.LogDir(), false, func(r logging.Record) error {
+	err := logging.Read(ctx, m.LogDir(), false, func(r logging.Record) error {
 		if r.Component != "" && !slices.Contains(known, r.Component) {
 			known = append(known, r.Component)
 		}
@@ -107,7 +107,7 @@ func findComponent(ctx context.Context, s *settings.Settings, name string) (stri
 	if err != nil {
 		return "", err
 	}
-	if r, err := askStatus(ctx, s.StatusSocket()); err == nil {
+	if r, err := m.Status(ctx); err == nil {
 		for _, c := range r.Components {
 			known = append(known, c.Name)
 		}
@@ -122,10 +122,10 @@ func findComponent(ctx context.Context, s *settings.Settings, name string) (stri
 }
 
 // logHint adds what to do to an error of a log that is not there or not ours.
-func logHint(err error, s *settings.Settings) error {
+func logHint(err error, m *machine.Machine) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("no log in %s: since this machine was started, mote has not run, or could not start; \"mote server\" starts it, or says why not", s.LogDir())
+		return fmt.Errorf("no log in %s: since this machine was started, mote has not run, or could not start; \"mote server\" starts it, or says why not", m.LogDir())
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; try \"sudo mote logs\"", err)
 	}

@@ -1,8 +1,7 @@
 // Command mote runs a whole Kubernetes node in one process and is the client for it.
 //
-// The package owns settings (flags, environment, configuration files), the verbs, one file for
-// each, and the order in which the parts of a node start. What the parts do lies in the packages
-// server, agent, datastore and sandbox; this package hands plain values from one to the other.
+// The package owns the verbs, one file for each: they parse, call and print. What a node is and does lies in package machine, clusters
+// of "mote run" in package sandbox.
 //
 // Reading starts at run below, then at the verb's file: "mote server" is server.go.
 package main
@@ -15,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/mote-k8s/mote/machine"
 )
 
 func main() {
@@ -30,6 +31,14 @@ type env struct {
 	getenv         func(string) string
 	environ        []string // NAME=value, for names that are misspelt
 }
+
+// machine is what the package of that name needs of e.
+func (e *env) machine() machine.Env {
+	return machine.Env{Args: e.args, Stderr: e.stderr, Terminal: isTerminal(e.stderr), Getenv: e.lookUp, Steps: newSteps(e)}
+}
+
+// lookUp is getenv for callers that keep it: a sandbox that is entered later counts too.
+func (e *env) lookUp(name string) string { return e.getenv(name) }
 
 // exitError ends the program with a code of its own. A nil err prints nothing: it has been said.
 type exitError struct {

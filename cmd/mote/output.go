@@ -84,8 +84,8 @@ type steps struct {
 
 func newSteps(e *env) *steps { return &steps{w: e.stderr, terminal: isTerminal(e.stderr)} }
 
-// do runs one step. On a terminal its line gets a tick or a cross; elsewhere it is printed when done.
-func (s *steps) do(what string, step func() error) error {
+// Do runs one step. On a terminal its line gets a tick or a cross; elsewhere it is printed when done.
+func (s *steps) Do(what string, step func() error) error {
 	if s.terminal {
 		fmt.Fprintf(s.w, "   %s", what)
 	}
@@ -116,10 +116,10 @@ func (s *steps) long(what string, quiet bool, work func(progress func(done, all 
 		return work(func(int64, int64) {})
 	}
 	if !s.terminal {
-		return s.do(what, func() error { return work(func(int64, int64) {}) })
+		return s.Do(what, func() error { return work(func(int64, int64) {}) })
 	}
 	b := &bar{w: s.w, terminal: true}
-	return s.do(what, func() error {
+	return s.Do(what, func() error {
 		return work(func(done, all int64) { b.show(what, done, all) })
 	})
 }

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write docs/reference instead of compari
 func TestReference(t *testing.T) {
 	const page = "../../docs/reference/commands.md"
 	var b bytes.Buffer
-	b.WriteString("# Commands\n\n<!-- Made from the verbs' help by \"go test ./cmd/mote/... -run TestReference -update\". -->\n\n" +
+	b.WriteString("# Commands\n\n<!-- Made from the verbs' help by \"go test ./cmd/mote -run TestReference -update\". -->\n\n" +
 		"What the flags that are settings mean, and where else they can be set: [settings](settings.md).\n")
 	writeReference(&b, newRootCommand(testEnv()))
 	if *update {
@@ -26,7 +26,7 @@ func TestReference(t *testing.T) {
 	}
 	is, err := os.ReadFile(page)
 	require.NoError(t, err)
-	require.Equal(t, b.String(), string(is), "docs/reference/commands.md is stale; run: go test ./cmd/mote/... -run TestReference -update")
+	require.Equal(t, b.String(), string(is), "docs/reference/commands.md is stale; run: go test ./cmd/mote -run TestReference -update")
 }
 
 func writeReference(b *bytes.Buffer, cmd *cobra.Command) {

@@ -10,8 +10,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/version"
+	"github.com/mote-k8s/mote/machine"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // Groups of verbs in "mote --help", in their order.
@@ -89,7 +90,7 @@ func newRootCommand(e *env) *cobra.Command {
 
 // withSettings registers the settings that the table gives to verb, with completion, and returns a
 // function that loads them once the flags are parsed.
-func withSettings(cmd *cobra.Command, e *env, verb string) func() (*settings.Settings, error) {
+func withSettings(cmd *cobra.Command, e *env, verb string) func() (*machine.Machine, error) {
 	loader := settings.Register(cmd.Flags(), verb)
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if settings.Section(f) == "" || f.Value.Type() == "path" || f.Value.Type() == "string" {
@@ -103,19 +104,19 @@ func withSettings(cmd *cobra.Command, e *env, verb string) func() (*settings.Set
 	})
 	var sandbox string
 	if !slices.Contains(sandboxVerbs(), verb) {
-		return func() (*settings.Settings, error) { return loadSettings(e, loader) }
+		return func() (*machine.Machine, error) { return loadSettings(e, loader) }
 	}
 	cmd.Flags().StringVar(&sandbox, sandboxFlag, "", "ask the cluster of \"mote run\" with this `name`")
-	return func() (*settings.Settings, error) {
+	return func() (*machine.Machine, error) {
 		if sandbox != "" && cmd.Flags().Changed("run-dir") {
 			return nil, fmt.Errorf("%s: --%s and --run-dir exclude each other", cmd.Name(), sandboxFlag)
 		}
-		s, err := loadSettings(e, loader)
+		m, err := loadSettings(e, loader)
 		if err != nil {
 			return nil, err
 		}
-		if changed, err := useSandbox(e, sandbox, s); err != nil || !changed {
-			return s, err
+		if changed, err := useSandbox(e, sandbox, m); err != nil || !changed {
+			return m, err
 		}
 		return loadSettings(e, loader)
 	}
@@ -123,15 +124,19 @@ func withSettings(cmd *cobra.Command, e *env, verb string) func() (*settings.Set
 
 // ambientSettings loads the settings of a verb whose flags are all somebody else's: from the
 // environment and the files.
-func ambientSettings(e *env) (*settings.Settings, error) {
+func ambientSettings(e *env) (*machine.Machine, error) {
 	return loadSettings(e, settings.Register(pflag.NewFlagSet("", pflag.ContinueOnError), ""))
 }
 
-func loadSettings(e *env, loader *settings.Loader) (*settings.Settings, error) {
+func loadSettings(e *env, loader *settings.Loader) (*machine.Machine, error) {
 	if err := settings.CheckEnviron(e.environ); err != nil {
 		return nil, err
 	}
-	return loader.Load(e.getenv)
+	s, err := loader.Load(e.getenv)
+	if err != nil {
+		return nil, err
+	}
+	return machine.New(s, e.machine()), nil
 }
 
 // noArgs refuses arguments in one line.

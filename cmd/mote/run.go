@@ -16,7 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mote-k8s/mote/agent"
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine"
+	"github.com/mote-k8s/mote/machine/settings"
 	"github.com/mote-k8s/mote/sandbox"
 )
 
@@ -80,7 +81,7 @@ variables do not apply to it; the flags below do.`,
 		if len(args) > 0 && (cmd.ArgsLenAtDash() != 0 || o.list) {
 			return misplacedCommand(cmd, args, o.list)
 		}
-		if err := requireRoot("run"); err != nil {
+		if err := machine.RequireRoot("run"); err != nil {
 			return err
 		}
 		if o.list {
@@ -148,7 +149,7 @@ func runSandbox(ctx context.Context, e *env, o *runOptions, cfg sandbox.Config, 
 	defer signal.Stop(signals)
 
 	// COMMAND finds the API on a port of the loopback.
-	if err := setProxy(e, &settings.Settings{}, loopbackTargets()); err != nil {
+	if err := machine.BypassLoopback(e.machine()); err != nil {
 		return err
 	}
 	s, err := startSandbox(ctx, cfg, signals)

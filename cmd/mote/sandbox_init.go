@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/machine"
 	"github.com/mote-k8s/mote/sandbox"
 )
 
@@ -36,5 +37,5 @@ func becomeServer(ctx context.Context, e *env) error {
 		return err
 	}
 	// A sandbox has the default directories: this machine's settings do not apply in it.
-	return execUnderInit(ctx, layout.Data(layout.DefaultData).Payload(), argv, environ)
+	return machine.ExecUnderInit(ctx, layout.Data(layout.DefaultData).Payload(), argv, environ)
 }

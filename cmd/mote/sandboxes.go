@@ -10,7 +10,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine"
+	"github.com/mote-k8s/mote/machine/settings"
 	"github.com/mote-k8s/mote/sandbox"
 )
 
@@ -42,7 +43,7 @@ func listSandboxes(e *env, quiet bool) error {
 
 // useSandbox points the verb at the sandbox called name. Without a name it points it at the only sandbox of the
 // machine, and says so, if nothing else can be meant: no setting or variable names a cluster, and this machine has none.
-func useSandbox(e *env, name string, s *settings.Settings) (changed bool, err error) {
+func useSandbox(e *env, name string, m *machine.Machine) (changed bool, err error) {
 	if name != "" {
 		found, err := sandbox.Find(name)
 		if errors.Is(err, fs.ErrPermission) {
@@ -53,7 +54,7 @@ func useSandbox(e *env, name string, s *settings.Settings) (changed bool, err er
 		}
 		return true, e.enter(found)
 	}
-	if !elsewhereImpossible(e, s) {
+	if !elsewhereImpossible(e, m) {
 		return false, nil
 	}
 	all, err := sandbox.List()
@@ -72,16 +73,16 @@ func useSandbox(e *env, name string, s *settings.Settings) (changed bool, err er
 }
 
 // elsewhereImpossible reports whether neither the settings nor the machine name another cluster.
-func elsewhereImpossible(e *env, s *settings.Settings) bool {
+func elsewhereImpossible(e *env, m *machine.Machine) bool {
 	for _, name := range []string{"KUBECONFIG", "MOTE_SANDBOX", "CONTAINERD_ADDRESS"} {
 		if e.getenv(name) != "" {
 			return false
 		}
 	}
-	if s.RunDir != settings.Default("run-dir") || s.DataDir != settings.Default("data-dir") {
+	if m.RunDir != settings.Default("run-dir") || m.DataDir != settings.Default("data-dir") {
 		return false
 	}
-	return absent(s.StatusSocket()) && absent(s.Kubeconfig()) && absent(s.LogDir())
+	return absent(m.StatusSocket()) && absent(m.Kubeconfig()) && absent(m.LogDir())
 }
 
 func absent(path string) bool {

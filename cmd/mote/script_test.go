@@ -15,9 +15,10 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/internal/limit"
+	"github.com/mote-k8s/mote/machine"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // TestMain makes this test the program mote for the scripts below testdata, under each of its names,
@@ -69,12 +70,12 @@ func listenMain(address string, argv []string) int {
 
 // holdMain is the program "hold DIR COMMAND...": it runs COMMAND while it has the data directory.
 func holdMain(dir string, argv []string) int {
-	lock, err := lockDataDir(dir)
+	lock, err := machine.New(&settings.Settings{DataDir: dir}, machine.Env{}).HoldStore()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "hold:", err)
 		return 2
 	}
-	defer lock.close()
+	defer lock.Close()
 	return runChild(argv)
 }
 
@@ -83,19 +84,19 @@ func issueMain(args []string) int {
 	fs := pflag.NewFlagSet("issue", pflag.ContinueOnError)
 	loader := settings.Register(fs, "server")
 	err := fs.Parse(args)
-	var s *settings.Settings
+	var m *machine.Machine
 	if err == nil {
-		s, err = loader.Load(os.Getenv)
+		m, err = loadSettings(&env{getenv: os.Getenv}, loader)
 	}
 	if err == nil {
-		s, _, err = withNodeName(s)
+		m, _, err = m.Named()
 	}
 	var store *datastore.Datastore
 	if err == nil {
-		store, err = openStore(s, s.DatastoreSocket())
+		store, err = m.OpenStore(m.DatastoreSocket())
 	}
 	if err == nil {
-		_, err = prepare(s, store, limit.New(), 0)
+		_, err = m.Prepare(store, limit.New(), 0)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "issue:", err)
@@ -108,7 +109,7 @@ func issueMain(args []string) int {
 func putMain(endpoint, key, value string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err := withConnection(endpoint, func(conn *grpc.ClientConn) error {
+	err := machine.WithConnection(endpoint, func(conn *grpc.ClientConn) error {
 		_, err := etcdserverpb.NewKVClient(conn).Put(ctx,
 			&etcdserverpb.PutRequest{Key: []byte(key), Value: []byte(value)}, grpc.WaitForReady(true))
 		return err

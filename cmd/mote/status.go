@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mote-k8s/mote/internal/component"
+	"github.com/mote-k8s/mote/machine"
 )
 
 // newStatusCommand returns the verb that says how the mote of this machine is.
@@ -25,12 +26,12 @@ func newStatusCommand(e *env) *cobra.Command {
 	output := outputFlag(cmd, "yaml")
 	load := withSettings(cmd, e, cmd.Name())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := load()
+		m, err := load()
 		if err != nil {
 			return err
 		}
-		r, err := askRunning(cmd.Context(), s.StatusSocket())
-		if errors.Is(err, errNotRunning) && output.document() {
+		r, err := m.Status(cmd.Context())
+		if errors.Is(err, machine.ErrNotRunning) && output.document() {
 			return errors.Join(output.print(e.stdout, map[string]bool{"running": false}), &exitError{code: 1})
 		}
 		if err != nil {
@@ -39,7 +40,7 @@ func newStatusCommand(e *env) *cobra.Command {
 		if output.document() {
 			err = output.print(e.stdout, struct {
 				Running bool `json:"running"`
-				report
+				machine.Report
 			}{true, r})
 		} else {
 			err = printStatus(e.stdout, r, time.Now())
@@ -52,7 +53,7 @@ func newStatusCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-func printStatus(w io.Writer, r report, now time.Time) error {
+func printStatus(w io.Writer, r machine.Report, now time.Time) error {
 	fmt.Fprintf(w, "mote %s, pid %d, up %s, data in %s\n\n", r.Version.Mote, r.PID, age(now, r.Started), r.DataDir)
 	if err := printOverview(w, r, now); err != nil {
 		return err
@@ -83,7 +84,7 @@ func printStatus(w io.Writer, r report, now time.Time) error {
 	}
 	printPods(w, r.Overview.Pods)
 	for _, one := range r.Repairs {
-		fmt.Fprintf(w, "\ndatastore repaired %s ago: %s\n", age(now, one.Time), repairText(one))
+		fmt.Fprintf(w, "\ndatastore repaired %s ago: %s\n", age(now, one.Time), machine.RepairText(one))
 	}
 	return nil
 }
@@ -101,7 +102,7 @@ func missing(c component.Status) string {
 }
 
 // notReady is the verb's outcome: nil, or which parts are not ready.
-func notReady(r report, quiet bool) error {
+func notReady(r machine.Report, quiet bool) error {
 	if r.Ready {
 		return nil
 	}

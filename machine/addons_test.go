@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"testing"
@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mote-k8s/mote/addons"
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // TestEveryAddonCanBeDisabled: the settings do not link the addons, so they have names of their own.

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"errors"
@@ -20,23 +20,23 @@ import (
 // and some air, in bytes.
 const minFree = 64 << 20
 
-// dataDirLock says whose a data directory is: the running mote holds an open file description lock on the file "lock" in
+// Lock says whose a data directory is: the running mote holds an open file description lock on the file "lock" in
 // it, which the kernel drops however the process ends. The file holds its pid, for people.
-type dataDirLock struct {
+type Lock struct {
 	file *os.File
 	dir  string
 	made bool // the directory was not there before
 }
 
 // lockDataDir looks at the disk of directory dir, makes dir if need be, and takes it or says who has it.
-func lockDataDir(dir string) (*dataDirLock, error) {
+func lockDataDir(dir string) (*Lock, error) {
 	if err := checkSpace(dir); err != nil {
 		return nil, err
 	}
 	_, err := os.Stat(dir)
 	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, diskHint(fmt.Errorf("make data directory: %w", err))
+		return nil, DiskHint(fmt.Errorf("make data directory: %w", err))
 	}
 	l, err := takeLock(dir)
 	if err != nil {
@@ -45,20 +45,20 @@ func lockDataDir(dir string) (*dataDirLock, error) {
 	l.made = made
 	if err := l.writePID(); err != nil {
 		l.undo()
-		return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
+		return nil, DiskHint(fmt.Errorf("lock data directory: %w", err))
 	}
 	return l, nil
 }
 
 // takeLock takes the lock of dir. It works on a full disk, where reset is needed most.
-func takeLock(dir string) (*dataDirLock, error) {
+func takeLock(dir string) (*Lock, error) {
 	path := layout.Data(dir).Lock()
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			return nil, diskHint(fmt.Errorf("lock data directory: %w", err))
+			return nil, DiskHint(fmt.Errorf("lock data directory: %w", err))
 		}
-		l := &dataDirLock{file: f, dir: dir}
+		l := &Lock{file: f, dir: dir}
 		current, err := l.claim()
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
@@ -71,7 +71,7 @@ func takeLock(dir string) (*dataDirLock, error) {
 }
 
 // claim takes the lock and tells whether the file is still the one that others would look at.
-func (l *dataDirLock) claim() (current bool, err error) {
+func (l *Lock) claim() (current bool, err error) {
 	err = unix.FcntlFlock(l.file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 	if errors.Is(err, unix.EAGAIN) {
 		return false, inUse(l.dir, pidIn(l.file.Name()))
@@ -88,15 +88,15 @@ func (l *dataDirLock) claim() (current bool, err error) {
 	}
 	// The pid of a former holder may be somebody else's by now.
 	if err := l.file.Truncate(0); err != nil {
-		return false, diskHint(fmt.Errorf("lock data directory: %w", err))
+		return false, DiskHint(fmt.Errorf("lock data directory: %w", err))
 	}
 	return true, nil
 }
 
 // undo gives the lock back and leaves no trace of it, unless the directory is in use already. It tells whether
 // there is no trace.
-func (l *dataDirLock) undo() bool {
-	defer l.close()
+func (l *Lock) undo() bool {
+	defer l.Close()
 	entries, err := os.ReadDir(l.dir)
 	if err != nil || len(entries) != 1 || os.Remove(l.file.Name()) != nil {
 		return false
@@ -107,12 +107,13 @@ func (l *dataDirLock) undo() bool {
 	return true
 }
 
-func (l *dataDirLock) writePID() error {
+func (l *Lock) writePID() error {
 	_, err := l.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	return err
 }
 
-func (l *dataDirLock) close() error { return l.file.Close() }
+// Close gives the data directory back.
+func (l *Lock) Close() error { return l.file.Close() }
 
 // checkSpace refuses a first start that would run out of disk halfway. A later start is let pass:
 // the kubelet may then free space, which nobody else would.
@@ -134,6 +135,9 @@ func checkSpace(dir string) error {
 // until it becomes another program.
 const dying = 5 * time.Second
 
+// Holder returns the process ID of the mote that runs on the data directory, or 0.
+func (m *Machine) Holder() (pid int, err error) { return holderOf(m.DataDir) }
+
 // holderOf returns the pid of the mote that runs on data directory dir, 0 when none does. For one that was killed a moment
 // ago it waits.
 func holderOf(dir string) (pid int, err error) {
@@ -152,7 +156,7 @@ func lockHolder(dir string) (int, error) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, diskHint(fmt.Errorf("look at the lock: %w", err))
+		return 0, DiskHint(fmt.Errorf("look at the lock: %w", err))
 	}
 	defer f.Close()
 	// Asked for and not taken: whoever looks must not keep a mote from starting.
@@ -183,8 +187,8 @@ func pidIn(path string) string {
 	return "unknown"
 }
 
-// diskHint adds what to do to an error of a full, read-only or foreign disk that does not say it.
-func diskHint(err error) error {
+// DiskHint adds what to do to an error of a full, read-only or foreign disk that does not say it.
+func DiskHint(err error) error {
 	switch {
 	case err == nil || strings.Contains(err.Error(), "--data-dir"):
 		return err

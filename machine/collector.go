@@ -1,4 +1,4 @@
-package main
+package machine
 
 import "runtime/debug"
 
@@ -10,8 +10,8 @@ const (
 )
 
 // settle trades the speed of the start for the memory of the years after it.
-func settle(e *env) {
-	if e.getenv("GOGC") == "" {
+func settle(getenv func(string) string) {
+	if getenv("GOGC") == "" {
 		debug.SetGCPercent(idleGCPercent)
 	}
 	debug.FreeOSMemory()

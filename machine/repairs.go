@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/reference"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
@@ -23,15 +22,15 @@ const maxEvent = 1024
 
 // tellRepairs makes the repairs of the datastore events of the node, and has them forgotten then: also those that a verb did on a mote that
 // was stopped.
-func tellRepairs(ctx context.Context, s *settings.Settings, store *datastore.Datastore) {
+func (m *Machine) tellRepairs(ctx context.Context, store *datastore.Datastore) {
 	repairs := store.Repairs()
 	if len(repairs) == 0 {
 		return
 	}
 	for _, r := range repairs {
-		slog.Warn("datastore was repaired", "component", "mote", "at", r.Time, "what", repairText(r))
+		slog.Warn("datastore was repaired", "component", "mote", "at", r.Time, "what", RepairText(r))
 	}
-	err := sendRepairs(ctx, s, repairs)
+	err := m.sendRepairs(ctx, repairs)
 	if err == nil {
 		err = store.RepairsReported()
 	}
@@ -40,25 +39,25 @@ func tellRepairs(ctx context.Context, s *settings.Settings, store *datastore.Dat
 	}
 }
 
-func sendRepairs(ctx context.Context, s *settings.Settings, repairs []rescue.Repair) error {
-	cfg, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig())
+func (m *Machine) sendRepairs(ctx context.Context, repairs []rescue.Repair) error {
+	cfg, err := clientcmd.BuildConfigFromFlags("", m.Kubeconfig())
 	if err != nil {
 		return fmt.Errorf("read kubeconfig: %w", err)
 	}
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
-		return fmt.Errorf("make client for %s: %w", s.Kubeconfig(), err)
+		return fmt.Errorf("make client for %s: %w", m.Kubeconfig(), err)
 	}
-	node, err := client.CoreV1().Nodes().Get(ctx, s.NodeName, metav1.GetOptions{})
+	node, err := client.CoreV1().Nodes().Get(ctx, m.NodeName, metav1.GetOptions{})
 	if err != nil {
-		return fmt.Errorf("get node %s: %w", s.NodeName, err)
+		return fmt.Errorf("get node %s: %w", m.NodeName, err)
 	}
 	ref, err := reference.GetReference(scheme.Scheme, node)
 	if err != nil {
-		return fmt.Errorf("refer to node %s: %w", s.NodeName, err)
+		return fmt.Errorf("refer to node %s: %w", m.NodeName, err)
 	}
 	for _, r := range repairs {
-		text := repairText(r)
+		text := RepairText(r)
 		// Not through a recorder: what is told must be known to have been.
 		_, err := client.CoreV1().Events(metav1.NamespaceDefault).Create(ctx, &corev1.Event{
 			ObjectMeta:     metav1.ObjectMeta{GenerateName: node.Name + ".", Namespace: metav1.NamespaceDefault},
@@ -68,14 +67,14 @@ func sendRepairs(ctx context.Context, s *settings.Settings, repairs []rescue.Rep
 			FirstTimestamp: metav1.NewTime(r.Time), LastTimestamp: metav1.Now(), Count: 1,
 		}, metav1.CreateOptions{})
 		if err != nil {
-			return fmt.Errorf("make an event of node %s: %w", s.NodeName, err)
+			return fmt.Errorf("make an event of node %s: %w", m.NodeName, err)
 		}
 	}
 	return nil
 }
 
-// repairText is a repair for people.
-func repairText(r rescue.Repair) string {
+// RepairText is a repair for people.
+func RepairText(r rescue.Repair) string {
 	text := r.What
 	if r.Lost != "" {
 		text += "; lost: " + r.Lost

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"cmp"
@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // The variables that name proxies, as Go and most programs read them. Programs differ in the case that they prefer, so
@@ -20,31 +20,38 @@ const (
 	noProxyVariable    = "NO_PROXY"
 )
 
-// bypassProxy adds the cluster of s and the given hosts to NO_PROXY, so that a proxy gets pulls of images and other requests
+// BypassProxy adds the cluster of m and the hosts of servers, which are names or URLs, to NO_PROXY, so that a proxy gets pulls of images and other requests
 // to the outside, and nothing that stays on this machine. It also puts the proxy settings of s into the environment.
 // net/http reads these variables once, at the first request of the process: call it before any client exists.
-func bypassProxy(e *env, s *settings.Settings, hosts ...string) error {
-	return setProxy(e, s, append(directTargets(s), hosts...))
+func (m *Machine) BypassProxy(servers ...string) error {
+	targets := m.directTargets()
+	for _, server := range servers {
+		targets = append(targets, hostOf(server))
+	}
+	return m.setProxy(targets)
 }
+
+// BypassLoopback adds this machine's loopback to NO_PROXY, for what reaches a cluster there.
+func BypassLoopback(e Env) error { return New(&settings.Settings{}, e).setProxy(loopbackTargets()) }
 
 // loopbackTargets keeps requests to this machine off a proxy, in the syntax of NO_PROXY. Not every program reads networks.
 func loopbackTargets() []string { return []string{"localhost", "127.0.0.1", "127.0.0.0/8", "::1"} }
 
 // directTargets lists what the cluster's own traffic goes to, in the syntax of NO_PROXY: networks, addresses and names,
 // where a name with a leading dot stands for all names below it.
-func directTargets(s *settings.Settings) []string {
+func (m *Machine) directTargets() []string {
 	targets := append(loopbackTargets(),
-		s.ClusterCIDR.String(), s.ServiceCIDR.String(),
-		".svc", "."+s.ClusterDomain,
-		nodeIP(s).String(),
+		m.ClusterCIDR.String(), m.ServiceCIDR.String(),
+		".svc", "."+m.ClusterDomain,
+		m.nodeIP().String(),
 	)
-	if s.NodeName != "" { // clients on the machine call the API alone
-		targets = append(targets, s.NodeName)
+	if m.NodeName != "" { // clients on the machine call the API alone
+		targets = append(targets, m.NodeName)
 	}
-	if s.LoadBalancerPool.IsValid() {
-		targets = append(targets, s.LoadBalancerPool.String())
+	if m.LoadBalancerPool.IsValid() {
+		targets = append(targets, m.LoadBalancerPool.String())
 	}
-	if a := s.HTTPSListenAddress; a.IsValid() && !a.IsUnspecified() {
+	if a := m.HTTPSListenAddress; a.IsValid() && !a.IsUnspecified() {
 		targets = append(targets, a.String())
 	}
 	return targets
@@ -52,18 +59,18 @@ func directTargets(s *settings.Settings) []string {
 
 // setProxy sets the proxy variables of this process and of what it starts: to the settings where there are some, and with direct
 // added to NO_PROXY. Without a proxy it changes nothing.
-func setProxy(e *env, s *settings.Settings, direct []string) error {
+func (m *Machine) setProxy(direct []string) error {
 	lookUp := func(setting, name string) string {
-		return cmp.Or(setting, e.getenv(name), e.getenv(strings.ToLower(name)))
+		return cmp.Or(setting, m.env.Getenv(name), m.env.Getenv(strings.ToLower(name)))
 	}
 	values := map[string]string{
-		httpProxyVariable:  lookUp(s.HTTPProxy, httpProxyVariable),
-		httpsProxyVariable: lookUp(s.HTTPSProxy, httpsProxyVariable),
+		httpProxyVariable:  lookUp(m.HTTPProxy, httpProxyVariable),
+		httpsProxyVariable: lookUp(m.HTTPSProxy, httpsProxyVariable),
 	}
 	if values[httpProxyVariable] == "" && values[httpsProxyVariable] == "" {
 		return nil
 	}
-	values[noProxyVariable] = extendNoProxy(lookUp(strings.Join(s.NoProxy, ","), noProxyVariable), direct)
+	values[noProxyVariable] = extendNoProxy(lookUp(strings.Join(m.NoProxy, ","), noProxyVariable), direct)
 	for name, value := range values {
 		if value == "" {
 			continue
@@ -99,9 +106,9 @@ func extendNoProxy(list string, targets []string) string {
 }
 
 // logProxy logs the proxy that pulls of images will use, without its password.
-func logProxy(e *env) {
+func logProxy(getenv func(string) string) {
 	for _, name := range []string{httpsProxyVariable, httpProxyVariable} {
-		value := e.getenv(name)
+		value := getenv(name)
 		if value == "" {
 			continue
 		}
@@ -110,7 +117,7 @@ func logProxy(e *env) {
 			shown = u.Redacted()
 		}
 		slog.Info("requests to the outside use a proxy, the cluster's own do not", "component", "mote",
-			"variable", name, "proxy", shown, "except", e.getenv(noProxyVariable))
+			"variable", name, "proxy", shown, "except", getenv(noProxyVariable))
 		return
 	}
 }

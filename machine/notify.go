@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"log/slog"
@@ -11,8 +11,8 @@ type serviceManager struct{ socket string }
 
 // newServiceManager takes the socket out of the environment: a runc that inherited it would wait for
 // each container to notify.
-func newServiceManager(e *env) *serviceManager {
-	m := &serviceManager{e.getenv("NOTIFY_SOCKET")}
+func newServiceManager(e Env) *serviceManager {
+	m := &serviceManager{e.Getenv("NOTIFY_SOCKET")}
 	if err := os.Unsetenv("NOTIFY_SOCKET"); err != nil {
 		slog.Warn("NOTIFY_SOCKET stays set", "component", "mote", "err", err)
 	}

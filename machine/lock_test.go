@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"fmt"
@@ -27,13 +27,13 @@ func TestLockIsHeldOnce(t *testing.T) {
 	_, err = lockDataDir(dir)
 	require.ErrorContains(t, err, "is in use by mote (pid ")
 
-	require.NoError(t, lock.close())
+	require.NoError(t, lock.Close())
 	pid, err = holderOf(dir)
 	require.NoError(t, err)
 	require.Zero(t, pid, "the file stays, the lock does not")
 	lock, err = lockDataDir(dir)
 	require.NoError(t, err)
-	require.NoError(t, lock.close())
+	require.NoError(t, lock.Close())
 }
 
 // TestHolderThatWasKilled: its pid is nobody's any more, and its lock goes a moment later.
@@ -45,7 +45,7 @@ func TestHolderThatWasKilled(t *testing.T) {
 	require.NoError(t, ended.Run())
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "lock"), fmt.Appendln(nil, ended.Process.Pid), 0o600))
 	released := make(chan error, 1)
-	time.AfterFunc(100*time.Millisecond, func() { released <- lock.close() })
+	time.AfterFunc(100*time.Millisecond, func() { released <- lock.Close() })
 	pid, err := holderOf(dir)
 	require.NoError(t, err)
 	require.Zero(t, pid)

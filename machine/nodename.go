@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"crypto/x509"
@@ -11,10 +11,10 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/durable"
 	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/regular"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // maxNameFile bounds the files that hold a node's name, in bytes: a certificate takes some 2 KiB.
@@ -24,26 +24,25 @@ const maxNameFile = 64 << 10
 const namelessHost = "mote"
 
 // nodeNameFile holds the name of the node that the data directory belongs to. It may be edited while mote is stopped, to rename the node.
-func nodeNameFile(s *settings.Settings) string { return layout.Data(s.DataDir).NodeName() }
+func (m *Machine) nodeNameFile() string { return layout.Data(m.DataDir).NodeName() }
 
-// withNodeName returns s with the name of its node. A data directory belongs to one node for good: pods, volumes and leases name it. So
+// Named returns m with the name of its node. A data directory belongs to one node for good: pods, volumes and leases name it. So
 // the name that the directory has counts, then the setting, then the host's name. note says why the node is not called
 // as the host is; it is empty if there is nothing to explain.
-func withNodeName(s *settings.Settings) (named *settings.Settings, note string, err error) {
-	recorded, err := recordedNodeName(s)
+func (m *Machine) Named() (named *Machine, note string, err error) {
+	recorded, err := m.recordedNodeName()
 	if err != nil {
 		return nil, "", err
 	}
-	n := *s
-	named = &n
+	named = m.with(func(*settings.Settings) {})
 	switch {
-	case recorded == "" && s.NodeName != "":
+	case recorded == "" && m.NodeName != "":
 		return named, "", nil
-	case recorded != "" && s.NodeName != "" && s.NodeName != recorded:
+	case recorded != "" && m.NodeName != "" && m.NodeName != recorded:
 		return nil, "", fmt.Errorf("node-name is %q, but the data directory %s belongs to node %q: drop the setting; or, to rename the node, "+
 			"write %[1]s into %[4]s and, once it runs, forget the old one with \"mote kubectl delete node %[3]s\" (volumes of class local stay with that)",
-			s.NodeName, s.DataDir, recorded, nodeNameFile(s))
-	case recorded != "" && s.NodeName != "":
+			m.NodeName, m.DataDir, recorded, m.nodeNameFile())
+	case recorded != "" && m.NodeName != "":
 		return named, "", nil
 	}
 	host, err := os.Hostname()
@@ -53,7 +52,7 @@ func withNodeName(s *settings.Settings) (named *settings.Settings, note string, 
 	if recorded != "" {
 		named.NodeName = recorded
 		if !strings.EqualFold(host, recorded) && !(nameless(host) && recorded == namelessHost) {
-			note = fmt.Sprintf("the host is called %q now; the node keeps the name %s, which the data directory %s belongs to", host, recorded, s.DataDir)
+			note = fmt.Sprintf("the host is called %q now; the node keeps the name %s, which the data directory %s belongs to", host, recorded, m.DataDir)
 		}
 		return named, note, nil
 	}
@@ -61,23 +60,23 @@ func withNodeName(s *settings.Settings) (named *settings.Settings, note string, 
 	return named, note, err
 }
 
-// clusterName is what kubeconfigs call the cluster of s, which has its node's name.
-func clusterName(s *settings.Settings) string {
+// KubeconfigName is what kubeconfigs call the cluster of m, which has its node's name.
+func (m *Machine) KubeconfigName() string {
 	switch {
-	case s.ClusterName != "":
-		return s.ClusterName
-	case s.NodeName == namelessHost:
+	case m.ClusterName != "":
+		return m.ClusterName
+	case m.NodeName == namelessHost:
 		return namelessHost
 	}
-	return "mote-" + s.NodeName
+	return "mote-" + m.NodeName
 }
 
-// nodeNameOf returns the name of the node of s for a text; where it cannot be had the start of mote says why.
-func nodeNameOf(s *settings.Settings) string {
-	if named, _, err := withNodeName(s); err == nil {
+// NodeNameOf returns the name of the node of s for a text; where it cannot be had the start of mote says why.
+func (m *Machine) NodeNameOf() string {
+	if named, _, err := m.Named(); err == nil {
 		return named.NodeName
 	}
-	return s.NodeName
+	return m.NodeName
 }
 
 // hostNodeName makes a node's name of a host's.
@@ -103,11 +102,11 @@ func nameless(host string) bool {
 
 // recordedNodeName returns the name of the node that the data directory belongs to, or "" before the first start. Directories from
 // before there was a file for it have the name in the kubelet's certificate alone.
-func recordedNodeName(s *settings.Settings) (string, error) {
-	path := nodeNameFile(s)
+func (m *Machine) recordedNodeName() (string, error) {
+	path := m.nodeNameFile()
 	data, err := regular.ReadFile(path, maxNameFile)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // what is wrong with the directory is found when it is locked
-		return certifiedNodeName(filepath.Join(credentialsDir(s), "kubelet-client.crt"))
+		return certifiedNodeName(filepath.Join(m.credentialsDir(), "kubelet-client.crt"))
 	}
 	if err != nil {
 		return "", fmt.Errorf("read the node's name: %w", err)
@@ -144,12 +143,12 @@ func certifiedNodeName(path string) (string, error) {
 }
 
 // recordNodeName keeps the node's name for all later starts.
-func recordNodeName(s *settings.Settings) error {
-	path := nodeNameFile(s)
-	if data, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(data)) == s.NodeName {
+func (m *Machine) recordNodeName() error {
+	path := m.nodeNameFile()
+	if data, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(data)) == m.NodeName {
 		return nil
 	}
-	if err := durable.WriteFile(path, []byte(s.NodeName+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(path, []byte(m.NodeName+"\n"), 0o600); err != nil {
 		return fmt.Errorf("keep the node's name: %w", err)
 	}
 	return nil

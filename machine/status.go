@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"context"
@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/version"
@@ -26,25 +25,25 @@ import (
 // it is for the node's state, which an apiserver under load may be slow to tell.
 const statusTimeout = 3 * time.Second
 
-// report is the JSON document that a running mote serves at /status on its status socket.
-type report struct {
+// Report is the JSON document that a running mote serves at /status on its status socket.
+type Report struct {
 	Version    version.Info       `json:"version"`
 	PID        int                `json:"pid"`
 	Started    time.Time          `json:"started"`
 	DataDir    string             `json:"dataDir"`
 	Ready      bool               `json:"ready"`
-	Node       nodeState          `json:"node"`
+	Node       NodeState          `json:"node"`
 	Components []component.Status `json:"components"`
-	Network    networkSettings    `json:"network"`
-	Overview   overview           `json:"overview"`
+	Network    NetworkSettings    `json:"network"`
+	Overview   Overview           `json:"overview"`
 	// NameNote says why the node is not called as its host is.
 	NameNote string `json:"nameNote,omitempty"`
 	// Repairs are what this start had to do to the datastore, and earlier ones or verbs that no server has told of.
 	Repairs []rescue.Repair `json:"repairs,omitempty"`
 }
 
-// networkSettings are those of the running mote, which its flags may have set.
-type networkSettings struct {
+// NetworkSettings are those of the running mote, which its flags may have set.
+type NetworkSettings struct {
 	CNI           string       `json:"cni"`
 	ClusterCIDR   netip.Prefix `json:"clusterCIDR"`
 	ClusterDNS    netip.Addr   `json:"clusterDNS"`
@@ -52,20 +51,20 @@ type networkSettings struct {
 }
 
 // runs tells whether the running mote has a part of that name.
-func (r report) runs(name string) bool {
+func (r Report) runs(name string) bool {
 	return slices.ContainsFunc(r.Components, func(c component.Status) bool { return c.Name == name })
 }
 
 // makeReport is what "mote status" is told.
-func makeReport(ctx context.Context, s *settings.Settings, p *parts) report {
-	r := report{
+func (m *Machine) makeReport(ctx context.Context, p *parts) Report {
+	r := Report{
 		Version:    version.Get(),
 		PID:        os.Getpid(),
 		Started:    p.started,
-		DataDir:    s.DataDir,
+		DataDir:    m.DataDir,
 		Components: p.group.Status(),
 		Repairs:    p.store.Repairs(),
-		Network:    networkSettings{s.CNI, s.ClusterCIDR, s.ClusterDNS, s.ClusterDomain},
+		Network:    NetworkSettings{m.CNI, m.ClusterCIDR, m.ClusterDNS, m.ClusterDomain},
 		NameNote:   p.nameNote,
 		Ready:      true,
 	}
@@ -75,21 +74,21 @@ func makeReport(ctx context.Context, s *settings.Settings, p *parts) report {
 	}
 	var asked sync.WaitGroup // two questions to the API, either of which may have to wait
 	asked.Go(func() { r.Node = p.watch.state(ctx) })
-	r.Overview = makeOverview(ctx, s, p.watch)
+	r.Overview = m.makeOverview(ctx, p.watch)
 	asked.Wait()
 	r.Ready = r.Ready && r.Node.Ready
 	return r
 }
 
-// statusServer serves HTTP on the status socket: GET /status returns a report, /debug/pprof/ has the profiles of this process.
+// statusServer serves HTTP on the status socket: GET /status returns a Report, /debug/pprof/ has the profiles of this process.
 type statusServer struct {
 	listener net.Listener
-	report   func(ctx context.Context) report
+	report   func(ctx context.Context) Report
 }
 
 // listenStatus makes the socket, mode 0600, in place of one that a killed mote left.
 // The data directory's lock has shown already that no other mote uses it.
-func listenStatus(path string, tell func(ctx context.Context) report) (*statusServer, error) {
+func listenStatus(path string, tell func(ctx context.Context) Report) (*statusServer, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
@@ -146,51 +145,4 @@ func (s *statusServer) handler() http.Handler {
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	return mux
-}
-
-// errNotRunning is returned by askStatus when nobody answers on the socket.
-var errNotRunning = errors.New("mote is not running")
-
-// askRunning is askStatus for verbs that can do nothing without a running mote.
-func askRunning(ctx context.Context, path string) (report, error) {
-	r, err := askStatus(ctx, path)
-	if errors.Is(err, errNotRunning) {
-		err = fmt.Errorf("%w (nobody answers on %s); start it with \"mote server\"", err, path)
-	}
-	return r, err
-}
-
-// askStatus asks the mote behind the socket path.
-func askStatus(ctx context.Context, path string) (report, error) {
-	var r report
-	var d net.Dialer
-	ctx, cancel := context.WithTimeout(ctx, 2*statusTimeout)
-	defer cancel()
-	conn, err := d.DialContext(ctx, "unix", path)
-	if errors.Is(err, os.ErrPermission) {
-		return r, fmt.Errorf("ask mote: %w; run as root", err)
-	}
-	if err != nil {
-		return r, errNotRunning
-	}
-	defer conn.Close()
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://mote/status", nil)
-	if err != nil {
-		return r, fmt.Errorf("ask mote: %w", err)
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return r, fmt.Errorf("ask mote: %w", err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return r, fmt.Errorf("read mote's answer: %s", response.Status)
-	}
-	if err := json.NewDecoder(response.Body).Decode(&r); err != nil {
-		return r, fmt.Errorf("read mote's answer: %w", err)
-	}
-	return r, nil
 }

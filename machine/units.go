@@ -1,8 +1,9 @@
-package main
+package machine
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -12,7 +13,6 @@ import (
 	"github.com/mote-k8s/mote/addons/networkpolicy"
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/payload"
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/component"
@@ -21,22 +21,22 @@ import (
 )
 
 // units is the start order. What nobody has to wait for starts at once; the stop is the reverse.
-func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *datastore.Datastore,
+func (m *Machine) units(plane *server.ControlPlane, store *datastore.Datastore,
 	node *agent.Node, watch *nodeWatch, started time.Time,
 ) []component.Unit {
-	say := &speaker{e: e, terminal: isTerminal(e.stderr), started: started}
-	ready := newNodeReady(watch, s.CNI == "none")
+	say := &speaker{stderr: m.env.Stderr, terminal: m.env.Terminal, started: started}
+	ready := newNodeReady(watch, m.CNI == "none")
 	controllers := plane.ControllerManager()
 	list := []component.Unit{
 		// The bridge has the address that the apiserver advertises and the kubelet binds.
 		{Component: node.Network()},
 		{Component: store},
 		// While the apiserver starts, the rest of the machine is made ready for pods.
-		{Component: &unpacking{root: payloadRoot(s), done: make(chan struct{})}},
+		{Component: &unpacking{root: m.payloadRoot(), done: make(chan struct{})}},
 		{Component: node.Containerd(), After: []string{"payload"}},
 		{Component: node.Images(), After: []string{"containerd"}},
 		{Component: plane.Renewal()},
-		{Component: say.when(plane.APIServer(), "API", "url", serverURL(s)), After: []string{"datastore", "network"}},
+		{Component: say.when(plane.APIServer(), "API", "url", m.serverURL()), After: []string{"datastore", "network"}},
 		// Clients of the apiserver would only log that it is not there yet.
 		{Component: controllers, After: []string{"kube-apiserver"}},
 		{Component: plane.Scheduler(), After: []string{"kube-apiserver"}},
@@ -44,11 +44,11 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 		// shares a package variable (agent/README.md, "CSI"); all before that it does meanwhile.
 		{Component: node.Kubelet(controllers.Ready), After: []string{"kube-apiserver", "network", "images"}},
 	}
-	if s.Proxy != "none" {
+	if m.Proxy != "none" {
 		list = append(list, component.Unit{Component: node.Proxy(), After: []string{"kube-apiserver", "network"}})
 	}
-	if s.SnapshotSchedule != nil && ownEngine(s) {
-		list = append(list, component.Unit{Component: newSnapshots(s, store), After: []string{"datastore"}})
+	if m.SnapshotSchedule != nil && m.OwnEngine() {
+		list = append(list, component.Unit{Component: m.newSnapshots(store), After: []string{"datastore"}})
 	}
 	return append(list, component.Unit{
 		Component: say.when(ready, "node", "next", "mote kubectl get nodes"), After: []string{"kubelet"},
@@ -56,8 +56,8 @@ func units(e *env, s *settings.Settings, plane *server.ControlPlane, store *data
 }
 
 // newGroup adds the addons. They need the parts, and no part needs them, but pods start under policies only.
-func newGroup(s *settings.Settings, parts []component.Unit, budgets *limit.Budgets) (*component.Group, error) {
-	config := addonsConfig(s)
+func (m *Machine) newGroup(parts []component.Unit, budgets *limit.Budgets) (*component.Group, error) {
+	config := m.addonsConfig()
 	config.Budgets = budgets
 	addonUnits, err := addons.Units(config)
 	if err != nil {
@@ -107,7 +107,7 @@ func (u *unpacking) Ready(ctx context.Context) error {
 
 // speaker tells a person at the terminal, or else the log, of the two moments that people wait for.
 type speaker struct {
-	e        *env
+	stderr   io.Writer
 	terminal bool
 	started  time.Time
 	mu       sync.Mutex // keeps lines whole
@@ -123,7 +123,7 @@ func (s *speaker) when(c component.Component, what, key, value string) component
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		fmt.Fprintf(s.e.stderr, " ✓ %s is ready after %s; %s: %s\n", what, after, key, value)
+		fmt.Fprintf(s.stderr, " ✓ %s is ready after %s; %s: %s\n", what, after, key, value)
 	}}
 }
 
@@ -142,9 +142,9 @@ func (a announced) Ready(ctx context.Context) error {
 }
 
 // newSnapshots saves the store by the schedule.
-func newSnapshots(s *settings.Settings, store *datastore.Datastore) *snapshot.Schedule {
+func (m *Machine) newSnapshots(store *datastore.Datastore) *snapshot.Schedule {
 	return &snapshot.Schedule{
-		Folder: snapshot.Folder(s.SnapshotDir), Source: store.Snapshot, Origin: snapshotOrigin(s),
-		Timetable: s.SnapshotSchedule, Keep: s.SnapshotRetention,
+		Folder: snapshot.Folder(m.SnapshotDir), Source: store.Snapshot, Origin: m.SnapshotOrigin(),
+		Timetable: m.SnapshotSchedule, Keep: m.SnapshotRetention,
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"context"
@@ -12,12 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	v1 "k8s.io/client-go/kubernetes/typed/core/v1"
-
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
-// nodeState is what the cluster says about this node.
-type nodeState struct {
+// NodeState is what the cluster says about this node.
+type NodeState struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
@@ -35,28 +33,28 @@ type nodeWatch struct {
 
 // newNodeWatch asks as the administrator, by files: a client rereads those when they are renewed, and a kubeconfig with
 // certificates inside never.
-func newNodeWatch(s *settings.Settings, since time.Time) (*nodeWatch, error) {
-	client, err := v1.NewForConfig(addonsConfig(s).Access.Admin("status"))
+func (m *Machine) newNodeWatch(since time.Time) (*nodeWatch, error) {
+	client, err := v1.NewForConfig(m.addonsConfig().Access.Admin("status"))
 	if err != nil {
-		return nil, fmt.Errorf("make client for %s: %w", serverURL(s), err)
+		return nil, fmt.Errorf("make client for %s: %w", m.serverURL(), err)
 	}
-	return &nodeWatch{s.NodeName, since, client.Nodes(), client.Pods(metav1.NamespaceAll)}, nil
+	return &nodeWatch{m.NodeName, since, client.Nodes(), client.Pods(metav1.NamespaceAll)}, nil
 }
 
 // state asks once.
-func (w *nodeWatch) state(ctx context.Context) nodeState {
+func (w *nodeWatch) state(ctx context.Context) NodeState {
 	node, err := w.nodes.Get(ctx, w.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return nodeState{Name: w.name, Reason: "not registered yet"}
+		return NodeState{Name: w.name, Reason: "not registered yet"}
 	case err != nil:
-		return nodeState{Name: w.name, Reason: "the API does not answer"}
+		return NodeState{Name: w.name, Reason: "the API does not answer"}
 	}
 	return w.judge(node)
 }
 
-func (w *nodeWatch) judge(node *corev1.Node) nodeState {
-	s := nodeState{Name: w.name, Reason: "no Ready condition yet"}
+func (w *nodeWatch) judge(node *corev1.Node) NodeState {
+	s := NodeState{Name: w.name, Reason: "no Ready condition yet"}
 	for _, c := range node.Status.Conditions {
 		// Heartbeats have seconds only.
 		fresh := !c.LastHeartbeatTime.Time.Before(w.since.Truncate(time.Second))
@@ -99,12 +97,12 @@ type nodeReady struct {
 	registeredSuffices bool
 
 	done chan struct{}             // closed when ready
-	last atomic.Pointer[nodeState] // what is missing until then
+	last atomic.Pointer[NodeState] // what is missing until then
 }
 
 func newNodeReady(watch *nodeWatch, registeredSuffices bool) *nodeReady {
 	n := &nodeReady{nodeWatch: watch, registeredSuffices: registeredSuffices, done: make(chan struct{})}
-	n.last.Store(&nodeState{Name: n.name, Reason: "not registered yet"})
+	n.last.Store(&NodeState{Name: n.name, Reason: "not registered yet"})
 	return n
 }
 
@@ -121,7 +119,7 @@ func (n *nodeReady) Run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil && ctx.Err() == nil {
-			n.last.Store(&nodeState{Name: n.name, Reason: err.Error()})
+			n.last.Store(&NodeState{Name: n.name, Reason: err.Error()})
 		}
 		select {
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"net/netip"
@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http/httpproxy"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // TestBypassProxy asks the code that net/http itself uses which requests would go to the proxy.
@@ -41,7 +41,7 @@ func TestBypassProxy(t *testing.T) {
 			s.NodeIP, s.NodeName, s.ClusterDomain = netip.MustParseAddr("192.0.2.7"), "edge-7", "cluster.local"
 			s.HTTPSListenAddress = netip.MustParseAddr("192.0.2.8")
 			s.LoadBalancerPool = netip.MustParsePrefix("192.0.2.64/26")
-			require.NoError(t, bypassProxy(&env{getenv: os.Getenv}, &s))
+			require.NoError(t, New(&s, Env{Getenv: os.Getenv}).BypassProxy())
 
 			through := httpproxy.FromEnvironment().ProxyFunc()
 			to := func(address string) string {

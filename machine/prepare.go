@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"errors"
@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/limit"
@@ -15,55 +14,55 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// prepare makes the control plane's files and those of its one node.
-func prepare(s *settings.Settings, store *datastore.Datastore, budgets *limit.Budgets, mostMemory int64) (*server.ControlPlane, error) {
+// Prepare makes the control plane's files and those of its one node.
+func (m *Machine) Prepare(store *datastore.Datastore, budgets *limit.Budgets, mostMemory int64) (*server.ControlPlane, error) {
 	hasState, err := store.HasState()
 	if err != nil {
 		return nil, err
 	}
 	plane, err := server.Prepare(server.Config{
-		DataDir:               s.DataDir,
-		AdminKubeconfig:       s.Kubeconfig(),
-		ClusterName:           clusterName(s),
-		KubeconfigCopy:        s.WriteKubeconfig,
+		DataDir:               m.DataDir,
+		AdminKubeconfig:       m.Kubeconfig(),
+		ClusterName:           m.KubeconfigName(),
+		KubeconfigCopy:        m.WriteKubeconfig,
 		HasState:              hasState,
 		DatastoreEndpoint:     store.Endpoint(),
-		DatastoreCAFile:       s.DatastoreCAFile,
-		DatastoreCertFile:     s.DatastoreCertFile,
-		DatastoreKeyFile:      s.DatastoreKeyFile,
-		ListenAddress:         s.HTTPSListenAddress,
-		ListenPort:            s.HTTPSListenPort,
-		AdvertiseAddress:      nodeIP(s),
-		TLSSANs:               s.TLSSANs,
-		ClusterCIDR:           s.ClusterCIDR,
-		ServiceCIDR:           s.ServiceCIDR,
-		ClusterDomain:         s.ClusterDomain,
-		Profile:               s.Profile,
-		AuditPolicy:           s.AuditPolicy,
-		APIServerArgs:         s.APIServerArgs,
-		ControllerManagerArgs: s.ControllerManagerArgs,
-		SchedulerArgs:         s.SchedulerArgs,
+		DatastoreCAFile:       m.DatastoreCAFile,
+		DatastoreCertFile:     m.DatastoreCertFile,
+		DatastoreKeyFile:      m.DatastoreKeyFile,
+		ListenAddress:         m.HTTPSListenAddress,
+		ListenPort:            m.HTTPSListenPort,
+		AdvertiseAddress:      m.nodeIP(),
+		TLSSANs:               m.TLSSANs,
+		ClusterCIDR:           m.ClusterCIDR,
+		ServiceCIDR:           m.ServiceCIDR,
+		ClusterDomain:         m.ClusterDomain,
+		Profile:               m.Profile,
+		AuditPolicy:           m.AuditPolicy,
+		APIServerArgs:         m.APIServerArgs,
+		ControllerManagerArgs: m.ControllerManagerArgs,
+		SchedulerArgs:         m.SchedulerArgs,
 		Budgets:               budgets,
 		Memory:                mostMemory,
 	})
 	var lost *pki.LostKeysError
 	if errors.As(err, &lost) {
-		return nil, keysHint(s, lost)
+		return nil, m.keysHint(lost)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := plane.IssueNode(credentialsDir(s), s.NodeName, []netip.Addr{nodeIP(s)}); err != nil {
+	if err := plane.IssueNode(m.credentialsDir(), m.NodeName, []netip.Addr{m.nodeIP()}); err != nil {
 		return nil, err
 	}
-	return plane, recordNodeName(s)
+	return plane, m.recordNodeName()
 }
 
 // keysHint adds to a refusal for lost keys how to get them back, and how to go on without them.
-func keysHint(s *settings.Settings, lost *pki.LostKeysError) error {
+func (m *Machine) keysHint(lost *pki.LostKeysError) error {
 	from := "from a backup of that directory"
 	// Snapshots that cannot be listed are of no use now.
-	if list, err := snapshot.Folder(s.SnapshotDir).List(); err == nil {
+	if list, err := snapshot.Folder(m.SnapshotDir).List(); err == nil {
 		good := slices.IndexFunc(list, func(one snapshot.Snapshot) bool { return one.Err == nil && one.Cluster != "" })
 		if good >= 0 {
 			from = fmt.Sprintf("with \"mote datastore snapshot restore %s\" (state and keys of %s), or %s",

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"fmt"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 func TestPortOwnerIsFound(t *testing.T) {
@@ -56,14 +56,14 @@ func TestCollide(t *testing.T) {
 }
 
 func TestPortsFollowTheArguments(t *testing.T) {
-	s := &settings.Settings{
+	s := New(&settings.Settings{
 		HTTPSListenAddress: netip.MustParseAddr("0.0.0.0"), HTTPSListenPort: 7443,
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"),
 		KubeletArgs: []string{"healthz-port=1", "port=2"},
 		ProxyArgs:   []string{"metrics-bind-address=127.0.0.2:3"},
-	}
+	}, Env{})
 	var got []string
-	for _, p := range portsOf(s) {
+	for _, p := range s.portsOf() {
 		got = append(got, p.addr.String())
 	}
 	require.Equal(t, []string{

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"errors"
@@ -7,22 +7,21 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
 // checkArgFiles refuses files of upstream arguments that upstream would read for ever: it opens whatever is under the name. A file that
 // is missing is upstream's to report, in its own words.
-func checkArgFiles(s *settings.Settings) error {
+func (m *Machine) checkArgFiles() error {
 	for _, part := range []struct {
 		setting string
 		args    []string
 	}{
-		{"apiserver-arg", s.APIServerArgs},
-		{"controller-manager-arg", s.ControllerManagerArgs},
-		{"scheduler-arg", s.SchedulerArgs},
-		{"kubelet-arg", s.KubeletArgs},
-		{"proxy-arg", s.ProxyArgs},
+		{"apiserver-arg", m.APIServerArgs},
+		{"controller-manager-arg", m.ControllerManagerArgs},
+		{"scheduler-arg", m.SchedulerArgs},
+		{"kubelet-arg", m.KubeletArgs},
+		{"proxy-arg", m.ProxyArgs},
 	} {
 		for _, arg := range part.args {
 			name, value, _ := strings.Cut(arg, "=")

@@ -12,13 +12,13 @@ import (
 
 // TestReference keeps docs/reference/settings.md true to the table. -update writes it.
 func TestReference(t *testing.T) {
-	const page = "../../../docs/reference/settings.md"
+	const page = "../../docs/reference/settings.md"
 	if *update {
 		require.NoError(t, os.WriteFile(page, []byte(reference()), 0o644))
 	}
 	is, err := os.ReadFile(page)
 	require.NoError(t, err)
-	require.Equal(t, reference(), string(is), "docs/reference/settings.md is stale; run: go test ./cmd/mote/... -run TestReference -update")
+	require.Equal(t, reference(), string(is), "docs/reference/settings.md is stale; run: go test ./machine/settings -run TestReference -update")
 }
 
 var update = goflag.Bool("update", false, "write docs/reference instead of comparing with it")
@@ -28,7 +28,7 @@ func reference() string {
 	var b strings.Builder
 	b.WriteString(`# Settings
 
-<!-- Made from cmd/mote/settings/table.go by "go test ./cmd/mote/... -run TestReference -update". -->
+<!-- Made from machine/settings/table.go by "go test ./machine/settings -run TestReference -update". -->
 
 Each setting is a flag, an environment variable and a key of a configuration file under one name.
 The first found counts: flag, environment, file, default.

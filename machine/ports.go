@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"bufio"
@@ -15,7 +15,6 @@ import (
 
 	"github.com/mote-k8s/mote/addons/dns"
 	"github.com/mote-k8s/mote/addons/metrics"
-	"github.com/mote-k8s/mote/cmd/mote/settings"
 )
 
 // portUse is a port that mote will listen on, and the setting that would move it.
@@ -26,29 +25,29 @@ type portUse struct {
 }
 
 // portsOf lists every fixed port of a node with settings s: docs/architecture.md, "Ports".
-func portsOf(s *settings.Settings) []portUse {
+func (m *Machine) portsOf() []portUse {
 	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	node := s.NodeIP
+	node := m.NodeIP
 	if !node.IsValid() {
-		node = s.BridgeAddress()
+		node = m.BridgeAddress()
 	}
 	ports := []portUse{
-		{netip.AddrPortFrom(s.HTTPSListenAddress, uint16(s.HTTPSListenPort)), "kube-apiserver", "--https-listen-port"},
-		argPort(s.KubeletArgs, "port", node, 10250, "kubelet", "--kubelet-arg"),
-		argPort(s.KubeletArgs, "healthz-port", loopback, 10248, "kubelet", "--kubelet-arg"),
-		argPort(s.ControllerManagerArgs, "secure-port", loopback, 10257, "kube-controller-manager", "--controller-manager-arg"),
-		argPort(s.SchedulerArgs, "secure-port", loopback, 10259, "kube-scheduler", "--scheduler-arg"),
+		{netip.AddrPortFrom(m.HTTPSListenAddress, uint16(m.HTTPSListenPort)), "kube-apiserver", "--https-listen-port"},
+		argPort(m.KubeletArgs, "port", node, 10250, "kubelet", "--kubelet-arg"),
+		argPort(m.KubeletArgs, "healthz-port", loopback, 10248, "kubelet", "--kubelet-arg"),
+		argPort(m.ControllerManagerArgs, "secure-port", loopback, 10257, "kube-controller-manager", "--controller-manager-arg"),
+		argPort(m.SchedulerArgs, "secure-port", loopback, 10259, "kube-scheduler", "--scheduler-arg"),
 	}
-	if s.Proxy != "none" {
+	if m.Proxy != "none" {
 		ports = append(ports,
-			argPort(s.ProxyArgs, "metrics-bind-address", loopback, 10249, "kube-proxy", "--proxy-arg"),
-			argPort(s.ProxyArgs, "healthz-bind-address", node, 10256, "kube-proxy", "--proxy-arg"))
+			argPort(m.ProxyArgs, "metrics-bind-address", loopback, 10249, "kube-proxy", "--proxy-arg"),
+			argPort(m.ProxyArgs, "healthz-bind-address", node, 10256, "kube-proxy", "--proxy-arg"))
 	}
-	if !slices.Contains(s.Disable, dns.Name) {
-		ports = append(ports, portUse{netip.AddrPortFrom(addonsAddress(s), dns.Port), "DNS", "--disable=" + dns.Name})
+	if !slices.Contains(m.Disable, dns.Name) {
+		ports = append(ports, portUse{netip.AddrPortFrom(m.addonsAddress(), dns.Port), "DNS", "--disable=" + dns.Name})
 	}
-	if !slices.Contains(s.Disable, metrics.Name) {
-		ports = append(ports, portUse{netip.AddrPortFrom(addonsAddress(s), metrics.Port), "metrics API", "--disable=" + metrics.Name})
+	if !slices.Contains(m.Disable, metrics.Name) {
+		ports = append(ports, portUse{netip.AddrPortFrom(m.addonsAddress(), metrics.Port), "metrics API", "--disable=" + metrics.Name})
 	}
 	return ports
 }

@@ -1,0 +1,131 @@
+package machine
+
+import (
+	"net/netip"
+
+	"github.com/mote-k8s/mote/addons"
+	"github.com/mote-k8s/mote/addons/api"
+	"github.com/mote-k8s/mote/agent"
+	"github.com/mote-k8s/mote/agent/payload"
+	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/server"
+	"github.com/mote-k8s/mote/server/pki"
+)
+
+// bridge is the pod network's interface.
+const bridge = "mote0"
+
+func (m *Machine) payloadRoot() string { return layout.Data(m.DataDir).Payload() }
+
+// serverURL is where the node reaches the apiserver: on loopback, unless it listens elsewhere only.
+func (m *Machine) serverURL() string {
+	addr := m.HTTPSListenAddress
+	switch addr {
+	case netip.IPv4Unspecified():
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case netip.IPv6Unspecified():
+		addr = netip.IPv6Loopback()
+	}
+	return "https://" + netip.AddrPortFrom(addr, uint16(m.HTTPSListenPort)).String()
+}
+
+func (m *Machine) credentialsDir() string {
+	return layout.Data(m.DataDir).Credentials()
+}
+
+// nodeIP is the node's address in the cluster: the bridge's, which is stable, unless one was set.
+func (m *Machine) nodeIP() netip.Addr {
+	if m.NodeIP.IsValid() {
+		return m.NodeIP
+	}
+	return m.BridgeAddress()
+}
+
+// agentConfig is the node that s describes.
+func (m *Machine) agentConfig() agent.Config {
+	return agent.Config{
+		DataDir:        m.DataDir,
+		RunDir:         m.RunDir,
+		KubeletDir:     m.KubeletDir,
+		PayloadDir:     payload.Dir(m.payloadRoot()),
+		ImagesDir:      m.ImageDir,
+		Server:         m.serverURL(),
+		CredentialsDir: m.credentialsDir(),
+		NodeName:       m.NodeName,
+		NodeIP:         m.nodeIP(),
+		NodeLabels:     m.NodeLabels,
+		NodeTaints:     m.NodeTaints,
+		ClusterCIDR:    m.ClusterCIDR,
+		PodCIDR:        m.PodCIDR(),
+		ServiceCIDR:    m.ServiceCIDR,
+		ClusterDNS:     m.ClusterDNS,
+		ClusterDomain:  m.ClusterDomain,
+		Bridge:         bridge,
+		CNI:            m.CNI,
+		Proxy:          m.Proxy,
+		SeccompDefault: m.Profile == server.ProfileCIS,
+		KubeletArgs:    m.KubeletArgs,
+		ProxyArgs:      m.ProxyArgs,
+	}
+}
+
+// addonsConfig is what the addons that s asks for need to know.
+func (m *Machine) addonsConfig() addons.Config {
+	client, metrics := pki.Addons(layout.Data(m.DataDir)), pki.MetricsServer(layout.Data(m.DataDir))
+	return addons.Config{
+		Access: api.Access{
+			Server:   m.serverURL(),
+			CAFile:   client.CAFile,
+			CertFile: client.CertFile,
+			KeyFile:  client.KeyFile,
+		},
+		NodeName:    m.NodeName,
+		Address:     m.addonsAddress(),
+		Bridge:      m.addonsBridge(),
+		Attachments: agent.AttachmentsDir(m.agentConfig()),
+
+		LoadBalancerPool: m.LoadBalancerPool,
+		IngressHTTPPort:  m.IngressHTTPPort,
+		IngressHTTPSPort: m.IngressHTTPSPort,
+		ServiceCIDR:      m.ServiceCIDR,
+		ClusterDNS:       m.ClusterDNS,
+		ClusterDomain:    m.ClusterDomain,
+		DataDir:          m.DataDir,
+		RunDir:           m.RunDir,
+		ManifestsDir:     m.ManifestsDir,
+		// The pods' file first: it knows of servers behind a stub on loopback. The stub itself will do if
+		// there is nothing else.
+		ResolvConfs:     []string{layout.Data(m.DataDir).ResolvConf(), "/etc/resolv.conf"},
+		MetricsCertFile: metrics.CertFile,
+		MetricsKeyFile:  metrics.KeyFile,
+
+		Disabled: m.Disable,
+	}
+}
+
+// addonsAddress is where pods reach what runs in this process: the bridge, which strangers do not.
+func (m *Machine) addonsAddress() netip.Addr {
+	if m.CNI == "bridge" {
+		return m.BridgeAddress()
+	}
+	return m.nodeIP()
+}
+
+// addonsBridge is where our pod network is, if it is ours.
+func (m *Machine) addonsBridge() string {
+	if m.CNI == "bridge" {
+		return bridge
+	}
+	return ""
+}
+
+// Certificates are those that s describes.
+func (m *Machine) Certificates() pki.Certificates {
+	c := pki.Certificates{
+		DataDir: m.DataDir, NodeDir: m.credentialsDir(), AdminKubeconfig: m.Kubeconfig(), TLSSANs: m.TLSSANs,
+	}
+	if m.WriteKubeconfig != "" {
+		c.Copies = []string{m.WriteKubeconfig}
+	}
+	return c
+}

@@ -1,0 +1,282 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/mote-k8s/mote/agent"
+	"github.com/mote-k8s/mote/internal/version"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	"github.com/mote-k8s/mote/datastore"
+	"github.com/mote-k8s/mote/datastore/snapshot"
+	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/machine/settings"
+)
+
+// StoreDir in the data directory has the datastore's files.
+func (m *Machine) StoreDir() string { return layout.Data(m.DataDir).Datastore() }
+
+// OwnEngine tells whether the cluster's state is in mote's own engine.
+func (m *Machine) OwnEngine() bool {
+	return m.DatastoreEndpoint == settings.Default("datastore-endpoint")
+}
+
+// StorePath is the file of mote's own engine.
+func (m *Machine) StorePath() string { return layout.Data(m.DataDir).State() }
+
+// newStore is the datastore that s describes. All parts of one process share one registry of metrics: any
+// component's /metrics shows the store's figures too.
+func (m *Machine) newStore() (*datastore.Datastore, error) {
+	store, err := m.OpenStore(m.DatastoreSocket())
+	if err != nil {
+		return nil, err
+	}
+	if err := legacyregistry.Registerer().Register(store.Collector()); err != nil {
+		return nil, fmt.Errorf("register the datastore's metrics: %w", err)
+	}
+	return store, nil
+}
+
+// volatile are the keys that s allows to be kept in memory.
+func (m *Machine) volatile() []string {
+	switch m.DatastoreVolatile {
+	case "none":
+		return []string{}
+	case "events":
+		return append(datastore.DefaultVolatile(), datastore.VolatileEvents()...)
+	}
+	return datastore.DefaultVolatile()
+}
+
+// OpenStore is the datastore that s describes, served on socket.
+func (m *Machine) OpenStore(socket string) (*datastore.Datastore, error) {
+	cfg := m.StoreConfig()
+	cfg.Socket = socket
+	return datastore.New(cfg)
+}
+
+func (m *Machine) StoreConfig() datastore.Config {
+	return datastore.Config{
+		Endpoint:   m.DatastoreEndpoint,
+		CAFile:     m.DatastoreCAFile,
+		CertFile:   m.DatastoreCertFile,
+		KeyFile:    m.DatastoreKeyFile,
+		Path:       m.StorePath(),
+		QuotaBytes: m.DatastoreQuota,
+		Volatile:   m.volatile(),
+		Restore: func() (io.ReadCloser, string, error) {
+			cluster, err := snapshot.Fingerprint(layout.Data(m.DataDir).Server())
+			if err != nil {
+				return nil, "", err
+			}
+			return snapshot.Newest(m.SnapshotDir, cluster)
+		},
+	}
+}
+
+// WithStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
+// opened for as long as fn takes, under the data directory's lock.
+func (m *Machine) WithStore(ctx context.Context, fn func(*grpc.ClientConn) error) error {
+	if err := RequireRoot("datastore"); err != nil {
+		return err
+	}
+	store, err := m.OpenStore(m.DatastoreSocket())
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(store.Endpoint(), "unix:") {
+		return WithServed(ctx, store, fn) // an etcd elsewhere, whether or not mote runs
+	}
+	pid, err := holderOf(m.DataDir)
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		return m.withStopped(ctx, fn)
+	}
+	socket := m.DatastoreSocket()
+	if _, err := os.Stat(socket); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mote (pid %d) is running on %s, but there is no datastore on %s; wait until it has started, or give its --run-dir", pid, m.DataDir, socket)
+	}
+	return WithConnection("unix://"+socket, fn)
+}
+
+// WithConnection calls fn with a connection to the datastore at endpoint.
+func WithConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1)))
+	if err != nil {
+		return fmt.Errorf("reach datastore on %s: %w", endpoint, err)
+	}
+	defer conn.Close()
+	return fn(conn)
+}
+
+// PrivateSocket is the name of the datastore's socket in a temporary directory, where only this process looks for it.
+const PrivateSocket = "socket"
+
+// withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
+func (m *Machine) withStopped(ctx context.Context, fn func(*grpc.ClientConn) error) (err error) {
+	lock, err := m.LockStopped()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	dir, err := os.MkdirTemp("", "mote-datastore-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the datastore's socket: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	store, err := m.OpenStore(filepath.Join(dir, PrivateSocket))
+	if err != nil {
+		return err
+	}
+	return WithServed(ctx, store, fn)
+}
+
+// HoldStore takes the data directory for whoever runs its store: none that is being reset, and one whose restore is finished.
+func (m *Machine) HoldStore() (*Lock, error) {
+	if err := checkNoReset(m.DataDir); err != nil {
+		return nil, err
+	}
+	lock, err := lockDataDir(m.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.resumeRestore(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// LockStopped takes the data directory of a stopped mote, which must have a store.
+func (m *Machine) LockStopped() (*Lock, error) {
+	if err := checkNoReset(m.DataDir); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(m.StoreDir()); errors.Is(err, fs.ErrNotExist) && m.OwnEngine() {
+		return nil, fmt.Errorf("there is no datastore in %s; \"mote server\" makes one, and --data-dir names another", m.DataDir)
+	}
+	lock, err := takeLock(m.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	err = lock.writePID()
+	if err == nil {
+		err = m.resumeRestore()
+	}
+	if err != nil {
+		return nil, errors.Join(DiskHint(err), lock.Close())
+	}
+	return lock, nil
+}
+
+// resumeRestore finishes a restore that was interrupted, under the data directory's lock.
+func (m *Machine) resumeRestore() error {
+	done, resumed, err := snapshot.Resume(m.DataDir)
+	if err != nil {
+		return DiskHint(err)
+	}
+	if resumed {
+		slog.Warn("an interrupted restore of a snapshot was finished", "component", "mote",
+			"revision", done.Revision, "time", done.Time, "node", done.Node, "replaced", strings.Join(done.Replaced, " "))
+	}
+	return nil
+}
+
+// SnapshotOrigin is what goes into a snapshot of this machine.
+func (m *Machine) SnapshotOrigin() snapshot.Origin {
+	v := version.Get()
+	return snapshot.Origin{
+		ServerDir: layout.Data(m.DataDir).Server(), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: m.NodeNameOf(), Recipients: m.SnapshotRecipients,
+	}
+}
+
+// Images connects to the images of the running mote. The error wraps ErrNotRunning if none runs.
+func (m *Machine) Images() (*agent.ImageStore, error) {
+	if err := requireSocket(m.ContainerdSocket()); err != nil {
+		return nil, err
+	}
+	return agent.OpenImages(m.ContainerdSocket())
+}
+
+// requireSocket says that containerd is not there before its client does, in other words and after a timeout.
+func requireSocket(path string) error {
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		return conn.Close()
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w (no containerd on %s); start it with \"mote server\"", ErrNotRunning, path)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("reach containerd: %w; run as root", err)
+	}
+	return fmt.Errorf("reach containerd: %w", err)
+}
+
+// WithServed calls fn with a connection to a store that runs as long as fn does.
+func WithServed(outer context.Context, store *datastore.Datastore, fn func(*grpc.ClientConn) error) (err error) {
+	ctx, cancel := context.WithCancel(outer)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- store.Run(ctx)
+		cancel() // a store that cannot be opened will never be ready
+	}()
+	defer func() {
+		cancel()
+		err = errors.Join(<-ended, err)
+	}()
+	if err := store.Ready(ctx); err != nil {
+		if ctx.Err() != nil && outer.Err() == nil {
+			return nil // Run has the reason
+		}
+		return err
+	}
+	client, err := store.Client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return fn(client.ActiveConnection())
+}
+
+// RestoreSnapshot puts the state and the keys of the snapshot in the file path in place of those in the data directory of a stopped mote.
+func (m *Machine) RestoreSnapshot(ctx context.Context, path string, keys snapshot.Keys, progress snapshot.Progress) (snapshot.Restored, error) {
+	var done snapshot.Restored
+	if !m.OwnEngine() {
+		return done, errors.New("datastore-endpoint names another database, and a snapshot is of mote's own: restore with --datastore-endpoint=bolt, then move the state there with \"mote datastore migrate\"")
+	}
+	if err := checkNoReset(m.DataDir); err != nil {
+		return done, err
+	}
+	pid, err := m.Holder()
+	if err != nil {
+		return done, err
+	}
+	if pid != 0 {
+		return done, fmt.Errorf("mote is running on %s (pid %d); stop it with \"mote stop\", then restore", m.DataDir, pid)
+	}
+	lock, err := lockDataDir(m.DataDir)
+	if err != nil {
+		return done, err
+	}
+	defer lock.Close()
+	done, err = snapshot.Restore(ctx, path, m.DataDir, keys, progress)
+	if errors.Is(err, snapshot.ErrDamaged) {
+		err = fmt.Errorf("%w; nothing was changed; \"mote datastore snapshot list\" shows others", err)
+	}
+	return done, err
+}
