@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"k8s.io/kubernetes/pkg/cluster/ports"
+
 	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/limit"
 )
@@ -58,6 +60,8 @@ type Config struct {
 	CNI string
 	// Proxy is "auto", "nftables", "iptables" or "none".
 	Proxy string
+	// MetricsAddress is where kube-proxy serves its metrics, to anybody who reaches it. Default 127.0.0.1.
+	MetricsAddress netip.Addr
 	// Budgets bound what strangers may take from the process; nil bounds each port alone.
 	Budgets *limit.Budgets
 	// SeccompDefault gives containers that name no seccomp profile the runtime's and not none.
@@ -115,6 +119,15 @@ func (c Config) validateNetwork() error {
 // gateway is the bridge's address: the first of the node's pod network.
 func (c Config) gateway() netip.Prefix {
 	return netip.PrefixFrom(c.PodCIDR.Masked().Addr().Next(), c.PodCIDR.Bits())
+}
+
+// metricsAddress is where kube-proxy serves its metrics.
+func (c Config) metricsAddress() netip.AddrPort {
+	addr := c.MetricsAddress
+	if !addr.IsValid() {
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.AddrPortFrom(addr, ports.ProxyStatusPort)
 }
 
 // Files and directories that several parts of the package share.

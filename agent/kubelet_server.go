@@ -76,7 +76,7 @@ func takeServer(ctx context.Context, c Config, server *options.KubeletServer, de
 			analyzer := stats.NewResourceAnalyzer(ctx, made, 0, deps.Recorder)
 			handler := kubeletserver.NewServer(ctx, made, analyzer, deps.ContainerManager.GetHealthCheckers(), deps.Flagz, deps.Auth, &config)
 			handler.InstallTracingFilter(deps.TracerProvider)
-			return &handler
+			return ownMetrics(deps.Auth, &handler)
 		}
 	})
 	return k, nil

@@ -111,7 +111,7 @@ func newProxyOptions(c Config, mode string, h host, healthz string) (opts *app.O
 		"hostname-override=" + c.NodeName,
 		"proxy-mode=" + mode,
 		fmt.Sprintf("healthz-bind-address=%s:%d", c.NodeIP, ports.ProxyHealthzPort),
-		fmt.Sprintf("metrics-bind-address=127.0.0.1:%d", ports.ProxyStatusPort),
+		"metrics-bind-address=" + c.metricsAddress().String(),
 		// A port in use is an error at start and not a line in the log every 5 s.
 		"bind-address-hard-fail=true",
 		"cluster-cidr=" + c.ClusterCIDR.String(),

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"k8s.io/component-base/metrics/legacyregistry"
 	utilflag "k8s.io/kubernetes/pkg/util/flag"
 
 	"github.com/mote-k8s/mote/internal/limit"
@@ -104,7 +103,9 @@ func (p proxyPorts) open(ctx context.Context, budgets *limit.Budgets, mode, heal
 
 func metricsHandler(mode string) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", series.Handler(series.Of(legacyregistry.DefaultGatherer, "kubeproxy_")))
+	for path, page := range series.Endpoints(series.KubeProxy) {
+		mux.Handle(path, page)
+	}
 	for path, text := range map[string]string{"/proxyMode": mode, "/healthz": "ok"} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-k8s/mote/internal/ciphers"
 	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/internal/series"
 	"github.com/mote-k8s/mote/server/pki"
 )
 
@@ -150,6 +151,7 @@ func (s *apiServer) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
+	replaceMetrics(chain.GenericAPIServer.Handler.NonGoRestfulMux, series.APIServer)
 	for name, hook := range hooks {
 		disabled.Delete(name)
 		if err := chain.GenericAPIServer.AddPostStartHook(name, hook); err != nil {

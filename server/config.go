@@ -46,6 +46,9 @@ type Config struct {
 	// ClusterDomain is the DNS suffix of Services and part of the service-account issuer: changing
 	// it invalidates the tokens in running pods. Default cluster.local.
 	ClusterDomain string
+	// MetricsAddress is where the controller manager and the scheduler listen. Default 127.0.0.1. On another one, those whom RBAC allows
+	// may read their metrics.
+	MetricsAddress netip.Addr
 	// Budgets bound what strangers may take from the process; nil bounds each port alone.
 	Budgets *limit.Budgets
 	// Memory is what the process should use at most, in bytes; requests are bounded by it. 0 leaves upstream's bounds.
@@ -67,6 +70,9 @@ const nodeCIDRBits = 24
 func (c Config) withDefaults() Config {
 	if !c.ListenAddress.IsValid() {
 		c.ListenAddress = netip.IPv4Unspecified()
+	}
+	if !c.MetricsAddress.IsValid() {
+		c.MetricsAddress = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	if c.ListenPort == 0 {
 		c.ListenPort = 6443

@@ -19,6 +19,7 @@ import (
 
 	"github.com/mote-k8s/mote/internal/ciphers"
 	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/internal/series"
 	"github.com/mote-k8s/mote/server/pki"
 )
 
@@ -56,7 +57,7 @@ func (c *controllerManager) validate() error {
 
 func controllerManagerArgs(cfg Config, creds *pki.Credentials) []arg {
 	kubeconfig := creds.Kubeconfig("controller-manager")
-	args := servingArgs(creds, kubeconfig)
+	args := servingArgs(cfg, creds, kubeconfig)
 	if cfg.Profile == ProfileCIS {
 		// Pods that have ended stay to be looked at, upstream 12,500 of them. A node runs 110.
 		args = append(args, arg{"terminated-pod-gc-threshold", "100"})
@@ -91,13 +92,13 @@ func controllerManagerArgs(cfg Config, creds *pki.Credentials) []arg {
 
 // servingArgs are the arguments that the controller manager and the scheduler share. With the files
 // at hand, neither asks the apiserver for its authentication settings or makes an RSA key at start.
-func servingArgs(creds *pki.Credentials, kubeconfig string) []arg {
+func servingArgs(cfg Config, creds *pki.Credentials, kubeconfig string) []arg {
 	return []arg{
 		{"kubeconfig", kubeconfig},
 		{"authentication-kubeconfig", kubeconfig},
 		{"authorization-kubeconfig", kubeconfig},
 		{"leader-elect", "false"}, // one server; and a lease is a write every two seconds
-		{"bind-address", "127.0.0.1"},
+		{"bind-address", cfg.MetricsAddress.String()},
 		{"tls-cert-file", creds.Path("localhost.crt")},
 		{"tls-private-key-file", creds.Path("localhost.key")},
 		{"tls-cipher-suites", strings.Join(ciphers.Names(), ",")},
@@ -144,6 +145,11 @@ func (c *controllerManager) Run(ctx context.Context) error {
 	if err := createServiceAccounts(ctx, config.Client); err != nil {
 		return err
 	}
+	front, err := newFront(series.ControllerManager, config.SecureServing, &config.Authentication, &config.Authorization)
+	if err != nil {
+		return fmt.Errorf("configure: %w", err)
+	}
+	defer front.serve(ctx)()
 	if err := app.Run(ctx, config.Complete()); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app/options"
 
+	"github.com/mote-k8s/mote/internal/series"
 	"github.com/mote-k8s/mote/server/pki"
 )
 
@@ -21,7 +22,7 @@ type scheduler struct {
 // newScheduler parses the arguments; nothing that they name need exist yet.
 func newScheduler(cfg Config, creds *pki.Credentials) (*scheduler, error) {
 	opts := options.NewOptions()
-	ours := append(servingArgs(creds, creds.Kubeconfig("scheduler")), arg{"secure-port", "10259"})
+	ours := append(servingArgs(cfg, creds, creds.Kubeconfig("scheduler")), arg{"secure-port", "10259"})
 	if err := parseArgs(*opts.Flags, "scheduler-arg", ours, cfg.SchedulerArgs); err != nil {
 		return nil, err
 	}
@@ -43,6 +44,11 @@ func (s *scheduler) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)
 	}
+	front, err := newFront(series.Scheduler, config.SecureServing, &config.Authentication, &config.Authorization)
+	if err != nil {
+		return fmt.Errorf("configure: %w", err)
+	}
+	defer front.serve(ctx)()
 	// Run has an error for every ending, the asked one included.
 	if err := app.Run(ctx, config, instance); ctx.Err() == nil {
 		return err

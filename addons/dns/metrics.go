@@ -48,7 +48,7 @@ func openPage(ctx context.Context, address string, budgets *limit.Budgets) (*pag
 		return nil, fmt.Errorf("serve metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", series.Handler(series.Of(prometheus.DefaultGatherer, plugin.Namespace+"_")))
+	mux.Handle("/metrics", series.Handler(series.Of(prometheus.DefaultGatherer, series.CoreDNS)))
 	p := &page{listener: listener, ended: make(chan struct{}), server: &http.Server{
 		Handler: mux, ReadTimeout: pageTimeout, WriteTimeout: pageTimeout, IdleTimeout: pageTimeout,
 		MaxHeaderBytes: maxPageHeader, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),

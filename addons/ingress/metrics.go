@@ -5,9 +5,10 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/component-base/metrics/legacyregistry"
 )
 
-// registerMetrics adds what the ports refuse to the metrics of the process.
+// registerMetrics adds what the ports refuse to the metrics that kube-apiserver shows.
 func (p *proxy) registerMetrics() error {
 	for name, c := range map[string]struct {
 		help  string
@@ -24,7 +25,7 @@ func (p *proxy) registerMetrics() error {
 	} {
 		counter := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: c.help}, c.value)
 		var registered prometheus.AlreadyRegisteredError
-		if err := prometheus.Register(counter); err != nil && !errors.As(err, &registered) {
+		if err := legacyregistry.Registerer().Register(counter); err != nil && !errors.As(err, &registered) {
 			return fmt.Errorf("register %s: %w", name, err)
 		}
 	}
@@ -32,7 +33,7 @@ func (p *proxy) registerMetrics() error {
 		Name: "mote_ingress_requests_bytes", Help: "Memory that requests under way count with.",
 	}, func() float64 { return float64(p.gate.UnderWay()) })
 	var registered prometheus.AlreadyRegisteredError
-	if err := prometheus.Register(gauge); err != nil && !errors.As(err, &registered) {
+	if err := legacyregistry.Registerer().Register(gauge); err != nil && !errors.As(err, &registered) {
 		return fmt.Errorf("register memory of requests: %w", err)
 	}
 	return nil

@@ -75,7 +75,7 @@ func New(cfg Config) (*Server, error) {
 	if s.objs, err = api.NewObjects(admin, Name); err != nil {
 		return nil, err
 	}
-	// The process has one registry, which any part's metrics endpoint shows.
+	// The process has one registry; kube-apiserver shows what has no endpoint of its own.
 	err = errors.Join(
 		scraper.RegisterScraperMetrics(legacyregistry.Register),
 		metricsapi.RegisterAPIMetrics(legacyregistry.Register),

@@ -1,20 +1,25 @@
 // Package series shows the metrics of one component out of a registry that all components of the process share.
 //
 // Upstream's components register what they measure in one registry for each process. In mote that is one for all of
-// them, so an endpoint of one component would show those of the others too: names and UIDs of all pods to whoever
-// reaches the port of DNS. Of keeps an endpoint to its own; Handler serves it.
+// them, so the endpoint of one component would show those of the others too: Prometheus would store everything once for
+// each endpoint, and whoever reaches the port of DNS would read names and UIDs of all pods.
+//
+// Endpoints has the pages of a component of Kubernetes; Of and Handler show another registry. Owner says whose a family is
+// (owner.go). Each series has one owner, except those of the process itself ("go_", "process_"), which every endpoint
+// shows. A family that nobody owns is shown by kube-apiserver and logged once.
 package series
 
 import (
+	"log/slog"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/component-base/metrics/prometheus/slis"
 )
 
 const (
@@ -27,41 +32,80 @@ const (
 	fresh = 2 * time.Second
 )
 
-// Of returns a gatherer of those families of all whose names begin with one of prefixes, and of those of the process
-// itself: "go_", "process_". It gathers at most once in two seconds.
-func Of(all prometheus.Gatherer, prefixes ...string) prometheus.Gatherer {
-	return &some{all: all, prefixes: append([]string{"go_", "process_"}, prefixes...)}
+// Endpoints returns the pages with metrics of a component of Kubernetes, by path: "/metrics", and "/metrics/slis" with its
+// health checks. Authentication and authorization are the caller's.
+func Endpoints(c Component) map[string]http.Handler {
+	return map[string]http.Handler{
+		"/metrics":      Handler(Of(legacyregistry.DefaultGatherer, c)),
+		"/metrics/slis": Handler(Of(slis.Registry, c)),
+	}
+}
+
+// Of returns a gatherer of the series of all that c owns, and of those of the process. It gathers at most once in two
+// seconds.
+func Of(all prometheus.Gatherer, c Component) prometheus.Gatherer {
+	return &some{all: all, component: c, unowned: map[string]bool{}}
 }
 
 type some struct {
-	all      prometheus.Gatherer
-	prefixes []string
+	all       prometheus.Gatherer
+	component Component
 
 	mu       sync.Mutex // guards what follows; held while gathering
-	at       time.Time  // when it began; zero before the first time
+	gathered bool       // families and err are fresh
 	families []*dto.MetricFamily
 	err      error
+	unowned  map[string]bool // families that are logged
 }
 
 // Gather implements prometheus.Gatherer.
 func (s *some) Gather() ([]*dto.MetricFamily, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.at.IsZero() && time.Since(s.at) < fresh {
+	if s.gathered {
 		return s.families, s.err
 	}
-	s.at = time.Now()
-	s.families, s.err = s.all.Gather()
-	s.families = slices.DeleteFunc(s.families, func(family *dto.MetricFamily) bool {
-		return !slices.ContainsFunc(s.prefixes, func(prefix string) bool { return strings.HasPrefix(family.GetName(), prefix) })
-	})
+	all, err := s.all.Gather()
+	s.families, s.err, s.gathered = nil, err, true
+	for _, family := range all {
+		if own := only(s.component, family); own != nil {
+			s.families = append(s.families, own)
+			s.report(own.GetName())
+		}
+	}
+	// Some megabytes need not stay until the next scrape.
+	time.AfterFunc(fresh, s.forget)
 	return s.families, s.err
 }
 
-// Handler serves /metrics from a gatherer, to a few clients at once. A collector that fails does not keep the others
+func (s *some) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.families, s.err, s.gathered = nil, nil, false
+}
+
+// report logs a family that no component owns, once. It is called with mu held.
+func (s *some) report(family string) {
+	if _, known := Owner(family); known || everywhere(family) || s.unowned[family] {
+		return
+	}
+	s.unowned[family] = true
+	slog.Warn("no component owns these metrics, kube-apiserver shows them", "component", "mote", "family", family)
+}
+
+// Handler serves the metrics of a gatherer, to a few clients at once. A collector that fails does not keep the others
 // from being shown.
 func Handler(gatherer prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
+	pages := promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: maxScrapes, Timeout: scrapeTimeout,
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Upstream resets the metrics of the whole process on DELETE.
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "metrics can only be read", http.StatusMethodNotAllowed)
+			return
+		}
+		pages.ServeHTTP(w, r)
 	})
 }
