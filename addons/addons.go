@@ -25,6 +25,7 @@ import (
 	"github.com/mote-k8s/mote/addons/manifests"
 	"github.com/mote-k8s/mote/addons/metrics"
 	"github.com/mote-k8s/mote/addons/networkpolicy"
+	"github.com/mote-k8s/mote/addons/scrape"
 	"github.com/mote-k8s/mote/addons/storage"
 	"github.com/mote-k8s/mote/internal/component"
 	"github.com/mote-k8s/mote/internal/limit"
@@ -55,6 +56,10 @@ type Config struct {
 	ResolvConfs []string
 	// MetricsCertFile and MetricsKeyFile are what the metrics API is served with, for metrics.ServiceName.
 	MetricsCertFile, MetricsKeyFile string
+	// MetricsAddress is where the metrics of the components in Scraped are served to Prometheus; not valid: nowhere.
+	MetricsAddress netip.Addr
+	// Scraped are the names of components that serve metrics there and nothing to anybody else.
+	Scraped []string
 	// Budgets bound what strangers may take from the process by the addons' ports.
 	Budgets *limit.Budgets
 	// Disabled are names of addons that do not run and leave nothing in the cluster.
@@ -65,6 +70,8 @@ type Config struct {
 type addon struct {
 	name  string
 	after []string // units that it needs
+	// wanted says whether a setting of its own asks for the addon, which --disable does not know; nil is always.
+	wanted func(Config) bool
 	// ourNetwork marks one that works on our pod network alone; another brings its own.
 	ourNetwork bool
 	make       func(Config) (component.Component, error)
@@ -132,6 +139,15 @@ func list() []addon {
 				})
 			},
 		},
+		{
+			name: scrape.Name, after: []string{"kube-apiserver"}, remove: scrape.Remove,
+			wanted: func(c Config) bool { return c.MetricsAddress.IsValid() },
+			make: func(c Config) (component.Component, error) {
+				return scrape.New(scrape.Config{
+					Access: c.Access, NodeName: c.NodeName, Address: c.MetricsAddress, Components: c.Scraped,
+				})
+			},
+		},
 	}
 }
 
@@ -143,10 +159,13 @@ func (c Config) servers() []api.Server {
 	return []api.Server{dns.Pod(c.Address)}
 }
 
-// Names are the addons that there are.
+// Names are the addons that can be disabled by name.
 func Names() []string {
 	var names []string
 	for _, a := range list() {
+		if a.wanted != nil {
+			continue
+		}
 		names = append(names, a.name)
 	}
 	return names
@@ -157,7 +176,7 @@ func Units(cfg Config) ([]component.Unit, error) {
 	var units []component.Unit
 	var off []addon
 	for _, a := range list() {
-		if slices.Contains(cfg.Disabled, a.name) || a.ourNetwork && cfg.Bridge == "" {
+		if slices.Contains(cfg.Disabled, a.name) || a.ourNetwork && cfg.Bridge == "" || a.wanted != nil && !a.wanted(cfg) {
 			off = append(off, a)
 			continue
 		}

@@ -64,6 +64,7 @@ func (m *Machine) agentConfig() agent.Config {
 		CNI:            m.CNI,
 		Proxy:          m.Proxy,
 		SeccompDefault: m.Profile == server.ProfileCIS,
+		MetricsAddress: m.MetricsAddress(),
 		KubeletArgs:    m.KubeletArgs,
 		ProxyArgs:      m.ProxyArgs,
 	}
@@ -72,6 +73,14 @@ func (m *Machine) agentConfig() agent.Config {
 // addonsConfig is what the addons that s asks for need to know.
 func (m *Machine) addonsConfig() addons.Config {
 	client, metrics := pki.Addons(layout.Data(m.DataDir)), pki.MetricsServer(layout.Data(m.DataDir))
+	var metricsAddress netip.Addr
+	if m.ExposeMetrics == "on" {
+		metricsAddress = m.MetricsAddress()
+	}
+	scraped := []string{"kube-controller-manager", "kube-scheduler"}
+	if m.Proxy != "none" {
+		scraped = append(scraped, "kube-proxy")
+	}
 	return addons.Config{
 		Access: api.Access{
 			Server:   m.serverURL(),
@@ -98,6 +107,8 @@ func (m *Machine) addonsConfig() addons.Config {
 		ResolvConfs:     []string{layout.Data(m.DataDir).ResolvConf(), "/etc/resolv.conf"},
 		MetricsCertFile: metrics.CertFile,
 		MetricsKeyFile:  metrics.KeyFile,
+
+		MetricsAddress: metricsAddress, Scraped: scraped,
 
 		Disabled: m.Disable,
 	}

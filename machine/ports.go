@@ -35,12 +35,12 @@ func (m *Machine) portsOf() []portUse {
 		{netip.AddrPortFrom(m.HTTPSListenAddress, uint16(m.HTTPSListenPort)), "kube-apiserver", "--https-listen-port"},
 		argPort(m.KubeletArgs, "port", node, 10250, "kubelet", "--kubelet-arg"),
 		argPort(m.KubeletArgs, "healthz-port", loopback, 10248, "kubelet", "--kubelet-arg"),
-		argPort(m.ControllerManagerArgs, "secure-port", loopback, 10257, "kube-controller-manager", "--controller-manager-arg"),
-		argPort(m.SchedulerArgs, "secure-port", loopback, 10259, "kube-scheduler", "--scheduler-arg"),
+		argPort(m.ControllerManagerArgs, "secure-port", m.MetricsAddress(), 10257, "kube-controller-manager", "--controller-manager-arg"),
+		argPort(m.SchedulerArgs, "secure-port", m.MetricsAddress(), 10259, "kube-scheduler", "--scheduler-arg"),
 	}
 	if m.Proxy != "none" {
 		ports = append(ports,
-			argPort(m.ProxyArgs, "metrics-bind-address", loopback, 10249, "kube-proxy", "--proxy-arg"),
+			argPort(m.ProxyArgs, "metrics-bind-address", m.MetricsAddress(), 10249, "kube-proxy", "--proxy-arg"),
 			argPort(m.ProxyArgs, "healthz-bind-address", node, 10256, "kube-proxy", "--proxy-arg"))
 	}
 	if !slices.Contains(m.Disable, dns.Name) {

@@ -37,6 +37,7 @@ func (m *Machine) Prepare(store *datastore.Datastore, budgets *limit.Budgets, mo
 		ClusterCIDR:           m.ClusterCIDR,
 		ServiceCIDR:           m.ServiceCIDR,
 		ClusterDomain:         m.ClusterDomain,
+		MetricsAddress:        m.MetricsAddress(),
 		Profile:               m.Profile,
 		AuditPolicy:           m.AuditPolicy,
 		APIServerArgs:         m.APIServerArgs,

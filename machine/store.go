@@ -37,8 +37,8 @@ func (m *Machine) OwnEngine() bool {
 // StorePath is the file of mote's own engine.
 func (m *Machine) StorePath() string { return layout.Data(m.DataDir).State() }
 
-// newStore is the datastore that s describes. All parts of one process share one registry of metrics: any
-// component's /metrics shows the store's figures too.
+// newStore is the datastore that s describes. Its metrics are in the registry of the process; kube-apiserver
+// shows them.
 func (m *Machine) newStore() (*datastore.Datastore, error) {
 	store, err := m.OpenStore(m.DatastoreSocket())
 	if err != nil {

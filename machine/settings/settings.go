@@ -64,6 +64,7 @@ type Settings struct {
 	Disable      []string // addons
 
 	Profile, AuditPolicy string
+	ExposeMetrics        string // on or off
 
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 	KubeletArgs, ProxyArgs                              []string
@@ -98,6 +99,17 @@ func (s *Settings) PodCIDR() netip.Prefix { return netip.PrefixFrom(s.ClusterCID
 
 // BridgeAddress is the first pod address, which the bridge keeps.
 func (s *Settings) BridgeAddress() netip.Addr { return s.PodCIDR().Addr().Next() }
+
+// MetricsAddress is where components serve their metrics that have no other use of the port.
+func (s *Settings) MetricsAddress() netip.Addr {
+	switch {
+	case s.ExposeMetrics != "on":
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case s.NodeIP.IsValid():
+		return s.NodeIP
+	}
+	return s.BridgeAddress()
+}
 
 // podBits is the prefix length of one node's pod network, Kubernetes' default: 254 addresses are
 // enough for the kubelet's default of 110 pods.

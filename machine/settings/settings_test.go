@@ -50,7 +50,7 @@ func TestDefaults(t *testing.T) {
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
 		ClusterDNS: netip.MustParseAddr("10.43.0.10"), ClusterDomain: "cluster.local", CNI: "bridge", Proxy: "auto",
 		SnapshotRetention: 5, SnapshotDir: "/var/lib/mote/datastore/snapshots",
-		Profile: "default", LogLevel: "info", LogFormat: "text",
+		Profile: "default", ExposeMetrics: "off", LogLevel: "info", LogFormat: "text",
 	}, s)
 	require.Equal(t, "10.42.0.0/24", s.PodCIDR().String())
 	require.Equal(t, "10.42.0.1", s.BridgeAddress().String())

@@ -259,6 +259,13 @@ func Table() []Setting {
 			Help:  "what is written to audit/audit.log in data-dir: off, default (no contents of Secrets, no noise), or a policy file",
 			value: func(s *Settings) value { return scalar(&s.AuditPolicy, "policy", auditPolicy) },
 		},
+		{
+			Name: "expose-metrics", Section: sectionSecurity, Default: "off",
+			Help: "on lets Prometheus reach the controller manager, the scheduler and kube-proxy: they listen on the node's address and not on " +
+				"127.0.0.1, and Services in kube-system name them; reading takes RBAC's get on /metrics, except kube-proxy's, which anybody may read",
+			Verbs: []string{"server", "check"},
+			value: func(s *Settings) value { return choice(&s.ExposeMetrics, "off", "on") },
+		},
 
 		{
 			Name: "apiserver-arg", Section: sectionUpstream,

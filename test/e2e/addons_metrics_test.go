@@ -39,7 +39,7 @@ const (
 func TestAddonMetrics(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	h.Preload(t, program(t, images.WebName, "./test/images/web"))
-	var args []string
+	args := []string{"--expose-metrics=on"}
 	for _, arg := range []string{
 		"sync-period=3s", "downscale-stabilization=3s", "cpu-initialization-period=1s", "initial-readiness-delay=1s",
 	} {
@@ -55,6 +55,9 @@ func TestAddonMetrics(t *testing.T) {
 	t.Run("first question", func(t *testing.T) { testMetricsFirstQuestion(t, h) })
 	t.Run("what tools look for", func(t *testing.T) { testMetricsObjects(t, h) })
 	t.Run("rights", func(t *testing.T) { testMetricsRights(t, h) })
+	t.Run("scrape", func(t *testing.T) {
+		testScrape(t, s, h.Kubectl(t, "get", "pods", "-l", "app=worker", "-o", "jsonpath={.items[0].metadata.name}"))
+	})
 	t.Run("autoscaler on CPU", func(t *testing.T) { testScaleOnCPU(t, h) })
 	t.Run("autoscaler on memory", func(t *testing.T) { testScaleOnMemory(t, h) })
 	t.Run("off and on", func(t *testing.T) { testMetricsOffAndOn(t, s) })
@@ -199,6 +202,7 @@ func testMetricsOffAndOn(t *testing.T, s *cluster.Server) {
 		}
 		return nil
 	})
+	waitNoScrapeServices(t, h)
 	cluster.Wait(t, topTimeout, "the apiserver to forget the API", func() error {
 		if r := h.Try(t, nil, "mote", "kubectl", "top", "node"); r.Code == 0 || !strings.Contains(r.Stderr, "Metrics API not available") {
 			return fmt.Errorf("top node without the addon: %s%s", r.Stdout, r.Stderr)
