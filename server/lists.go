@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -11,19 +12,27 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
+	"k8s.io/client-go/kubernetes/scheme"
 )
 
 const (
 	// largeList is the size of stored objects from which a list is bounded. Below it even a hundred at once do no harm.
 	largeList = 16 << 20
-	// listCopies is how often the objects of a list that is not streamed are in memory at once: as JSON, indented or as
-	// YAML, and the buffers that both grow in. 500 MB took 1.8 GB.
-	listCopies = 4
+	// largeYAML is the size from which YAML is converted object by object: upstream takes 20 MB for it.
+	largeYAML = 256 << 10
+	// tableCopies is how often the stored size a table takes: the objects of its rows as JSON, twice the size of protobuf, in a
+	// buffer that grows by doubling. TestListCosts measures it.
+	tableCopies = 4
+	// datastoreCopies is how often the stored size a list takes that is read from the datastore: the answer as bytes,
+	// and the decoded objects, which are maps of fields for custom resources. TestListCosts measures it.
+	datastoreCopies = 10
 	// leastListMemory is for lists that are not streamed where the memory limit is small.
 	leastListMemory = 128 << 20
 	// listWait is how long such a list waits for others, and maxListWaiters how many do. Waiting lists keep their seats
@@ -45,12 +54,12 @@ func inflight(memory int64) (reading, mutating int64) {
 
 // listBound keeps lists of many large objects from taking all memory. kube-apiserver streams most lists object by
 // object. It holds all of a list, several times, when the list is to be indented, which it does for browsers and curl
-// without being asked (k8s.io/apiserver/pkg/endpoints/handlers/negotiation), when it is YAML, and when it comes
-// from the datastore and not from the cache. Priority and fairness does not help: it counts a list as 10 MB at most, and
+// without being asked (k8s.io/apiserver/pkg/endpoints/handlers/negotiation), when it is YAML, when it is a table, and
+// when it comes from the datastore and not from the cache. Priority and fairness does not help: it counts a list as 10 MB at most, and
 // administrators are exempt.
 //
-// Large lists are not indented, so that they are streamed. Those that cannot be streamed share an amount of memory:
-// they are answered one after another, or refused (429).
+// Large lists are not indented, so that they are streamed, and YAML is converted from streamed JSON. Those that cannot
+// be streamed share an amount of memory: they are answered one after another, or refused (429).
 type listBound struct {
 	stats   func(groupResource string) (storage.Stats, error)
 	memory  int64
@@ -92,26 +101,34 @@ func (b *listBound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.next.ServeHTTP(w, r) // which refuses it
 		return
 	}
-	size := b.size(info, options.Limit)
+	size, next, media := b.size(info, options.Limit), b.next, negotiate(r, false)
+	if text := negotiate(r, true); text.Accepted.MediaType == runtime.ContentTypeYAML && size >= largeYAML {
+		accept := mediaType(text, runtime.ContentTypeJSON)
+		if media.Accepted.MediaType == runtime.ContentTypeProtobuf {
+			accept = mediaType(media, runtime.ContentTypeProtobuf) + "," + accept
+		}
+		next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveYAML(w, r, accept, b.next) })
+	}
 	if size < largeList {
-		b.next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r)
 		return
 	}
-	if indented(r, query) {
-		r = withoutIndentation(r, query)
+	if indented(r, query) || media.Pretty {
+		r = withoutIndentation(r, query, media)
 	}
-	if streamed(r, query, options) {
-		b.next.ServeHTTP(w, r)
+	copies := copiesOf(media, query, options)
+	if copies == 0 {
+		next.ServeHTTP(w, r)
 		return
 	}
-	cost := min(size*listCopies, b.memory)
+	cost := min(size*copies, b.memory)
 	if !b.acquire(r.Context(), cost) {
 		w.Header().Set("Retry-After", "1")
-		http.Error(w, "Too many large lists at once, try again later; ask for JSON or protobuf, which are streamed.", http.StatusTooManyRequests)
+		http.Error(w, "Too many large lists at once, try again later; lists without tables and pages are streamed.", http.StatusTooManyRequests)
 		return
 	}
 	defer b.shared.Release(cost)
-	b.next.ServeHTTP(w, r)
+	next.ServeHTTP(w, r)
 }
 
 // size estimates how large the objects of a list are as they are stored. Nobody counts them by namespace, so a namespace
@@ -163,24 +180,65 @@ func indented(r *http.Request, query url.Values) bool {
 	return false
 }
 
-func withoutIndentation(r *http.Request, query url.Values) *http.Request {
+func withoutIndentation(r *http.Request, query url.Values, media negotiation.MediaTypeOptions) *http.Request {
 	query.Set("pretty", "false")
-	changed, address := *r, *r.URL
+	changed, address := r.Clone(r.Context()), *r.URL
 	address.RawQuery = query.Encode()
 	changed.URL = &address
-	return &changed
+	if media.Pretty {
+		changed.Header.Set("Accept", mediaType(media, media.Accepted.MediaType))
+	}
+	return changed
 }
 
-// streamed says whether a list that is not indented is written object by object, from the cache.
-func streamed(r *http.Request, query url.Values, options metav1.ListOptions) bool {
-	for _, accept := range r.Header.Values("Accept") {
-		if strings.Contains(accept, "yaml") {
-			return false
-		}
+// negotiate returns the media type that upstream answers r with; the zero value if there is none. Custom resources cannot be had
+// as protobuf: for them noProtobuf is set.
+func negotiate(r *http.Request, noProtobuf bool) negotiation.MediaTypeOptions {
+	types := slices.Clone(scheme.Codecs.SupportedMediaTypes())
+	if noProtobuf {
+		types = slices.DeleteFunc(types, func(t runtime.SerializerInfo) bool { return t.MediaType == runtime.ContentTypeProtobuf })
 	}
-	if query.Get("includeObject") == "Object" { // rows of a table with whole objects
+	media, ok := negotiation.NegotiateMediaTypeOptions(r.Header.Get("Accept"), types, transforms{})
+	if !ok {
+		return negotiation.MediaTypeOptions{}
+	}
+	return media
+}
+
+// transforms are those that upstream's resources allow.
+type transforms struct{}
+
+func (transforms) AllowsMediaTypeTransform(_, subtype string, to *schema.GroupVersionKind) bool {
+	switch {
+	case to == nil:
+		return true
+	case to.Group != metav1.GroupName || to.Version != "v1" && to.Version != "v1beta1":
 		return false
+	case to.Kind == "Table":
+		return subtype == "json" || subtype == "yaml"
+	}
+	return to.Kind == "PartialObjectMetadata" || to.Kind == "PartialObjectMetadataList"
+}
+func (transforms) AllowsServerVersion(version string) bool { return version == "v1" }
+func (transforms) AllowsStreamSchema(string) bool          { return false }
+
+// mediaType names what media is in another encoding, not indented.
+func mediaType(media negotiation.MediaTypeOptions, encoding string) string {
+	if to := media.Convert; to != nil {
+		return fmt.Sprintf("%s;as=%s;v=%s;g=%s", encoding, to.Kind, to.Version, to.Group)
+	}
+	return encoding
+}
+
+// copiesOf returns how often the stored size a list takes, or 0 if it is written object by object from the cache. It is not
+// indented, and YAML takes what JSON does. Rows of a table hold the objects' metadata, which may be all that is large.
+func copiesOf(media negotiation.MediaTypeOptions, query url.Values, options metav1.ListOptions) (copies int64) {
+	if media.Convert != nil && media.Convert.Kind == "Table" && query.Get("includeObject") != string(metav1.IncludeNone) {
+		copies += tableCopies
 	}
 	result, err := delegator.ShouldDelegateListMeta(&options, delegator.CacheWithoutSnapshots{})
-	return err == nil && !result.ShouldDelegate
+	if err != nil || result.ShouldDelegate {
+		copies += datastoreCopies
+	}
+	return copies
 }

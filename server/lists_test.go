@@ -59,8 +59,8 @@ func TestLargeListsAreNotIndented(t *testing.T) {
 // TestListsThatAreNotStreamedShareMemory: one at a time where all memory is one's, others wait and are refused in the end.
 func TestListsThatAreNotStreamedShareMemory(t *testing.T) {
 	for what, args := range map[string][]string{
-		"YAML":                  {"/api/v1/configmaps", "Accept", "application/yaml"},
-		"tables with objects":   {"/api/v1/configmaps?includeObject=Object"},
+		"tables with objects":   {"/api/v1/configmaps?includeObject=Object", "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"},
+		"tables as YAML":        {"/api/v1/configmaps", "Accept", "application/yaml;as=Table;v=v1;g=meta.k8s.io,application/json"},
 		"a page of a long list": {"/api/v1/configmaps?limit=500&continue=abc"},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -94,7 +94,9 @@ func TestListsThatAreNotStreamedShareMemory(t *testing.T) {
 	require.True(t, b.shared.TryAcquire(leastListMemory), "no memory is left")
 	require.Equal(t, http.StatusOK, list(b, "/api/v1/configmaps?resourceVersion=0", "Accept", "application/json").Code)
 	require.Equal(t, http.StatusOK, list(b, "/api/v1/configmaps?resourceVersion=0", "Accept", "application/vnd.kubernetes.protobuf").Code)
-	require.Equal(t, 2, passed, "streamed ones need none")
+	require.Equal(t, http.StatusOK, list(b, "/api/v1/configmaps?resourceVersion=0", "Accept", "application/yaml").Code)
+	require.Equal(t, http.StatusOK, list(b, "/api/v1/configmaps?resourceVersion=0&includeObject=None", "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Code)
+	require.Equal(t, 4, passed, "streamed ones need none")
 }
 
 func TestInflightByMemory(t *testing.T) {
