@@ -35,6 +35,7 @@ func (m *Machine) Prepare(store *datastore.Datastore, budgets *limit.Budgets, mo
 		AdvertiseAddress:      m.nodeIP(),
 		TLSSANs:               m.TLSSANs,
 		ClusterCIDR:           m.ClusterCIDR,
+		NodeRanges:            map[string]netip.Prefix{m.NodeName: m.PodCIDR()},
 		ServiceCIDR:           m.ServiceCIDR,
 		ClusterDomain:         m.ClusterDomain,
 		MetricsAddress:        m.MetricsAddress(),

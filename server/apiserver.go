@@ -31,6 +31,7 @@ type apiServer struct {
 // newAPIServer parses the arguments; nothing that they name need exist yet.
 func newAPIServer(cfg Config, creds *pki.Credentials) (*apiServer, error) {
 	s := &apiServer{cfg: cfg, creds: creds, options: options.NewServerRunOptions()}
+	addNodeRanges(s.options, cfg)
 	flags := s.options.Flags()
 	s.options.Flagz = flagz.NamedFlagSetsReader{FlagSets: flags}
 	return s, parseArgs(flags, "apiserver-arg", s.args(), cfg.APIServerArgs)

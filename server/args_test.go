@@ -30,6 +30,8 @@ func TestBadArgumentsMakeNothing(t *testing.T) {
 			`unsupported --scheduler-arg "secure-port=0": mote asks this port whether the component is ready`},
 		"overlapping networks": {func(c *Config) { c.ServiceCIDR = c.ClusterCIDR },
 			`control plane: cluster network 10.42.0.0/16 and service network 10.42.0.0/16 overlap`},
+		"a node's pods elsewhere": {func(c *Config) { c.NodeRanges = map[string]netip.Prefix{"a": netip.MustParsePrefix("10.50.0.0/24")} },
+			`control plane: pod network 10.50.0.0/24 of node a is not a /24 of the cluster network 10.42.0.0/16`},
 		"loopback advertised": {func(c *Config) { c.AdvertiseAddress = netip.MustParseAddr("127.0.0.1") },
 			`control plane: advertise address "127.0.0.1" cannot be reached from pods`},
 		"relative directory": {func(c *Config) { c.DataDir = "data" },

@@ -43,6 +43,8 @@ type Config struct {
 	// ClusterCIDR, ServiceCIDR are the pods' and Services' networks; ClusterDNS lies in ServiceCIDR.
 	// Default 10.42.0.0/16 and 10.43.0.0/16. Each node gets a /24 of ClusterCIDR.
 	ClusterCIDR, ServiceCIDR netip.Prefix
+	// NodeRanges are the pod networks of the nodes that mote makes, by node name. Other nodes get another /24 of ClusterCIDR.
+	NodeRanges map[string]netip.Prefix
 	// ClusterDomain is the DNS suffix of Services and part of the service-account issuer: changing
 	// it invalidates the tokens in running pods. Default cluster.local.
 	ClusterDomain string
@@ -136,6 +138,11 @@ func (c Config) validate() error {
 	}
 	if c.ClusterCIDR.Bits() > nodeCIDRBits {
 		return fmt.Errorf("cluster network %s is smaller than the /%d that each node gets", c.ClusterCIDR, nodeCIDRBits)
+	}
+	for node, network := range c.NodeRanges {
+		if network.Bits() != nodeCIDRBits || !c.ClusterCIDR.Contains(network.Addr()) {
+			return fmt.Errorf("pod network %s of node %s is not a /%d of the cluster network %s", network, node, nodeCIDRBits, c.ClusterCIDR)
+		}
 	}
 	if c.ServiceCIDR.Bits() > 28 {
 		return fmt.Errorf("service network %s is smaller than /28", c.ServiceCIDR)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,7 @@ func TestControlPlane(t *testing.T) {
 
 	cfg := testConfig(t)
 	cfg.DatastoreEndpoint = startEtcd(t, etcd)
+	cfg.NodeRanges = map[string]netip.Prefix{"node1": netip.MustParsePrefix("10.42.7.1/24")}
 	plane, err := Prepare(cfg)
 	require.NoError(t, err)
 	stop := run(t, plane.APIServer(), plane.ControllerManager(), plane.Scheduler())
@@ -69,7 +71,7 @@ func TestControlPlane(t *testing.T) {
 	t.Run("service account tokens", func(t *testing.T) { checkTokens(t, client, admin) })
 	t.Run("strangers", func(t *testing.T) { checkStrangers(t, admin) })
 	t.Run("authorities that are gone", func(t *testing.T) { checkTrust(t, client, plane) })
-	t.Run("nodes", func(t *testing.T) { checkNode(t, plane) })
+	t.Run("nodes", func(t *testing.T) { checkNode(t, client, plane) })
 	t.Run("renewal", func(t *testing.T) { checkRenewal(t, plane) })
 	stop()
 }
@@ -244,23 +246,31 @@ func authorityOf(t *testing.T, dir string) string {
 	return string(data)
 }
 
-// checkNode asks as the kubelet that IssueNode made: it may register itself, and no other.
-func checkNode(t *testing.T, plane *ControlPlane) {
+// checkNode asks as the kubelet that IssueNode made: it may register itself, and no other. It has its pod network from then on, and
+// the controller manager gives another one to a node that mote did not make.
+func checkNode(t *testing.T, client kubernetes.Interface, plane *ControlPlane) {
 	dir := filepath.Join(t.TempDir(), "credentials")
 	require.NoError(t, plane.IssueNode(dir, "node1", nil))
 	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(dir, "kubelet.kubeconfig"))
 	require.NoError(t, err)
 	kubelet, err := kubernetes.NewForConfig(config)
 	require.NoError(t, err)
-	_, err = kubelet.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, metav1.CreateOptions{})
+	const own = "10.42.7.0/24"
+	made, err := kubelet.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	_, err = kubelet.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node2"}}, metav1.CreateOptions{})
+	require.Equal(t, []string{own}, made.Spec.PodCIDRs)
+	require.Equal(t, own, made.Spec.PodCIDR)
+	other := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node2"}}
+	_, err = kubelet.CoreV1().Nodes().Create(t.Context(), other, metav1.CreateOptions{})
 	require.True(t, apierrors.IsForbidden(err), err)
-	// The controller manager gives the first node the network that the agent's bridge has.
+	_, err = client.CoreV1().Nodes().Create(t.Context(), other, metav1.CreateOptions{})
+	require.NoError(t, err)
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
-		node, err := kubelet.CoreV1().Nodes().Get(context.Background(), "node1", metav1.GetOptions{})
-		if assert.NoError(t, err) {
-			assert.Equal(t, []string{"10.42.0.0/24"}, node.Spec.PodCIDRs)
+		nodes, err := client.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{})
+		if assert.NoError(t, err) && assert.Len(t, nodes.Items, 2) {
+			assert.Equal(t, []string{own}, nodes.Items[0].Spec.PodCIDRs)
+			assert.Len(t, nodes.Items[1].Spec.PodCIDRs, 1)
+			assert.NotEqual(t, []string{own}, nodes.Items[1].Spec.PodCIDRs)
 		}
 	}, startTimeout, 50*time.Millisecond)
 }
