@@ -120,8 +120,9 @@ func TestListCosts(t *testing.T) {
 			whole := times(livePeak(func() { discardYAML(answer(table, http.StatusOK)) }))
 			streamed := times(livePeak(func() { discardYAML(answer(list, http.StatusOK)) }))
 			t.Logf("of %d bytes stored: decoded %.1f, a table %.1f, YAML of a list %.1f", size, decoded, whole, streamed)
-			require.LessOrEqual(t, whole, float64(tableCopies)+0.5)
-			require.Less(t, streamed, 1.5, "no more than some objects at once")
+			require.LessOrEqual(t, whole, float64(tableCopies)+1)
+			// Converted as a whole, lists of many fields take 50 to 80 times their size.
+			require.Less(t, streamed*float64(size), float64(12*len(data)+4<<20), "an object at a time, and buffers")
 		})
 	}
 }
