@@ -40,6 +40,39 @@ debian_install() {
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# mote_version prints the version that git gives this tree: the tag, or the next version and the commit.
+mote_version() {
+	local version=v0.1.0-dev commit
+	if commit=$(git rev-parse HEAD 2>/dev/null); then
+		version=$(git describe --tags --match 'v*' 2>/dev/null) || version=v0.1.0-dev-g${commit:0:12}
+		[ -z "$(git status --porcelain)" ] || version=$version-dirty
+	fi
+	echo "$version"
+}
+
+# c_toolchain sets triple and CC for the payload's programs of $GOARCH, and PKG_CONFIG_LIBDIR.
+c_toolchain() {
+	case $GOARCH in
+	amd64) triple=x86_64-linux-gnu ;;
+	arm64) triple=aarch64-linux-gnu ;;
+	*) die "cannot build for GOARCH=$GOARCH; amd64 and arm64 are supported" ;;
+	esac
+	export CC=$triple-gcc PKG_CONFIG_LIBDIR=/usr/lib/$triple/pkgconfig
+}
+
+# static_libraries prints the C libraries that are linked into the payload's programs.
+static_libraries() {
+	realpath "$($CC -print-file-name=libc.a)" "$($CC -print-libgcc-file-name)" \
+		"$(pkg-config --variable=libdir libseccomp)/libseccomp.a"
+}
+
+# release_tool ARGUMENT... runs scripts/tools/release, on this machine whatever the build is for.
+release_tool() {
+	local tool=$PWD/bin/release-tool
+	GOARCH='' GOOS='' GOFLAGS='-buildvcs=false -trimpath' go -C scripts/tools build -o "$tool" ./release
+	"$tool" "$@"
+}
+
 # kubernetes_stamps prints the linker's flags that give upstream's programs their version. Without them they would
 # take themselves for v0.0.0.
 kubernetes_stamps() {

@@ -5,12 +5,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mote-k8s/mote/internal/licenses"
 	"github.com/mote-k8s/mote/internal/version"
 )
 
 // newVersionCommand returns the verb that prints what this file is made of.
 func newVersionCommand(e *env) *cobra.Command {
-	var short bool
+	var short, texts bool
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the versions of mote and its parts",
@@ -19,9 +20,12 @@ func newVersionCommand(e *env) *cobra.Command {
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().BoolVarP(&short, "short", "q", false, "print mote's version alone")
+	cmd.Flags().BoolVar(&texts, "licenses", false, "print the parts of this file with their licences and licence texts")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		v := version.Get()
 		switch {
+		case texts:
+			return licenses.Write(e.stdout)
 		case output.json():
 			return printJSON(e.stdout, v)
 		case short:

@@ -114,7 +114,7 @@ func TestRun(t *testing.T) {
 		echo serving
 		read -r _`
 	artifacts := filepath.Join(h.Dir, "out")
-	cmd := exec.Command("mote", "run", "-q", "--name", "ci", "--artifacts", artifacts, "--image", archive, "-p", "18080:30080", "--", "sh", "-c", script)
+	cmd := exec.Command("mote", "run", "-q", "--profile=cis", "--name", "ci", "--artifacts", artifacts, "--image", archive, "-p", "18080:30080", "--", "sh", "-c", script)
 	var stderr strings.Builder
 	cmd.Env, cmd.Stderr = h.Environ(), &stderr
 	stdin, err := cmd.StdinPipe()
@@ -147,6 +147,7 @@ func TestRun(t *testing.T) {
 		return nil
 	})
 	testOtherTerminal(t, h)
+	testRunProfile(t, h)
 	if err := stdin.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +177,17 @@ func testOtherTerminal(t *testing.T, h *cluster.Host) {
 	if r := h.Try(t, nil, "mote", "run", "--name", "ci", "--", "true"); r.Code != 1 || !strings.Contains(r.Stderr, "a sandbox called ci runs already") {
 		t.Errorf("a second cluster of one name: %+v", r)
 	}
+}
+
+// testRunProfile checks that the throwaway cluster ci has both halves of --profile=cis, the API server's and the kubelet's.
+func testRunProfile(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	features.Row(t, "F7", "mote run --profile=cis refuses a privileged pod and gives containers a seccomp profile")
+	r := h.Try(t, nil, "mote", "kubectl", "--sandbox", "ci", "run", "privileged", "--image=localhost/test/web:1", "--privileged")
+	if r.Code == 0 || !strings.Contains(r.Stderr, `violates PodSecurity "baseline`) {
+		t.Errorf("a privileged pod under --profile=cis: %+v", r)
+	}
+	wantContains(t, "the kubelet's settings", h.Run(t, "mote", "kubectl", "--sandbox", "ci", "get", "--raw", "/api/v1/nodes/mote/proxy/configz"), `"seccompDefault":true`)
 }
 
 // wantAftermath looks at what a command that failed has left to read.
