@@ -60,6 +60,15 @@ func (m *Machine) Prepare(store *datastore.Datastore, budgets *limit.Budgets, mo
 	return plane, m.recordNodeName()
 }
 
+// restoreCommand returns the command that restores a snapshot. An encrypted one also needs the private key.
+func restoreCommand(one snapshot.Snapshot) string {
+	command := "mote datastore snapshot restore " + one.Name
+	if one.Encryption != nil {
+		command += " --identity FILE"
+	}
+	return command
+}
+
 // keysHint adds to a refusal for lost keys how to get them back, and how to go on without them.
 func (m *Machine) keysHint(lost *pki.LostKeysError) error {
 	from := "from a backup of that directory"
@@ -67,8 +76,8 @@ func (m *Machine) keysHint(lost *pki.LostKeysError) error {
 	if list, err := snapshot.Folder(m.SnapshotDir).List(); err == nil {
 		good := slices.IndexFunc(list, func(one snapshot.Snapshot) bool { return one.Err == nil && one.Cluster != "" })
 		if good >= 0 {
-			from = fmt.Sprintf("with \"mote datastore snapshot restore %s\" (state and keys of %s), or %s",
-				list[good].Name, list[good].Time.Format(time.RFC3339), from)
+			from = fmt.Sprintf("with \"%s\" (state and keys of %s), or %s",
+				restoreCommand(list[good]), list[good].Time.Format(time.RFC3339), from)
 		}
 	}
 	if lost.Sealed {

@@ -26,7 +26,7 @@ changes nothing, or is finished by the next start of mote. An encrypted snapshot
 		Args: oneArg("a snapshot's name or path"),
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but errors")
-	cmd.Flags().StringVarP(&identity, "identity", "i", "", "file of the age private key that opens an encrypted snapshot")
+	cmd.Flags().StringVarP(&identity, "identity", "i", "", "`file` of the age private key that opens an encrypted snapshot")
 	output := outputFlag(cmd)
 	load := withSettings(cmd, e, "datastore snapshot restore")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

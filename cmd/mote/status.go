@@ -19,7 +19,7 @@ func newStatusCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "Show how the cluster on this machine is",
-		Long:    "Show the API, the node, pods that do not run, the disk, the newest snapshot, and each component of the running mote. The exit code is 1 when a component or the node is not ready.",
+		Long:    "Show the API, the node, pods that do not run, the disk, the newest snapshot, and each component of the running mote. While the API hangs, it waits 3 seconds and shows the rest. The exit code is 1 when a component or the node is not ready.",
 		GroupID: groupUse,
 		Args:    noArgs,
 	}
