@@ -148,3 +148,11 @@ func (m *Machine) newSnapshots(store *datastore.Datastore) *snapshot.Schedule {
 		Timetable: m.SnapshotSchedule, Keep: m.SnapshotRetention,
 	}
 }
+
+// Trouble implements component.Troubled for a component that does.
+func (a announced) Trouble() []string {
+	if troubled, ok := a.Component.(component.Troubled); ok {
+		return troubled.Trouble()
+	}
+	return nil
+}

@@ -16,6 +16,7 @@ import (
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
 
 	"github.com/mote-k8s/mote/internal/ciphers"
+	"github.com/mote-k8s/mote/internal/fair"
 	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/series"
 	"github.com/mote-k8s/mote/server/pki"
@@ -26,11 +27,12 @@ type apiServer struct {
 	creds     *pki.Credentials
 	options   *options.ServerRunOptions
 	completed options.CompletedOptions
+	watches   *fair.Gate
 }
 
 // newAPIServer parses the arguments; nothing that they name need exist yet.
 func newAPIServer(cfg Config, creds *pki.Credentials) (*apiServer, error) {
-	s := &apiServer{cfg: cfg, creds: creds, options: options.NewServerRunOptions()}
+	s := &apiServer{cfg: cfg, creds: creds, options: options.NewServerRunOptions(), watches: newWatchGate(cfg.Memory)}
 	addNodeRanges(s.options, cfg)
 	flags := s.options.Flags()
 	s.options.Flagz = flagz.NamedFlagSetsReader{FlagSets: flags}
@@ -122,6 +124,14 @@ func (s *apiServer) complete() error {
 
 func (s *apiServer) Name() string { return "kube-apiserver" }
 
+// Trouble implements component.Troubled.
+func (s *apiServer) Trouble() []string {
+	if text := s.watches.Trouble(); text != "" {
+		return []string{text}
+	}
+	return nil
+}
+
 func (s *apiServer) Run(ctx context.Context) error {
 	stop, err := s.cfg.listen(ctx, s.completed.SecureServing.SecureServingOptions, apiBudget())
 	if err != nil {
@@ -133,6 +143,7 @@ func (s *apiServer) Run(ctx context.Context) error {
 		return fmt.Errorf("configure: %w", err)
 	}
 	boundLists(&config.Aggregator.GenericConfig.Config, s.cfg.Memory)
+	boundWatches(&config.Aggregator.GenericConfig.Config, s.watches)
 	// bootstrap.go says why these two hooks are ours. The set is shared by the three servers of the
 	// chain; a hook that the arguments disabled is already in it.
 	disabled := config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks
