@@ -40,7 +40,7 @@ func TestConnectionsToRemovedPodsAreForgotten(t *testing.T) {
 	gone <- netip.MustParseAddr("10.42.0.5")
 	gone <- netip.MustParseAddr("10.42.0.7")
 	close(gone)
-	flushGone(gone)
+	flushGone(gone, nil)
 	left, err := netlink.ConntrackTableList(netlink.ConntrackTable, syscall.AF_INET)
 	require.NoError(t, err)
 	require.Len(t, left, 1)

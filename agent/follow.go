@@ -18,7 +18,7 @@ import (
 //   - The host's resolver configuration changes when a network comes up late. The pods' resolver file, which the kubelet reads
 //     for each pod, is written again.
 //   - The CNI plugins remove a pod's address lease when the pod's rules are gone. What the kernel still translates to that
-//     address is forgotten then (flushGone).
+//     address is forgotten then, and connections from it are ended (flushGone).
 //
 // stop waits for the end.
 func followFiles(ctx context.Context, c Config) (stop func(), err error) {
@@ -48,7 +48,7 @@ func followFiles(ctx context.Context, c Config) (stop func(), err error) {
 	gone, done, flushed := make(chan netip.Addr, maxGone), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(flushed)
-		flushGone(gone)
+		flushGone(gone, c.Budgets)
 	}()
 	go func() {
 		defer close(done)

@@ -48,6 +48,10 @@ func (c *Conn) begin() {
 // end resets the connection, whoever uses it.
 func (c *Conn) end(reason Reason) {
 	c.listener.journal.refused(reason, c.source)
+	c.reset()
+}
+
+func (c *Conn) reset() {
 	_ = c.SetLinger(0)
 	_ = c.close()
 }

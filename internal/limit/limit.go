@@ -22,6 +22,7 @@ package limit
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -167,6 +168,20 @@ func (b *Budgets) all() []*Listener {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.listeners)
+}
+
+// EndFrom resets the connections from sources that no longer exist, such as the addresses of removed pods, and returns
+// their number. A client that has lost its network cannot close its connections, and the kernel keeps what was
+// sent to it for a quarter of an hour.
+func (b *Budgets) EndFrom(sources map[netip.Addr]bool) int {
+	ended := 0
+	for _, l := range b.all() {
+		for _, c := range l.from(sources) {
+			c.reset()
+			ended++
+		}
+	}
+	return ended
 }
 
 // Trouble describes what the listeners of a component refused in the last minutes, one line each, for

@@ -213,6 +213,31 @@ mote_listener_connections{class="stranger",listener="kubelet"} 6
 	require.EqualValues(t, 399, b.strangers.Load())
 }
 
+// TestEndFrom: a client without a network cannot close its connections.
+func TestEndFrom(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for a network of its own")
+	}
+	dialFrom := peers(t)
+	b := New()
+	l := serve(t, b, "192.0.2.1:0", Config{Connections: 10, PerAddress: 5, Own: 10})
+	opened := opened(t)
+	gone := []net.Conn{opened(dialFrom("192.0.2.2", l.Addr().String())), opened(dialFrom("192.0.2.2", l.Addr().String()))}
+	stays := opened(dialFrom("192.0.2.3", l.Addr().String()))
+	eventually(t, "all are counted", func() bool { return b.strangers.Load() == 3 })
+	require.Equal(t, 2, b.EndFrom(map[netip.Addr]bool{netip.MustParseAddr("192.0.2.2"): true, netip.MustParseAddr("192.0.2.9"): true}))
+	for _, conn := range gone {
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(wait)))
+		_, err := conn.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+	}
+	eventually(t, "they do not count any more", func() bool { return b.strangers.Load() == 1 })
+	_, err := stays.Write([]byte("x"))
+	require.NoError(t, err)
+	require.Zero(t, b.EndFrom(map[netip.Addr]bool{netip.MustParseAddr("192.0.2.2"): true}))
+	require.Empty(t, l.journal.totals(), "it is no refusal")
+}
+
 func TestSilentClientsAreEnded(t *testing.T) {
 	l := serve(t, nil, "127.0.0.1:0", Config{Own: 10, Start: 50 * time.Millisecond})
 	talks := dial(t, l, "127.0.0.2", "127.0.0.1")

@@ -252,6 +252,17 @@ func (l *Listener) admit(c *Conn) (pushedOut *Conn, reason Reason) {
 	return pushedOut, ""
 }
 
+// from lists the connections of sources.
+func (l *Listener) from(sources map[netip.Addr]bool) []*Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var conns []*Conn
+	for source := range sources {
+		conns = append(conns, l.sources[source]...)
+	}
+	return conns
+}
+
 // take counts a stranger, or returns which budget is used up. It is called with mu held.
 func (l *Listener) take() Reason {
 	if l.strangers >= l.cfg.Connections {
