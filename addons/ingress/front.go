@@ -54,12 +54,13 @@ func openFront(ctx context.Context, port int, secure *tls.Config, handler *proxy
 	if err != nil {
 		return nil, err
 	}
-	f := &front{listener: listener, server: newServer(handler, secure), ended: make(chan struct{})}
+	turns := turnListener{listener, handler.reads, handler.source}
+	f := &front{listener: turns, server: newServer(handler, secure), ended: make(chan struct{})}
 	go func() {
 		defer close(f.ended)
-		serve := func() error { return f.server.Serve(listener) }
+		serve := func() error { return f.server.Serve(turns) }
 		if secure != nil {
-			serve = func() error { return f.server.ServeTLS(listener, "", "") }
+			serve = func() error { return f.server.ServeTLS(turns, "", "") }
 		}
 		if err := serve(); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 			failed(fmt.Errorf("serve port %d: %w", port, err))

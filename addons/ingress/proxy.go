@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +41,7 @@ type proxy struct {
 	certificate         *tls.Certificate // of hosts that have none
 	bounds              bounds
 	gate, refusals      *fair.Gate // by bytes
+	reads               *fair.Gate
 	source              func(remote, local net.Addr) netip.Addr
 }
 
@@ -58,6 +60,7 @@ func (p *proxy) setBounds(b bounds) {
 	p.gate = fair.New(fair.Config{
 		Component: Name, Work: "requests", Running: fair.Processors(), Total: b.memory, PerSource: b.memoryPerSource,
 	})
+	p.reads = newReadGate()
 	p.refusals = fair.New(fair.Config{
 		Component: Name, Work: "requests without an answer", Total: refusalMemory, PerSource: refusalMemoryPerSource,
 	})
@@ -183,6 +186,9 @@ func answerError(w http.ResponseWriter, r *http.Request, err error) {
 // getCertificate is for tls.Config.
 func (p *proxy) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	found := p.certificate
+	if slices.Contains(hello.SupportedProtos, "h2") {
+		takeTurns(hello.Conn)
+	}
 	if c := p.routes.Load().certificate(hostOf(hello.ServerName)); c != nil {
 		found = c
 	}
