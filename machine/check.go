@@ -12,6 +12,7 @@ import (
 	"github.com/mote-k8s/mote/addons/dns"
 	"github.com/mote-k8s/mote/agent/netcheck"
 	"github.com/mote-k8s/mote/internal/dirlock"
+	"github.com/mote-k8s/mote/internal/host"
 	"github.com/mote-k8s/mote/machine/settings"
 
 	"github.com/mote-k8s/mote/agent"
@@ -69,7 +70,7 @@ func (m *Machine) checkInotify() agent.Finding {
 
 // checkPorts gives one finding for each port. Those of the mote that runs are its own.
 func (m *Machine) checkPorts() []agent.Finding {
-	listeners, err := readListeners()
+	listeners, err := host.Sockets()
 	if err != nil {
 		return []agent.Finding{{Name: "ports", State: agent.StateFail, Message: err.Error()}}
 	}

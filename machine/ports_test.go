@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mote-k8s/mote/internal/host"
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
@@ -21,7 +22,7 @@ func TestPortOwnerIsFound(t *testing.T) {
 			}
 			defer l.Close()
 			addr := netip.MustParseAddrPort(l.Addr().String())
-			listeners, err := readListeners()
+			listeners, err := host.Sockets()
 			require.NoError(t, err)
 			comm, err := os.ReadFile("/proc/self/comm")
 			require.NoError(t, err)
@@ -29,7 +30,7 @@ func TestPortOwnerIsFound(t *testing.T) {
 				fmt.Sprintf("cannot listen on %s: in use by pid %d (%s); stop it or set --x", addr, os.Getpid(), comm[:len(comm)-1]))
 
 			require.NoError(t, l.Close())
-			listeners, err = readListeners()
+			listeners, err = host.Sockets()
 			require.NoError(t, err)
 			require.NoError(t, checkPort(portUse{addr: addr}, listeners))
 		})
@@ -70,21 +71,4 @@ func TestPortsFollowTheArguments(t *testing.T) {
 		"0.0.0.0:7443", "10.42.0.1:2", "127.0.0.1:1", "127.0.0.1:10257", "127.0.0.1:10259", "127.0.0.2:3", "10.42.0.1:10256",
 		"10.42.0.1:10053", "10.42.0.1:10251",
 	}, got)
-}
-
-func TestParseProcAddr(t *testing.T) {
-	for text, want := range map[string]string{
-		"0100007F:1F90":                         "127.0.0.1:8080",
-		"00000000:0016":                         "0.0.0.0:22",
-		"00000000000000000000000001000000:0050": "[::1]:80",
-		"0000000000000000FFFF00000100007F:0050": "127.0.0.1:80",
-	} {
-		got, err := parseProcAddr(text)
-		require.NoError(t, err)
-		require.Equal(t, want, got.String())
-	}
-	for _, bad := range []string{"", "01:50", "0100007F", "0100007F:x"} {
-		_, err := parseProcAddr(bad)
-		require.Error(t, err, bad)
-	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/payload"
+	"github.com/mote-k8s/mote/internal/host"
 	"github.com/mote-k8s/mote/internal/inotify"
 )
 
@@ -29,7 +30,7 @@ func (m *Machine) preflight() (warnings []agent.Finding, err error) {
 	if err := inotify.CheckInstances(); err != nil {
 		return nil, err
 	}
-	listeners, err := readListeners()
+	listeners, err := host.Sockets()
 	if err != nil {
 		return nil, err
 	}

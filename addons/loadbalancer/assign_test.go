@@ -111,20 +111,3 @@ func TestHostPorts(t *testing.T) {
 	p.Status.Phase = corev1.PodSucceeded
 	require.Empty(t, hostPorts(p))
 }
-
-func TestParseSocket(t *testing.T) {
-	for text, want := range map[string]string{
-		"0100007F:1F90":                         "127.0.0.1:8080",
-		"00000000:0016":                         "0.0.0.0:22",
-		"00000000000000000000000000000000:0050": "[::]:80",
-		"0000000000000000FFFF00000100007F:0050": "127.0.0.1:80",
-	} {
-		got, err := parseSocket(text)
-		require.NoError(t, err)
-		require.Equal(t, want, got.String())
-	}
-	for _, text := range []string{"", "01:", "0100007F:XYZ", "0100:1"} {
-		_, err := parseSocket(text)
-		require.Error(t, err, text)
-	}
-}

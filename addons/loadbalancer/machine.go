@@ -1,16 +1,11 @@
 package loadbalancer
 
 import (
-	"bufio"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/mote-k8s/mote/internal/host"
 )
 
 // labelSuffix ends the label of the pool's addresses ("mote0:mote"), by which they are found again.
@@ -212,54 +209,18 @@ func watchAddresses(subscribe func() (*subscription, error), change func()) (sto
 	return func() { close(stopped); <-ended }, nil
 }
 
-// listening are the ports that programs of this machine listen on, as /proc/net tells: proc(5).
+// listening returns the ports that programs of this machine listen on.
 func listening() ([]use, error) {
-	var uses []use
-	for _, file := range []struct {
-		name, state string // what a socket that waits for others is in
-		protocol    corev1.Protocol
-	}{
-		{"tcp", "0A", corev1.ProtocolTCP}, {"tcp6", "0A", corev1.ProtocolTCP},
-		{"udp", "07", corev1.ProtocolUDP}, {"udp6", "07", corev1.ProtocolUDP},
-	} {
-		f, err := os.Open("/proc/thread-self/net/" + file.name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list open ports: %w", err)
-		}
-		defer f.Close()
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			words := strings.Fields(lines.Text())
-			if len(words) < 4 || words[3] != file.state {
-				continue
-			}
-			at, err := parseSocket(words[1])
-			if err != nil {
-				return nil, fmt.Errorf("read /proc/net/%s: %w", file.name, err)
-			}
-			uses = append(uses, use{at.Addr(), file.protocol, int32(at.Port()), "a program of this machine"})
+	sockets, err := host.Sockets()
+	if err != nil {
+		return nil, err
+	}
+	uses := make([]use, len(sockets))
+	for i, s := range sockets {
+		uses[i] = use{s.Addr.Addr(), corev1.ProtocolTCP, int32(s.Addr.Port()), "a program of this machine"}
+		if s.UDP {
+			uses[i].protocol = corev1.ProtocolUDP
 		}
 	}
 	return uses, nil
-}
-
-// parseSocket reads ADDRESS:PORT in hexadecimal. The address is 32-bit words in the machine's byte order, which is
-// little-endian wherever mote runs.
-func parseSocket(text string) (netip.AddrPort, error) {
-	address, port, _ := strings.Cut(text, ":")
-	raw, err := hex.DecodeString(address)
-	if err != nil || len(raw)%4 != 0 {
-		return netip.AddrPort{}, fmt.Errorf("%q is not an address", text)
-	}
-	for word := range slices.Chunk(raw, 4) {
-		slices.Reverse(word)
-	}
-	parsed, ok := netip.AddrFromSlice(raw)
-	number, err := strconv.ParseUint(port, 16, 16)
-	if !ok || err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q is not an address", text)
-	}
-	return netip.AddrPortFrom(parsed.Unmap(), uint16(number)), nil
 }
