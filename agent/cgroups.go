@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // Paths in every cgroup hierarchy, relative to its mount point.
@@ -35,30 +36,27 @@ type hierarchy struct {
 	unified     bool // cgroup v2
 }
 
-// cgroupTrees parses /proc/self/mountinfo (proc(5)). A tree that is mounted twice is given once.
-func cgroupTrees(mountinfo io.Reader) ([]hierarchy, error) {
+// cgroupTrees finds the cgroup trees in a mountinfo file (proc(5)). A tree that is mounted twice is given once.
+func cgroupTrees(file io.Reader) ([]hierarchy, error) {
+	mounts, err := mountinfo.GetMountsFromReader(file, func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.FSType, "cgroup"), false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
 	var trees []hierarchy
-	seen := map[string]bool{}
-	scanner := bufio.NewScanner(mountinfo)
-	for scanner.Scan() {
-		before, after, found := strings.Cut(scanner.Text(), " - ")
-		mount, super := strings.Fields(before), strings.Fields(after)
-		if !found || len(mount) < 5 || len(super) < 3 {
-			continue
-		}
-		device, dir := mount[2], mount[4]
-		if !strings.HasPrefix(super[0], "cgroup") || seen[device] {
+	seen := map[[2]int]bool{}
+	for _, m := range mounts {
+		device := [2]int{m.Major, m.Minor}
+		if seen[device] {
 			continue
 		}
 		seen[device] = true
-		tree := hierarchy{dir: dir, unified: super[0] == "cgroup2"}
+		tree := hierarchy{dir: m.Mountpoint, unified: m.FSType == "cgroup2"}
 		if !tree.unified {
-			tree.controllers = strings.Split(super[2], ",")[1:]
+			tree.controllers = strings.Split(m.VFSOptions, ",")[1:]
 		}
 		trees = append(trees, tree)
-	}
-	if err := scanner.Err(); err != nil {
-		return nil, fmt.Errorf("read mounts: %w", err)
 	}
 	return trees, nil
 }

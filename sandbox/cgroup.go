@@ -36,10 +36,10 @@ func hierarchies() ([]hierarchy, error) {
 	var found []hierarchy
 	seen := make(map[string]bool)
 	for _, m := range mounts {
-		h := hierarchy{mount: m.path, v2: m.fstype == "cgroup2"}
-		switch m.fstype {
+		h := hierarchy{mount: m.Mountpoint, v2: m.FSType == "cgroup2"}
+		switch m.FSType {
 		case "cgroup":
-			h.options = v1Options(m.super, controllers)
+			h.options = v1Options(m.VFSOptions, controllers)
 		case "cgroup2":
 		default:
 			continue

@@ -18,7 +18,7 @@ func (r *rootBuilder) devices() error {
 		return err
 	}
 	for _, m := range mounts {
-		if m.path == "/dev" {
+		if m.Mountpoint == "/dev" {
 			if err := r.overlay("/dev"); err != nil {
 				return err
 			}

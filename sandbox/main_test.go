@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -185,7 +186,7 @@ type surroundings struct {
 	Hostname   string
 	Links      []string
 	Namespaces map[string]string
-	Mounts     []hostMount
+	Mounts     []*mountinfo.Info
 	Cgroup     string
 	Images     []string
 	Writable   []string // of the images

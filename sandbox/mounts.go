@@ -3,56 +3,18 @@ package sandbox
 import (
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
-// hostMount is a line of /proc/self/mountinfo (proc(5)).
-type hostMount struct {
-	path   string
-	fstype string
-	super  string // options of the super block
-}
-
-// readMounts returns the calling process's mounts, a parent before what is mounted on it.
-func readMounts() ([]hostMount, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+// readMounts returns the mounts of the calling process, a parent before what is mounted on it.
+func readMounts() ([]*mountinfo.Info, error) {
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list mounts: %w", err)
 	}
-	return parseMounts(string(data)), nil
-}
-
-func parseMounts(mountinfo string) []hostMount {
-	var mounts []hostMount
-	for line := range strings.Lines(mountinfo) {
-		// 36 35 98:0 /root /mount/point rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-		left, right, ok := strings.Cut(line, " - ")
-		fields, tail := strings.Fields(left), strings.Fields(right)
-		if !ok || len(fields) < 6 || len(tail) < 1 {
-			continue
-		}
-		mounts = append(mounts, hostMount{path: unescape(fields[4]), fstype: tail[0], super: tail[len(tail)-1]})
-	}
-	return mounts
-}
-
-// unescape undoes the octal escapes of blanks, tabs, newlines and backslashes in mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return mounts, nil
 }
 
 // mount is mount(2) with an error that names the mount point.

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/moby/sys/mountinfo"
+
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
@@ -118,24 +120,24 @@ func escapeOverlay(path string) string {
 // hostFiles shows the host's files. An overlay does not show what is mounted below its lower
 // directory, so each file system of the host is shown by itself: as an overlay where a place lies on
 // it, read-only elsewhere.
-func (r *rootBuilder) hostFiles(mounts []hostMount) error {
+func (r *rootBuilder) hostFiles(mounts []*mountinfo.Info) error {
 	if err := r.overlay("/"); err != nil {
 		return err
 	}
 	for _, m := range mounts {
-		if m.path == "/" || isPseudo(m.fstype) || isCovered(m.path) {
+		if m.Mountpoint == "/" || isPseudo(m.FSType) || isCovered(m.Mountpoint) {
 			continue
 		}
-		if _, err := os.Lstat(r.at(m.path)); err != nil {
+		if _, err := os.Lstat(r.at(m.Mountpoint)); err != nil {
 			continue // below a mount that is not shown
 		}
-		if holdsPlace(m.path) {
-			if err := r.overlay(m.path); err != nil {
+		if holdsPlace(m.Mountpoint) {
+			if err := r.overlay(m.Mountpoint); err != nil {
 				return err
 			}
 			continue
 		}
-		err := bindReadOnly(m.path, r.at(m.path))
+		err := bindReadOnly(m.Mountpoint, r.at(m.Mountpoint))
 		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 			return err // a user's FUSE mount is closed to root: not shown
 		}
