@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/mote-k8s/mote/internal/dirlock"
+	"github.com/mote-k8s/mote/internal/durable"
 )
 
 // footprint is what this node leaves outside its own directories. It is written before the machine is
@@ -90,23 +91,10 @@ func changeFootprint(c Config, change func(*footprint)) error {
 	return writeFile(c.data().Footprint(), append(after, '\n'), 0o600)
 }
 
-// writeFile replaces path atomically, with what is on the disk already, and makes its directory (mode 0700).
+// writeFile replaces path durably (durable.WriteFile), and makes its directory with mode 0700.
 func writeFile(path string, data []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make directory for %s: %w", path, err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
+	return durable.WriteFile(path, data, mode)
 }

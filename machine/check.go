@@ -10,13 +10,12 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/mote-k8s/mote/addons/dns"
+	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/netcheck"
 	"github.com/mote-k8s/mote/internal/dirlock"
 	"github.com/mote-k8s/mote/internal/host"
-	"github.com/mote-k8s/mote/machine/settings"
-
-	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/internal/inotify"
+	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // Check looks at everything that a start needs from this machine. It changes nothing.

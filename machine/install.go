@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mote-k8s/mote/internal/durable"
 	"github.com/mote-k8s/mote/internal/pack"
 )
 
@@ -239,23 +240,15 @@ func (i Installer) copySelf() error {
 	return pack.Remove(exe)
 }
 
-// write replaces a file atomically.
+// write replaces a file, and makes its directory.
 func (i Installer) write(path string, data []byte, mode os.FileMode) error {
 	path = i.path(path)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = durable.WriteFile(path, data, mode)
 	}
 	if err != nil {
-		return fmt.Errorf("install %s: %w", path, err)
+		return fmt.Errorf("install: %w", err)
 	}
 	return nil
 }

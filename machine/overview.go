@@ -10,9 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/mote-k8s/mote/internal/disk"
-
 	"github.com/mote-k8s/mote/datastore/snapshot"
+	"github.com/mote-k8s/mote/internal/disk"
 )
 
 // SnapshotInfo is a snapshot for programs.

@@ -13,16 +13,15 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/mote-k8s/mote/agent"
-	"github.com/mote-k8s/mote/internal/version"
-
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/component-base/metrics/legacyregistry"
 
+	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
 	"github.com/mote-k8s/mote/internal/layout"
+	"github.com/mote-k8s/mote/internal/version"
 	"github.com/mote-k8s/mote/machine/settings"
 )
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mote-k8s/mote/internal/durable"
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
@@ -154,11 +155,7 @@ func (s *Sandbox) publishInfo(ready bool) error {
 	if err != nil {
 		return fmt.Errorf("describe the sandbox: %w", err)
 	}
-	path := filepath.Join(s.paths.dir, infoFile)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("describe the sandbox: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := durable.WriteFile(filepath.Join(s.paths.dir, infoFile), data, 0o600); err != nil {
 		return fmt.Errorf("describe the sandbox: %w", err)
 	}
 	return nil
