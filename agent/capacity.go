@@ -16,18 +16,21 @@ import (
 
 const (
 	mib = 1 << 20
-	// podTasks is the default limit of processes and threads of one pod: more than a database or a JVM has, and a fork bomb
-	// fills an eighth of the 32,768 that a machine of up to 32 CPUs has by default.
+	// podTasks is the default limit of processes and threads of one pod. A database or a JVM has
+	// fewer. A fork bomb that reaches it fills an eighth of the 32,768 that a machine of up to 32
+	// CPUs has by default.
 	podTasks = 4096
 )
 
-// capacity is what the machine, or the container around mote, offers to everything that runs on it.
+// capacity holds the resources that the machine, or the container around mote, offers to everything
+// that runs on it.
 type capacity struct {
 	cpus int
-	// memory is the machine's, in bytes, as the kubelet sees it. usable is less where a cgroup limits mote and its pods
-	// together.
+	// memory is the machine's memory in bytes, as the kubelet sees it. usable is less where a
+	// cgroup limits mote and its pods together.
 	memory, usable uint64
-	// tasks is the machine's limit of processes and threads, as the kubelet sees it; usableTasks is less where a cgroup limits it.
+	// tasks is the machine's limit of processes and threads, as the kubelet sees it. usableTasks is
+	// less where a cgroup limits it.
 	tasks, usableTasks uint64
 }
 
@@ -55,15 +58,18 @@ func detectCapacity() (capacity, error) {
 	return c, nil
 }
 
-// UsableMemory is what the machine, or the container around mote, offers to mote and its pods together, in bytes.
+// UsableMemory returns the memory, in bytes, that the machine, or the container around mote, offers
+// to mote and its pods together.
 func UsableMemory() (uint64, error) {
 	c, err := detectCapacity()
 	return c.usable, err
 }
 
-// systemReserved is what the pods together never get: the share of mote and of the rest of the system. Without it, pods without
-// limits can take memory until the kernel kills something on the machine; with it, their own cgroup is full first, and one of
-// them is killed. The kubelet counts from what the machine has, so what a cgroup around mote withholds is reserved too.
+// systemReserved returns the resources that the pods together never get: the share of mote and of
+// the rest of the system. Without it, pods without limits can take memory until the kernel kills
+// something on the machine. With it, the pods' own cgroup is full first, and the kernel kills one
+// of them. The kubelet counts from the resources of the whole machine, so the amount that a cgroup
+// around mote withholds is reserved too.
 func (c capacity) systemReserved() map[string]string {
 	return map[string]string{
 		"cpu":    fmt.Sprintf("%dm", reservedCPU(c.cpus)),
@@ -72,12 +78,14 @@ func (c capacity) systemReserved() map[string]string {
 	}
 }
 
-// podTasksLimit is the default limit of one pod's processes and threads: a quarter of all on a machine with few.
+// podTasksLimit returns the default limit of processes and threads of one pod: podTasks, or a
+// quarter of the machine's limit where that is less.
 func (c capacity) podTasksLimit() int64 { return int64(min(podTasks, c.usableTasks/4)) }
 
-// reservedMemory is a quarter of the first GiB, an eighth of the next three, a twentieth of the next twelve, and a fiftieth of
-// what is beyond: 128 MiB of 512 MiB, 640 MiB of 4 GiB, 1,254 MiB of 16 GiB. mote needs some 300 MiB at idle, and more with more
-// objects; a small machine keeps less than that, so that there is room for pods.
+// reservedMemory returns a quarter of the first GiB, an eighth of the next three, a twentieth of
+// the next twelve, and a fiftieth of the rest: 128 MiB of 512 MiB, 640 MiB of 4 GiB, 1,254 MiB of
+// 16 GiB. mote needs some 300 MiB at idle, and more with more objects. A small machine reserves
+// less than that, so that it has room for pods.
 func reservedMemory(usable uint64) uint64 {
 	var reserved uint64
 	for _, step := range []struct{ upTo, part uint64 }{
@@ -90,10 +98,12 @@ func reservedMemory(usable uint64) uint64 {
 	return reserved / mib * mib
 }
 
-// reservedCPU is in thousandths of a CPU. It gives weight to what is not a pod and limits nothing: pods use what is idle.
+// reservedCPU returns thousandths of a CPU. The reservation gives weight to everything except pods.
+// It limits nothing: pods use idle CPU time.
 func reservedCPU(cpus int) int { return 100 + 20*(cpus-1) }
 
-// limits are those of the tree's topmost group that is visible, the one of the container around mote, if there is one.
+// limits returns the limits of the topmost visible group of the tree, which is the group of the
+// container around mote, if there is one.
 func (h hierarchy) limits() (memory, tasks uint64, err error) {
 	memory, tasks = math.MaxUint64, math.MaxUint64
 	if slices.Contains(h.controllers, "memory") {
@@ -151,7 +161,8 @@ func totalMemory(path string) (uint64, error) {
 	return 0, fmt.Errorf("read the machine's memory: %s has no MemTotal", path)
 }
 
-// maxTasks is the lowest of the kernel's limits, as in upstream's pkg/kubelet/stats/pidlimit.
+// maxTasks returns the lowest of the kernel's limits, as upstream's pkg/kubelet/stats/pidlimit
+// does.
 func maxTasks(paths ...string) (uint64, error) {
 	lowest := uint64(math.MaxUint64)
 	for _, path := range paths {

@@ -24,7 +24,7 @@ func TestReserved(t *testing.T) {
 		{"4 GiB", capacity{4, 4 * gib, 4 * gib, 32768, 32768}, "160m", "640Mi", "4096", "3456Mi", 4096},
 		{"16 GiB", capacity{8, 16 * gib, 16 * gib, 4194304, 4194304}, "240m", "1254Mi", "4096", "15130Mi", 4096},
 		{"64 GiB", capacity{64, 64 * gib, 64 * gib, 4194304, 4194304}, "1360m", "2237Mi", "4096", "63299Mi", 4096},
-		// What the container does not get is not for pods either.
+		// The memory that the container does not get is not for pods either.
 		{"2 GiB and 3,000 processes for a container", capacity{8, 16 * gib, 2 * gib, 32768, 3000}, "240m", "14720Mi", "30518", "1664Mi", 750},
 	} {
 		t.Run(test.name, func(t *testing.T) {

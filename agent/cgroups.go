@@ -16,17 +16,17 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// Paths in every cgroup hierarchy, relative to its mount point.
+// These are paths in every cgroup hierarchy, relative to its mount point.
 const (
-	cgroupRoot = "/mote"       // everything of a node; the kubelet makes /mote/kubepods
+	cgroupRoot = "/mote"       // all groups of a node; the kubelet makes /mote/kubepods
 	shimCgroup = "/mote/shims" // containerd's shims
 	podCgroup  = "/mote/kubepods"
-	// initCgroup takes the processes that sit in the root of a delegated v2 tree, where they would
-	// forbid giving controllers to children.
+	// initCgroup takes the processes that are in the root of a delegated v2 tree. As long as
+	// processes are in the root, the kernel refuses to give controllers to its children.
 	initCgroup = "/mote-init"
 )
 
-// unifiedDir is where the v2 tree is mounted when it is the one in use.
+// unifiedDir is the mount point of the v2 tree on a machine that uses cgroup v2.
 const unifiedDir = "/sys/fs/cgroup"
 
 // hierarchy is one mounted cgroup tree.
@@ -36,7 +36,8 @@ type hierarchy struct {
 	unified     bool // cgroup v2
 }
 
-// cgroupTrees finds the cgroup trees in a mountinfo file (proc(5)). A tree that is mounted twice is given once.
+// cgroupTrees finds the cgroup trees in a mountinfo file (proc(5)). It returns a tree that is mounted
+// twice only once.
 func cgroupTrees(file io.Reader) ([]hierarchy, error) {
 	mounts, err := mountinfo.GetMountsFromReader(file, func(m *mountinfo.Info) (skip, stop bool) {
 		return !strings.HasPrefix(m.FSType, "cgroup"), false
@@ -72,7 +73,7 @@ func mountedCgroups() ([]hierarchy, error) {
 		return nil, err
 	}
 	for i, tree := range trees {
-		// Beside v1 trees v2 is mounted elsewhere, and runc does not use its controllers.
+		// Beside v1 trees, v2 is mounted elsewhere, and runc does not use its controllers.
 		if !tree.unified || tree.dir != unifiedDir {
 			continue
 		}
@@ -85,12 +86,13 @@ func mountedCgroups() ([]hierarchy, error) {
 	return trees, nil
 }
 
-// neededControllers are those without which the kubelet or runc fails; usefulControllers are handed down
-// where they are. (What v2 builds in and v1 has a controller for, runc finds itself.)
+// neededControllers returns the controllers without which the kubelet or runc fails.
+// usefulControllers returns those that mote hands down where they exist. (Some controllers of v1
+// are built into v2. runc detects these itself.)
 func neededControllers() []string { return []string{"cpu", "cpuset", "memory", "pids"} }
 func usefulControllers() []string { return []string{"io", "hugetlb"} }
 
-// missingControllers names the controllers that are needed and no tree has.
+// missingControllers returns the needed controllers that no tree has.
 func missingControllers(trees []hierarchy) []string {
 	var missing []string
 	for _, needed := range neededControllers() {
@@ -101,7 +103,7 @@ func missingControllers(trees []hierarchy) []string {
 	return missing
 }
 
-// prepareCgroups makes our groups in every tree, with every controller handed down.
+// prepareCgroups makes mote's groups in every tree and hands every controller down to them.
 func prepareCgroups() error {
 	trees, err := mountedCgroups()
 	if err != nil {
@@ -147,8 +149,9 @@ func (h hierarchy) prepare() error {
 	return nil
 }
 
-// evacuate empties the root of a delegated v2 tree: a group with processes may not hand controllers to
-// children. The real root may, and it is the only group without a cgroup.type.
+// evacuate moves all processes out of the root of a delegated v2 tree, because a group with
+// processes may not hand controllers to its children. The real root may, and it is the only group
+// without a cgroup.type.
 func (h hierarchy) evacuate() error {
 	if _, err := os.Stat(filepath.Join(h.dir, "cgroup.type")); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -170,8 +173,8 @@ func (h hierarchy) evacuate() error {
 	return nil
 }
 
-// handDown enables controllers for a v2 group's children, one at a time, as a refused one takes the others
-// of its write with it.
+// handDown enables controllers for the children of a v2 group. It writes them one at a time: the
+// kernel refuses a whole write if it refuses one of its controllers.
 func handDown(dir string, available []string) error {
 	for _, controller := range append(neededControllers(), usefulControllers()...) {
 		if !slices.Contains(available, controller) {
@@ -185,8 +188,8 @@ func handDown(dir string, available []string) error {
 	return nil
 }
 
-// inheritCpuset gives a v1 cpuset group its parent's CPUs and memory nodes: a new one has none, and
-// no process can enter it then.
+// inheritCpuset gives a v1 cpuset group the CPUs and memory nodes of its parent. A new group has
+// none, and no process can enter a group without them.
 func inheritCpuset(dir string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		own, err := os.ReadFile(filepath.Join(dir, file))
@@ -207,7 +210,7 @@ func inheritCpuset(dir string) error {
 	return nil
 }
 
-// groupPIDs lists the processes directly in the group at dir, none when it does not exist.
+// groupPIDs lists the processes directly in the group at dir, or none if the group does not exist.
 func groupPIDs(dir string) ([]int, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.EOPNOTSUPP) {
@@ -222,14 +225,14 @@ func groupPIDs(dir string) ([]int, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list processes of cgroup %s: %w", dir, err)
 		}
-		if pid > 0 { // 0: a process of another PID namespace
+		if pid > 0 { // 0 is a process of another PID namespace
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
 }
 
-// processesIn lists the processes in group and below, in all trees.
+// processesIn lists the processes in group and in the groups below it, in all trees.
 func processesIn(trees []hierarchy, group string) ([]int, error) {
 	found := map[int]bool{}
 	for _, tree := range trees {
@@ -257,7 +260,7 @@ func processesIn(trees []hierarchy, group string) ([]int, error) {
 	return pids, nil
 }
 
-// removeCgroups removes our groups in every tree, from the leaves up.
+// removeCgroups removes mote's groups in every tree, from the leaves up.
 func removeCgroups() error {
 	trees, err := mountedCgroups()
 	if err != nil {
@@ -266,7 +269,7 @@ func removeCgroups() error {
 	var errs []error
 	for _, tree := range trees {
 		errs = append(errs, removeGroup(filepath.Join(tree.dir, cgroupRoot)))
-		// This one keeps its processes, among them ours, and so usually stays.
+		// This group keeps its processes, mote among them, and so usually stays.
 		_ = os.Remove(filepath.Join(tree.dir, initCgroup))
 	}
 	return errors.Join(errs...)

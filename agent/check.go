@@ -22,14 +22,14 @@ import (
 // State grades a Finding.
 type State string
 
-// A node starts with warnings and does not start, or does not work, with a failure.
+// A node starts with warnings. With a failure it does not start, or does not work.
 const (
 	StateOK   State = "ok"
 	StateWarn State = "warn"
 	StateFail State = "fail"
 )
 
-// Finding is one thing about the machine that a node needs, and what to do when it is not there.
+// Finding describes one thing that a node needs from the machine, and the remedy if it is missing.
 type Finding struct {
 	Name    string `json:"name"`
 	State   State  `json:"state"`
@@ -43,7 +43,7 @@ func found(name, message string, err error, otherwise State) Finding {
 	return Finding{name, StateOK, message}
 }
 
-// Check looks at the machine before a node is started on it. It changes nothing that lasts.
+// Check inspects the machine before a node is started on it. It makes no lasting change.
 func Check(c Config) []Finding {
 	if os.Geteuid() != 0 {
 		return []Finding{{"root", StateFail, "mote must run as root; try sudo"}}
@@ -72,7 +72,8 @@ func Check(c Config) []Finding {
 	return findings
 }
 
-// checkDescriptors compares the limit of open files with what many clients take: strangers get half of them.
+// checkDescriptors compares the limit of open files with the number that many clients need. Clients
+// from outside get half of the limit.
 func checkDescriptors(have int) Finding {
 	const name = "open-files"
 	if have < limit.Recommended {
@@ -82,7 +83,8 @@ func checkDescriptors(have int) Finding {
 	return Finding{name, StateOK, fmt.Sprintf("the limit is %d", have)}
 }
 
-// oldestKernel is what README.md asks for: containerd and the kubelet use features of its time.
+// oldestKernel is the minimum version in README.md: containerd and the kubelet use features of that
+// time.
 const oldestKernel = "5.4"
 
 func checkKernel() Finding {
@@ -132,23 +134,24 @@ func checkOverlay(c Config) Finding {
 	return Finding{name, StateOK, "works on " + on.Dir}
 }
 
-// checkInterfaces makes a bridge and a veth pair in a network namespace of its own, which dies with its
-// thread.
+// checkInterfaces makes a bridge and a veth pair in a network namespace of its own, which ends with
+// its thread.
 func checkInterfaces() Finding {
 	result := make(chan error, 1)
 	go onDisposableThread(func() { result <- tryInterfaces() })
 	return found("interfaces", "bridge and veth work", <-result, StateFail)
 }
 
-// onDisposableThread runs f, which spoils its thread, on one that ends with the calling goroutine. The
-// process' first thread never ends, and its namespaces are what /proc/self shows of the whole process.
+// onDisposableThread runs f, which makes its thread unusable for other goroutines, on a thread that
+// ends with its goroutine. It avoids the process' first thread: that one never ends, and /proc/self
+// shows its namespaces as those of the whole process.
 func onDisposableThread(f func()) {
 	runtime.LockOSThread() // never unlocked for f: the thread ends with the goroutine
 	if unix.Gettid() != unix.Getpid() {
 		f()
 		return
 	}
-	// While this thread is locked another goroutine gets another.
+	// While this thread is locked, another goroutine runs on another thread.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -206,9 +209,10 @@ func checkPrograms() Finding {
 	return Finding{"programs", StateOK, "mount and umount are there"}
 }
 
-// checkFiles is for machines that were put together by hand. The kubelet looks for a user "kubelet" that
-// owns ranges of user ids and does not start when it cannot look; containerd starts no pod without a hosts
-// file to begin the pod's with.
+// checkFiles finds missing files on machines that were put together by hand. The kubelet looks for
+// a user "kubelet" that owns ranges of user IDs, and does not start if it cannot read the list of
+// users. containerd starts no pod without a hosts file, with which each pod's own hosts file
+// begins.
 func checkFiles() Finding {
 	const name = "files"
 	needed := []string{"/etc/passwd", "/etc/hosts"}
@@ -239,7 +243,7 @@ func checkSeccomp() Finding {
 	return Finding{"seccomp", StateOK, "there"}
 }
 
-// checkPropagation looks whether mounts below / reach pods (CSI drivers, mountPropagation).
+// checkPropagation checks whether mounts below / reach pods (CSI drivers, mountPropagation).
 func checkPropagation() Finding {
 	const name = "mount-propagation"
 	mounts, err := readMounts()
@@ -252,7 +256,7 @@ func checkPropagation() Finding {
 	return Finding{name, StateWarn, "/ is not shared: pods that need mountPropagation outside the kubelet's directory do not start; run mount --make-rshared /"}
 }
 
-// podNetworkFree fails when another interface has an address inside the pods' network.
+// podNetworkFree fails if another interface has an address inside the pod network.
 func podNetworkFree(c Config) error {
 	interfaces, err := net.Interfaces()
 	if err != nil {

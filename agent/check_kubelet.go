@@ -12,8 +12,8 @@ import (
 	"github.com/mote-k8s/mote/internal/disk"
 )
 
-// checkKubelet judges the kubelet's arguments and compares what is free with what it keeps free: with less it takes
-// no pods, and evicts.
+// checkKubelet checks the kubelet's arguments and compares the free disk space with the space that
+// the kubelet keeps free. With less than that, the kubelet accepts no pods and evicts running ones.
 func checkKubelet(c Config) []Finding {
 	limits, err := evictionLimits(c)
 	arguments := found("kubelet-args", "understood", err, StateFail)
@@ -40,14 +40,14 @@ func checkDisks(c Config, limits []evictionapi.Threshold) Finding {
 		}
 	}
 	if len(short) > 0 {
-		slices.Sort(short) // they come in no order
+		slices.Sort(short) // they come in random order
 		return Finding{name, StateWarn, strings.Join(short, "; ") +
 			`; the kubelet takes no pods then, and evicts: free some, or move the limit with mote server --kubelet-arg='evictionHard={"nodefs.available":"1%","imagefs.available":"1%"}'`}
 	}
 	return Finding{name, StateOK, "more is free than the kubelet keeps free"}
 }
 
-// evictionLimits are the hard ones that the kubelet of c will have.
+// evictionLimits returns the hard eviction limits that the kubelet of c will have.
 func evictionLimits(c Config) ([]evictionapi.Threshold, error) {
 	kubelet, err := newKubeletServer(c, host{})
 	if err != nil {
@@ -60,7 +60,7 @@ func evictionLimits(c Config) ([]evictionapi.Threshold, error) {
 	return limits, nil
 }
 
-// limitedDir is where a limit is measured, "" if it is not one of disks.
+// limitedDir returns the directory whose disk a limit applies to, or "" if it is no limit of disks.
 func limitedDir(c Config, signal evictionapi.Signal) string {
 	switch signal {
 	case evictionapi.SignalNodeFsAvailable, evictionapi.SignalNodeFsInodesFree:
@@ -71,14 +71,14 @@ func limitedDir(c Config, signal evictionapi.Signal) string {
 	return ""
 }
 
-// shortOf says how little is free when that is below limit.
+// shortOf returns a description of the free space if it is below limit, else "".
 func shortOf(limit evictionapi.Threshold, has disk.Info) string {
 	all, free, format, what := has.Size, has.Free, resource.BinarySI, ""
 	if strings.HasSuffix(string(limit.Signal), "inodesFree") {
 		all, free, format, what = has.Inodes, has.FreeInodes, resource.DecimalSI, " inodes"
 	}
 	if all == 0 {
-		return "" // no fixed number: nothing to compare with
+		return "" // the file system has no fixed number, so a comparison is impossible
 	}
 	wanted := evictionapi.GetThresholdQuantity(limit.Value, resource.NewQuantity(int64(all), format))
 	if free >= uint64(wanted.Value()) {

@@ -14,14 +14,14 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// StateSkip grades what was not looked at, and its message says why.
+// StateSkip grades a check that did not run. The Finding's message gives the reason.
 const StateSkip State = "skip"
 
-// restartHint is for what is made at each start.
+// restartHint ends the errors about things that each start makes.
 const restartHint = "start mote again to have it back, and find out who took it away"
 
-// CheckNetwork looks whether what a running node made of the machine's network is still as it was made. Of c
-// it needs DataDir, Bridge, CNI and PodCIDR. It changes nothing.
+// CheckNetwork checks whether the machine's network still has everything that a running node set up
+// there. It reads only DataDir, Bridge, CNI and PodCIDR of c, and changes nothing.
 func CheckNetwork(ctx context.Context, c Config) []Finding {
 	names := []string{"forwarding", "bridge", "packet-rules", "mtu"}
 	if c.CNI != CNIBridge {
@@ -70,8 +70,8 @@ func checkBridge(c Config) error {
 	return nil
 }
 
-// checkOwnRules looks for what writeRules wrote. kube-proxy's rules are many and change; who uses a Service sees
-// whether they work.
+// checkOwnRules looks for the rules that writeRules wrote. It skips kube-proxy's rules, which are
+// many and change: using a Service shows whether they work.
 func checkOwnRules(ctx context.Context, c Config) error {
 	f, err := readFootprint(c)
 	if err != nil {
@@ -81,9 +81,10 @@ func checkOwnRules(ctx context.Context, c Config) error {
 		"see \"mote status\" and \"mote logs --component network\"", c.data().Footprint())
 	for _, kind := range f.Rules {
 		if kind == rulesForward {
-			continue // checkForwardChain's
+			continue // checkForwardChain checks this kind
 		}
-		// A machine whose mode was changed has had two kinds and needs one.
+		// After a change of the mode the footprint names two kinds of rules. The machine needs one
+		// of them.
 		if missing = ownRulesOf(ctx, c, kind); missing == nil {
 			break
 		}
@@ -113,15 +114,15 @@ func ownRulesOf(ctx context.Context, c Config, kind string) error {
 	return nil
 }
 
-// checkForwardChain is for firewalls that were started, or read their rules again, after mote.
+// checkForwardChain detects a firewall that started, or read its rules again, after mote.
 func checkForwardChain() error {
 	ipt, err := iptables.New()
 	if err != nil {
-		return nil // no iptables, no such firewall
+		return nil // without iptables there is no such firewall
 	}
 	rules, err := ipt.List("filter", "FORWARD")
 	if err != nil || !guarded(rules) {
-		return nil // as in acceptForwarded
+		return nil // like acceptForwarded
 	}
 	if !slices.ContainsFunc(rules, func(rule string) bool { return strings.HasSuffix(rule, "-j "+chainForward) }) {
 		return fmt.Errorf("a firewall guards forwarding (iptables -S FORWARD) and lets pods through no more; start mote again after the firewall")
@@ -129,7 +130,7 @@ func checkForwardChain() error {
 	return nil
 }
 
-// uplinkMTU compares the pods' interfaces with the one that the default route leads to.
+// uplinkMTU compares the MTU of the pods' interfaces with that of the default route's interface.
 func uplinkMTU(c Config) (string, error) {
 	bridge, err := netlink.LinkByName(c.Bridge)
 	if err != nil {

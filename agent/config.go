@@ -13,7 +13,7 @@ import (
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
-// Values of Config.CNI and Config.Proxy.
+// These are the values of Config.CNI and Config.Proxy.
 const (
 	CNIBridge     = "bridge"
 	CNINone       = "none"
@@ -23,58 +23,66 @@ const (
 	ProxyNone     = "none"
 )
 
-// Config says what node to run. It is validated once and never changed afterwards.
+// Config describes the node to run. It is validated once and never changed afterwards.
 type Config struct {
-	// DataDir holds containerd's root, CNI configuration and credentials (<data-dir>/agent).
+	// DataDir is the data directory. Its directory agent holds containerd's root, CNI configuration
+	// and credentials.
 	DataDir string
-	// RunDir holds sockets, in a directory for root alone, and containerd's state, e.g. /run/mote. Mode 0711, for
-	// pods in user namespaces.
+	// RunDir is the run directory, e.g. /run/mote. It holds sockets, in a directory for root alone,
+	// and containerd's state. Its mode is 0711, for pods in user namespaces.
 	RunDir string
-	// KubeletDir is the kubelet's root, default /var/lib/kubelet.
+	// KubeletDir is the kubelet's root directory, by default /var/lib/kubelet.
 	KubeletDir string
 	// PayloadDir holds the unpacked per-pod programs (agent/payload).
 	PayloadDir string
-	// ImagesDir is scanned for image archives at start.
+	// ImagesDir is the directory with archives to import. mote scans it at the start, and imports
+	// archives that are added later.
 	ImagesDir string
 	// Server is the apiserver's URL, e.g. https://127.0.0.1:6443.
 	Server string
-	// Token is what a node without CredentialsDir's files will join with; "mote server" writes them itself.
+	// Token is the credential with which a node that lacks the files in CredentialsDir will join.
+	// "mote server" writes these files itself.
 	Token string
-	// CredentialsDir holds the files listed in docs/architecture.md, "The seam".
+	// CredentialsDir holds the files that docs/architecture.md lists in "The seam".
 	CredentialsDir string
-	// NodeName and NodeIP identify the node; NodeIP is the bridge address by default.
+	// NodeName and NodeIP identify the node. NodeIP is the bridge address by default.
 	NodeName string
 	NodeIP   netip.Addr
-	// NodeLabels and NodeTaints are registered with the node (key=value, key=value:effect).
+	// NodeLabels and NodeTaints are registered with the node, as key=value and key=value:effect.
 	NodeLabels, NodeTaints []string
-	// ClusterCIDR is all pods' network, PodCIDR this node's part of it, with its bridge address first.
+	// ClusterCIDR is the network of all pods. PodCIDR is this node's part of it; its first address
+	// is the bridge's.
 	ClusterCIDR, PodCIDR netip.Prefix
-	// ServiceCIDR is routed to the bridge, so that Services are reached from the node itself without
-	// a default route. The zero value leaves that to the machine's routes.
+	// ServiceCIDR is routed to the bridge, so that the node itself reaches Services without a
+	// default route. The zero value adds no route and relies on those of the machine.
 	ServiceCIDR   netip.Prefix
 	ClusterDNS    netip.Addr
 	ClusterDomain string
 	// Bridge is the name of the pod network's bridge, mote0.
 	Bridge string
-	// CNI is "bridge" (ours) or "none" (the user's, in /etc/cni/net.d and /opt/cni/bin).
+	// CNI is "bridge" (mote's own) or "none" (the user's, in /etc/cni/net.d and /opt/cni/bin).
 	CNI string
 	// Proxy is "auto", "nftables", "iptables" or "none".
 	Proxy string
-	// MetricsAddress is where kube-proxy serves its metrics, to anybody who reaches it. Default 127.0.0.1.
+	// MetricsAddress is the address on which kube-proxy serves its metrics, to every client that
+	// reaches it. The default is 127.0.0.1.
 	MetricsAddress netip.Addr
-	// Budgets bound what strangers may take from the process; nil bounds each port alone.
+	// Budgets bound the resources of the process that clients from outside may take. With nil, each
+	// port has a budget of its own only.
 	Budgets *limit.Budgets
-	// SeccompDefault gives containers that name no seccomp profile the runtime's and not none.
+	// SeccompDefault gives the runtime's seccomp profile to containers that name no profile.
+	// Without it they run unconfined.
 	SeccompDefault bool
-	// Extra arguments, each name=value without dashes, for the upstream components.
+	// KubeletArgs and ProxyArgs are extra arguments for the upstream components, each name=value
+	// without dashes.
 	KubeletArgs, ProxyArgs []string
 }
 
-// maxInterfaceName is the longest name that the kernel gives a network interface (IFNAMSIZ less the
-// terminating zero byte).
+// maxInterfaceName is the length of the longest name that the kernel allows for a network interface
+// (IFNAMSIZ less the terminating zero byte).
 const maxInterfaceName = 15
 
-// validate reports every field that cannot work, all at once.
+// validate returns one error that names every invalid field.
 func (c Config) validate() error {
 	var errs []error
 	for name, dir := range map[string]string{
@@ -116,12 +124,12 @@ func (c Config) validateNetwork() error {
 	return nil
 }
 
-// gateway is the bridge's address: the first of the node's pod network.
+// gateway returns the bridge's address: the first one of the node's pod network.
 func (c Config) gateway() netip.Prefix {
 	return netip.PrefixFrom(c.PodCIDR.Masked().Addr().Next(), c.PodCIDR.Bits())
 }
 
-// metricsAddress is where kube-proxy serves its metrics.
+// metricsAddress returns the address on which kube-proxy serves its metrics.
 func (c Config) metricsAddress() netip.AddrPort {
 	addr := c.MetricsAddress
 	if !addr.IsValid() {
@@ -130,7 +138,7 @@ func (c Config) metricsAddress() netip.AddrPort {
 	return netip.AddrPortFrom(addr, ports.ProxyStatusPort)
 }
 
-// Files and directories that several parts of the package share.
+// These methods name files and directories that several files of the package share.
 func (c Config) data() layout.Data { return layout.Data(c.DataDir) }
 func (c Config) run() layout.Run   { return layout.Run(c.RunDir) }
 func (c Config) leases() string    { return filepath.Join(c.run().CNI(), "leases", networkName) }
@@ -140,10 +148,12 @@ func (c Config) credential(name string) string {
 	return filepath.Join(c.CredentialsDir, name)
 }
 
-// AttachmentsDir is where the CNI library notes the results of its plugins, one file for each sandbox.
+// AttachmentsDir returns the directory in which the CNI library records the results of its plugins,
+// one file for each pod.
 func AttachmentsDir(c Config) string { return filepath.Join(c.cniCache(), "results") }
 
-// ContainerdSocket is the unix socket on which containerd answers CRI and its own API.
+// ContainerdSocket returns the path of the unix socket on which containerd serves CRI and its own
+// API.
 func ContainerdSocket(c Config) string {
 	return c.run().ContainerdSocket()
 }

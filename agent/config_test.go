@@ -95,7 +95,8 @@ func TestKubeletConfiguration(t *testing.T) {
 	require.Equal(t, ciphers.Names(), server.TLSCipherSuites)
 }
 
-// TestKubeletReserves: the defaults come from the machine, and the user's arguments replace them.
+// TestKubeletReserves checks that the defaults come from the machine and that the user's arguments
+// replace them.
 func TestKubeletReserves(t *testing.T) {
 	machine := host{capacity: capacity{2, 2048 * mib, 2048 * mib, 32768, 32768}}
 	config := testConfig("/p")

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connection is a conntrack entry from a client to port 5000 of the host that is translated to a pod.
+// connection returns a conntrack entry of a client that sends to port 5000 of the host. The entry
+// translates the destination to a pod.
 func connection(protocol uint8, pod string) *netlink.ConntrackFlow {
 	return &netlink.ConntrackFlow{
 		FamilyType: syscall.AF_INET,
@@ -23,12 +24,13 @@ func connection(protocol uint8, pod string) *netlink.ConntrackFlow {
 	}
 }
 
-// TestConnectionsToRemovedPodsAreForgotten, in the table of a kernel: UDP only, as TCP may be of a pod that has the address now.
+// TestConnectionsToRemovedPodsAreForgotten uses a kernel's real table. Only UDP connections may go:
+// a TCP connection may belong to a pod that has the address now.
 func TestConnectionsToRemovedPodsAreForgotten(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	runtime.LockOSThread() // and never unlock: the thread is in a network of its own
+	runtime.LockOSThread() // and never unlock: the thread is in a network namespace of its own
 	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
 	for i, pod := range []string{"10.42.0.5", "10.42.0.6", "10.42.0.7"} {
 		flow := connection(syscall.IPPROTO_UDP, pod)

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	// Every plugin registers itself; disabledPlugins says which of them are not started.
+	// Every plugin registers itself. disabledPlugins lists those that are not started.
 	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins"
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
@@ -17,17 +17,17 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// The snapshotters, by containerd's names.
+// These are containerd's names of the snapshotters.
 const (
 	overlayfs = "overlayfs"
 	native    = "native"
 )
 
-// containerdConfigVersion is the version of the configuration's layout that containerdConfig writes.
-// A library user's older layout is not migrated.
+// containerdConfigVersion is the version of the configuration layout that containerdConfig writes.
+// containerd as a library does not migrate older layouts.
 const containerdConfigVersion = 4
 
-// runContainerd serves containerd until ctx ends. Its shims and their containers stay.
+// runContainerd serves containerd until ctx ends. The shims and their containers go on.
 func runContainerd(ctx context.Context, c Config, ready func()) error {
 	h, err := detectHost()
 	if err != nil {
@@ -37,7 +37,8 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	if c.CNI == CNIBridge {
-		// What libcni remembers about pods' networks belongs with the leases, not in /var/lib/cni.
+		// The state that libcni keeps about pods' networks belongs beside the leases, not in
+		// /var/lib/cni.
 		libcni.CacheDir = c.cniCache()
 	}
 	if err := preferPayload(c); err != nil {
@@ -50,8 +51,8 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 	if err := os.MkdirAll(c.run().Sockets(), 0o700); err != nil {
 		return fmt.Errorf("make the directory for sockets: %w", err)
 	}
-	// Pods in user namespaces (hostUsers: false) are not root here and must get through to their root
-	// file systems below.
+	// Pods in user namespaces (hostUsers: false) do not run as root on the host. They must be able
+	// to reach their root file systems below this directory.
 	if err := os.Chmod(c.RunDir, 0o711); err != nil {
 		return fmt.Errorf("open the run directory to pods' users: %w", err)
 	}
@@ -72,9 +73,10 @@ func runContainerd(ctx context.Context, c Config, ready func()) error {
 	return nil
 }
 
-// preferPayload puts our programs first in this process' PATH, which containerd and its shims search although
-// they are configured with paths: at a restart for the shims of a pod's second and further
-// containers, without which those count as dead, and for runc in "shim -info".
+// preferPayload puts the payload first in the PATH of this process. containerd and its shims search
+// PATH although they are configured with paths: for runc in "shim -info", and after a restart for
+// the shims of the second and further containers of a pod. Without their shims these containers
+// count as dead.
 func preferPayload(c Config) error {
 	path := os.Getenv("PATH")
 	if strings.HasPrefix(path, c.PayloadDir+":") {
@@ -86,7 +88,8 @@ func preferPayload(c Config) error {
 	return nil
 }
 
-// cleanTempMounts sets where containerd mounts layers for a moment, and removes what a crash left there.
+// cleanTempMounts sets the directory in which containerd mounts layers for a moment, and removes
+// mounts that a crash left there.
 func cleanTempMounts(root string) error {
 	dir := filepath.Join(root, "tmpmounts")
 	if err := mount.SetTempMountLocation(dir); err != nil {
@@ -102,15 +105,16 @@ func cleanTempMounts(root string) error {
 	return nil
 }
 
-// snapshotter is overlayfs, or "native" (whole copies) where the data directory's filesystem cannot carry
-// an overlay, such as another overlay. A choice that was made stays, as images belong to it.
+// snapshotter returns overlayfs, or "native" (whole copies) where the data directory's filesystem
+// cannot carry an overlay, for example because it is an overlay itself. An earlier choice of native
+// stays, because the stored images belong to it.
 func snapshotter(c Config) string {
 	overlay := filepath.Join(c.data().Containerd(), "io.containerd.snapshotter.v1."+overlayfs)
 	if usesNative(c) {
 		return native
 	}
 	if err := os.MkdirAll(overlay, 0o700); err != nil {
-		return overlayfs // containerd reports it better
+		return overlayfs // containerd reports this error better
 	}
 	if err := overlayutils.Supported(overlay); err != nil {
 		slog.Warn("overlayfs does not work on the data directory: images are copied whole", "component", "containerd", "err", err)
@@ -119,14 +123,15 @@ func snapshotter(c Config) string {
 	return overlayfs
 }
 
-// usesNative says whether containerd was ever started with the native snapshotter.
+// usesNative reports whether containerd was ever started with the native snapshotter.
 func usesNative(c Config) bool {
 	_, err := os.Stat(filepath.Join(c.data().Containerd(), "io.containerd.snapshotter.v1."+native, "metadata.db"))
 	return err == nil
 }
 
-// disabledPlugins are those that a node does not need: other snapshotters, an API for debugging, metrics
-// and monitors nobody reads, and what would listen or write outside our directories.
+// disabledPlugins lists the plugins that a node does not need: other snapshotters, an API for
+// debugging, metrics and monitors that nothing reads, and plugins that would listen or write
+// outside mote's directories.
 func disabledPlugins(snapshotter string) []string {
 	disabled := []string{
 		"io.containerd.snapshotter.v1.blockfile",
@@ -135,7 +140,7 @@ func disabledPlugins(snapshotter string) []string {
 		"io.containerd.mount-handler.v1.erofs",
 		"io.containerd.internal.v1.restart",        // polls every 10 s for labels that only ctr sets
 		"io.containerd.internal.v1.opt",            // makes /opt/containerd
-		"io.containerd.internal.v1.tracing",        // otel, without an endpoint
+		"io.containerd.internal.v1.tracing",        // OpenTelemetry, without an endpoint
 		"io.containerd.tracing.processor.v1.otlp",  //
 		"io.containerd.image-verifier.v1.bindir",   // runs programs of /opt/containerd
 		"io.containerd.monitor.task.v1.cgroups",    // the kubelet measures containers itself
@@ -152,7 +157,7 @@ func disabledPlugins(snapshotter string) []string {
 	return disabled
 }
 
-// containerdConfig is what /etc/containerd/config.toml would hold.
+// containerdConfig returns the settings that /etc/containerd/config.toml would hold.
 func containerdConfig(c Config, h host, snapshotter string) *srvconfig.Config {
 	return &srvconfig.Config{
 		Version:         containerdConfigVersion,
@@ -167,14 +172,15 @@ func containerdConfig(c Config, h host, snapshotter string) *srvconfig.Config {
 				"socket_dir": c.run().ShimSockets(),
 			},
 			"io.containerd.grpc.v1.cri": map[string]any{
-				// exec, attach and port-forward; only the kubelet connects.
+				// These serve exec, attach and port-forward. Only the kubelet connects.
 				"stream_server_address": "127.0.0.1",
 				"stream_server_port":    "0",
 			},
 			"io.containerd.cri.v1.images": map[string]any{
 				"snapshotter":   snapshotter,
 				"pinned_images": map[string]any{"sandbox": PauseImage},
-				// In seconds. How much space images use; how much is free is measured elsewhere.
+				// In seconds. This measures the space that images use. The free space is measured
+				// elsewhere.
 				"stats_collect_period": 60,
 				"registry":             map[string]any{"config_path": registryConfig},
 			},
@@ -190,7 +196,8 @@ func containerdConfig(c Config, h host, snapshotter string) *srvconfig.Config {
 	}
 }
 
-// registryConfig holds one directory with a hosts.toml for each registry (mirrors, certificates).
+// registryConfig is a directory. It holds one directory with a hosts.toml for each registry
+// (mirrors, certificates).
 const registryConfig = "/etc/mote/certs.d"
 
 func runtimeConfig(c Config, h host) map[string]any {
@@ -200,15 +207,16 @@ func runtimeConfig(c Config, h host) map[string]any {
 	}
 	return map[string]any{
 		"restrict_oom_score_adj": h.restrictOOM,
-		// One call to every shim. Only crictl stats reads the result: the kubelet measures cgroups.
+		// Each collection is one call to every shim. Only crictl stats reads the result: the
+		// kubelet reads cgroups.
 		"stats_collect_period": "30s",
-		// With our own network everything of a pod is under RunDir; others' CNI daemons look for
-		// network namespaces in /var/run/netns.
+		// With mote's own network, everything of a pod is under RunDir. CNI daemons of other
+		// networks look for network namespaces in /var/run/netns.
 		"netns_mounts_under_state_dir": c.CNI == CNIBridge,
 		"cni": map[string]any{
 			"conf_dir": confDir,
 			"bin_dirs": []string{binDir},
-			// One program less to start for each pod.
+			// This saves one program start for each pod.
 			"use_internal_loopback": true,
 		},
 		"containerd": map[string]any{
@@ -220,8 +228,8 @@ func runtimeConfig(c Config, h host) map[string]any {
 				"options": map[string]any{
 					"BinaryName": filepath.Join(c.PayloadDir, "runc"),
 					"Root":       c.run().Runc(),
-					// Out of mote's own cgroup, so that a service manager that ends mote by
-					// cgroup leaves the shims, and StopContainers finds them.
+					// The shims are outside mote's own cgroup. So they survive a service manager
+					// that ends all processes of mote's cgroup, and StopContainers finds them.
 					"ShimCgroup":    shimCgroup,
 					"SystemdCgroup": false,
 				},

@@ -13,14 +13,14 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// followFiles keeps up with two directories, by one watch, as the kernel has few of them:
+// followFiles follows two kinds of files. It uses one watch for both, as the kernel allows few:
 //
-//   - The host's resolver configuration changes when a network comes up late. The pods' resolver file, which the kubelet reads
-//     for each pod, is written again.
-//   - The CNI plugins remove a pod's address lease when the pod's rules are gone. What the kernel still translates to that
-//     address is forgotten then, and connections from it are ended (flushGone).
+//   - The host's resolver configuration changes when a network comes up late. followFiles then
+//     writes the pods' resolver file again, which the kubelet reads for each pod.
+//   - The CNI plugins remove a pod's address lease after the pod's rules. The connections of that
+//     address are ended then (flushGone).
 //
-// stop waits for the end.
+// stop ends both goroutines and waits for them.
 func followFiles(ctx context.Context, c Config) (stop func(), err error) {
 	if err := writeResolvConf(c); err != nil {
 		return nil, err
@@ -30,8 +30,8 @@ func followFiles(ctx context.Context, c Config) (stop func(), err error) {
 		return nil, fmt.Errorf("watch the host's resolver configuration: %w", err)
 	}
 	for _, path := range resolvSources() {
-		// The directory, because the file is usually replaced; a missing one is never made later
-		// by anything but an installation.
+		// This watches the directory, because the file is usually replaced. Only an installation
+		// creates a directory that is missing now.
 		if err := watcher.Add(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "file", path, "err", err)
 		}
@@ -59,7 +59,7 @@ func followFiles(ctx context.Context, c Config) (stop func(), err error) {
 	return func() { watcher.Close(); <-done; <-flushed }, nil
 }
 
-// follower acts on what a watch says.
+// follower handles the events of a watch.
 type follower struct {
 	Config
 	gone chan<- netip.Addr
@@ -85,7 +85,7 @@ func (f *follower) run(ctx context.Context, watcher *fsnotify.Watcher) {
 			if !open {
 				return
 			}
-			// Events were lost: what they would have told is looked up below.
+			// Events were lost. The code below reads the resolver configuration again in any case.
 			slog.Warn("cannot follow the host's resolver configuration", "component", "kubelet", "err", err)
 		}
 		if err := writeResolvConf(f.Config); err != nil {
@@ -94,7 +94,7 @@ func (f *follower) run(ctx context.Context, watcher *fsnotify.Watcher) {
 	}
 }
 
-// lease passes on the address of a lease that was removed. The file's name is the address.
+// lease passes on the address of a removed lease. The name of the file is the address.
 func (f *follower) lease(event fsnotify.Event) {
 	address, err := netip.ParseAddr(filepath.Base(event.Name))
 	if !event.Has(fsnotify.Remove) || err != nil {
@@ -102,6 +102,6 @@ func (f *follower) lease(event fsnotify.Event) {
 	}
 	select {
 	case f.gone <- address:
-	default: // as many pods at once as the network has addresses
+	default: // the channel is full: as many pods went at once as the network has addresses
 	}
 }

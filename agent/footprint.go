@@ -14,16 +14,19 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// footprint is what this node leaves outside its own directories. It is written before the machine is
-// changed, so that Reset after any crash knows at least as much as was done.
+// footprint records everything that this node leaves outside its own directories. Each entry is
+// written before the machine is changed, so that Reset after any crash knows of every change that
+// was made.
 type footprint struct {
-	// Created are the paths that did not exist before; Reset removes them with all that is in them.
+	// Created lists the paths that did not exist before. Reset removes them with all their content.
 	Created []string `json:"created,omitempty"`
-	// Rules are the kinds of packet rules ever written: "nftables", "iptables", "iptables-forward".
+	// Rules lists the kinds of packet rules ever written: "nftables", "iptables",
+	// "iptables-forward".
 	Rules []string `json:"rules,omitempty"`
-	// Bridge says that the bridge is ours.
+	// Bridge reports that mote made the bridge.
 	Bridge bool `json:"bridge,omitempty"`
-	// KubeletBinds may have been made by the kubelet; Reset and StopContainers unmount them.
+	// KubeletBinds lists mounts that the kubelet may have made. Reset and StopContainers unmount
+	// them.
 	KubeletBinds []kubeletBind `json:"kubeletBinds,omitempty"`
 }
 
@@ -42,7 +45,7 @@ func readFootprint(c Config) (footprint, error) {
 	return f, nil
 }
 
-// recordFootprint adds those of paths that do not exist yet and the kind of rules ("" for none).
+// recordFootprint adds the paths that do not exist yet, and the kind of rules ("" for none).
 func recordFootprint(c Config, rules string, paths ...string) error {
 	return changeFootprint(c, func(f *footprint) {
 		for _, path := range paths {
@@ -57,12 +60,13 @@ func recordFootprint(c Config, rules string, paths ...string) error {
 	})
 }
 
-// recordBridge is called before the bridge is made.
+// recordBridge records the bridge. It must be called before the bridge is made.
 func recordBridge(c Config) error {
 	return changeFootprint(c, func(f *footprint) { f.Bridge = true })
 }
 
-// changeFootprint writes the footprint if change changed it. Components do so at the same time.
+// changeFootprint writes the footprint if change changed it. Components may call it at the same
+// time.
 func changeFootprint(c Config, change func(*footprint)) error {
 	if err := os.MkdirAll(c.data().Agent(), 0o700); err != nil {
 		return fmt.Errorf("make the node's directory: %w", err)

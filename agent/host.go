@@ -12,15 +12,16 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// host is what the machine allows, looked up once when a component starts.
+// host holds the limits of the machine. Each component detects them once, when it starts.
 type host struct {
-	// restrictOOM says that CAP_SYS_RESOURCE is missing: nobody may lower an oom_score_adj below
-	// oomScore, this process' own, or raise a limit.
+	// restrictOOM means that CAP_SYS_RESOURCE is missing. Without it no process of the node may
+	// lower an oom_score_adj below oomScore, the one of this process, or raise a limit.
 	restrictOOM bool
 	oomScore    int
-	// maxFiles is the highest limit of open files that this process may set for itself; 0 is none.
+	// maxFiles is the highest limit of open files that this process may set for itself. 0 means no
+	// limit.
 	maxFiles int64
-	// capacity is what mote and the pods share.
+	// capacity holds the resources that mote and the pods share.
 	capacity capacity
 }
 
@@ -51,7 +52,8 @@ func detectHost() (host, error) {
 	return h, nil
 }
 
-// lowestOOMScore is the oom_score_adj that a daemon that wants score can have.
+// lowestOOMScore returns score, or the lowest oom_score_adj that a daemon of this node can have, if
+// that is higher.
 func (h host) lowestOOMScore(score int) int {
 	if h.restrictOOM && score < h.oomScore {
 		return h.oomScore
@@ -59,7 +61,7 @@ func (h host) lowestOOMScore(score int) int {
 	return score
 }
 
-// hasCapability looks at the effective set of this process.
+// hasCapability checks the effective set of this process.
 func hasCapability(capability uint) (bool, error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -69,7 +71,7 @@ func hasCapability(capability uint) (bool, error) {
 	return data[capability/32].Effective&(1<<(capability%32)) != 0, nil
 }
 
-// chooseProxyMode turns Config.Proxy into the mode that this machine can do.
+// chooseProxyMode turns Config.Proxy into a mode that works on this machine.
 func chooseProxyMode(wanted string) (string, error) {
 	switch wanted {
 	case ProxyNone:
@@ -96,7 +98,7 @@ func chooseProxyMode(wanted string) (string, error) {
 	return "", fmt.Errorf("cannot write packet rules: %w; %w; install the package nftables or iptables", nftErr, iptErr)
 }
 
-// nftablesUsable asks nft whether the kernel would take a table, without making one.
+// nftablesUsable asks nft whether the kernel would accept a table, without making one.
 func nftablesUsable() error {
 	if _, err := exec.LookPath("nft"); err != nil {
 		return fmt.Errorf("the program nft is missing")

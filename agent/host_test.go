@@ -20,8 +20,9 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 )
 
-// The test program plays three parts: the test itself; the same test inside a private host, where
-// pods' addresses and mounts are nobody else's; and there a node, as a process that can be killed.
+// The test program runs in four roles: as the test itself; as the same test inside a private host,
+// where no other program uses the pods' addresses and mounts; there as a node, a process that can
+// be killed; and as a process that imports an archive.
 const (
 	roleVariable    = "MOTE_TEST_ROLE"
 	rolePrivate     = "private"
@@ -60,7 +61,7 @@ func testConfig(payload string) Config {
 	}
 }
 
-// runTestImporter imports standard input.
+// runTestImporter imports the archive on standard input.
 func runTestImporter() error {
 	store, err := OpenImages(ContainerdSocket(testConfig("/p")))
 	if err != nil {
@@ -71,7 +72,7 @@ func runTestImporter() error {
 	return err
 }
 
-// runTestNode runs the parts of a node that need no apiserver, until it is told to stop.
+// runTestNode runs the components of a node that need no apiserver, until it receives SIGTERM.
 func runTestNode() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -108,8 +109,8 @@ func runTestNode() error {
 	return nil
 }
 
-// inPrivateHost runs the calling test again in a private host and returns false there. In the
-// first process it returns true when that is done.
+// inPrivateHost runs the calling test again in a private host and returns false there. In the first
+// process it returns true when the second run has ended.
 func inPrivateHost(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(roleVariable) == rolePrivate {
@@ -138,8 +139,8 @@ func inPrivateHost(t *testing.T) bool {
 	return true
 }
 
-// makeTestCgroups makes a group of the test's own at the root of each tree and removes it afterwards, when
-// the private host's processes have died with its PID namespace.
+// makeTestCgroups makes a group for the test at the root of each tree. It removes the groups
+// afterwards, when the private host's processes have died with its PID namespace.
 func makeTestCgroups(t *testing.T) []string {
 	t.Helper()
 	trees, err := mountedCgroups()
@@ -175,7 +176,7 @@ func makeTestCgroups(t *testing.T) []string {
 	return groups
 }
 
-// testPayload is a directory with the per-pod programs, which the private host sees too.
+// testPayload returns a directory with the payload. The private host sees it too.
 func testPayload(t *testing.T) string {
 	t.Helper()
 	if dir := os.Getenv(payloadVariable); dir != "" {

@@ -15,17 +15,19 @@ import (
 )
 
 const (
-	// settleTime is how long an archive in ImagesDir must rest before it is read: it may still be
-	// being copied there.
+	// settleTime is the time for which an archive in ImagesDir must not change before it is read: a
+	// program may still be copying it there.
 	settleTime = 2 * time.Second
-	// sweepPoll is how often the end of an import is waited for, to remove what it left if it was killed.
+	// sweepPoll is the interval of attempts to sweep while an import is under way. The sweep
+	// removes the leftovers of an import that was killed.
 	sweepPoll = time.Second
-	// importPatience is how long pods wait at a start for new archives. A node that is silent for longer counts as lost.
+	// importPatience is the time for which pods wait, at a start, for new archives. A node that is
+	// silent for longer counts as lost.
 	importPatience = 30 * time.Second
 )
 
-// imagesPart is the component "images". It implements component.Troubled: which archives are not imported, and which
-// registries do not answer.
+// imagesPart is the component "images". It implements component.Troubled: it reports archives that
+// are not imported, and registries that do not answer.
 type imagesPart struct {
 	*part
 	component.Troubles
@@ -40,9 +42,10 @@ func newImages(c Config) *imagesPart {
 	return p
 }
 
-// serve imports the pause image and the archives in ImagesDir, is ready then, and imports what is dropped there
-// later. So a pod finds its image and need not try again, unless the archives take longer than importPatience; they
-// go on then. A bad archive is reported and left alone.
+// serve imports the pause image and the archives in ImagesDir, calls ready, and then imports
+// archives that are added later. So a pod finds its image and need not try again, unless the
+// archives take longer than importPatience: then ready is called early and the import goes on. A
+// bad archive is reported and stays where it is.
 func (p *imagesPart) serve(ctx context.Context, ready func()) error {
 	store, err := OpenImages(ContainerdSocket(p.cfg))
 	if err != nil {
@@ -81,8 +84,9 @@ func (p *imagesPart) serve(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// startWithin calls ready after patience, unless the archives are imported before, and says in the log and in `mote
-// status` that they are not, until imported is called.
+// startWithin calls ready after patience, unless imported is called before. When it calls ready, it
+// also reports, in the log and in `mote status`, that archives are still being imported. The report
+// in the status ends when imported is called.
 func (p *imagesPart) startWithin(patience time.Duration, ready func()) (imported func()) {
 	const what = "archives are still being imported; a pod whose image is not there yet waits for it"
 	var mu sync.Mutex // guards done
@@ -106,10 +110,11 @@ func (p *imagesPart) startWithin(patience time.Duration, ready func()) (imported
 	}
 }
 
-// prepare sets what imports need, removes what interrupted ones left, and imports the pause image.
+// prepare sets the labels that imports need, removes the leftovers of interrupted imports, and
+// imports the pause image.
 func (p *imagesPart) prepare(ctx context.Context, store *ImageStore) error {
 	if usesNative(p.cfg) {
-		// What clients unpack to when they name no snapshotter, as ours and ctr do not.
+		// Clients that name no snapshotter, such as mote's and ctr, unpack to this one.
 		const label = "containerd.io/defaults/snapshotter"
 		if err := store.client.NamespaceService().SetLabel(ctx, imageNamespace, label, native); err != nil {
 			return fmt.Errorf("set the default snapshotter: %w", err)
@@ -134,7 +139,8 @@ func (p *imagesPart) prepare(ctx context.Context, store *ImageStore) error {
 	return nil
 }
 
-// follow imports what is dropped into the directory and sweeps after imports that were killed, until ctx ends.
+// follow imports archives that are added to the directory, and sweeps after imports that were
+// killed, until ctx ends.
 func (p *imagesPart) follow(ctx context.Context, watcher *fsnotify.Watcher, dir *imageDirectory) {
 	log := slog.With("component", p.Name())
 	settled, sweep := time.NewTimer(settleTime), time.NewTimer(sweepPoll)

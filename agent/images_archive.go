@@ -16,11 +16,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// errNotArchive says what an image archive is: its content decides, never its name.
+// errNotArchive lists the formats of an archive. The content decides whether a file is one, never
+// the name.
 var errNotArchive = errors.New("not an image archive (docker save or OCI layout; plain, gzip or zstd)")
 
-// OpenArchive opens the image archive at path, a regular file or a pipe. It refuses at once what cannot be one: a
-// file that is missing, empty or no tar, or a directory. The errors do not name path.
+// OpenArchive opens the archive at path, a regular file or a pipe. It refuses at once a file that
+// is missing, empty or no tar, and a directory. The errors do not name path.
 func OpenArchive(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -38,7 +39,7 @@ func OpenArchive(path string) (*os.File, error) {
 		return nil, errors.Unwrap(err)
 	}
 	if !info.Mode().IsRegular() {
-		return f, nil // a pipe is read once: the import looks at it
+		return f, nil // a pipe can be read only once: the import checks it
 	}
 	if err := checkArchive(f); err != nil {
 		f.Close()
@@ -47,7 +48,7 @@ func OpenArchive(path string) (*os.File, error) {
 	return f, nil
 }
 
-// CheckArchive looks whether path is a regular file with an image archive.
+// CheckArchive checks whether path is a regular file that holds an archive.
 func CheckArchive(path string) error {
 	if info, err := os.Stat(path); err == nil && !info.IsDir() && !info.Mode().IsRegular() {
 		return errors.New("not a regular file")
@@ -59,8 +60,9 @@ func CheckArchive(path string) error {
 	return f.Close()
 }
 
-// checkArchive looks at the beginning of f, and at the names of all entries if f is not compressed: a tar skips what
-// is between them then. It leaves f at its beginning.
+// checkArchive checks the beginning of f. If f is not compressed, it also checks the names of all
+// entries, because the tar reader then skips the content between them. It leaves f at its
+// beginning.
 func checkArchive(f *os.File) error {
 	plain, err := decompress(f)
 	if err != nil {
@@ -77,7 +79,7 @@ func checkArchive(f *os.File) error {
 	return errors.Join(err, seekErr)
 }
 
-// checkEntries looks for the files that make a tar an image archive.
+// checkEntries looks for the files that make a tar an archive of images.
 func checkEntries(r io.Reader) error {
 	entries := tar.NewReader(r)
 	for {
@@ -95,7 +97,7 @@ func checkEntries(r io.Reader) error {
 	}
 }
 
-// cutShort explains the end of a file in the middle of an archive.
+// cutShort explains an error that comes from a file that ends in the middle of an archive.
 func cutShort(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("the archive is cut short; copy it again")
@@ -103,18 +105,18 @@ func cutShort(err error) error {
 	return fmt.Errorf("read archive: %w", err)
 }
 
-// plainArchive is the tar in an image archive.
+// plainArchive reads the uncompressed tar in an archive.
 type plainArchive struct {
 	io.Reader
 	compressed bool
 	close      func() error
 }
 
-// Close ends the decompression and leaves the archive open.
+// Close ends the decompression. The archive itself stays open.
 func (p *plainArchive) Close() error { return p.close() }
 
-// decompress returns the tar in archive: plain, gzip or zstd, by its first bytes. What begins like neither is
-// refused.
+// decompress returns the tar in archive. It recognises gzip and zstd by the first bytes. Anything
+// else must be a plain tar, or it is refused.
 func decompress(archive io.Reader) (*plainArchive, error) {
 	buffered := bufio.NewReader(archive)
 	magic, err := buffered.Peek(4)
@@ -145,7 +147,7 @@ func decompress(archive io.Reader) (*plainArchive, error) {
 // tarBlock is the size of a tar's header.
 const tarBlock = 512
 
-// checkTar looks at the first header.
+// checkTar checks the first header.
 func (p *plainArchive) checkTar() error {
 	buffered := bufio.NewReader(p.Reader)
 	p.Reader = buffered
@@ -156,7 +158,7 @@ func (p *plainArchive) checkTar() error {
 	switch {
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.EOF):
 		return errors.Join(errNotArchive, p.close())
-	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF): // a header may go on behind the block
+	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF): // a header may go on after this block
 		return errors.Join(fmt.Errorf("read archive: %w", err), p.close())
 	}
 	return nil

@@ -14,15 +14,16 @@ import (
 	"github.com/mote-k8s/mote/internal/component"
 )
 
-// imageDirectory is the directory whose archives are imported and pinned for as long as they are there.
+// imageDirectory is the directory whose archives are imported. Their images are pinned for as long
+// as the archives are there.
 type imageDirectory struct {
 	path, ledger string
 	store        *ImageStore
 	troubles     *component.Troubles
-	failed       map[string]importedArchive // archives that cannot be imported, as they were
+	failed       map[string]importedArchive // archives that cannot be imported, with their size and time
 }
 
-// importedArchive remembers an archive that is in containerd's store.
+// importedArchive records an archive that is in containerd's store.
 type importedArchive struct {
 	Size    int64     `json:"size"`
 	ModTime time.Time `json:"modTime"`
@@ -33,8 +34,8 @@ func (a importedArchive) same(info os.FileInfo) bool {
 	return a.Size == info.Size() && a.ModTime.Equal(info.ModTime())
 }
 
-// unfinished tells whether the name is one that programs give to files that they have not finished. Every other file
-// in the directory is to be an archive; what it is called does not count.
+// unfinished reports whether path has a name that programs give to files that they have not
+// finished. Every other file in the directory is treated as an archive, whatever its name.
 func unfinished(path string) bool {
 	name := filepath.Base(path)
 	for _, suffix := range []string{".part", ".tmp", "~"} {
@@ -45,7 +46,8 @@ func unfinished(path string) bool {
 	return strings.HasPrefix(name, ".")
 }
 
-// sync imports what is new or changed, and takes the pins off images whose archive is gone.
+// sync imports archives that are new or changed, and removes the pins of images whose archive is
+// gone.
 func (d *imageDirectory) sync(ctx context.Context) {
 	log := slog.With("component", "images")
 	done := d.readLedger(log)
@@ -61,7 +63,8 @@ func (d *imageDirectory) sync(ctx context.Context) {
 			here[entry.Name()] = info
 		}
 	}
-	// First, as another archive may hold the same names: it is imported again then.
+	// This comes first, because another archive may hold the same names: the loop below then
+	// imports it again.
 	for name, archive := range done {
 		if here[name] == nil {
 			d.release(ctx, log, name, archive.Images, nil)
@@ -90,7 +93,7 @@ func (d *imageDirectory) sync(ctx context.Context) {
 	d.troubles.Forget(func(about string) bool { return filepath.Dir(about) == d.path && here[filepath.Base(about)] == nil })
 }
 
-// note remembers whether the archive could be imported.
+// note records whether the archive could be imported.
 func (d *imageDirectory) note(name string, info os.FileInfo, err error) {
 	what := ""
 	delete(d.failed, name)
@@ -117,7 +120,7 @@ func (d *imageDirectory) importFile(ctx context.Context, name string) ([]string,
 	return d.store.Import(ctx, archive, ImportOptions{Archive: name})
 }
 
-// release takes the archive's pin off the names that it had and has no more.
+// release removes the archive's pin from the names that it had before and has no more.
 func (d *imageDirectory) release(ctx context.Context, log *slog.Logger, archive string, had, has []string) {
 	for _, name := range had {
 		if slices.Contains(has, name) {

@@ -21,19 +21,20 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// cleanTimeout is for what an import does after it was interrupted. Deleting a lease collects garbage, layers of
-// some GiB at worst.
+// cleanTimeout bounds the cleaning after an interrupted import. Deleting a lease collects garbage:
+// at worst layers of some GiB.
 const cleanTimeout = time.Minute
 
-// ImportOptions says what else an import does.
+// ImportOptions selects additional effects of an import.
 type ImportOptions struct {
-	// Pin keeps the images from the kubelet's garbage collection and from Prune.
+	// Pin protects the images from the kubelet's garbage collection and from Prune.
 	Pin bool
-	// Archive is the file in the image directory that holds the images, "" elsewhere. It pins them too.
+	// Archive is the name of the file in the image directory that holds the images, or "" for an
+	// archive from elsewhere. The file pins the images too.
 	Archive string
 }
 
-// labels are those of the names that an import sets.
+// labels returns the labels of the names that an import sets.
 func (o ImportOptions) labels() map[string]string {
 	labels := map[string]string{}
 	if o.Pin {
@@ -45,12 +46,12 @@ func (o ImportOptions) labels() map[string]string {
 	return labels
 }
 
-// Import reads an image archive (docker save or OCI layout; plain, gzip or zstd), unpacks its images for this
-// machine's platform and returns their names. Pods find them by name and by digest. An import that fails leaves
-// nothing, and a name that was there before stays as it was.
+// Import reads an archive (docker save or OCI layout; plain, gzip or zstd), unpacks its images for
+// this machine's platform and returns their names. Pods find them by name and by digest. An import
+// that fails leaves nothing behind, and a name that existed before stays as it was.
 //
-// All that is written belongs to a lease of containerd, whose end lets the garbage collector have what no name leads
-// to. Names come last.
+// Everything that is written belongs to a lease of containerd. When the lease ends, the garbage
+// collector removes the content that no name leads to. Names are written last.
 func (s *ImageStore) Import(ctx context.Context, from io.Reader, o ImportOptions) (names []string, err error) {
 	plain, err := decompress(from)
 	if err != nil {
@@ -86,8 +87,9 @@ func (s *ImageStore) Import(ctx context.Context, from io.Reader, o ImportOptions
 	return names, nil
 }
 
-// lease returns a context whose writes are garbage once release was called, except for what a name leads to. After a
-// failure release waits until the garbage is gone.
+// lease returns a context for writing to containerd. After release, everything written with it is
+// garbage, except the content that a name leads to. After a failure release waits until the garbage
+// is gone.
 func (s *ImageStore) lease(ctx context.Context) (leased context.Context, release func(failed bool) error, err error) {
 	service := s.client.LeasesService()
 	lease, err := service.Create(ctx, leases.WithRandomID(), leases.WithExpiration(importExpiry), leases.WithLabel(importLease, "yes"))
@@ -120,7 +122,7 @@ func (s *ImageStore) ingest(ctx context.Context, plain io.Reader) ([]foundImage,
 		return nil, err
 	}
 	for _, image := range found {
-		// Unpacking now spares the first pod the time.
+		// Unpacking now saves the first pod that time.
 		unpacked := containerd.NewImage(s.client, images.Image{Name: image.names[0], Target: image.target})
 		if err := unpacked.Unpack(ctx, ""); err != nil {
 			return nil, fmt.Errorf("unpack image %s: %w", image.names[0], err)
@@ -129,7 +131,7 @@ func (s *ImageStore) ingest(ctx context.Context, plain io.Reader) ([]foundImage,
 	return found, nil
 }
 
-// explainArchive recognises containerd's words for an archive that is none.
+// explainArchive recognises containerd's error for a file that is no archive.
 func explainArchive(err error) error {
 	if err.Error() == "unrecognized image format" {
 		return fmt.Errorf("%w: it has neither manifest.json nor oci-layout, or is cut short", errNotArchive)
@@ -141,12 +143,13 @@ func explainArchive(err error) error {
 type foundImage struct {
 	names    []string           // tags, or names with a digest
 	target   ocispec.Descriptor // an index or a manifest
-	manifest ocispec.Descriptor // the one for this machine: target itself, or below it
+	manifest ocispec.Descriptor // the manifest for this machine: target itself, or below it
 	config   ocispec.Descriptor
 }
 
-// findImages returns the named images below index that run on this machine, and sets the labels by which containerd's
-// garbage collector finds their blobs. An archive for several platforms often holds the blobs of one.
+// findImages returns the named images below index that run on this machine. It also sets the labels
+// by which containerd's garbage collector finds their blobs. An archive for several platforms often
+// holds only the blobs of one.
 func findImages(ctx context.Context, store content.Store, index ocispec.Descriptor) ([]foundImage, error) {
 	data, err := content.ReadBlob(ctx, store, index)
 	if err != nil {
@@ -184,7 +187,7 @@ func findImages(ctx context.Context, store content.Store, index ocispec.Descript
 	return found, nil
 }
 
-// addFound merges names of one target.
+// addFound adds image to found. Images with the same target become one that has the names of both.
 func addFound(found []foundImage, image foundImage) []foundImage {
 	for i, other := range found {
 		if other.target.Digest == image.target.Digest {
@@ -195,7 +198,7 @@ func addFound(found []foundImage, image foundImage) []foundImage {
 	return append(found, image)
 }
 
-// nameOf is the full name of an entry of an archive's index.
+// nameOf returns the full name of an entry of an archive's index, "" if it has none.
 func nameOf(entry ocispec.Descriptor) string {
 	for _, annotation := range []string{images.AnnotationImageName, ocispec.AnnotationRefName} {
 		if name := entry.Annotations[annotation]; name != "" {
@@ -205,15 +208,15 @@ func nameOf(entry ocispec.Descriptor) string {
 	return ""
 }
 
-// findImage looks whether all blobs of the image are there, and labels them.
+// findImage checks whether all blobs of the image are there, and labels them.
 func findImage(ctx context.Context, store content.Store, name string, target ocispec.Descriptor) (foundImage, error) {
 	image := foundImage{names: []string{name}, target: target}
-	image.target.Annotations = nil // those of the archive, not of the image
+	image.target.Annotations = nil // the annotations describe the archive, not the image
 	platform := platforms.Default()
 	children := func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		children, err := images.Children(ctx, store, desc)
 		if errdefs.IsNotFound(err) {
-			return nil, images.ErrSkipDesc // labels need the blob
+			return nil, images.ErrSkipDesc // labels can only be set on a blob that is there
 		}
 		if err == nil && images.IsManifestType(desc.MediaType) && image.manifest.Digest == "" && hasPlatform(ctx, store, desc, platform) {
 			image.manifest = desc
@@ -245,7 +248,7 @@ func findImage(ctx context.Context, store content.Store, name string, target oci
 	return image, nil
 }
 
-// hasPlatform tells whether a manifest's configuration is there and for platform.
+// hasPlatform reports whether the configuration of a manifest is there and is for platform.
 func hasPlatform(ctx context.Context, store content.Store, manifest ocispec.Descriptor, platform platforms.Matcher) bool {
 	if manifest.Platform != nil {
 		return platform.Match(*manifest.Platform)
@@ -254,8 +257,8 @@ func hasPlatform(ctx context.Context, store content.Store, manifest ocispec.Desc
 	return err != nil || len(have) == 0 || platform.Match(have[0])
 }
 
-// digestNames are the names by which pods ask for exactly this image: REPOSITORY@DIGEST of the index, and of the
-// manifest for this machine.
+// digestNames returns the names by which pods ask for exactly this image: REPOSITORY@DIGEST of the
+// index, and of the manifest for this machine.
 func (f foundImage) digestNames() map[string]ocispec.Descriptor {
 	names := map[string]ocispec.Descriptor{}
 	for _, name := range f.names {
@@ -270,11 +273,11 @@ func (f foundImage) digestNames() map[string]ocispec.Descriptor {
 	return names
 }
 
-// awaitTimeout is for CRI to hear of new names. It takes milliseconds.
+// awaitTimeout bounds the time until CRI knows new names. It usually takes milliseconds.
 const awaitTimeout = 10 * time.Second
 
-// awaitCRI returns when CRI knows the names, so that a pod that is made next finds its image. CRI is told by an event;
-// it learns of the names in any case.
+// awaitCRI returns when CRI knows the names, so that the next pod finds its image. An event
+// notifies CRI. After awaitTimeout it returns too: CRI learns of the names in any case.
 func (s *ImageStore) awaitCRI(ctx context.Context, found []foundImage) {
 	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
 	defer cancel()

@@ -8,8 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPodsStartBeforeALongImport checks that pods wait for the archives for importPatience, that a start before the end of
-// the import shows in the status until that end, and that a short import shows nothing.
+// TestPodsStartBeforeALongImport checks three things: pods wait for the archives for
+// importPatience; a start before the end of the import shows in the status until that end; a short
+// import shows nothing.
 func TestPodsStartBeforeALongImport(t *testing.T) {
 	for name, c := range map[string]struct {
 		takes time.Duration

@@ -14,27 +14,29 @@ import (
 	"github.com/containerd/platforms"
 )
 
-// Image is one name in containerd's store.
+// Image describes one name in containerd's store.
 type Image struct {
 	Name   string `json:"name"`
 	Digest string `json:"digest"`
-	// Size is that of the blobs for this machine, Disk with the unpacked layers; in bytes. Images share both.
+	// Size is the size of the blobs for this machine. Disk adds the unpacked layers to it. Both are
+	// in bytes. Several images may share blobs and layers.
 	Size   int64 `json:"size"`
 	Disk   int64 `json:"disk"`
 	Pinned bool  `json:"pinned"`
-	// PinnedBy is "user", or the file in the image directory. It is empty for what mote itself pins.
+	// PinnedBy is "user", or the name of the file in the image directory. It is empty for images
+	// that mote itself pins.
 	PinnedBy string    `json:"pinnedBy,omitempty"`
 	Since    time.Time `json:"since"`
 }
 
-// List returns the images that pods can use, by name. A name with a digest is left out where a tag leads to the same
-// image.
+// List returns the images that pods can use, sorted by name. It leaves out a name with a digest if
+// a tag leads to the same image.
 func (s *ImageStore) List(ctx context.Context) ([]Image, error) {
 	stored, err := s.client.ImageService().List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
-	tagged := map[string]bool{} // configurations' digests
+	tagged := map[string]bool{} // digests of the images' configurations
 	ids := make([]string, len(stored))
 	for i, image := range stored {
 		if ids[i] = s.idOf(ctx, image); !strings.Contains(image.Name, "@") && !isID(image.Name) {
@@ -56,10 +58,10 @@ func (s *ImageStore) List(ctx context.Context) ([]Image, error) {
 	return list, nil
 }
 
-// isID tells CRI's own second name of each image from the others.
+// isID reports whether name is the second name that CRI gives to each image.
 func isID(name string) bool { return strings.HasPrefix(name, "sha256:") }
 
-// idOf is the digest of the image's configuration, "" if a blob is missing.
+// idOf returns the digest of the image's configuration, or "" if a blob is missing.
 func (s *ImageStore) idOf(ctx context.Context, image images.Image) string {
 	config, err := image.Config(ctx, s.client.ContentStore(), platforms.Default())
 	if err != nil {

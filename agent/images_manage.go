@@ -15,13 +15,13 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// errNoImage is for names that lead nowhere.
+// errNoImage returns the error for a name that leads nowhere.
 func errNoImage(name string) error {
 	return fmt.Errorf("no image %s; \"mote image list\" shows what there is", name)
 }
 
-// Remove deletes a name, and the image with it if no other tag leads there. Unless force is set it refuses images
-// that are pinned or that containers use.
+// Remove deletes a name, and also the image if no other tag leads to it. Unless force is set, it
+// refuses images that are pinned or that containers use.
 func (s *ImageStore) Remove(ctx context.Context, name string, force bool) error {
 	image, err := s.lookUp(ctx, name)
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *ImageStore) Remove(ctx context.Context, name string, force bool) error 
 	return nil
 }
 
-// lookUp finds an image by a name or an id, nil if CRI does not know it.
+// lookUp finds an image by a name or an ID. It returns nil if CRI does not know the image.
 func (s *ImageStore) lookUp(ctx context.Context, name string) (*runtimeapi.Image, error) {
 	status, err := s.cri.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: name}})
 	if err != nil {
@@ -54,13 +54,13 @@ func (s *ImageStore) lookUp(ctx context.Context, name string) (*runtimeapi.Image
 	return status.Image, nil
 }
 
-// has tells whether CRI knows an image.
+// has reports whether CRI knows an image.
 func (s *ImageStore) has(ctx context.Context, name string) bool {
 	image, err := s.lookUp(ctx, name)
 	return err == nil && image != nil
 }
 
-// removeUnknown deletes a name that CRI does not know, as its blobs are incomplete.
+// removeUnknown deletes a name that CRI does not know because blobs of the image are missing.
 func (s *ImageStore) removeUnknown(ctx context.Context, name string) error {
 	err := s.client.ImageService().Delete(ctx, fullName(name), images.SynchronousDelete())
 	if errdefs.IsNotFound(err) {
@@ -79,7 +79,8 @@ func (s *ImageStore) removeID(ctx context.Context, id string) error {
 	return nil
 }
 
-// checkRemove says why the name should stay; last is whether the image goes with it.
+// checkRemove returns the reason why the name should stay, or nil. last means that the image goes
+// with the name.
 func (s *ImageStore) checkRemove(ctx context.Context, image *runtimeapi.Image, name string, last, force bool) error {
 	if slices.Contains(image.RepoTags, PauseImage) && last {
 		return errors.New("every pod needs it")
@@ -110,8 +111,8 @@ func (s *ImageStore) checkRemove(ctx context.Context, image *runtimeapi.Image, n
 	return nil
 }
 
-// users maps images' ids to a pod, NAMESPACE/NAME, that has a container of it. The kubelet too counts containers that
-// have ended.
+// users maps the IDs of images to a pod, NAMESPACE/NAME, that has a container of the image.
+// Containers that have ended count too, as they do for the kubelet.
 func (s *ImageStore) users(ctx context.Context) (map[string]string, error) {
 	list, err := s.pods.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
@@ -128,8 +129,8 @@ func (s *ImageStore) users(ctx context.Context) (map[string]string, error) {
 	return users, nil
 }
 
-// Prune removes images that no container uses and that are not pinned: those without a tag, or with all set the others
-// too. It returns a name of each.
+// Prune removes images that are not pinned and that no container uses. Without all, it removes only
+// those without a tag. It returns one name of each removed image.
 func (s *ImageStore) Prune(ctx context.Context, all bool) ([]string, error) {
 	if _, err := s.Sweep(ctx); err != nil {
 		return nil, err
@@ -157,7 +158,7 @@ func (s *ImageStore) Prune(ctx context.Context, all bool) ([]string, error) {
 	return removed, nil
 }
 
-// Tag gives the image that source names, or whose id it is, the name target as well.
+// Tag adds the name target to the image that source names, by a name or an ID.
 func (s *ImageStore) Tag(ctx context.Context, source, target string) (string, error) {
 	if _, err := parseTag(target); err != nil {
 		return "", err
@@ -178,7 +179,7 @@ func (s *ImageStore) Tag(ctx context.Context, source, target string) (string, er
 	return names[0], nil
 }
 
-// resolve finds the stored image of a name or an id.
+// resolve finds the stored image of a name or an ID.
 func (s *ImageStore) resolve(ctx context.Context, name string) (images.Image, error) {
 	image, err := s.client.ImageService().Get(ctx, fullName(name))
 	if err == nil || !errdefs.IsNotFound(err) {
@@ -194,7 +195,7 @@ func (s *ImageStore) resolve(ctx context.Context, name string) (images.Image, er
 	return s.client.ImageService().Get(ctx, known.Id)
 }
 
-// Pin keeps a name from the kubelet's garbage collection and from Prune.
+// Pin protects a name from the kubelet's garbage collection and from Prune.
 func (s *ImageStore) Pin(ctx context.Context, name string) (string, error) {
 	image, err := s.resolve(ctx, name)
 	if err != nil {
@@ -203,7 +204,7 @@ func (s *ImageStore) Pin(ctx context.Context, name string) (string, error) {
 	return image.Name, s.setLabels(ctx, image.Name, map[string]string{pinLabel: pinValue, userPinLabel: "yes"})
 }
 
-// Unpin is the reverse. What an archive in the image directory holds stays pinned.
+// Unpin removes the pin that Pin set. Images of an archive in the image directory stay pinned.
 func (s *ImageStore) Unpin(ctx context.Context, name string) (string, error) {
 	image, err := s.resolve(ctx, name)
 	if err != nil {
@@ -218,7 +219,8 @@ func (s *ImageStore) Unpin(ctx context.Context, name string) (string, error) {
 	return image.Name, s.setLabels(ctx, image.Name, map[string]string{pinLabel: "", userPinLabel: ""})
 }
 
-// releaseArchive takes the pin of an archive in the image directory off a name. A user's pin stays.
+// releaseArchive removes the pin of an archive in the image directory from a name. A user's pin
+// stays.
 func (s *ImageStore) releaseArchive(ctx context.Context, name, archive string) error {
 	image, err := s.client.ImageService().Get(ctx, name)
 	if errdefs.IsNotFound(err) || err == nil && image.Labels[directoryPinLabel] != archive {
@@ -234,7 +236,7 @@ func (s *ImageStore) releaseArchive(ctx context.Context, name, archive string) e
 	return s.setLabels(ctx, name, labels)
 }
 
-// allHeld tells whether all names are there and pinned by some archive in the image directory.
+// allHeld reports whether all names exist and are pinned by some archive in the image directory.
 func (s *ImageStore) allHeld(ctx context.Context, names []string) bool {
 	for _, name := range names {
 		image, err := s.client.ImageService().Get(ctx, name)
@@ -245,10 +247,10 @@ func (s *ImageStore) allHeld(ctx context.Context, names []string) bool {
 	return true
 }
 
-// Save writes the images to an archive, which docker load and Import take. Only what is for this machine's platform
-// goes into it.
+// Save writes the images to an archive that docker load and Import accept. The archive holds only
+// the content for this machine's platform.
 func (s *ImageStore) Save(ctx context.Context, w io.Writer, names []string) error {
-	// Only blobs that are named can be lost meanwhile.
+	// The lease protects the blobs meanwhile. Only blobs without a name could be lost.
 	ctx, done, err := s.client.WithLease(ctx)
 	if err != nil {
 		return fmt.Errorf("create a lease for the archive: %w", err)

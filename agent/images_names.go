@@ -12,8 +12,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// setNames gives the images of an archive their names, all of them or none, and returns those with tags. Pins that a
-// name had stay.
+// setNames gives the images of an archive their names, all of them or none, and returns the names
+// with tags. A name that had a pin keeps it.
 func (s *ImageStore) setNames(ctx context.Context, found []foundImage, o ImportOptions) ([]string, error) {
 	var names []string
 	var undo []func(context.Context) error
@@ -27,7 +27,8 @@ func (s *ImageStore) setNames(ctx context.Context, found []foundImage, o ImportO
 	err := func() error {
 		for _, image := range found {
 			for name, target := range image.digestNames() {
-				// The tag has the pin, so that what a tag no longer leads to can be collected.
+				// The pin belongs to the tag, so that an image that the tag no longer leads to can
+				// be collected.
 				if err := set(name, target, map[string]string{importedLabel: target.Digest.String()}); err != nil {
 					return err
 				}
@@ -54,7 +55,8 @@ func (s *ImageStore) setNames(ctx context.Context, found []foundImage, o ImportO
 	return nil, err
 }
 
-// setName makes name lead to target with labels, besides those that it has, and returns what takes that back.
+// setName makes name lead to target and adds labels to those that it has. undo restores the state
+// from before.
 func (s *ImageStore) setName(ctx context.Context, name string, target ocispec.Descriptor, labels map[string]string) (undo func(context.Context) error, err error) {
 	service := s.client.ImageService()
 	before, err := service.Get(ctx, name)
@@ -84,7 +86,7 @@ func (s *ImageStore) setName(ctx context.Context, name string, target ocispec.De
 	}, nil
 }
 
-// setLabels changes labels of a name; an empty value removes one.
+// setLabels changes labels of a name. An empty value removes the label.
 func (s *ImageStore) setLabels(ctx context.Context, name string, labels map[string]string) error {
 	fields := make([]string, 0, len(labels))
 	for key := range labels {

@@ -20,20 +20,22 @@ import (
 	"github.com/mote-k8s/mote/internal/component"
 )
 
-// pullServer is the image service that the kubelet uses. It hands every call to containerd's, except that a pull of
-// an imported image is answered with that image if it is pinned or its registry does not answer: pods with the tag
-// latest pull always, unless they say otherwise.
+// pullServer is the image service that the kubelet uses. It passes every call to containerd's,
+// except some pulls of imported images. It answers such a pull with the imported image if the image
+// is pinned or its registry does not answer: pods with the tag latest always pull, unless they set
+// another policy.
 //
-// A registry on a loopback port as containerd's first mirror would do as well for the pulls that it serves. For all
-// others containerd reports the mirror's 404 instead of the reason that the registry gave, a hosts.toml of the
-// operator's for that registry would have to be merged with ours, and any local user reaches the port.
+// A registry on a loopback port, as containerd's first mirror, could answer these pulls as well.
+// For all other pulls containerd would report the mirror's 404 instead of the registry's own
+// reason, an operator's hosts.toml for the registry would have to be merged with mote's, and any
+// local user could reach the port.
 type pullServer struct {
 	runtimeapi.UnimplementedImageServiceServer
 	store      *ImageStore
 	registries *silentRegistries
 }
 
-// pullSocket is where the kubelet finds its image service.
+// pullSocket returns the path of the socket on which the kubelet finds its image service.
 func pullSocket(c Config) string { return c.run().ImagesSocket() }
 
 // servePulls serves the image service on socket until stop is called.
@@ -99,15 +101,15 @@ func (p *pullServer) PullImage(ctx context.Context, r *runtimeapi.PullImageReque
 		return &runtimeapi.PullImageResponse{ImageRef: id}, nil
 	}
 	p.registries.silent(name, err)
-	// The kubelet shows this in the pod's events.
+	// The kubelet shows this error in the pod's events.
 	return nil, status.Errorf(status.Code(err), "%s; without a network, import the image: mote image import FILE", status.Convert(err).Message())
 }
 
-// imported returns the id of the image if it was imported by this name, and has been neither pulled nor tagged anew
-// since. What is asked for by digest is exact and counts as pinned.
+// imported returns the ID of the image if it was imported by this name, and has since been neither
+// pulled nor given a new tag. A name with a digest is exact and counts as pinned.
 func (s *ImageStore) imported(ctx context.Context, name string) (id string, pinned bool) {
 	full := fullName(name)
-	ctx = namespaces.WithNamespace(ctx, imageNamespace) // a caller may send one of its own
+	ctx = namespaces.WithNamespace(ctx, imageNamespace) // a caller may send a namespace of its own
 	stored, err := s.client.ImageService().Get(ctx, full)
 	if err != nil || stored.Labels[importedLabel] != stored.Target.Digest.String() {
 		return "", false
@@ -119,9 +121,9 @@ func (s *ImageStore) imported(ctx context.Context, name string) (id string, pinn
 	return image.Id, stored.Labels[pinLabel] == pinValue || strings.Contains(full, "@")
 }
 
-// noAnswer reports whether a pull failed because no registry could be reached, be it that a proxy could not. CRI's
-// error is text. Go's client gives the status of a proxy that refuses as the error of the request; a status of the
-// registry's own stands in another sentence.
+// noAnswer reports whether a pull failed because no registry could be reached, or a proxy could not
+// reach it. CRI's error is text. Go's client reports the status of a proxy that refuses as the
+// error of the request. A status of the registry itself appears in another sentence.
 func noAnswer(err error) bool {
 	text := status.Convert(err).Message()
 	if strings.Contains(text, "failed to do request") {
@@ -139,15 +141,16 @@ func noAnswer(err error) bool {
 	return false
 }
 
-// silenceMemory is how long a registry that does not answer is told about after the last try. The kubelet tries at
-// least every five minutes for as long as a pod needs the image.
+// silenceMemory is the time for which a registry that does not answer is reported after the last
+// try. The kubelet tries at least every five minutes for as long as a pod needs the image.
 const silenceMemory = 6 * time.Minute
 
-// silentRegistries says in `mote status` which registries do not answer, while pods wait for their images.
+// silentRegistries reports in `mote status` the registries that do not answer while pods wait for
+// images from them.
 type silentRegistries struct {
 	troubles *component.Troubles
 	now      func() time.Time
-	wake     chan struct{} // of follow, buffered
+	wake     chan struct{} // wakes follow; buffered
 
 	mu   sync.Mutex                // guards last
 	last map[string]silentRegistry // by registry
@@ -157,7 +160,7 @@ func newSilentRegistries(troubles *component.Troubles) *silentRegistries {
 	return &silentRegistries{troubles: troubles, now: time.Now, wake: make(chan struct{}, 1), last: map[string]silentRegistry{}}
 }
 
-// silentRegistry is the last pull that failed.
+// silentRegistry is the last failed pull from a registry.
 type silentRegistry struct {
 	image string
 	at    time.Time
@@ -173,7 +176,7 @@ func registryOf(image string) string {
 
 func about(registry string) string { return "registry " + registry }
 
-// silent notes a failed pull. The log has one line for each registry that falls silent.
+// silent records a failed pull. It logs one line for each registry that stops answering.
 func (r *silentRegistries) silent(image string, err error) {
 	registry := registryOf(image)
 	r.mu.Lock()
@@ -190,7 +193,7 @@ func (r *silentRegistries) silent(image string, err error) {
 	}
 }
 
-// answered notes a pull that succeeded.
+// answered records a pull that succeeded.
 func (r *silentRegistries) answered(image string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -204,8 +207,8 @@ func (r *silentRegistries) forget(registry string) {
 	}
 }
 
-// expire forgets registries whose image is there by now, or that nobody has asked for long. It returns whether some
-// are left.
+// expire forgets registries whose image is there now, and those from which no pod has pulled for
+// silenceMemory. It reports whether some are left.
 func (r *silentRegistries) expire(there func(image string) bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -217,7 +220,7 @@ func (r *silentRegistries) expire(there func(image string) bool) bool {
 	return len(r.last) > 0
 }
 
-// follow expires until ctx ends. It sleeps while all registries answer.
+// follow calls expire regularly until ctx ends. It sleeps while all registries answer.
 func (r *silentRegistries) follow(ctx context.Context, there func(image string) bool) {
 	const poll = 10 * time.Second
 	timer := time.NewTimer(poll)

@@ -15,33 +15,35 @@ import (
 	"github.com/mote-k8s/mote/internal/disk"
 )
 
-// Labels of containerd's namespace by which the server says how much of the disk with images an import leaves free:
-// the verbs are other processes and do not know the kubelet's arguments.
+// In these labels of containerd's namespace the server publishes how much of the images' disk an
+// import must leave free. The verbs are other processes and do not know the kubelet's arguments.
 const (
 	spaceRootLabel   = "mote.dev/images-root"
-	spaceSocketLabel = "mote.dev/images-socket" // as the server sees it
+	spaceSocketLabel = "mote.dev/images-socket" // the path in the server's view
 	spaceBytesLabel  = "mote.dev/images-keep-free"
 	spaceInodesLabel = "mote.dev/images-keep-free-inodes"
 )
 
 const (
-	// spacePoll is how often an import looks at the disk. A fast disk takes some 200 MB in this time, a fraction of
-	// what stays free.
+	// spacePoll is the interval at which an import checks the disk. In this time a fast disk takes
+	// some 200 MB, a fraction of the space that stays free.
 	spacePoll = 100 * time.Millisecond
-	// spaceSlack is what an import may take from a disk that is too full already: a manifest, or what is there.
+	// spaceSlack is the space that an import may take from a disk that is already too full. It is
+	// enough for a manifest, or for content that is already there.
 	spaceSlack = 16 << 20
-	// inodeSlack is the same in files.
+	// inodeSlack is the same limit, counted in files.
 	inodeSlack = 1000
 )
 
-// space is the disk that an import writes to, and what it leaves free. The kubelet evicts pods below that.
+// space describes the disk that an import writes to, and how much the import leaves free. Below
+// that, the kubelet evicts pods.
 type space struct {
 	root, socket  string
 	bytes, inodes uint64
 	look          func(dir string) (disk.Info, error)
 }
 
-// keepFree returns the space that the kubelet's eviction limits ask for.
+// keepFree returns the space that the kubelet's eviction limits demand.
 func keepFree(c Config) (space, error) {
 	s := space{root: c.data().Containerd(), socket: ContainerdSocket(c), look: disk.Of}
 	limits, err := evictionLimits(c)
@@ -67,7 +69,7 @@ func wanted(limit evictionapi.Threshold, all uint64) uint64 {
 	return uint64(evictionapi.GetThresholdQuantity(limit.Value, resource.NewQuantity(int64(all), resource.BinarySI)).Value())
 }
 
-// publish labels containerd's namespace with s.
+// publish writes s to labels of containerd's namespace.
 func (s space) publish(ctx context.Context, client *containerd.Client) error {
 	for label, value := range map[string]string{
 		spaceRootLabel: s.root, spaceSocketLabel: s.socket,
@@ -80,8 +82,8 @@ func (s space) publish(ctx context.Context, client *containerd.Client) error {
 	return nil
 }
 
-// publishedSpace reads what publish wrote. socket is the path by which this process reaches containerd: a cluster of
-// "mote run" is reached through /proc/PID/root, and so is its disk.
+// publishedSpace reads the labels that publish wrote. socket is the path by which this process
+// reaches containerd. A sandbox of "mote run" is reached through /proc/PID/root, and its disk too.
 func publishedSpace(ctx context.Context, client *containerd.Client, socket string) (space, error) {
 	labels, err := client.NamespaceService().Labels(ctx, imageNamespace)
 	if err != nil {
@@ -89,7 +91,7 @@ func publishedSpace(ctx context.Context, client *containerd.Client, socket strin
 	}
 	s := space{root: labels[spaceRootLabel], socket: labels[spaceSocketLabel], look: disk.Of}
 	if s.root == "" {
-		return s, nil // the images component has not come so far
+		return s, nil // the images component has not published it yet
 	}
 	if prefix, ok := strings.CutSuffix(socket, s.socket); ok {
 		s.root = prefix + s.root
@@ -102,8 +104,8 @@ func publishedSpace(ctx context.Context, client *containerd.Client, socket strin
 	return s, nil
 }
 
-// watch returns a context that ends when the disk has less than s free, with an error that says so as its cause. The
-// caller calls stop when it writes no more.
+// watch returns a context that ends when the disk has less than s free. Its cause is an error that
+// says so. The caller calls stop when it has finished writing.
 func (s space) watch(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	if s.root == "" {
@@ -136,7 +138,7 @@ func (s space) watch(parent context.Context) (ctx context.Context, stop func()) 
 	}
 }
 
-// check compares the disk with s, and with what it had at first.
+// check compares the disk with s, and with the free space that the disk had at first.
 func (s space) check(first disk.Info) error {
 	now, err := s.look(s.root)
 	if err != nil {

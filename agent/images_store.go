@@ -18,28 +18,31 @@ import (
 )
 
 const (
-	imageNamespace = "k8s.io" // containerd's namespace of what CRI uses
-	// pinLabel keeps the kubelet's garbage collection off an image; CRI reports it as Pinned.
+	imageNamespace = "k8s.io" // containerd's namespace for CRI
+	// pinLabel protects an image from the kubelet's garbage collection. CRI reports it as Pinned.
 	pinLabel, pinValue = "io.cri-containerd.pinned", "pinned"
-	// managedLabel is CRI's: it has given the image a second name, the digest of its configuration.
+	// managedLabel is a label of CRI. It means that CRI has given the image a second name, the
+	// digest of its configuration.
 	managedLabel = "io.cri-containerd.image"
-	// userPinLabel and directoryPinLabel say who pinned a name; the latter holds the archive's file name.
+	// userPinLabel and directoryPinLabel record the origin of a pin. The latter holds the file name
+	// of the archive.
 	userPinLabel, directoryPinLabel = "mote.dev/pinned-by-user", "mote.dev/pinned-by-archive"
 	// importedLabel holds the digest with which a name was imported.
 	importedLabel = "mote.dev/imported"
 	// importLease marks the leases of imports under way.
 	importLease = "mote.dev/import"
-	// importExpiry is for leases that nobody deletes. No import takes so long.
+	// importExpiry ends leases that no process deletes. No import takes so long.
 	importExpiry = 24 * time.Hour
 )
 
-// ImageStore is the images of a node. Its methods are safe concurrently, and from several processes.
+// ImageStore manages the images of a node. Its methods may run concurrently, and in several
+// processes.
 type ImageStore struct {
 	client *containerd.Client
 	cri    runtimeapi.ImageServiceClient
 	pods   runtimeapi.RuntimeServiceClient
 	socket string
-	lock   string // held by each import, shared, while it has a lease
+	lock   string // each import holds it, shared, while it has a lease
 }
 
 // OpenImages connects to the containerd at socket. It does not wait until containerd answers.
@@ -61,13 +64,15 @@ func OpenImages(socket string) (*ImageStore, error) {
 	}, nil
 }
 
-// importLock is the file that tells imports that are under way from those that were killed.
+// importLock returns the path of the lock file. The lock tells imports under way from those that
+// were killed.
 func importLock(socket string) string { return filepath.Join(filepath.Dir(socket), "images.lock") }
 
 // Close ends the connection.
 func (s *ImageStore) Close() error { return s.client.Close() }
 
-// lockImport takes the lock of an import. Whoever finds it free removes what killed imports left.
+// lockImport takes the lock of an import. If the lock is free, it first removes the leftovers of
+// imports that were killed.
 func (s *ImageStore) lockImport(ctx context.Context) (unlock func() error, err error) {
 	f, err := os.OpenFile(s.lock, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -76,18 +81,19 @@ func (s *ImageStore) lockImport(ctx context.Context) (unlock func() error, err e
 	if _, err := s.sweepWith(ctx, f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	// Another's sweep is short.
+	// This may wait for the sweep of another process, which is short.
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", s.lock, err), f.Close())
 	}
-	// The write wakes the server, which sweeps if this process is killed.
+	// The write wakes the images component, which sweeps if this process is killed.
 	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("write %s: %w", s.lock, err), f.Close())
 	}
 	return f.Close, nil
 }
 
-// Sweep removes what killed imports left, unless an import is under way: it returns false then.
+// Sweep removes the leftovers of imports that were killed. While an import is under way it removes
+// nothing and returns false.
 func (s *ImageStore) Sweep(ctx context.Context) (bool, error) {
 	f, err := os.OpenFile(s.lock, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -117,7 +123,7 @@ func (s *ImageStore) sweepWith(ctx context.Context, lock *os.File) (bool, error)
 	return true, nil
 }
 
-// fullName turns the short names that docker writes into what CRI looks for: busybox is
+// fullName turns a short name, as docker writes it, into the name that CRI looks for: busybox is
 // docker.io/library/busybox:latest.
 func fullName(name string) string {
 	named, err := reference.ParseDockerRef(name)
@@ -127,7 +133,7 @@ func fullName(name string) string {
 	return named.String()
 }
 
-// parseTag refuses what cannot be a name with a tag.
+// parseTag parses a name with a tag and refuses every other name.
 func parseTag(name string) (reference.Named, error) {
 	named, err := reference.ParseDockerRef(name)
 	if err != nil {

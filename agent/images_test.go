@@ -31,13 +31,13 @@ import (
 	"github.com/mote-k8s/mote/internal/disk"
 )
 
-// testImage is an image under construction; what a test spoils is spoilt in the archive.
+// testImage is an image to build. A test damages the finished archive, if it needs a damaged one.
 type testImage struct {
 	name     string
 	layers   [][]byte
-	diffIDs  []digest.Digest // of layers, unless set
-	platform string          // this machine's, unless set
-	index    bool            // the name leads to an index, with a second platform whose blobs are missing
+	diffIDs  []digest.Digest // by default those of layers
+	platform string          // by default this machine's
+	index    bool            // the name leads to an index; it has a second platform whose blobs are missing
 	without  int             // 1 and up: a layer whose blob is missing
 }
 
@@ -91,7 +91,7 @@ func (im testImage) oci(t *testing.T) []byte {
 		file{"index.json", 0o644, mustJSON(t, map[string]any{"schemaVersion": 2, "manifests": []any{target}})})...)
 }
 
-// docker returns what docker save wrote for long.
+// docker returns an archive in the format that docker save wrote for a long time.
 func (im testImage) docker(t *testing.T) []byte {
 	t.Helper()
 	blobs, _, _ := im.parts(t)
@@ -122,7 +122,7 @@ func layerOf(t *testing.T, name, text string) []byte {
 	return mustTar(t, file{name, 0o644, []byte(text)})
 }
 
-// linkLayer holds a hard link to a file of another layer.
+// linkLayer returns a layer with a hard link to a file of another layer.
 func linkLayer(t *testing.T, name, target string) []byte {
 	t.Helper()
 	var buffer bytes.Buffer
@@ -132,7 +132,7 @@ func linkLayer(t *testing.T, name, target string) []byte {
 	return buffer.Bytes()
 }
 
-// storeState is all that an import could leave.
+// storeState returns everything that an import could leave behind.
 func storeState(t *testing.T, s *ImageStore) map[string]string {
 	t.Helper()
 	ctx := t.Context()
@@ -163,7 +163,7 @@ func storeState(t *testing.T, s *ImageStore) map[string]string {
 	return state
 }
 
-// collect lets containerd collect garbage that nothing waits for, such as the index of an archive.
+// collect makes containerd collect garbage that nothing waits for, such as the index of an archive.
 func collect(t *testing.T, s *ImageStore) {
 	t.Helper()
 	_, release, err := s.lease(t.Context())
@@ -171,7 +171,7 @@ func collect(t *testing.T, s *ImageStore) {
 	require.NoError(t, release(true))
 }
 
-// settled waits until containerd and CRI have done what follows from the last call.
+// settled waits until containerd and CRI have finished the work that follows from the last call.
 func settled(t *testing.T, s *ImageStore, want map[string]string, what string) {
 	t.Helper()
 	var have map[string]string
@@ -185,7 +185,8 @@ func settled(t *testing.T, s *ImageStore, want map[string]string, what string) {
 	require.Equal(t, want, have, what)
 }
 
-// known is the id under which CRI, and so the kubelet, finds a name; "" if it does not.
+// known returns the ID under which CRI, and so the kubelet, finds a name, or "" if it does not find
+// it.
 func known(t *testing.T, s *ImageStore, name string) string {
 	t.Helper()
 	image, err := s.lookUp(t.Context(), name)
@@ -196,7 +197,7 @@ func known(t *testing.T, s *ImageStore, name string) string {
 	return image.Id
 }
 
-// TestImages runs the image verbs against a real containerd on a host of its own.
+// TestImages runs the image verbs against a real containerd on a private host.
 func TestImages(t *testing.T) {
 	payload := testPayload(t)
 	if inPrivateHost(t) {
@@ -262,7 +263,8 @@ func testImageDigests(t *testing.T, s *ImageStore) {
 	require.Len(t, removed, 4)
 }
 
-// testImportFailures: S10 and faults 9 and 18.
+// testImportFailures checks that a failed import leaves the store as it was: with a new name, and
+// with a name that existed before.
 func testImportFailures(t *testing.T, s *ImageStore) {
 	const name = "t/app:1"
 	lower := layerOf(t, "file", "text")
@@ -324,7 +326,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// testImportSpace: a small archive that unpacks to more than the disk may lose.
+// testImportSpace imports a small archive that unpacks to more than the disk may lose.
 func testImportSpace(t *testing.T, s *ImageStore) {
 	seen, err := publishedSpace(t.Context(), s.client, "/proc/1/root"+s.socket)
 	require.NoError(t, err)
@@ -369,7 +371,7 @@ func testImportSpace(t *testing.T, s *ImageStore) {
 	settled(t, s, before, "rm")
 }
 
-// testImportKilled kills a process in the middle of an import; the node cleans up.
+// testImportKilled kills a process in the middle of an import. The node must clean up.
 func testImportKilled(t *testing.T, s *ImageStore) {
 	collect(t, s)
 	before := storeState(t, s)
@@ -430,7 +432,7 @@ func testImagePins(t *testing.T, s *ImageStore) {
 	_, err = s.Unpin(t.Context(), "t/loop:dev")
 	require.NoError(t, err)
 	eventually("unpin", func() bool { return !pinned(second) })
-	// What the kubelet's garbage collection calls.
+	// The kubelet's garbage collection makes this call.
 	_, err = s.cri.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: second}})
 	require.NoError(t, err)
 	settled(t, s, before, "collected")
@@ -490,7 +492,7 @@ func testImageTags(t *testing.T, s *ImageStore) {
 	settled(t, s, before, "rm by id")
 }
 
-// testImageDirectory follows the archives in the image directory, which the node watches.
+// testImageDirectory changes archives in the image directory, which the node watches.
 func testImageDirectory(t *testing.T, s *ImageStore) {
 	dir := testConfig("/p").ImagesDir
 	im := testImage{name: "docker.io/t/dir:1", layers: [][]byte{layerOf(t, "f", "directory")}}
@@ -505,7 +507,7 @@ func testImageDirectory(t *testing.T, s *ImageStore) {
 	put(".hidden.tar", im.oci(t))
 	put("one.tar.part", im.oci(t))
 	put("notes.txt", []byte("no archive"))
-	put("app", im.oci(t)) // the content decides
+	put("app", im.oci(t)) // the content decides, not the name
 	require.Eventually(t, pinned, time.Minute, 20*time.Millisecond)
 	image, err := s.resolve(t.Context(), im.name)
 	require.NoError(t, err)
@@ -551,7 +553,7 @@ func testImagePulls(t *testing.T, s *ImageStore) {
 	require.NoError(t, err)
 	_, pinned = s.imported(t.Context(), "t/pull")
 	require.True(t, pinned, "the registry is not asked")
-	// As after a pull that gave the tag to another image.
+	// This is the state after a pull that gave the tag to another image.
 	require.NoError(t, s.setLabels(t.Context(), im.name, map[string]string{importedLabel: digest.FromString("other").String()}))
 	id, _ = s.imported(t.Context(), "t/pull")
 	require.Empty(t, id)

@@ -31,17 +31,19 @@ import (
 const (
 	kubeletHealthz = "127.0.0.1:10248"
 	kubeletPort    = 10250
-	// ownerFile in the kubelet's directory holds the data directory of the mote that owns it.
+	// ownerFile is a file in the kubelet's directory. It holds the data directory of the mote that
+	// owns the kubelet's directory.
 	ownerFile = ".mote"
-	// devicePlugins is where the kubelet waits for device plugins, whatever its root directory.
+	// devicePlugins is the directory in which the kubelet waits for device plugins, whatever its
+	// root directory.
 	devicePlugins = "/var/lib/kubelet/device-plugins"
-	// probePeriod is how often a starting part is asked whether it serves: short beside the time to a
-	// ready node, and it ends with the first success.
+	// probePeriod is the interval of probes of a component that starts. It is short compared with
+	// the time to a ready node. Probing ends with the first success.
 	probePeriod = 20 * time.Millisecond
 )
 
-// runKubelet runs the kubelet until ctx ends; volumes says when its volume plugins may be initialised.
-// Upstream leaves some goroutines behind; see README.md.
+// runKubelet runs the kubelet until ctx ends. volumes returns when the kubelet may initialise its
+// volume plugins. Upstream leaves some goroutines behind; see README.md.
 func runKubelet(ctx context.Context, c Config, volumes func(context.Context) error, ready func()) error {
 	h, err := detectHost()
 	if err != nil {
@@ -65,7 +67,7 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 	if err != nil {
 		return err
 	}
-	// The user's arguments may have moved it. What it holds runs as root.
+	// The user's arguments may have moved this directory. The pods in it run as root.
 	if dir := server.StaticPodPath; dir != "" {
 		if _, err := regular.CheckOwner(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("static pods: %w", err)
@@ -113,7 +115,8 @@ func runKubelet(ctx context.Context, c Config, volumes func(context.Context) err
 	return errors.New("the kubelet ended by itself")
 }
 
-// portFree fails when somebody listens on address. Upstream only logs that and tries again for ever.
+// portFree fails if another program listens on address. Upstream only logs that and tries again for
+// ever.
 func portFree(address, who string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -122,7 +125,7 @@ func portFree(address, who string) error {
 	return listener.Close()
 }
 
-// waitHealthy returns nil as soon as url answers 200 with a body that is accepted.
+// waitHealthy returns nil as soon as url answers 200 with a body that accept accepts.
 func waitHealthy(ctx context.Context, url string, accept func(body []byte) bool) error {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
 	ticker := time.NewTicker(probePeriod)
@@ -147,7 +150,8 @@ func waitHealthy(ctx context.Context, url string, accept func(body []byte) bool)
 	}
 }
 
-// claimKubeletDir marks the kubelet's directory as ours, or says whose it is.
+// claimKubeletDir marks the kubelet's directory as mote's, or returns an error that names its
+// owner.
 func claimKubeletDir(c Config) error {
 	if err := kubeletDirOwner(c); err != nil {
 		return err
@@ -161,7 +165,8 @@ func claimKubeletDir(c Config) error {
 	return recordKubeletBind(c)
 }
 
-// kubeletDirOwner is nil when the kubelet's directory is missing, empty or ours, be it half claimed.
+// kubeletDirOwner returns nil if the kubelet's directory is missing, empty or mote's, or if mote
+// was interrupted while it claimed the directory.
 func kubeletDirOwner(c Config) error {
 	owner, err := os.ReadFile(filepath.Join(c.KubeletDir, ownerFile))
 	switch {
@@ -178,7 +183,8 @@ func kubeletDirOwner(c Config) error {
 		return fmt.Errorf("read %s: %w", c.KubeletDir, err)
 	}
 	for _, entry := range entries {
-		// An empty disk is mounted there; or we were killed while we wrote our mark.
+		// lost+found means that an empty disk is mounted there. The other name is left when mote is
+		// killed while it writes its mark.
 		if entry.Name() != "lost+found" && !strings.HasPrefix(entry.Name(), "."+ownerFile+".") {
 			return fmt.Errorf("%s belongs to another kubelet (it holds %s); remove that cluster first or set another --kubelet-dir",
 				c.KubeletDir, entry.Name())
@@ -187,7 +193,8 @@ func kubeletDirOwner(c Config) error {
 	return nil
 }
 
-// newKubeletServer is the kubelet's whole configuration: upstream's defaults, ours, then the extra arguments.
+// newKubeletServer returns the kubelet's whole configuration: upstream's defaults, mote's changes,
+// then the extra arguments.
 func newKubeletServer(c Config, h host) (*options.KubeletServer, error) {
 	config, err := options.NewKubeletConfiguration()
 	if err != nil {
@@ -217,7 +224,7 @@ func newKubeletServer(c Config, h host) (*options.KubeletServer, error) {
 	return server, nil
 }
 
-// configureKubelet sets what differs from upstream's defaults.
+// configureKubelet sets the fields that differ from upstream's defaults.
 func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h host) {
 	config.Address = c.NodeIP.String()
 	config.Port = kubeletPort
@@ -231,7 +238,8 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	config.TLSCertFile = c.credential("kubelet.crt")
 	config.TLSPrivateKeyFile = c.credential("kubelet.key")
 	config.TLSCipherSuites = ciphers.Names()
-	// Profiles of the process are on mote's own socket, for root alone. EnableDebuggingHandlers stays: exec and logs are among them.
+	// mote serves profiles of the process on its own socket, for root alone.
+	// EnableDebuggingHandlers stays on: exec and logs are among these handlers.
 	config.EnableProfilingHandler, config.EnableDebugFlagsHandler = false, false
 	// mote renews the node's certificates itself (docs/architecture.md, "The seam").
 	config.RotateCertificates = false
@@ -246,11 +254,11 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 	if h.maxFiles > 0 {
 		config.MaxOpenFiles = min(config.MaxOpenFiles, h.maxFiles)
 	}
-	if h.capacity.memory > 0 { // arguments are parsed before the machine is looked at
+	if h.capacity.memory > 0 { // 0: the arguments are checked before the machine is inspected
 		config.SystemReserved = h.capacity.systemReserved()
 		config.PodPidsLimit = h.capacity.podTasksLimit()
 	}
-	// Upstream fills this in when it reads a configuration file, which there is none of.
+	// Upstream sets these limits when it reads a configuration file. mote has none.
 	config.EvictionHard = maps.Clone(eviction.DefaultEvictionHard)
 	config.SerializeImagePulls = false
 	config.MaxParallelImagePulls = ptr.To[int32](3)
@@ -262,6 +270,6 @@ func configureKubelet(config *kubeletconfig.KubeletConfiguration, c Config, h ho
 		config.ClusterDNS = []string{c.ClusterDNS.String()}
 	}
 	config.ClusterDomain = c.ClusterDomain
-	// The kubelet's iptables chains only say "iptables is used here" to others.
+	// The kubelet's iptables chains only show other programs that iptables is used here.
 	config.MakeIPTablesUtilChains = c.Proxy == ProxyIPTables
 }

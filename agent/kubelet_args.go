@@ -16,11 +16,11 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// applyKubeletArgs sets the kubelet's flags (max-pods=5) and fields of its configuration that are no
-// flags (memorySwap.swapBehavior=LimitedSwap).
+// applyKubeletArgs sets the kubelet's flags (max-pods=5) and the fields of its configuration that
+// have no flag (memorySwap.swapBehavior=LimitedSwap).
 func applyKubeletArgs(flags *options.KubeletFlags, config *kubeletconfig.KubeletConfiguration, args []string) error {
 	var flagArgs, fieldArgs []string
-	// pflag binds to fields of config, and fields are set by replacing it: so fields come first.
+	// pflag binds to fields of config, and setting a field replaces config. So fields come first.
 	known := kubeletFlagSet(options.NewKubeletFlags(), &kubeletconfig.KubeletConfiguration{})
 	for _, arg := range args {
 		name, _, _ := strings.Cut(arg, "=")
@@ -52,9 +52,9 @@ func kubeletFlagSet(flags *options.KubeletFlags, config *kubeletconfig.KubeletCo
 	return set
 }
 
-// setFlags sets name=value arguments; a bare name is name=true.
+// setFlags sets arguments of the form name=value. A bare name means name=true.
 func setFlags(component string, set *pflag.FlagSet, args []string) error {
-	set.SetOutput(io.Discard) // upstream calls each flag that is also a field "deprecated"
+	set.SetOutput(io.Discard) // upstream reports each flag that is also a field as "deprecated"
 	for _, arg := range args {
 		name, value, found := strings.Cut(arg, "=")
 		if !found {
@@ -70,8 +70,8 @@ func setFlags(component string, set *pflag.FlagSet, args []string) error {
 	return nil
 }
 
-// setKubeletField sets one field by its name in the kubelet's configuration API, with dots between levels. A
-// field that is a map (evictionHard) gets the given keys and keeps its others.
+// setKubeletField sets one field by its name in the kubelet's configuration API, with dots between
+// levels. A field that is a map (evictionHard) gets the given keys and keeps its others.
 func setKubeletField(config *kubeletconfig.KubeletConfiguration, arg string) error {
 	path, value, found := strings.Cut(arg, "=")
 	if !found {

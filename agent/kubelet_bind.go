@@ -12,18 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kubeletBind is the kubelet's mount of its directory on itself. It makes one at a start where the directory is on no
-// shared mount, so that what is mounted there later reaches pods (upstream's MakeRShared).
+// kubeletBind is the kubelet's mount of its directory on itself. The kubelet makes one at a start
+// if the directory is on no shared mount, so that later mounts below it reach pods (upstream's
+// MakeRShared).
 type kubeletBind struct {
-	// Dir has no symbolic links.
+	// Dir is the kubelet's directory, without symbolic links.
 	Dir string `json:"dir"`
-	// Boot is the kernel's boot at which it was made: it is gone after the next one.
+	// Boot identifies the boot of the kernel in which the mount was made. The next boot removes it.
 	Boot string `json:"boot"`
-	// Under is how many mounts Dir had before, the operator's.
+	// Under is the number of mounts that Dir had before. They are the operator's.
 	Under int `json:"under"`
 }
 
-// recordKubeletBind is called before the kubelet runs, when its directory is there.
+// recordKubeletBind records the bind that the kubelet may make. It must be called before the
+// kubelet runs, when the kubelet's directory exists.
 func recordKubeletBind(c Config) error {
 	boot, err := bootID()
 	if err != nil {
@@ -43,7 +45,7 @@ func recordKubeletBind(c Config) error {
 	})
 }
 
-// removeKubeletBinds takes the kubelet's binds away, and forgets them.
+// removeKubeletBinds unmounts the kubelet's binds and deletes them from the footprint.
 func removeKubeletBinds(c Config) error {
 	f, err := readFootprint(c)
 	if err != nil || len(f.KubeletBinds) == 0 {
@@ -64,8 +66,8 @@ func removeKubeletBinds(c Config) error {
 	return changeFootprint(c, func(f *footprint) { f.KubeletBinds = nil })
 }
 
-// remove unmounts until nothing is left but what was there before. A kubelet that died between its two calls has made
-// one more.
+// remove unmounts until only the earlier mounts are left. A kubelet that died between its two calls
+// has made one more mount.
 func (b kubeletBind) remove() error {
 	for {
 		mounts, err := readMounts()
@@ -78,7 +80,7 @@ func (b kubeletBind) remove() error {
 	}
 }
 
-// bootID tells this boot of the kernel from others.
+// bootID returns the ID of this boot of the kernel.
 func bootID() (string, error) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -87,8 +89,8 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(id)), nil
 }
 
-// onShared says whether dir is on a mount that is shared. It looks as upstream's MakeRShared does: at the last mount
-// in the list whose path dir begins with.
+// onShared reports whether dir is on a shared mount. Like upstream's MakeRShared, it takes the last
+// mount in the list whose path is a prefix of dir.
 func onShared(mounts []*mountinfo.Info, dir string) bool {
 	for _, m := range slices.Backward(mounts) {
 		if m.Mountpoint == "/" || m.Mountpoint == dir || strings.HasPrefix(dir, m.Mountpoint+"/") {
@@ -108,7 +110,7 @@ func mountsOn(mounts []*mountinfo.Info, dir string) []*mountinfo.Info {
 	return on
 }
 
-// boundOnItself says whether the topmost mount on dir shows what is under it.
+// boundOnItself reports whether the topmost mount on dir shows the directory under it.
 func boundOnItself(mounts []*mountinfo.Info, dir string) bool {
 	on := mountsOn(mounts, dir)
 	i := slices.IndexFunc(on, func(m *mountinfo.Info) bool {

@@ -63,7 +63,7 @@ func TestMountsOfTheKubeletsDirectory(t *testing.T) {
 	}
 }
 
-// privateMounts gives the test mounts of its own, none of them shared.
+// privateMounts gives the test mounts of its own. None of them is shared.
 func privateMounts(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread() // and never unlock: the thread must not be used again
@@ -73,7 +73,7 @@ func privateMounts(t *testing.T) {
 	require.NoError(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 }
 
-// nodeBelow is the configuration of a node whose directories are below dir.
+// nodeBelow returns the configuration of a node whose directories are below dir.
 func nodeBelow(t *testing.T, dir string) Config {
 	t.Helper()
 	c := testConfig("/p")
@@ -82,15 +82,17 @@ func nodeBelow(t *testing.T, dir string) Config {
 	return c
 }
 
-// bind shows from at dir until the test ends.
+// bind mounts from on dir until the test ends.
 func bind(t *testing.T, from, dir string, propagation uintptr) {
 	t.Helper()
 	require.NoError(t, unix.Mount(from, dir, "", unix.MS_BIND, ""))
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // the test may have done so
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // the test may have unmounted it
 	require.NoError(t, unix.Mount("", dir, "", propagation, ""))
 }
 
-// TestKubeletBindsAreRemoved, and never the operator's, of which there are none, one before ours, or one after it was removed.
+// TestKubeletBindsAreRemoved checks that mote removes the kubelet's binds and never the operator's
+// mounts: there are none, there is one below mote's, or there is one that was made after mote's was
+// removed.
 func TestKubeletBindsAreRemoved(t *testing.T) {
 	privateMounts(t)
 	for name, test := range map[string]struct {
@@ -130,13 +132,14 @@ func TestKubeletBindsAreRemoved(t *testing.T) {
 			require.NoError(t, removeKubeletBinds(c), name)
 			require.Equal(t, test.operators, number(), name)
 		}
-		bind(t, dir, dir, unix.MS_SHARED) // the operator's, now that ours is gone
+		bind(t, dir, dir, unix.MS_SHARED) // the operator's mount, now that mote's is gone
 		require.NoError(t, removeKubeletBinds(c), name)
 		require.Equal(t, test.operators+1, number(), name)
 	}
 }
 
-// TestRemoveTreesStopsAtMounts: what is mounted below is somebody's, and by whatever path the directory is named.
+// TestRemoveTreesStopsAtMounts checks that the content of mounts below the directory survives, by
+// whatever path the directory is named.
 func TestRemoveTreesStopsAtMounts(t *testing.T) {
 	privateMounts(t)
 	dir := t.TempDir()
@@ -154,7 +157,7 @@ func TestRemoveTreesStopsAtMounts(t *testing.T) {
 		require.FileExists(t, precious)
 	}
 
-	// A link to elsewhere is removed, and what is mounted there stays.
+	// A link to elsewhere is removed. A mount in the directory that it leads to stays.
 	elsewhere := t.TempDir()
 	volume := filepath.Join(elsewhere, "volume")
 	require.NoError(t, os.Mkdir(volume, 0o700))

@@ -11,8 +11,9 @@ import (
 	"github.com/mote-k8s/mote/internal/series"
 )
 
-// ownMetrics serves the kubelet's own series at /metrics and /metrics/slis, where upstream shows those of the whole
-// process. /metrics/cadvisor, resource and probes have registries of their own.
+// ownMetrics serves the kubelet's own series at /metrics and /metrics/slis. Upstream shows those of
+// the whole process there. /metrics/cadvisor, /metrics/resource and /metrics/probes have registries
+// of their own.
 func ownMetrics(auth kubeletserver.AuthInterface, upstream http.Handler) http.Handler {
 	own := series.Endpoints(series.Kubelet)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -29,8 +30,8 @@ func ownMetrics(auth kubeletserver.AuthInterface, upstream http.Handler) http.Ha
 	})
 }
 
-// authorize decides as upstream's filter does (k8s.io/kubernetes/pkg/kubelet/server, InstallAuthFilter), which is not to be had
-// without its handlers.
+// authorize decides like upstream's filter (k8s.io/kubernetes/pkg/kubelet/server,
+// InstallAuthFilter), which can only be used together with upstream's handlers.
 func authorize(auth kubeletserver.AuthInterface, r *http.Request) (status int, message string) {
 	client, ok, err := auth.AuthenticateRequest(r)
 	if err != nil || !ok {

@@ -14,7 +14,8 @@ import (
 	kubeletserver "k8s.io/kubernetes/pkg/kubelet/server"
 )
 
-// TestOwnMetricsNeedTheRightOfUpstreams, which is get on nodes/metrics; all other pages are upstream's.
+// TestOwnMetricsNeedTheRightOfUpstreams checks that mote's metrics pages need the right that
+// upstream's need: get on nodes/metrics. All other pages are upstream's.
 func TestOwnMetricsNeedTheRightOfUpstreams(t *testing.T) {
 	auth := kubeletserver.NewKubeletAuth(
 		authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {

@@ -20,34 +20,38 @@ import (
 )
 
 const (
-	// streamTimeout is upstream's for requests and answers: exec and logs take that long.
+	// streamTimeout is upstream's timeout for requests and answers. It is long because exec and
+	// logs are.
 	streamTimeout = 4 * time.Hour
-	// headerTimeout is for the TLS handshake and a request's header, as kube-apiserver has it. Upstream's kubelet has none.
+	// headerTimeout is the timeout for the TLS handshake and the header of a request, as in
+	// kube-apiserver. Upstream's kubelet has none.
 	headerTimeout = 32 * time.Second
-	// idleTimeout and maxHeader are upstream's.
+	// idleTimeout and maxHeader have upstream's values.
 	idleTimeout = 90 * time.Second
 	maxHeader   = 1 << 20
-	// startTimeout is for a client's TLS handshake.
+	// startTimeout is the timeout for a client's TLS handshake.
 	startTimeout = 20 * time.Second
 )
 
-// kubeletBudget is for the kubelet's port. Strangers there are programs that read metrics. Logs, exec and port-forward
-// come from the apiserver, each with a connection of its own, and count as this machine's.
+// kubeletBudget returns the budget of the kubelet's port. Clients from outside are programs that
+// read metrics. Logs, exec and port-forward come from the apiserver, each with a connection of its
+// own, and count as connections of this machine.
 func kubeletBudget() limit.Config {
 	return limit.Config{
 		Component: "kubelet", Name: "kubelet", Connections: 1024, PerAddress: 256, Own: 4096, Start: startTimeout, TLS: true,
 	}
 }
 
-// kubeletServer serves the kubelet's API in place of upstream's server, which has no limits and cannot be given a
-// listener. Handlers, authentication and authorization are upstream's.
+// kubeletServer serves the kubelet's API in place of upstream's server, which has no limits and
+// accepts no listener. Handlers, authentication and authorization are upstream's.
 type kubeletServer struct {
-	listener *limit.Listener // nil: the arguments switch the server off
+	listener *limit.Listener // nil if the arguments switch the server off
 	made     chan func(context.Context) http.Handler
 	http     *http.Server
 }
 
-// takeServer opens the kubelet's port and keeps upstream from doing so. The node's status still names the port.
+// takeServer opens the kubelet's port and keeps upstream from opening it. The node's status still
+// names the port.
 func takeServer(ctx context.Context, c Config, server *options.KubeletServer, deps *kubelet.Dependencies) (*kubeletServer, error) {
 	k := &kubeletServer{made: make(chan func(context.Context) http.Handler, 1)}
 	if !server.EnableServer {
@@ -61,18 +65,19 @@ func takeServer(ctx context.Context, c Config, server *options.KubeletServer, de
 	k.listener = listener
 	server.EnableServer = false
 	config := server.KubeletConfiguration
-	// An option is called by the kubelet's constructor, when the dependencies are complete; it is the only way to get
-	// hold of what is constructed.
+	// The kubelet's constructor calls the options when the dependencies are complete. An option is
+	// the only way to get the constructed kubelet.
 	deps.Options = append(deps.Options, func(made *kubelet.Kubelet) {
 		k.http = &http.Server{
 			TLSConfig:   deps.TLSConfig.Clone(),
 			ReadTimeout: streamTimeout, WriteTimeout: streamTimeout, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 			MaxHeaderBytes: maxHeader,
-			// Any stranger can cause these.
+			// Any client from outside can cause these errors.
 			ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 		}
 		k.made <- func(ctx context.Context) http.Handler {
-			// This analyzer is not started: the statistics of volumes come from the kubelet's own, through its pods'.
+			// This analyzer is not started. The statistics of volumes come from the kubelet's own
+			// analyzer, through its statistics of pods.
 			analyzer := stats.NewResourceAnalyzer(ctx, made, 0, deps.Recorder)
 			handler := kubeletserver.NewServer(ctx, made, analyzer, deps.ContainerManager.GetHealthCheckers(), deps.Flagz, deps.Auth, &config)
 			handler.InstallTracingFilter(deps.TracerProvider)
@@ -82,7 +87,7 @@ func takeServer(ctx context.Context, c Config, server *options.KubeletServer, de
 	return k, nil
 }
 
-// serve serves until close. It is called when the kubelet runs; ctx is that of the kubelet.
+// serve serves until close. It must be called when the kubelet runs, with the kubelet's ctx.
 func (k *kubeletServer) serve(ctx context.Context) error {
 	if k.listener == nil {
 		return nil

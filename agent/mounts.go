@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readMounts lists all mounts as the kernel does.
+// readMounts lists all mounts in the kernel's order.
 func readMounts() ([]*mountinfo.Info, error) {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -20,17 +20,17 @@ func readMounts() ([]*mountinfo.Info, error) {
 	return mounts, nil
 }
 
-// unmountBelow unmounts everything mounted below dir and fails when something remains: the caller is
-// about to delete files there.
+// unmountBelow unmounts everything that is mounted below dir. It fails if a mount remains, because
+// the caller is about to delete files there.
 func unmountBelow(dir string) error {
 	mounted, err := mountsBelow(dir)
 	if err != nil || len(mounted) == 0 {
 		return err
 	}
-	// Latest first: what is mounted on top goes before what is under it.
+	// The latest mount goes first, because it may be on top of an earlier one.
 	for _, point := range slices.Backward(mounted) {
 		if err := mount.UnmountAll(point, unix.UMOUNT_NOFOLLOW); err != nil {
-			// Something still uses it; detached, it goes with its last user.
+			// A program still uses it. A detached mount ends with its last user.
 			if err := mount.UnmountAll(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 				return fmt.Errorf("unmount %s: %w", point, err)
 			}
@@ -43,14 +43,15 @@ func unmountBelow(dir string) error {
 	return err
 }
 
-// mountsBelow lists mount points strictly below dir, in the order in which they were mounted. dir itself
-// may be the operator's own mount (a disk for /var/lib/kubelet).
+// mountsBelow lists the mount points strictly below dir, in the order in which they were mounted.
+// dir itself may be the operator's own mount (a disk for /var/lib/kubelet).
 func mountsBelow(dir string) ([]string, error) {
 	mounts, err := readMounts()
 	if err != nil {
 		return nil, err
 	}
-	// The list has paths without symbolic links. A link at the end of dir leads to what is not ours.
+	// The list has paths without symbolic links. If dir itself is a link, it leads to files that
+	// are not mote's.
 	dir = filepath.Join(followed(filepath.Dir(dir)), filepath.Base(dir))
 	var found []string
 	for _, m := range mounts {
@@ -61,7 +62,7 @@ func mountsBelow(dir string) ([]string, error) {
 	return found, nil
 }
 
-// followed is path without symbolic links, or path itself where there is nothing to follow.
+// followed returns path without symbolic links, or path itself if it cannot be resolved.
 func followed(path string) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		return real

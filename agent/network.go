@@ -21,23 +21,25 @@ import (
 
 const (
 	sysctlForward = "/proc/sys/net/ipv4/ip_forward"
-	// sysctlRedirects, filled with an interface's name or "all", is whether hosts are told of shorter ways.
+	// sysctlRedirects is the setting, of one interface or "all", that makes the kernel send ICMP
+	// redirects: messages to a host about a shorter route.
 	sysctlRedirects = "/proc/sys/net/ipv4/conf/%s/send_redirects"
-	// sysctlBridgeFilter makes netfilter see packets between two pods of the bridge. Without it the
-	// answer of a pod to another pod's Service request goes straight through the bridge and is never
+	// sysctlBridgeFilter makes netfilter see packets between two pods of the bridge. Without it, a
+	// pod's answer to another pod's Service request goes straight through the bridge and is never
 	// translated back.
 	sysctlBridgeFilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-	// sysctlBridgeFilter6 is for pods' link-local addresses, which NetworkPolicies must not be deaf to.
+	// sysctlBridgeFilter6 does the same for IPv6: NetworkPolicies must also see packets between
+	// pods' link-local addresses.
 	sysctlBridgeFilter6 = "/proc/sys/net/bridge/bridge-nf-call-ip6tables"
 	bridgeFilterModule  = "br_netfilter"
-	// networkName names the network in the CNI configuration, in host-local's leases and in
-	// libcni's cache.
+	// networkName is the name of the network in the CNI configuration, in host-local's leases and
+	// in libcni's cache.
 	networkName = "mote"
 )
 
-// setUpNetwork makes what must be there before NodeIP is bound, calls ready, and makes the rest: the apiserver
-// can start while packet rules are written. The CNI configuration comes last, because containerd
-// starts no pod without it. Any part may already be there.
+// setUpNetwork makes everything that binding NodeIP needs, calls ready, and makes the rest. So the
+// apiserver can start while packet rules are written. The CNI configuration comes last, because
+// containerd starts no pod without it. Each of these things may exist already.
 func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	if c.CNI != CNIBridge {
 		err := ensureNodeIP(c)
@@ -56,7 +58,8 @@ func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	// Before ready: who follows the pods' addresses looks below the same directory.
+	// This comes before ready: after it, followFiles watches the leases in the directory that this
+	// may remove.
 	if err := dropStaleLeases(c); err != nil {
 		return err
 	}
@@ -84,8 +87,8 @@ func setUpNetwork(ctx context.Context, c Config, ready func()) error {
 	return writeFile(c.conflist(), list, 0o600)
 }
 
-// packetRules is the mode for our own rules and the host ports'. It is kube-proxy's, and without
-// kube-proxy whatever works.
+// packetRules returns the mode for mote's own rules and those of host ports. It is kube-proxy's
+// mode, or without kube-proxy any mode that works.
 func packetRules(c Config) (string, error) {
 	if c.Proxy == ProxyNone {
 		return chooseProxyMode(ProxyAuto)
@@ -93,8 +96,9 @@ func packetRules(c Config) (string, error) {
 	return chooseProxyMode(c.Proxy)
 }
 
-// ensureNodeIP is for a machine with somebody else's pod network: if no interface has NodeIP, the bridge
-// gets it alone, without the network around it, so that the node has a stable address there too.
+// ensureNodeIP gives NodeIP to the bridge if no interface has it. It is for a machine with a
+// foreign pod network: the node has a stable address there too. The bridge gets the address alone,
+// without the network around it.
 func ensureNodeIP(c Config) error {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -112,16 +116,17 @@ func ensureNodeIP(c Config) error {
 	return ensureBridge(c, netip.PrefixFrom(c.NodeIP, c.NodeIP.BitLen()))
 }
 
-// ensureBridge makes the bridge with an address. The address of a bridge without ports can be bound
-// and reached from this machine, as local addresses do not need a carrier.
+// ensureBridge makes the bridge with an address. This machine can bind and reach the address even
+// if the bridge has no ports, because local addresses need no carrier.
 func ensureBridge(c Config, address netip.Prefix) error {
 	if err := recordBridge(c); err != nil {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = c.Bridge
-	// A MAC address that was set explicitly stays; otherwise the bridge would take the lowest one of
-	// its ports and change it whenever pods come and go, under the pods' ARP caches.
+	// A MAC address that was set explicitly stays. Otherwise the bridge would take the lowest one
+	// of its ports and change it whenever pods come and go, while pods still have the old one in
+	// their ARP caches.
 	attrs.HardwareAddr = bridgeMAC(c)
 	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	if err != nil && !errors.Is(err, fs.ErrExist) {
@@ -144,8 +149,8 @@ func ensureBridge(c Config, address netip.Prefix) error {
 	return routeServices(c, link, address.Addr())
 }
 
-// routeServices gives packets from the node itself to a Service some way out: the kernel looks for one
-// before netfilter replaces the destination, and a machine without a default route has none.
+// routeServices adds a route for packets from the node itself to a Service. The kernel looks for a
+// route before netfilter replaces the destination, and a machine without a default route has none.
 func routeServices(c Config, bridge netlink.Link, source netip.Addr) error {
 	if !c.ServiceCIDR.IsValid() {
 		return nil
@@ -166,16 +171,18 @@ func routeServices(c Config, bridge netlink.Link, source netip.Addr) error {
 	return nil
 }
 
-// bridgeMAC is a locally administered address made from the pod network, equal at every start.
+// bridgeMAC returns a locally administered address that is derived from the names of the bridge and
+// the node and from the pod network. It is the same at every start.
 func bridgeMAC(c Config) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(c.Bridge + c.PodCIDR.String() + c.NodeName))
 	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}
 }
 
-// stopRedirects keeps the kernel from telling a pod that a Service's address is on its own link, where the route
-// for the Services leads. Each such message uses up what the kernel allows itself to send to a pod in a second, so that the
-// refusal of a Service without endpoints would not be sent and its clients would wait in vain. An interface sends
-// redirects when it or "all" says so; the other interfaces go on to have a say of their own.
+// stopRedirects stops the kernel from sending redirects to pods. It would send them because the
+// route for Services leads to the pods' own link. Each redirect uses up part of the number of ICMP
+// messages that the kernel may send to a pod in a second. Then the refusal of a Service without
+// endpoints would not be sent, and its clients would wait in vain. An interface sends redirects if
+// its own setting or that of "all" is on. Every other interface still follows its own setting.
 func stopRedirects(c Config) error {
 	for _, name := range []string{"all", c.Bridge} {
 		if err := os.WriteFile(fmt.Sprintf(sysctlRedirects, name), []byte("0"), 0o644); err != nil {
@@ -185,8 +192,8 @@ func stopRedirects(c Config) error {
 	return nil
 }
 
-// enableBridgeFilter loads br_netfilter and switches it on, and says whether that can be done. All other modules
-// are loaded by the kernel itself when they are used.
+// enableBridgeFilter loads br_netfilter and switches the filter on. It returns false if the module
+// cannot be loaded. The kernel itself loads all other modules when they are used.
 func enableBridgeFilter(ctx context.Context) (bool, error) {
 	if _, err := os.Stat(sysctlBridgeFilter); err != nil {
 		if out, err := exec.CommandContext(ctx, "modprobe", bridgeFilterModule).CombinedOutput(); err != nil {
@@ -203,9 +210,10 @@ func enableBridgeFilter(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// routeBetweenPods is for a kernel that does not show bridged packets to netfilter. The bridge's ports are isolated
-// from each other there (conflist) and the node answers for all pods' addresses, at once, so that what one pod
-// sends another is routed, translated and filtered by the node.
+// routeBetweenPods makes the node route packets between pods. It is for a kernel that does not show
+// bridged packets to netfilter. There the bridge's ports are isolated from each other (conflist),
+// and the node answers ARP requests for all pods' addresses, without delay. So the node routes,
+// translates and filters every packet from one pod to another.
 func routeBetweenPods(c Config) error {
 	for _, sysctl := range []struct{ path, value string }{
 		{"/proc/sys/net/ipv4/conf/" + c.Bridge + "/proxy_arp_pvlan", "1"},
@@ -218,8 +226,9 @@ func routeBetweenPods(c Config) error {
 	return nil
 }
 
-// dropStaleLeases forgets pod addresses given out before the last boot, when all their pods died. The
-// run directory is usually a tmpfs and empty then anyway; this is for those where it is not.
+// dropStaleLeases deletes the leases of pod addresses from before the last boot, which ended all
+// their pods. The run directory is usually a tmpfs and empty after a boot. This is for machines
+// where it is not.
 func dropStaleLeases(c Config) error {
 	boot, err := bootID()
 	if err != nil {
@@ -235,8 +244,8 @@ func dropStaleLeases(c Config) error {
 	return writeFile(marker, []byte(boot+"\n"), 0o600)
 }
 
-// conflist is the CNI configuration: bridge with host-local addresses, and host ports. Isolated pods see the node
-// alone.
+// conflist returns the CNI configuration: the bridge with host-local addresses, and host ports.
+// With isolated, pods see only the node on the bridge.
 func conflist(c Config, mode string, isolated bool) ([]byte, error) {
 	list := map[string]any{
 		"cniVersion": "1.0.0",
@@ -248,7 +257,8 @@ func conflist(c Config, mode string, isolated bool) ([]byte, error) {
 				"isDefaultGateway": true,
 				"hairpinMode":      true,
 				"portIsolation":    isolated,
-				// Masquerading is one rule of ours for the whole network instead of one for each pod.
+				// Masquerading is one rule of mote for the whole network instead of one for each
+				// pod.
 				"ipMasq": false,
 				"ipam": map[string]any{
 					"type":    "host-local",
@@ -274,7 +284,8 @@ func conflist(c Config, mode string, isolated bool) ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// removeBridge takes the bridge away, if this node made it. Pods' interfaces on it go with their namespaces.
+// removeBridge removes the bridge if this node made it. The pods' interfaces on it end with their
+// network namespaces.
 func removeBridge(c Config, f footprint) error {
 	if !f.Bridge {
 		return nil
@@ -292,7 +303,8 @@ func removeBridge(c Config, f footprint) error {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, port := range links {
-		// The kernel destroys a dead namespace's interfaces in its own time.
+		// The kernel destroys the interfaces of an ended network namespace later, at a time of its
+		// own.
 		if port.Attrs().MasterIndex == link.Attrs().Index && strings.HasPrefix(port.Attrs().Name, "veth") {
 			if err := netlink.LinkDel(port); err != nil && !errors.As(err, &missing) && !errors.Is(err, syscall.ENODEV) {
 				return fmt.Errorf("remove interface %s: %w", port.Attrs().Name, err)

@@ -22,8 +22,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestContainersOutliveTheNode starts a pod through CRI, kills the node, starts it again and resets it, on
-// a host of its own.
+// TestContainersOutliveTheNode starts a pod through CRI, kills the node, starts it again and resets
+// it, on a private host.
 func TestContainersOutliveTheNode(t *testing.T) {
 	payload := testPayload(t)
 	if inPrivateHost(t) {
@@ -85,7 +85,7 @@ func TestContainersOutliveTheNode(t *testing.T) {
 	require.Equal(t, before, machineState(t), "reset left something")
 }
 
-// startTestNode returns when the node's parts are ready.
+// startTestNode starts a node and returns when its components are ready.
 func startTestNode(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
@@ -113,13 +113,13 @@ func criClient(t *testing.T, config Config) runtimeapi.RuntimeServiceClient {
 	return runtimeapi.NewRuntimeServiceClient(conn)
 }
 
-// startPod starts a sandbox with one container, both from the pause image.
+// startPod starts a pod sandbox with one container, both from the pause image.
 func startPod(t *testing.T, config Config) (sandbox, container string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	client := criClient(t, config)
-	// The node is ready before its CNI configuration is there; the kubelet waits for it too.
+	// The node is ready before its CNI configuration is there. The kubelet waits for it too.
 	require.Eventually(t, func() bool {
 		answer, err := client.Status(ctx, &runtimeapi.StatusRequest{})
 		return err == nil && slices.ContainsFunc(answer.Status.Conditions, func(c *runtimeapi.RuntimeCondition) bool {
@@ -179,7 +179,8 @@ func containerPIDs(t *testing.T) []int {
 	return pids
 }
 
-// machineState is what a reset must leave as it was: mounts, links, packet rules, cgroups and files.
+// machineState returns the state that a reset must restore: mounts, links, packet rules, cgroups
+// and files.
 func machineState(t *testing.T) map[string]string {
 	t.Helper()
 	state := map[string]string{}

@@ -9,11 +9,11 @@ import (
 	"github.com/mote-k8s/mote/internal/component"
 )
 
-// part is a component made of one function. The function blocks until ctx ends and calls ready once,
-// when the part serves.
+// part is a component made of one function. The function blocks until ctx ends. It calls ready
+// once, when the component serves.
 type part struct {
 	name    string
-	missing string // what Ready says when its ctx ends first
+	missing string // Ready returns it when its ctx ends first
 	run     func(ctx context.Context, ready func()) error
 	serving chan struct{}
 }
@@ -30,7 +30,8 @@ func (p *part) Run(ctx context.Context) error {
 	var once sync.Once
 	err := p.run(ctx, func() { once.Do(func() { close(p.serving) }) })
 	if err != nil && ctx.Err() != nil {
-		// What a stop interrupts fails, such as the program that writes rules; the next start does it again.
+		// Work that a stop interrupts fails, such as the program that writes rules. The next start
+		// does it again.
 		slog.Info("interrupted by the stop", "component", p.name, "err", err)
 		return nil
 	}

@@ -8,18 +8,21 @@ import (
 )
 
 const (
-	// maxRunDir bounds the run directory in bytes. containerd's shims have sockets "sockets/s/" and 64 letters below it, and take
-	// paths of 106 bytes (containerd's pkg/shim, socketPathLimit).
+	// maxRunDir is the limit of the run directory's length in bytes. containerd's shims have
+	// sockets below it whose names are "sockets/s/" and 64 letters, and accept paths of 106 bytes
+	// (containerd's pkg/shim, socketPathLimit).
 	maxRunDir = 106 - len("/sockets/s/") - 64
-	// oddRunes have a meaning of their own where paths are written into one text: a colon separates the directories of an overlay
-	// (containerd does not escape it, so no container has its files), a comma the options of a mount, a backslash
-	// escapes both.
+	// oddRunes have a special meaning in a text that contains several paths. A colon separates the
+	// directories of an overlay (containerd does not escape it, so containers would not find their
+	// files). A comma separates the options of a mount. A backslash escapes both.
 	oddRunes = `:,\`
-	// oddInURLs have a meaning in URLs, as which the sockets in the run directory are given to clients, or in the words of a command.
+	// oddInURLs have a special meaning in URLs or in the words of a command. Clients get the
+	// sockets in the run directory as URLs.
 	oddInURLs = "%?#&'\"$ "
 )
 
-// checkPaths refuses directories below which containers could not be started. The node would be ready all the same.
+// checkPaths refuses directories below which no container could start. A node with such a directory
+// would become ready all the same.
 func checkPaths(c Config) error {
 	for _, dir := range []struct{ setting, path, odd string }{
 		{"data-dir", c.DataDir, oddRunes}, {"run-dir", c.RunDir, oddRunes + oddInURLs}, {"kubelet-dir", c.KubeletDir, oddRunes},
@@ -35,7 +38,7 @@ func checkPaths(c Config) error {
 	return nil
 }
 
-// oddRune returns the first part of a path that is one of odd, or cannot be printed.
+// oddRune returns the first character of path that is in odd or cannot be printed.
 func oddRune(path, odd string) (string, bool) {
 	for i, r := range path {
 		if r == utf8.RuneError {

@@ -14,11 +14,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// PauseImage is the name of the image that holds a pod's namespaces open. It is never pulled.
+// PauseImage is the name of the image whose program holds the namespaces of a pod open. It is never
+// pulled.
 const PauseImage = "localhost/mote/pause:1"
 
-// pauseArchive is an OCI image layout in a tar with one image of one static program, and the digest of
-// its manifest. The same program gives the same bytes.
+// pauseArchive returns a tar of an OCI image layout, with one image of one static program, and the
+// digest of its manifest. The same program gives the same bytes.
 func pauseArchive(c Config) ([]byte, digest.Digest, error) {
 	program, err := os.ReadFile(filepath.Join(c.PayloadDir, "pause"))
 	if err != nil {

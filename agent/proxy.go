@@ -24,8 +24,8 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/qos"
 )
 
-// runProxy runs kube-proxy until ctx ends. Its rules stay, so that Services of running pods go on.
-// Upstream never returns; its goroutines end with the process.
+// runProxy runs kube-proxy until ctx ends. Its rules stay, so that the Services of running pods go
+// on working. Upstream never returns: its goroutines end with the process.
 func runProxy(ctx context.Context, c Config, ready func()) error {
 	if c.Proxy == ProxyNone {
 		ready()
@@ -86,8 +86,8 @@ func runProxy(ctx context.Context, c Config, ready func()) error {
 	}
 }
 
-// rulesWritten reads kube-proxy's health: it is "healthy" from the start, but says when each address
-// family's rules were written only after they were.
+// rulesWritten checks the answer of kube-proxy's health page. The page reports "healthy" from the
+// start. It reports the time of each address family's rules only after they were written.
 func rulesWritten(body []byte) bool {
 	var health struct {
 		Status map[string]json.RawMessage `json:"status"`
@@ -95,8 +95,8 @@ func rulesWritten(body []byte) bool {
 	return json.Unmarshal(body, &health) == nil && len(health.Status) > 0
 }
 
-// newProxyOptions makes kube-proxy's whole configuration, which serves its health on the address healthz, and returns
-// the ports that the user sees. The options can only be set as flags.
+// newProxyOptions makes kube-proxy's whole configuration and returns the ports that the user sees.
+// kube-proxy itself serves its health on the address healthz. The options can only be set as flags.
 func newProxyOptions(c Config, mode string, h host, healthz string) (opts *app.Options, published proxyPorts, err error) {
 	opts = app.NewOptions()
 	set := pflag.NewFlagSet("kube-proxy", pflag.ContinueOnError)
@@ -112,18 +112,19 @@ func newProxyOptions(c Config, mode string, h host, healthz string) (opts *app.O
 		"proxy-mode=" + mode,
 		fmt.Sprintf("healthz-bind-address=%s:%d", c.NodeIP, ports.ProxyHealthzPort),
 		"metrics-bind-address=" + c.metricsAddress().String(),
-		// A port in use is an error at start and not a line in the log every 5 s.
+		// With this, a port in use is an error at the start and not a line in the log every 5 s.
 		"bind-address-hard-fail=true",
 		"cluster-cidr=" + c.ClusterCIDR.String(),
-		// In nftables mode the default is the node's primary address alone, which is the bridge's.
+		// In nftables mode the default is only the node's primary address, which is the bridge's.
 		"nodeport-addresses=0.0.0.0/0,::/0",
-		// The kernel's own limits: conntrack's maximum cannot be written in a network namespace, and
-		// the timeouts are the machine's business.
+		// Keep the kernel's own limits: conntrack's maximum cannot be written in a network
+		// namespace, and the timeouts belong to the machine's operator.
 		"conntrack-max-per-core=0",
 		"conntrack-min=0",
 		"conntrack-tcp-timeout-established=0s",
 		"conntrack-tcp-timeout-close-wait=0s",
-		// How long a change may wait for others. Upstream's second is for thousands of Services.
+		// This bounds the time that a change waits for further changes. Upstream's second is meant
+		// for thousands of Services.
 		"iptables-min-sync-period=100ms",
 		fmt.Sprintf("oom-score-adj=%d", h.lowestOOMScore(qos.KubeProxyOOMScoreAdj)),
 	}
@@ -146,7 +147,8 @@ func newProxyOptions(c Config, mode string, h host, healthz string) (opts *app.O
 	return opts, published, err
 }
 
-// waitForNode watches until the node has an address. kube-proxy would look once a second.
+// waitForNode watches the node object until it has an address. kube-proxy would ask for it once a
+// second.
 func waitForNode(ctx context.Context, c Config) error {
 	config, err := clientcmd.BuildConfigFromFlags("", c.credential("kube-proxy.kubeconfig"))
 	if err != nil {

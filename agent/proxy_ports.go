@@ -20,28 +20,32 @@ import (
 	"github.com/mote-k8s/mote/internal/series"
 )
 
-// proxyPorts are the addresses of kube-proxy's health and metrics. "" is a port that the arguments switch off.
+// proxyPorts are the addresses of kube-proxy's health and metrics. "" means that the arguments
+// switch a port off.
 //
-// mote serves both itself. Upstream's listener stops for ever at the first error of accept, such as a shortage of
-// descriptors (k8s.io/utils/net/multi_listen.go), and has no limits, and the metrics port shows the metrics and the
-// configuration of all components to anybody who can connect. Upstream serves health on a random port of loopback,
-// from which mote passes it on; metrics come from the registry.
+// mote serves both itself, for two reasons. Upstream's listener has no limits and stops for ever at
+// the first error of accept, such as a shortage of descriptors (k8s.io/utils/net/multi_listen.go).
+// And its metrics port shows the metrics and the configuration of all components to every client.
+// Upstream serves health on a random loopback port, and mote passes it on from there. The metrics
+// come from the registry.
 type proxyPorts struct {
 	healthz, metrics string
 }
 
-// proxyBudget is for load balancers' health checks and for programs that read metrics.
+// proxyBudget returns the budget for load balancers' health checks and for programs that read
+// metrics.
 func proxyBudget(name string) limit.Config {
 	return limit.Config{Component: "kube-proxy", Name: name, Connections: 256, PerAddress: 32, Own: 128, Start: startTimeout}
 }
 
-// upstreamPorts are the same two in kube-proxy's configuration.
+// upstreamPorts are the same two addresses in kube-proxy's configuration.
 type upstreamPorts struct {
 	set              *pflag.FlagSet
 	healthz, metrics *string
 }
 
-// newUpstreamPorts looks into the flags before they are set: a flag that is set to "" forgets its field.
+// newUpstreamPorts must read the flags before they are set: a flag that is set to "" loses the
+// pointer to its field.
 func newUpstreamPorts(set *pflag.FlagSet) (upstreamPorts, error) {
 	u := upstreamPorts{set: set}
 	for name, field := range map[string]**string{"healthz-bind-address": &u.healthz, "metrics-bind-address": &u.metrics} {
@@ -54,8 +58,8 @@ func newUpstreamPorts(set *pflag.FlagSet) (upstreamPorts, error) {
 	return u, nil
 }
 
-// move returns the ports that the arguments asked for, and makes upstream serve its health on the address healthz and
-// no metrics.
+// move returns the ports that the arguments asked for. It makes upstream serve health on the
+// address healthz and serve no metrics.
 func (u upstreamPorts) move(healthz string) (proxyPorts, error) {
 	asked := proxyPorts{
 		healthz: u.set.Lookup("healthz-bind-address").Value.String(), metrics: u.set.Lookup("metrics-bind-address").Value.String(),
@@ -67,7 +71,7 @@ func (u upstreamPorts) move(healthz string) (proxyPorts, error) {
 	return asked, nil
 }
 
-// freeLoopbackPort returns an address of loopback that nobody listens on.
+// freeLoopbackPort returns a loopback address with a free port.
 func freeLoopbackPort() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -76,19 +80,20 @@ func freeLoopbackPort() (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// proxyServers serve proxyPorts.
+// proxyServers serve the addresses of proxyPorts.
 type proxyServers struct {
 	servers []*http.Server
 	failed  chan error
 	running sync.WaitGroup
 }
 
-// open listens on both ports and serves them until close. Health is passed on from the address healthz.
+// open listens on both ports and serves them until close. It passes health on from the address
+// healthz.
 func (p proxyPorts) open(ctx context.Context, budgets *limit.Budgets, mode, healthz string) (*proxyServers, error) {
 	s := &proxyServers{failed: make(chan error, 2)}
 	health := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: healthz})
 	health.Transport = &http.Transport{Proxy: nil, MaxConnsPerHost: 16, ResponseHeaderTimeout: headerTimeout}
-	health.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { // kube-proxy has not begun
+	health.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { // kube-proxy does not serve yet
 		http.Error(w, "kube-proxy's health is not served yet", http.StatusServiceUnavailable)
 	}
 	if err := s.serve(ctx, budgets, p.healthz, "kube-proxy-health", health); err != nil {

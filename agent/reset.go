@@ -19,10 +19,10 @@ const (
 	containerLogs = "/var/log/containers"
 )
 
-// Reset removes all that is the node's: containers, mounts, network, packet rules, cgroups, logs, the
-// kubelet's directory, and the node's part of the data and run directories. mote must not be running on
-// them. Each step can be repeated and the record that the steps read is deleted last, so an interrupted
-// Reset is finished by the next.
+// Reset removes everything that belongs to the node: containers, mounts, network, packet rules,
+// cgroups, logs, the kubelet's directory, and the node's part of the data directory and the run
+// directory. mote must not run on these directories. Each step can be repeated, and the record that
+// the steps read is deleted last. So the next Reset finishes an interrupted one.
 func Reset(ctx context.Context, c Config) error {
 	f, err := readFootprint(c)
 	if err != nil {
@@ -52,8 +52,8 @@ func Reset(ctx context.Context, c Config) error {
 	return nil
 }
 
-// detachPods tells the CNI plugins that the pods are gone. Should a plugin fail, its pod's addresses and
-// interfaces are removed anyway by the next steps.
+// detachPods makes the CNI plugins release the pods' addresses and interfaces. If a plugin fails,
+// the next steps remove them anyway.
 func detachPods(ctx context.Context, c Config) error {
 	libcni.CacheDir = c.cniCache()
 	network, err := libcni.NetworkConfFromFile(c.conflist())
@@ -69,7 +69,8 @@ func detachPods(ctx context.Context, c Config) error {
 		return fmt.Errorf("list pods' network attachments: %w", err)
 	}
 	for _, attachment := range attachments {
-		// Without NetNS: the namespaces are gone already, and only what is outside them is cleaned.
+		// NetNS is not set: the network namespaces are already gone, and the plugins only clean up
+		// outside them.
 		err := plugins.DelNetworkList(ctx, network, &libcni.RuntimeConf{
 			ContainerID: attachment.ContainerID, IfName: attachment.IfName,
 			Args: attachment.CniArgs, CapabilityArgs: attachment.CapabilityArgs,
@@ -81,15 +82,15 @@ func detachPods(ctx context.Context, c Config) error {
 	return nil
 }
 
-// removeLogs removes the whole log directories when they were made by this node, and otherwise the logs of
-// pods that this node knows.
+// removeLogs removes the whole log directories if this node made them. Otherwise it removes only
+// the logs of pods that this node knows.
 func removeLogs(c Config, f footprint) error {
 	entries, err := os.ReadDir(podLogs)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("list logs: %w", err)
 	}
 	for _, entry := range entries {
-		// <namespace>_<name>_<uid>
+		// The name is <namespace>_<name>_<uid>.
 		uid := entry.Name()[strings.LastIndex(entry.Name(), "_")+1:]
 		_, err := os.Stat(filepath.Join(c.KubeletDir, "pods", uid))
 		if err != nil && !slices.Contains(f.Created, podLogs) {
@@ -125,10 +126,11 @@ func removeLogs(c Config, f footprint) error {
 	return nil
 }
 
-// removeKubeletDir removes the kubelet's directory if it is ours, or what is in it if it was there before.
+// removeKubeletDir removes the kubelet's directory if mote made it, or only its content if it
+// existed before. It leaves a directory of another owner.
 func removeKubeletDir(c Config, f footprint) error {
 	if _, err := os.Stat(filepath.Join(c.KubeletDir, ownerFile)); errors.Is(err, fs.ErrNotExist) {
-		// Killed before the directory was claimed, or in the midst of this.
+		// mote was killed before it claimed the directory, or during an earlier removal.
 		if slices.Contains(f.Created, c.KubeletDir) && kubeletDirOwner(c) == nil {
 			return removeTrees(c.KubeletDir)
 		}
@@ -144,7 +146,7 @@ func removeKubeletDir(c Config, f footprint) error {
 	if err := removeDevicePlugins(f); err != nil {
 		return err
 	}
-	// The mark goes last, so that an interrupted removal is still ours.
+	// The mark goes last, so that mote still owns the directory after an interrupted removal.
 	for _, entry := range entries {
 		if entry.Name() != ownerFile {
 			if err := removeTrees(filepath.Join(c.KubeletDir, entry.Name())); err != nil {
@@ -158,8 +160,9 @@ func removeKubeletDir(c Config, f footprint) error {
 	return removeTrees(filepath.Join(c.KubeletDir, ownerFile))
 }
 
-// removeDevicePlugins is for a kubelet with another root directory, which makes this one all the same. Its
-// parent may have become another kubelet's since.
+// removeDevicePlugins removes the directory for device plugins, which the kubelet makes even if its
+// root directory is another one. It removes the parent only if this node made it and it is empty:
+// the parent may belong to another kubelet by now.
 func removeDevicePlugins(f footprint) error {
 	if !slices.Contains(f.Created, devicePlugins) {
 		return nil
@@ -175,7 +178,8 @@ func removeDevicePlugins(f footprint) error {
 	return removeTrees(parent)
 }
 
-// removeAgentDir keeps the record of what to remove until all else in the directory is gone.
+// removeAgentDir removes the node's part of the data directory. The footprint goes last, when all
+// else in the directory is gone.
 func removeAgentDir(c Config) error {
 	entries, err := os.ReadDir(c.data().Agent())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -195,7 +199,8 @@ func removeAgentDir(c Config) error {
 	return removeTrees(c.data().Agent())
 }
 
-// removeTrees deletes directories, never through a mount: what is mounted below is not ours to delete.
+// removeTrees deletes directories. It unmounts everything below them first and never deletes
+// through a mount, because the content of a mount is not mote's.
 func removeTrees(dirs ...string) error {
 	for _, dir := range dirs {
 		if err := unmountBelow(dir); err != nil {

@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// resolvSources are the host's resolver files, best first. systemd-resolved writes its own loopback
-// address into the first and the true servers into the second.
+// resolvSources returns the host's resolver files, best first. systemd-resolved writes its own
+// loopback address into the first and the true servers into the second.
 func resolvSources() []string {
 	return []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
 }
 
-// podResolvConf is the resolver file for pods that use the host's: the first source with a name server
-// that a pod can reach, else the first source's other lines, else a comment. A name server on
-// the host's loopback means nothing inside a pod.
+// podResolvConf returns the resolver file for pods that use the host's. It is the first source with
+// a name server that a pod can reach. If none has one, it is the other lines of the first source,
+// or a comment. A name server on the host's loopback means nothing inside a pod.
 func podResolvConf(sources ...[]byte) []byte {
 	var fallback []byte
 	for _, source := range sources {
@@ -36,7 +36,7 @@ func podResolvConf(sources ...[]byte) []byte {
 	return fallback
 }
 
-// withoutLoopback drops name servers on loopback and counts the others.
+// withoutLoopback drops the name servers on loopback and counts the others.
 func withoutLoopback(source []byte) (content []byte, servers int) {
 	for line := range bytes.Lines(source) {
 		fields := strings.Fields(string(line))

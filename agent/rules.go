@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// Our own packet rules carry our name: one nftables table, or iptables chains, that can be removed
-// whole.
+// mote's own packet rules carry its name: one nftables table, or iptables chains. Both can be
+// removed whole.
 const (
 	nftTable        = "mote"
 	nftChain        = "postrouting"
@@ -20,7 +20,8 @@ const (
 	ruleComment     = "mote pod network"
 )
 
-// rulesForward in a footprint says that acceptForwarded wrote iptables rules beside the chosen mode.
+// rulesForward in a footprint means that acceptForwarded wrote iptables rules in addition to those
+// of the chosen mode.
 const rulesForward = "iptables-forward"
 
 func writeRules(ctx context.Context, c Config, mode string) error {
@@ -81,9 +82,10 @@ func writeIPTables(c Config) error {
 	return nil
 }
 
-// acceptForwarded lets pods' packets through where an iptables firewall (Docker, ufw) guards forwarding.
-// A rule of ours in nftables could not: each table on the hook must accept. Where nothing is
-// guarded, nothing is written. kube-proxy's rules are there from the second start on: what they refuse must not be accepted
+// acceptForwarded lets pods' packets through where an iptables firewall (Docker, ufw) guards
+// forwarding. A rule of mote in nftables could not do so: each table on the hook must accept. Where
+// no firewall guards forwarding, it writes nothing. From the second start on kube-proxy's rules are
+// there. mote's jump comes after them, because a packet that they refuse must not be accepted
 // before they have seen it.
 func acceptForwarded(c Config) error {
 	if _, err := exec.LookPath("iptables"); err != nil {
@@ -96,7 +98,8 @@ func acceptForwarded(c Config) error {
 	const table = "filter"
 	rules, err := ipt.List(table, "FORWARD")
 	if err != nil || !guarded(rules) {
-		// Machines with an iptables program but without the kernel part guard nothing with it.
+		// A machine that has an iptables program, but not the kernel's part, guards nothing with
+		// it.
 		return nil
 	}
 	if err := recordFootprint(c, rulesForward); err != nil {
@@ -116,8 +119,8 @@ func acceptForwarded(c Config) error {
 	return nil
 }
 
-// guarded says whether the rules of chain FORWARD, as iptables -S prints them, may drop a packet; kube-proxy's and ours
-// guard nothing.
+// guarded reports whether the rules of chain FORWARD, in the form of iptables -S, may drop a
+// packet. The rules of kube-proxy and mote do not count.
 func guarded(rules []string) bool {
 	for _, rule := range rules {
 		if rule != "-P FORWARD ACCEPT" && strings.TrimSpace(rule) != "" && !ofKubeProxy(rule) && !strings.HasSuffix(rule, " -j "+chainForward) {
@@ -127,7 +130,8 @@ func guarded(rules []string) bool {
 	return false
 }
 
-// behindKubeProxy is the position in chain FORWARD, counted from 1, behind the rules of kube-proxy that it begins with.
+// behindKubeProxy returns the position in chain FORWARD, counted from 1, directly after the rules
+// of kube-proxy at its beginning.
 func behindKubeProxy(rules []string) int {
 	position := 1
 	for _, rule := range rules {

@@ -14,19 +14,21 @@ import (
 )
 
 const (
-	kubeProxyTable = "kube-proxy"   // kube-proxy's, in nftables
-	portmapTable   = "cni_hostport" // the CNI plugin portmap's, shared with other users of the plugin
+	kubeProxyTable = "kube-proxy"   // the nftables table of kube-proxy
+	portmapTable   = "cni_hostport" // the table of the CNI plugin portmap, shared with other users of the plugin
 	portmapChain   = "hostports"
-	// The addon networkpolicy's, in nftables, and its ipsets beside iptables chains MOTE-NP-*.
+	// The addon networkpolicy writes this table in nftables, or ipsets beside the iptables chains
+	// MOTE-NP-*.
 	policyTable     = "mote-networkpolicy"
 	policySetPrefix = "mote-"
 )
 
-// removeRules takes away what kinds of rules the footprint names: ours, kube-proxy's, and the host ports'
-// when nobody else has one; and those of NetworkPolicies. All other rules stay.
+// removeRules removes the kinds of rules that the footprint names: mote's, kube-proxy's, and those
+// of the host ports if no other program has one. It also removes the rules of NetworkPolicies. All
+// other rules stay.
 func removeRules(ctx context.Context, f footprint) error {
 	var errs []error
-	// Written wherever nft works, whatever kube-proxy uses.
+	// This table is written wherever nft works, whatever kube-proxy uses.
 	if nftablesUsable() == nil {
 		errs = append(errs, deleteNFTable(ctx, knftables.InetFamily, policyTable))
 	}
@@ -72,7 +74,7 @@ func deleteNFTable(ctx context.Context, family knftables.Family, table string) e
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	tx := nft.NewTransaction()
-	// Adding first makes the deletion of a missing table succeed.
+	// Adding the table first makes the deletion of a missing table succeed.
 	tx.Add(&knftables.Table{})
 	tx.Delete(&knftables.Table{})
 	if err := nft.Run(ctx, tx); err != nil {
@@ -81,7 +83,8 @@ func deleteNFTable(ctx context.Context, family knftables.Family, table string) e
 	return nil
 }
 
-// removeIPTables removes every chain whose name starts with one of prefixes, and every rule that jumps to one.
+// removeIPTables removes every chain whose name starts with one of prefixes, and every rule that
+// jumps to such a chain.
 func removeIPTables(prefixes ...string) error {
 	var errs []error
 	for _, protocol := range []iptables.Protocol{iptables.ProtocolIPv4, iptables.ProtocolIPv6} {
@@ -90,7 +93,7 @@ func removeIPTables(prefixes ...string) error {
 			if protocol == iptables.ProtocolIPv4 {
 				errs = append(errs, fmt.Errorf("open iptables: %w", err))
 			}
-			continue // no ip6tables: nothing was written with it
+			continue // no ip6tables: no rules were written with it
 		}
 		for _, table := range []string{"nat", "filter", "mangle"} {
 			if err := removeChains(ipt, table, prefixes); err != nil {
@@ -104,7 +107,7 @@ func removeIPTables(prefixes ...string) error {
 func removeChains(ipt *iptables.IPTables, table string, prefixes []string) error {
 	chains, err := ipt.ListChains(table)
 	if err != nil {
-		return nil // a table that the kernel does not have
+		return nil // the kernel does not have this table
 	}
 	var ours []string
 	for _, chain := range chains {
@@ -122,7 +125,7 @@ func removeChains(ipt *iptables.IPTables, table string, prefixes []string) error
 			}
 		}
 	}
-	// All are emptied first, as they jump to each other.
+	// All chains are emptied first, because they jump to each other.
 	for _, chain := range ours {
 		if err := ipt.ClearChain(table, chain); err != nil {
 			return fmt.Errorf("empty iptables chain %s: %w", chain, err)
@@ -136,13 +139,15 @@ func removeChains(ipt *iptables.IPTables, table string, prefixes []string) error
 	return nil
 }
 
-// removeJumps deletes by position, from the end, so that positions stay true.
+// removeJumps deletes rules by position. It starts at the end, so that the other positions stay
+// valid.
 func removeJumps(ipt *iptables.IPTables, table, chain string, prefixes []string) error {
 	rules, err := ipt.List(table, chain)
 	if err != nil {
 		return fmt.Errorf("list iptables chain %s: %w", chain, err)
 	}
-	// The first line of a built-in chain is its policy, of another its creation; neither counts.
+	// The first line of a built-in chain is its policy, and of another chain its creation. Neither
+	// counts.
 	for position := len(rules) - 1; position >= 1; position-- {
 		fields := strings.Fields(rules[position])
 		target := slices.Index(fields, "-j") + 1
@@ -156,11 +161,12 @@ func removeJumps(ipt *iptables.IPTables, table, chain string, prefixes []string)
 	return nil
 }
 
-// removePolicySets comes after the chains that use them.
+// removePolicySets removes the ipsets of NetworkPolicies. The chains that use them must be removed
+// before.
 func removePolicySets() error {
 	sets, err := netlink.IpsetListAll()
 	if err != nil {
-		return nil // a kernel without
+		return nil // the kernel has no ipsets
 	}
 	for _, set := range sets {
 		if !strings.HasPrefix(set.SetName, policySetPrefix) {
@@ -173,7 +179,7 @@ func removePolicySets() error {
 	return nil
 }
 
-// removeIdlePortmap removes the CNI plugin portmap's chains when no host port is left.
+// removeIdlePortmap removes the chains of the CNI plugin portmap if no host port is left.
 func removeIdlePortmap() error {
 	ipt, err := iptables.New()
 	if err != nil {

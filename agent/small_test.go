@@ -35,7 +35,8 @@ func TestFootprintIsSharedAndKeptOnce(t *testing.T) {
 	require.True(t, f.Bridge)
 }
 
-// TestNoRulesAreNotThere: what lets pods through a firewall does not show that they reach the outside.
+// TestNoRulesAreNotThere checks that the rules that let pods through a firewall do not count as
+// rules with which pods reach the outside.
 func TestNoRulesAreNotThere(t *testing.T) {
 	config := testConfig("/p")
 	config.DataDir = t.TempDir()

@@ -11,30 +11,35 @@ import (
 )
 
 const (
-	// stopGrace is how long containers may take after SIGTERM. It is shorter than a pod's usual
-	// 30 s because the whole machine waits.
+	// stopGrace is the time that containers may take after SIGTERM. It is shorter than a pod's
+	// usual 30 s because the whole machine waits.
 	stopGrace = 10 * time.Second
-	// killTimeout bounds the wait after SIGKILL, which only processes stuck in the kernel outlast.
+	// killTimeout bounds the wait after SIGKILL. Only processes that are stuck in the kernel take
+	// longer.
 	killTimeout = 30 * time.Second
-	// groupPoll is how often a cgroup is looked at while it empties; v1 has no event for it.
+	// groupPoll is the interval at which a cgroup is checked while it empties. cgroup v1 has no
+	// event for it.
 	groupPoll = 20 * time.Millisecond
 )
 
-// StopContainers ends all containers and shims of this node and unmounts what they had mounted. mote must
-// not be running on the same directories. Running it again, or with nothing to stop, is fine.
+// StopContainers ends all containers and shims of this node and unmounts what they had mounted.
+// mote must not run on the same directories. It may run again, and it succeeds if there is nothing
+// to stop.
 func StopContainers(ctx context.Context, c Config) error {
 	trees, err := mountedCgroups()
 	if err != nil {
 		return err
 	}
-	// Those that do not listen are killed next; only a caller who gave up matters here.
+	// The next step kills processes that ignore the signal. So an error counts only if the caller's
+	// ctx has ended.
 	if err := endGroup(ctx, trees, podCgroup, unix.SIGTERM, stopGrace); err != nil && ctx.Err() != nil {
 		return err
 	}
 	return killContainers(ctx, c)
 }
 
-// killContainers is StopContainers for containers whose data goes with them.
+// killContainers ends containers and shims as StopContainers does, without waiting for containers
+// to stop by themselves. It is for containers whose data is deleted too.
 func killContainers(ctx context.Context, c Config) error {
 	trees, err := mountedCgroups()
 	if err != nil {
@@ -46,13 +51,14 @@ func killContainers(ctx context.Context, c Config) error {
 		}
 	}
 	run, kubelet := followed(c.RunDir), followed(c.KubeletDir)
-	// Before and after: what was mounted below before the kubelet's bind is hidden by it.
+	// This unmounts before and after the kubelet's bind is removed. The bind hides everything that
+	// was mounted below the directory before it.
 	_ = unmountBelow(kubelet)
 	return errors.Join(unmountBelow(run), removeKubeletBinds(c), unmountBelow(kubelet))
 }
 
-// endGroup sends signal to all processes of group and below and waits until there are none. Processes
-// that appear meanwhile get it too.
+// endGroup sends signal to all processes of group and the groups below, and waits until there are
+// none. It also sends signal to processes that appear meanwhile.
 func endGroup(ctx context.Context, trees []hierarchy, group string, signal syscall.Signal, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
