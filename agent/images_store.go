@@ -64,8 +64,8 @@ func OpenImages(socket string) (*ImageStore, error) {
 	}, nil
 }
 
-// importLock returns the path of the lock file. The lock tells imports under way from those that
-// were killed.
+// importLock returns the path of the lock file, which distinguishes imports under way from those
+// that were killed.
 func importLock(socket string) string { return filepath.Join(filepath.Dir(socket), "images.lock") }
 
 // Close ends the connection.

@@ -25,25 +25,28 @@ import (
 )
 
 const (
-	// Namespace is the check's own, so that nobody's policies, quotas and defaults are in its way.
+	// Namespace is a namespace of the check's own, so that the policies, quotas and defaults of
+	// other namespaces do not affect it.
 	Namespace = "mote-check-net"
-	// managedBy with mote tells our namespace from somebody else's of that name.
+	// managedBy with the value mote distinguishes mote's namespace from a foreign one of the same
+	// name.
 	managedBy, mote = "app.kubernetes.io/managed-by", "mote"
-	// serverPod has the Service; clientPod connects.
+	// serverPod is behind the Service. clientPod connects.
 	serverPod, clientPod = "server", "client"
-	// port is served in the server's network.
+	// port is the port that the check serves in the server pod's network.
 	port = 8080
 
-	// podTimeout is for a pod whose image is there: a second where nothing else starts.
+	// podTimeout bounds the start of a pod whose image is there. It takes a second if nothing else
+	// starts.
 	podTimeout = 30 * time.Second
-	// podLife ends the pods of a check that was killed.
+	// podLife is the time after which the pods end if their check was killed.
 	podLife = 5 * time.Minute
-	// removeTimeout is for the namespace to go: its controller waits 5 s before it begins.
+	// removeTimeout bounds the removal of the namespace. Its controller waits 5 s before it begins.
 	removeTimeout = time.Minute
 	pollInterval  = 100 * time.Millisecond
 )
 
-// bed is what the probes need in the cluster.
+// bed holds everything that the probes need in the cluster.
 type bed struct {
 	Config
 	client kubernetes.Interface
@@ -51,11 +54,11 @@ type bed struct {
 	nodeIP  string
 	service *corev1.Service
 	pods    map[string]pod
-	// listener accepts in the server's network.
+	// listener accepts connections in the server pod's network.
 	listener net.Listener
 }
 
-// pod is where a pod is found: its address, and its network namespace.
+// pod holds the address of a pod and the path of its network namespace.
 type pod struct{ address, network string }
 
 // make starts the pods and listens in one of them.
@@ -88,13 +91,13 @@ func (b *bed) create(ctx context.Context) error {
 	core := b.client.CoreV1()
 	_, err := core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: Namespace,
-		// Of what the pods may be, the cluster's defaults may have another opinion.
+		// The cluster's default policy may forbid such pods.
 		Labels: map[string]string{"pod-security.kubernetes.io/enforce": "privileged", managedBy: mote},
 	}}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make namespace %s: %w", Namespace, err)
 	}
-	// Nobody has to wait for a controller to make the default one.
+	// With this account, the pods need not wait until a controller makes the default one.
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "check"}}
 	if _, err := core.ServiceAccounts(Namespace).Create(ctx, account, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("make service account %s/%s: %w", Namespace, account.Name, err)
@@ -117,7 +120,7 @@ func (b *bed) create(ctx context.Context) error {
 	return nil
 }
 
-// podNamed starts on this node whatever keeps other pods off it.
+// podNamed returns a pod that starts on this node, whatever keeps other pods off it.
 func (b *bed) podNamed(name, account string) *corev1.Pod {
 	no, life, grace := false, int64(podLife.Seconds()), int64(0)
 	return &corev1.Pod{
@@ -133,14 +136,14 @@ func (b *bed) podNamed(name, account string) *corev1.Pod {
 	}
 }
 
-// await waits until a pod runs, and says why it does not.
+// await waits until a pod runs. Its error gives the reason why the pod does not run.
 func (b *bed) await(ctx context.Context, name string) (pod, error) {
 	var found *corev1.Pod
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, podTimeout, true, func(ctx context.Context) (bool, error) {
 		var err error
 		found, err = b.client.CoreV1().Pods(Namespace).Get(ctx, name, metav1.GetOptions{})
 		if err == nil && found.Status.Phase == corev1.PodFailed {
-			return false, fmt.Errorf("it has failed: %s", whyFailed(found.Status)) // and is not started again
+			return false, fmt.Errorf("it has failed: %s", whyFailed(found.Status)) // it is not started again
 		}
 		return err == nil && found.Status.Phase == corev1.PodRunning && found.Status.PodIP != "", err
 	})
@@ -154,7 +157,7 @@ func (b *bed) await(ctx context.Context, name string) (pod, error) {
 	return pod{found.Status.PodIP, network}, err
 }
 
-// whyFailed is the kubelet's reason for not running a pod, or how its container ended.
+// whyFailed returns the kubelet's reason for not running a pod, or how its container ended.
 func whyFailed(s corev1.PodStatus) string {
 	for _, c := range s.ContainerStatuses {
 		if t := c.State.Terminated; t != nil && s.Reason == "" {
@@ -174,7 +177,8 @@ func (b *bed) lastWarning(ctx context.Context, name string) string {
 	return events.Items[len(events.Items)-1].Message
 }
 
-// networkOf finds a pod's network namespace by its first process.
+// networkOf returns the path of a pod's network namespace, which it finds by the pod's first
+// process.
 func networkOf(ctx context.Context, socket, uid string) (string, error) {
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -203,7 +207,8 @@ func networkOf(ctx context.Context, socket, uid string) (string, error) {
 	return fmt.Sprintf("/proc/%d/ns/net", info.PID), nil
 }
 
-// within calls f in a network namespace, "" is the node's. f must connect and listen on its own goroutine.
+// within calls f in a network namespace, "" for the node's. f must connect and listen on its own
+// goroutine.
 func within(network string, f func() error) error {
 	if network == "" {
 		return f()
@@ -214,7 +219,7 @@ func within(network string, f func() error) error {
 	return nil
 }
 
-// serve sends back what comes, until the returned function is called.
+// serve sends back all data that it receives, until stop is called.
 func (b *bed) serve() (stop func()) {
 	var all sync.WaitGroup
 	all.Go(func() {
@@ -226,7 +231,7 @@ func (b *bed) serve() (stop func()) {
 			all.Go(func() {
 				defer conn.Close()
 				if conn.SetDeadline(time.Now().Add(attemptTimeout)) == nil {
-					_, _ = io.Copy(conn, conn) // who asked sees what is missing
+					_, _ = io.Copy(conn, conn) // the client notices missing data
 				}
 			})
 		}
@@ -237,7 +242,8 @@ func (b *bed) serve() (stop func()) {
 	}
 }
 
-// remove takes away what this check or one that was killed has made. Without anything it is one question.
+// remove removes everything that this check, or one that was killed, has made. If there is nothing
+// to remove, it makes only one request.
 func (b *bed) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()

@@ -1,13 +1,15 @@
-// Package netcheck tries what pods expect of a running cluster's network, as a user would by hand: pods reach each
-// other, Services, NodePorts, the apiserver and DNS, and so does the node.
+// Package netcheck tests a running cluster's network from the view of pods, as a user would by
+// hand: pods reach each other, Services, NodePorts, the apiserver and DNS, and the node reaches
+// them too.
 //
-// It owns the namespace Namespace while Run runs: two pods of the pause image, which every node of ours has, and a
-// Service. They come the whole way of a pod: API, kubelet, CNI plugins, kube-proxy. Nothing runs in them;
-// the calling process listens and connects in their network namespaces. NetworkPolicies of other namespaces
-// do not meet them.
+// While Run runs, it owns the namespace Namespace: two pods of the pause image, which every node of
+// mote has, and a Service. They go through all steps of a pod: API, kubelet, CNI plugins,
+// kube-proxy. Nothing else runs in them: the calling process listens and connects in their network
+// namespaces. NetworkPolicies of other namespaces do not apply to them.
 //
-// Enter with Run; it takes everything away before it returns. What a killed one left, the next takes away, and its
-// processes end after podLife. One Run at a time: the caller sees to that.
+// Enter with Run. It removes everything before it returns. If a check was killed, the next one
+// removes its leftovers, and its processes end after podLife. The caller ensures that only one Run
+// runs at a time.
 package netcheck
 
 import (
@@ -26,41 +28,42 @@ import (
 )
 
 const (
-	// probeTimeout is how long a way may take to open: kube-proxy writes rules within 100 ms on a machine that
-	// has nothing else to do.
+	// probeTimeout bounds the time until a path opens. kube-proxy writes rules within 100 ms on an
+	// idle machine.
 	probeTimeout = 10 * time.Second
-	// attemptTimeout is for one try, which takes less than a millisecond where it works.
+	// attemptTimeout bounds one attempt. A working path answers in less than a millisecond.
 	attemptTimeout = 2 * time.Second
 	probeInterval  = 100 * time.Millisecond
 )
 
-// Config says which cluster is looked at.
+// Config describes the cluster to check.
 type Config struct {
-	// Access is the administrator's.
+	// Access holds the address of the API and the administrator's credentials.
 	Access *rest.Config
 	// CRISocket is containerd's socket.
 	CRISocket string
 	NodeName  string
-	// ClusterDNS and ClusterDomain are what pods are told.
+	// ClusterDNS and ClusterDomain are the DNS settings that pods get.
 	ClusterDNS    netip.Addr
 	ClusterDomain string
-	// OwnDNS and OwnProxy say that mote's DNS and kube-proxy run. DNS of somebody else is looked at where a Service
-	// has the address.
+	// OwnDNS and OwnProxy mean that mote's DNS and kube-proxy run. A foreign DNS is checked if a
+	// Service has the address.
 	OwnDNS, OwnProxy bool
 }
 
-// probe is one way through the network.
+// probe tests one path through the network.
 type probe struct {
 	name string
-	// skip says why it is not tried, "" that it is.
+	// skip is the reason to skip the probe. With "" the probe runs.
 	skip string
 	try  func(ctx context.Context) (good string, err error)
-	// hint is what to do when it fails.
+	// hint is the advice for a failure.
 	hint      string
-	otherwise agent.State // than ok; the zero value is a failure
+	otherwise agent.State // the state if the probe fails; the zero value means StateFail
 }
 
-// Run tries every way and returns a finding for each. When ctx ends it cleans up and returns ctx's error.
+// Run runs every probe and returns a finding for each. When ctx ends, it cleans up and returns
+// ctx's error.
 func Run(ctx context.Context, c Config) ([]agent.Finding, error) {
 	client, err := kubernetes.NewForConfig(c.Access)
 	if err != nil {
@@ -70,13 +73,13 @@ func Run(ctx context.Context, c Config) ([]agent.Finding, error) {
 	if left != nil {
 		findings = append(findings, failed("clean-up", left, "run mote kubectl delete namespace "+Namespace))
 	}
-	if ctx.Err() != nil { // what failed, failed because of that
+	if ctx.Err() != nil { // all failures come from that
 		return nil, fmt.Errorf("the check was interrupted: %w", errors.Join(ctx.Err(), left))
 	}
 	return findings, nil
 }
 
-// look is Run in the cluster. left is why something of the check is still there.
+// look does the work of Run. left is the reason why something of the check could not be removed.
 func look(ctx context.Context, b *bed) (findings []agent.Finding, left error) {
 	api, err := b.client.CoreV1().Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
 	if err != nil {
@@ -101,7 +104,7 @@ func look(ctx context.Context, b *bed) (findings []agent.Finding, left error) {
 	return append(findings, tryAll(ctx, b.probes(ctx, api.Spec.ClusterIP, missing))...), nil
 }
 
-// tryAll tries side by side: broken ways take their time.
+// tryAll runs the probes at the same time, because broken paths take long.
 func tryAll(ctx context.Context, probes []probe) []agent.Finding {
 	out := make([]agent.Finding, len(probes))
 	var all sync.WaitGroup
@@ -112,7 +115,7 @@ func tryAll(ctx context.Context, probes []probe) []agent.Finding {
 	return out
 }
 
-// run tries until it works or probeTimeout is over.
+// run repeats the probe until it succeeds or probeTimeout has passed.
 func (p probe) run(ctx context.Context) agent.Finding {
 	if p.skip != "" {
 		return agent.Finding{Name: p.name, State: agent.StateSkip, Message: p.skip}
@@ -129,7 +132,7 @@ func (p probe) run(ctx context.Context) agent.Finding {
 		select {
 		case <-tick.C:
 			if ctx.Err() == nil && p.otherwise == "" {
-				continue // what only warns is tried once
+				continue // a probe that only warns runs once
 			}
 		case <-ctx.Done():
 		}

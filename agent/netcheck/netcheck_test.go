@@ -21,7 +21,8 @@ import (
 	"github.com/mote-k8s/mote/agent"
 )
 
-// TestSkipped: without pods, or without Services of mote's, what needs them is skipped and says why.
+// TestSkipped checks that probes are skipped, with the reason, if they need pods, or Services of
+// mote, that do not exist.
 func TestSkipped(t *testing.T) {
 	for _, c := range []struct {
 		proxy   bool
@@ -47,7 +48,8 @@ func TestSkipped(t *testing.T) {
 	}
 }
 
-// TestAnotherNetwork: what mote makes for its own pod network is not looked for where there is another.
+// TestAnotherNetwork checks that mote's own pod network is not checked where another pod network is
+// in use.
 func TestAnotherNetwork(t *testing.T) {
 	for _, f := range agent.CheckNetwork(t.Context(), agent.Config{CNI: agent.CNINone}) {
 		require.Equal(t, agent.StateSkip, f.State, f.Name)
@@ -55,7 +57,8 @@ func TestAnotherNetwork(t *testing.T) {
 	}
 }
 
-// TestProbe: a way that opens late is open; one that stays shut fails in time; a warning is not waited for.
+// TestProbe checks that a path that opens late counts as open, that one that stays shut fails in
+// time, and that a probe that only warns is not repeated.
 func TestProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		started := time.Now()
@@ -77,7 +80,7 @@ func TestProbe(t *testing.T) {
 	})
 }
 
-// TestEcho: only what comes back as it was sent counts.
+// TestEcho checks that only data that comes back unchanged counts.
 func TestEcho(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -92,7 +95,8 @@ func TestEcho(t *testing.T) {
 	require.ErrorContains(t, err, "cannot connect: dial tcp "+address)
 }
 
-// TestForeignNamespaceStays: what has the check's name but not its label is somebody else's.
+// TestForeignNamespaceStays checks that a namespace with the check's name, but without its label,
+// stays.
 func TestForeignNamespaceStays(t *testing.T) {
 	foreign := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}}
 	b := &bed{client: fake.NewClientset(foreign)}
@@ -108,7 +112,8 @@ func TestForeignNamespaceStays(t *testing.T) {
 	require.True(t, apierrors.IsNotFound(err))
 }
 
-// TestFailedPodIsNotWaitedFor: it never runs, and its status says why.
+// TestFailedPodIsNotWaitedFor checks that await returns at once with the reason from the pod's
+// status: a failed pod never runs.
 func TestFailedPodIsNotWaitedFor(t *testing.T) {
 	for want, status := range map[string]corev1.PodStatus{
 		"NodeAffinity: not on this node": {Phase: corev1.PodFailed, Reason: "NodeAffinity", Message: "not on this node"},
@@ -127,7 +132,8 @@ func TestFailedPodIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// TestInterrupted: what fails because of that is no finding, and nothing stays.
+// TestInterrupted checks that failures caused by an interruption are no findings, and that nothing
+// is left behind.
 func TestInterrupted(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	var removed bool
@@ -135,7 +141,7 @@ func TestInterrupted(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		switch namespace := "/api/v1/namespaces/" + Namespace; {
 		case r.Method == http.MethodPost:
-			interrupt() // while the namespace is being made, which comes to its end
+			interrupt() // while the namespace is being made; the server completes this request
 			w.WriteHeader(http.StatusInternalServerError)
 		case r.Method == http.MethodDelete && r.URL.Path == namespace:
 			removed = true

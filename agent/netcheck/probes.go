@@ -23,7 +23,7 @@ import (
 	"github.com/mote-k8s/mote/agent"
 )
 
-// Hints name the places where each way is usually cut.
+// The hints name the places where each path is usually blocked.
 const (
 	hintPods = "look for packet rules that are not mote's (nft list ruleset, iptables-save) and drop what comes from or goes to pods"
 	hintHost = hintPods + "; a firewall that guards the node's own ports must let pods in"
@@ -35,8 +35,8 @@ const (
 		"or after \"forward\" in the ConfigMap coredns of kube-system"
 )
 
-// probes are the ways, in the order in which a packet of one uses those before it. What needs pods is skipped
-// for the reason missing, if there is one.
+// probes returns the probes in an order in which the packets of each use the paths before it. A
+// probe that needs pods is skipped with the reason missing, unless that is "".
 func (b *bed) probes(ctx context.Context, apiserver, missing string) []probe {
 	noProxy := ""
 	if !b.OwnProxy {
@@ -78,7 +78,7 @@ func (b *bed) probes(ctx context.Context, apiserver, missing string) []probe {
 
 func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
-// noDNS says why DNS is not looked at, "" that it is.
+// noDNS returns the reason to skip DNS, or "".
 func (b *bed) noDNS(ctx context.Context) string {
 	if b.OwnDNS {
 		return ""
@@ -90,7 +90,7 @@ func (b *bed) noDNS(ctx context.Context) string {
 	return "--disable=dns, and no Service of yours has the address " + b.ClusterDNS.String()
 }
 
-// echo sends more than fits into one packet, so that full ones go both ways, and wants it back.
+// echo sends more than one packet holds, so that full packets go both ways, and expects it back.
 func echo(network, address string) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		sent := make([]byte, 16<<10)
@@ -125,7 +125,7 @@ func connect(ctx context.Context, network, address string) (conn net.Conn, err e
 	return conn, err
 }
 
-// handshake meets the apiserver by its Service, and no other server.
+// handshake makes a TLS connection to the apiserver by its Service, and accepts no other server.
 func (b *bed) handshake(network, address string) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		config, err := serverTLS(b.Access)
@@ -144,7 +144,7 @@ func (b *bed) handshake(network, address string) func(context.Context) (string, 
 	}
 }
 
-// serverTLS trusts the cluster's authority and nobody else.
+// serverTLS trusts only the cluster's certificate authority.
 func serverTLS(access *rest.Config) (*tls.Config, error) {
 	pem := access.CAData
 	if len(pem) == 0 {
@@ -160,7 +160,7 @@ func serverTLS(access *rest.Config) (*tls.Config, error) {
 	return &tls.Config{RootCAs: roots, ServerName: "kubernetes.default.svc"}, nil
 }
 
-// resolve asks for the apiserver's Service, by UDP and by TCP.
+// resolve asks for the name of the apiserver's Service, by UDP and by TCP.
 func (b *bed) resolve(network, want string) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		name := "kubernetes.default.svc." + b.ClusterDomain
@@ -181,7 +181,8 @@ func (b *bed) resolve(network, want string) func(context.Context) (string, error
 	}
 }
 
-// upstream asks for the servers of the root, which any resolver that reaches the internet, or plays it, knows.
+// upstream asks for the servers of the DNS root. Every resolver that reaches the internet, or
+// imitates it, knows them.
 func (b *bed) upstream() func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		answer, err := b.ask(ctx, "", "udp", "", dns.TypeNS)

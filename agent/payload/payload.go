@@ -3,18 +3,18 @@
 // would otherwise pay for the initialisation and memory of all of mote.
 //
 // They are built from the nested module src, packed into one compressed archive, and embedded with
-// a manifest that holds each file's size and SHA-256. Unpack puts them on disk; the agent and the
+// a manifest that holds each file's size and SHA-256. Unpack puts them on disk. The agent and the
 // sandbox run them from there. Everything here is safe for concurrent use, by goroutines and by
 // processes.
 //
 // On disk, where ROOT is <data-dir>/payload:
 //
-//	ROOT/                      flocked while somebody writes below it
-//	ROOT/<sha256 of archive>/  one version's programs; flocked, shared, by each process that uses them
-//	ROOT/<...>/.NAME.partial   a file that is being written; what a crash leaves is overwritten
+//	ROOT/                      flocked while a process writes below it
+//	ROOT/<sha256 of archive>/  one version's programs; flocked, shared, by each process using them
+//	ROOT/<...>/.NAME.partial   a file that is being written; a leftover of a crash is overwritten
 //
-// Invariants: a file appears under its own name only whole and verified. A folder counts as unpacked
-// only when every file has the content, size and mode that the manifest says, never because it
+// Invariants: a file appears under its own name only whole and verified. A directory counts as
+// unpacked only if every file has the content, size and mode of the manifest, never because it
 // exists. So a write that a power cut lost is found like any other damage, and nothing is synced.
 package payload
 
@@ -28,7 +28,7 @@ import (
 	"path/filepath"
 )
 
-// ErrAbsent is returned by a mote that was built without its payload, as by a plain "go build".
+// ErrAbsent means that this mote was built without its payload, as a plain "go build" does.
 var ErrAbsent = errors.New("this mote was built without its payload; build with scripts/build")
 
 const (
@@ -36,18 +36,18 @@ const (
 	archiveName  = "payload.tar.zst"
 )
 
-// archive is one set of programs: what they must be, and where they come from.
+// archive is one set of programs: their description and the source of their content.
 type archive struct {
 	manifest
 	// open returns the zstd-compressed tar.
 	open func() (io.ReadCloser, error)
 }
 
-// manifest is what scripts/build-payload writes beside the archive.
+// manifest is the file that scripts/build-payload writes beside the archive.
 type manifest struct {
-	// Archive is the hexadecimal SHA-256 of the compressed archive, and the name of the folder.
+	// Archive is the hexadecimal SHA-256 of the compressed archive, and the name of the directory.
 	Archive string `json:"archive"`
-	// Files are the programs, in the archive's order.
+	// Files lists the programs in the order of the archive.
 	Files []file `json:"files"`
 }
 
@@ -57,8 +57,8 @@ type file struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Dir returns the folder below root into which Unpack puts this mote's programs. It is "" when this
-// mote was built without a payload.
+// Dir returns the directory below root into which Unpack puts this mote's programs. It returns ""
+// if this mote was built without a payload.
 func Dir(root string) string {
 	a, err := read(embedded, embeddedDir)
 	if err != nil {
@@ -76,7 +76,7 @@ func read(files embed.FS, dir string) (archive, error) {
 	if err != nil {
 		return archive{}, fmt.Errorf("read the payload's manifest: %w", err)
 	}
-	// An embedded file is read in place; ReadFile would copy the whole archive.
+	// Open reads an embedded file in place. ReadFile would copy the whole archive.
 	a := archive{open: func() (io.ReadCloser, error) { return files.Open(dir + "/" + archiveName) }}
 	if err := json.Unmarshal(data, &a.manifest); err != nil {
 		return archive{}, fmt.Errorf("read the payload's manifest: %w", err)

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// synthetic is a small archive of the same shape as the real one.
+// synthetic returns a small archive of the same shape as the real one.
 func synthetic(t testing.TB, version string) archive {
 	t.Helper()
 	a, err := pack(version)
@@ -68,7 +68,7 @@ func pack(version string) (archive, error) {
 	return a, nil
 }
 
-// noise is the same for the same seed, and does not compress.
+// noise returns data that does not compress. The same seed gives the same data.
 func noise(seed string, size int) string {
 	data := make([]byte, size)
 	rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(data)
@@ -80,7 +80,7 @@ func sum(data []byte) string {
 	return hex.EncodeToString(hash[:])
 }
 
-// requireWhole fails unless dir holds exactly what the manifest says.
+// requireWhole fails unless dir matches the manifest exactly.
 func requireWhole(t testing.TB, a archive, dir string) {
 	t.Helper()
 	bad, err := a.verify(dir)
@@ -179,7 +179,7 @@ func TestDamageIsNoticedAndRepaired(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, damage(filepath.Join(dir, "shim")))
 			if name == "rubbish beside it" {
-				// Rubbish alone breaks nothing and goes with the next repair.
+				// Foreign files alone cause no failure. The next repair removes them.
 				require.NoError(t, os.Remove(filepath.Join(dir, "init")))
 			}
 			_, err = a.unpack(t.Context(), root)

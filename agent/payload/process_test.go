@@ -21,8 +21,8 @@ const (
 	rootVariable  = "PAYLOAD_TEST_ROOT"
 )
 
-// process returns this test program, set to run a scene on root, in a mount namespace of its own
-// when it mounts something.
+// process returns a command that runs a scene of this test program on root. A scene that mounts
+// something gets a mount namespace of its own.
 func process(ctx context.Context, scene, root string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), sceneVariable+"="+scene, rootVariable+"="+root)
@@ -32,7 +32,7 @@ func process(ctx context.Context, scene, root string) *exec.Cmd {
 	return cmd
 }
 
-// runScene is what the started process does; it returns the exit code and prints the error.
+// runScene runs a scene in the started process. It prints the error and returns the exit code.
 func runScene(scene, root string) int {
 	a, err := pack("v1")
 	if err == nil {
@@ -101,7 +101,7 @@ func prepare(scene, root string, a *archive) error {
 	return nil
 }
 
-// stalling gives a little of the archive, says so, and then nothing more.
+// stalling reads a little of the archive, prints that it did, and then reads nothing more.
 type stalling struct {
 	io.ReadCloser
 	read int

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unpacked returns the folder with the real programs, or skips when this build has none.
+// unpacked returns the directory with the real programs. It skips the test if this build has none.
 func unpacked(t *testing.T) string {
 	t.Helper()
 	dir, err := Unpack(t.Context(), t.TempDir())
@@ -97,7 +97,7 @@ func TestInitExitsAsItsChildDoes(t *testing.T) {
 		{[]string{"sh", "-c", "kill -KILL $$"}, 128 + 9},
 		{[]string{"/nonexistent"}, 127},
 		{[]string{"/"}, 126},
-		// Orphans are reaped and do not end it; their exit code is not its own.
+		// init reaps orphans. They do not end it, and it does not return their exit codes.
 		{[]string{"sh", "-c", "(sh -c 'exit 3' &) ; sh -c 'exit 4'; exit 5"}, 5},
 	}
 	for _, test := range tests {
@@ -109,13 +109,14 @@ func TestInitExitsAsItsChildDoes(t *testing.T) {
 
 func TestInitForwardsSignals(t *testing.T) {
 	program := filepath.Join(unpacked(t), "init")
-	// A shell cannot trap what was ignored when it began, as nohup has it.
+	// A shell cannot trap a signal that was ignored when it began, for example under nohup.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 	for _, name := range []string{"TERM", "INT", "HUP", "USR1", "USR2", "QUIT"} {
 		t.Run(name, func(t *testing.T) {
-			// The child waits in a builtin, which a trapped signal interrupts at once, also one that comes just before it.
+			// The child waits in a builtin. A trapped signal interrupts it at once, even one that
+			// comes just before the wait.
 			cmd := exec.CommandContext(t.Context(), program, "sh", "-c", "trap 'kill $!; exit 42' "+name+"; sleep 1000 & echo ready; wait")
 			out, err := cmd.StdoutPipe()
 			require.NoError(t, err)
@@ -130,7 +131,7 @@ func TestInitForwardsSignals(t *testing.T) {
 
 func TestInitReapsOrphans(t *testing.T) {
 	program := filepath.Join(unpacked(t), "init")
-	// The orphan ends after its parent; a zombie would still have a directory in /proc.
+	// The orphan ends after its parent. A zombie would still have a directory in /proc.
 	script := `orphan=$(sh -c 'sh -c "exec >/dev/null; :" & echo $!'); while [ -d /proc/$orphan ]; do :; done; echo reaped`
 	out, err := exec.CommandContext(t.Context(), program, "sh", "-c", script).CombinedOutput()
 	require.NoError(t, err)
@@ -164,7 +165,8 @@ func TestPauseEndsOnSignalsAsFirstProcess(t *testing.T) {
 }
 
 const (
-	// waitLimit is long enough for a loaded machine; waitStep is how often a condition is looked at.
+	// waitLimit is long enough for a loaded machine. waitStep is the interval of checks of a
+	// condition.
 	waitLimit = 30 * time.Second
 	waitStep  = time.Millisecond
 )

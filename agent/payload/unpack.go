@@ -20,19 +20,20 @@ import (
 )
 
 const (
-	// programMode is the mode of every unpacked file; the owner of the data directory writes them.
+	// programMode is the mode of every unpacked file. The owner of the data directory writes the
+	// files.
 	programMode = 0o755
-	// window is what scripts/build-payload compresses with: zstd --long=24.
+	// window is the window size of the compression in scripts/build-payload: zstd --long=24.
 	window = 1 << 24
 )
 
-// Unpack makes sure that root holds this mote's programs and returns their folder. Files that are
-// there already are verified; missing and damaged ones are written again, each atomically. Folders
-// of other versions are removed unless a process uses them.
+// Unpack makes sure that root holds this mote's programs and returns their directory. It verifies
+// files that exist already, and writes missing and damaged ones again, each atomically. It removes
+// the directories of other versions unless a process uses them.
 //
-// The calling process keeps the folder in use until it ends. Unpack fails with ErrAbsent when there
-// is nothing to unpack, and says what to do when root is read-only, full or mounted noexec; it then
-// leaves nothing half made.
+// The calling process keeps the directory in use until it ends. Unpack fails with ErrAbsent if
+// there is nothing to unpack. If root is read-only, full or mounted noexec, its error gives advice,
+// and it leaves nothing half made.
 func Unpack(ctx context.Context, root string) (string, error) {
 	a, err := read(embedded, embeddedDir)
 	if err != nil {
@@ -49,7 +50,7 @@ func (a archive) unpack(ctx context.Context, root string) (string, error) {
 	return dir, nil
 }
 
-// place makes sure that dir, below root, holds the programs, and marks it as used.
+// place makes sure that the directory dir, below root, holds the programs, and marks it as used.
 func (a archive) place(ctx context.Context, root, dir string) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
@@ -66,12 +67,13 @@ func (a archive) place(ctx context.Context, root, dir string) error {
 		return nil
 	}
 
-	unlock, err := dirlock.Lock(ctx, root) // of who unpacks, which takes some 100 ms
+	// The process that unpacks holds this lock, for some 100 ms.
+	unlock, err := dirlock.Lock(ctx, root)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	// Other versions go first: their space may be needed.
+	// Other versions are removed first, because their space may be needed.
 	if err := removeUnused(root, a.Archive); err != nil {
 		return err
 	}
@@ -81,15 +83,16 @@ func (a archive) place(ctx context.Context, root, dir string) error {
 	if err := a.write(ctx, dir); err != nil {
 		return err
 	}
-	// Each file was verified as it was written.
+	// Each file was verified when it was written.
 	_, err = holdShared(dir)
 	return err
 }
 
-// use marks dir as in use by this process when all of its files are as they must be, and reports
-// whether they are.
+// use marks dir as in use by this process if all of its files match the manifest, and reports
+// whether they do.
 func (a archive) use(dir string) (bool, error) {
-	// Marked first and verified then, so that nobody removes it in between.
+	// The mark comes before the verification, so that no other process removes the directory in
+	// between.
 	held, err := holdShared(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -102,11 +105,11 @@ func (a archive) use(dir string) (bool, error) {
 		unix.Close(held)
 		return false, err
 	}
-	// Left open on purpose: the mark lasts as long as the process.
+	// The descriptor stays open on purpose: the mark lasts as long as the process.
 	return true, nil
 }
 
-// write puts every file that is missing or damaged into dir. The caller holds root's lock.
+// write writes every file that is missing or damaged into dir. The caller holds root's lock.
 func (a archive) write(ctx context.Context, dir string) (err error) {
 	err = os.Mkdir(dir, 0o755)
 	if err == nil {
@@ -166,8 +169,8 @@ func (a archive) extract(ctx context.Context, dir string, names []string) error 
 	return nil
 }
 
-// install writes one file under another name, compares what it wrote with the manifest, and gives
-// it its name. It replaces what is there: running programs keep the old file.
+// install writes one file under a temporary name, compares the written content with the manifest,
+// and renames the file. It replaces an existing file. Running programs keep the old one.
 func (a archive) install(dir, name string, content io.Reader) (err error) {
 	want := a.Files[slices.IndexFunc(a.Files, func(f file) bool { return f.Name == name })]
 	path := filepath.Join(dir, name)
@@ -183,7 +186,7 @@ func (a archive) install(dir, name string, content io.Reader) (err error) {
 	}
 	hash := sha256.New()
 	_, err = io.CopyBuffer(io.MultiWriter(out, hash), content, make([]byte, bufferSize))
-	// The umask took bits from the mode above.
+	// The umask has removed bits from the mode above.
 	err = errors.Join(err, out.Chmod(programMode), out.Close())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -191,7 +194,7 @@ func (a archive) install(dir, name string, content io.Reader) (err error) {
 	if got := hex.EncodeToString(hash.Sum(nil)); got != want.SHA256 {
 		return fmt.Errorf("the payload in this mote file is damaged: %s has the SHA-256 %s and not %s; get the file again", name, got, want.SHA256)
 	}
-	// rename does not replace a folder.
+	// rename does not replace a directory.
 	if info, err := os.Lstat(path); err == nil && info.IsDir() {
 		if err := os.RemoveAll(path); err != nil {
 			return err

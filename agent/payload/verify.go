@@ -15,12 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bufferSize is how much is read or written at once; larger is not faster here.
+// bufferSize is the number of bytes that are read or written at once. A larger buffer is not faster
+// here.
 const bufferSize = 256 << 10
 
-// verify returns the names of the files in dir that are missing or not as they must be. Each file
-// is read and hashed: a cheaper check would not see a flipped byte, and what is read here is in the
-// page cache when the first pod needs it.
+// verify returns the names of the files in dir that are missing or do not match the manifest. It
+// reads and hashes each file: a cheaper check would miss a flipped byte, and the files are then in
+// the page cache when the first pod needs them.
 func (a archive) verify(dir string) ([]string, error) {
 	problems := make([]error, len(a.Files))
 	good := make([]bool, len(a.Files))
@@ -51,10 +52,10 @@ func (a archive) verify(dir string) ([]string, error) {
 	return bad, nil
 }
 
-// matches reports whether the file in dir is as it must be.
+// matches reports whether the file in dir matches its entry in the manifest.
 func (f file) matches(dir string, buffer []byte) (bool, error) {
 	path := filepath.Join(dir, f.Name)
-	// O_NOFOLLOW: a link is not what was unpacked. O_NONBLOCK: opening a pipe must not block.
+	// O_NOFOLLOW: Unpack wrote no links. O_NONBLOCK: opening a pipe must not block.
 	in, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
@@ -73,7 +74,7 @@ func (f file) matches(dir string, buffer []byte) (bool, error) {
 	hash := sha256.New()
 	_, err = io.CopyBuffer(hash, onlyReader{in}, buffer)
 	if errors.Is(err, unix.EIO) {
-		// A bad block: another copy goes elsewhere on the disk.
+		// This is a bad block. A new file is written elsewhere on the disk.
 		return false, nil
 	}
 	if err != nil {
@@ -85,7 +86,7 @@ func (f file) matches(dir string, buffer []byte) (bool, error) {
 // onlyReader hides File.WriteTo, which would make io.CopyBuffer ignore its buffer.
 type onlyReader struct{ io.Reader }
 
-// removeStrangers removes what is in dir and not in the manifest, such as partial files.
+// removeStrangers removes everything in dir that is not in the manifest, such as partial files.
 func (a archive) removeStrangers(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

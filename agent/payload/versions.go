@@ -12,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// folderName is what Unpack calls a version's folder; nothing else below root is ours to remove.
+// folderName matches the names that Unpack gives to the directories of versions. mote removes
+// nothing else below root.
 var folderName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// holdShared marks dir as used until the returned descriptor is closed. A folder that is being
-// removed counts as gone.
+// holdShared marks the directory dir as used until the returned descriptor is closed. A directory
+// that is being removed counts as missing.
 func holdShared(dir string) (int, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -33,7 +34,7 @@ func holdShared(dir string) (int, error) {
 	return -1, &fs.PathError{Op: "lock", Path: dir, Err: err}
 }
 
-// others reports whether root holds a version's folder not called own.
+// others reports whether root holds a directory of another version than own.
 func others(root, own string) bool {
 	entries, err := os.ReadDir(root)
 	if err != nil {
@@ -47,9 +48,9 @@ func others(root, own string) bool {
 	return false
 }
 
-// removeUnused removes the folders of other versions that no process uses: no mote has them marked,
-// and nothing runs from them. Shims outlive the mote that started them, and run the runc beside
-// them until their pod ends. The caller holds root's lock.
+// removeUnused removes the directories of other versions that no process uses: no mote has marked
+// them, and no process executes a file in them. Shims outlive the mote that started them, and run
+// the runc beside them until their pod ends. The caller holds root's lock.
 func removeUnused(root, own string) error {
 	entries, err := os.ReadDir(root)
 	if err != nil {
@@ -82,7 +83,7 @@ func removeIfUnused(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// runsFrom reports whether a process executes a file in dir, also one that was replaced since.
+// runsFrom reports whether a process executes a file in dir, even one that was replaced since.
 func runsFrom(dir string) (bool, error) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -97,7 +98,7 @@ func runsFrom(dir string) (bool, error) {
 		return false, err
 	}
 	for _, exe := range processes {
-		// Kernel threads have none, others end meanwhile.
+		// Kernel threads have no program, and other processes may end meanwhile.
 		if target, err := os.Readlink(exe); err == nil && strings.HasPrefix(target, dir+"/") {
 			return true, nil
 		}
@@ -105,7 +106,7 @@ func runsFrom(dir string) (bool, error) {
 	return false, nil
 }
 
-// refuseNoexec fails when programs below root cannot be run.
+// refuseNoexec fails if programs below root cannot be executed.
 func refuseNoexec(root string) error {
 	var at unix.Statfs_t
 	if err := unix.Statfs(root, &at); err != nil {
@@ -119,7 +120,7 @@ func refuseNoexec(root string) error {
 
 var errNoexec = errors.New("mounted noexec")
 
-// explain adds to an error what somebody can do about it.
+// explain adds advice for the user to an error.
 func explain(root string, err error) error {
 	advice := ""
 	switch {

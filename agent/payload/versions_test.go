@@ -15,7 +15,7 @@ import (
 
 func mkfifo(path string) error { return unix.Mkfifo(path, 0o755) }
 
-// release ends this process's mark on dir, as the end of a process does.
+// release ends this process' mark on dir, as the end of a process does.
 func release(t *testing.T, dir string) {
 	t.Helper()
 	links, err := filepath.Glob("/proc/self/fd/*")
@@ -57,7 +57,8 @@ func TestVersionThatAProcessRunsFromIsKept(t *testing.T) {
 	oldDir, err := old.unpack(t.Context(), root)
 	require.NoError(t, err)
 	release(t, oldDir)
-	// Any program that waits stands for a shim, started by a link as a data directory may be one.
+	// A program that waits stands for a shim. It is started through a link, because a data
+	// directory may be a link.
 	cat, err := exec.LookPath("cat")
 	require.NoError(t, err)
 	program, err := os.ReadFile(cat)
