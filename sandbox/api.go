@@ -21,31 +21,33 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// apiRetry is the pause between two looks for an API that does not serve yet; there is nothing to
-// wait on before it listens.
+// apiRetry is the pause between two requests to an API that does not serve yet. Before it listens
+// there is no event to wait for.
 const apiRetry = 10 * time.Millisecond
 
-// kubeAPI is the cluster's API as seen from the supervisor.
+// kubeAPI is the supervisor's client of the cluster's API.
 type kubeAPI struct {
-	path string // of the administrator's kubeconfig
+	path string // of the admin kubeconfig
 	name string // of the sandbox
 	dial func(ctx context.Context, address string) (net.Conn, error)
 
-	mu     sync.Mutex           // guards what follows
+	mu     sync.Mutex           // guards the fields below
 	config *clientcmdapi.Config // nil until the API has answered
 	client *http.Client
 	server string // the API's URL inside
-	nodeIP net.IP // nil until the node was seen
+	nodeIP net.IP // nil until the node has an address
 }
 
 func newKubeAPI(root, name string, dial func(context.Context, string) (net.Conn, error)) *kubeAPI {
 	return &kubeAPI{path: filepath.Join(root, layout.Data(dataDir).AdminKubeconfig()), name: name, dial: dial}
 }
 
-// commonName is what the kubeconfig of a cluster is called whose node has the sandbox's default name and that nobody named.
+// commonName is the name in the kubeconfig of a cluster without a name of its own, on a node with
+// the sandbox's default name.
 const commonName = defaultHostname
 
-// rename calls a cluster that has the name of all sandboxes by the name of this one, so that kubeconfigs can be merged.
+// rename gives the name of this sandbox to a cluster that has the common name of all sandboxes, so
+// that kubeconfigs can be merged.
 func rename(config *clientcmdapi.Config, name string) {
 	context := config.Contexts[config.CurrentContext]
 	if config.CurrentContext != commonName || context == nil {
@@ -60,7 +62,8 @@ func rename(config *clientcmdapi.Config, name string) {
 	config.CurrentContext = name
 }
 
-// address is where the API listens inside. Until the API has answered it is the default.
+// address returns the address on which the API listens inside. Until the API has answered, it is
+// the default.
 func (a *kubeAPI) address() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -78,7 +81,7 @@ func (a *kubeAPI) close() {
 	}
 }
 
-// kubeconfig returns the administrator's with the URL of the API replaced.
+// kubeconfig returns the admin kubeconfig with server as the URL of the API.
 func (a *kubeAPI) kubeconfig(server string) ([]byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -94,7 +97,7 @@ func (a *kubeAPI) kubeconfig(server string) ([]byte, error) {
 	return data, nil
 }
 
-// waitReady returns when the API says that it is ready.
+// waitReady returns when the API reports that it is ready.
 func (a *kubeAPI) waitReady(ctx context.Context) error {
 	for {
 		err := a.connect(ctx)
@@ -109,7 +112,8 @@ func (a *kubeAPI) waitReady(ctx context.Context) error {
 	}
 }
 
-// connect reads the kubeconfig, which a kept directory has before its server runs, and asks once.
+// connect reads the kubeconfig and asks the API once whether it is ready. In a kept directory the
+// kubeconfig exists before the server runs.
 func (a *kubeAPI) connect(ctx context.Context) error {
 	config, err := clientcmd.LoadFromFile(a.path)
 	if err != nil {
@@ -136,7 +140,7 @@ func (a *kubeAPI) connect(ctx context.Context) error {
 	return nil
 }
 
-// get returns the body of a good answer.
+// get returns the body of an answer with status 200.
 func get(ctx context.Context, client *http.Client, url string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -154,7 +158,7 @@ func get(ctx context.Context, client *http.Client, url string) (io.ReadCloser, e
 	return resp.Body, nil
 }
 
-// node is what is read of a Node.
+// node holds the fields of a Node that the supervisor reads.
 type node struct {
 	Status struct {
 		Addresses  []struct{ Type, Address string }
@@ -171,7 +175,7 @@ func (n *node) ip() net.IP {
 	return nil
 }
 
-// ready returns whether the node is Ready, and if not, why.
+// ready reports whether the node is Ready, and the reason if it is not.
 func (n *node) ready() (bool, string) {
 	for _, c := range n.Status.Conditions {
 		if c.Type == "Ready" {
@@ -181,7 +185,7 @@ func (n *node) ready() (bool, string) {
 	return false, "the node has not reported yet"
 }
 
-// waitNode returns when a node is Ready, and remembers its address.
+// waitNode returns when a node is Ready, and stores its address.
 func (a *kubeAPI) waitNode(ctx context.Context) error {
 	why := "no node has registered"
 	for {
@@ -192,12 +196,12 @@ func (a *kubeAPI) waitNode(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the node: %w: %s (%w)", ctx.Err(), why, err)
-		case <-time.After(apiRetry): // the API ended the watch, as it does now and then
+		case <-time.After(apiRetry): // the API ended the watch, which it does from time to time
 		}
 	}
 }
 
-// watchNode follows the nodes, which begins with those that are there, until one is Ready.
+// watchNode watches the nodes until one is Ready. The watch begins with the existing nodes.
 func (a *kubeAPI) watchNode(ctx context.Context, why *string) (bool, error) {
 	a.mu.Lock()
 	client, url := a.client, a.server+"/api/v1/nodes?watch=1"
@@ -223,8 +227,8 @@ func (a *kubeAPI) watchNode(ctx context.Context, why *string) (bool, error) {
 	}
 }
 
-// dialNodePort connects to a NodePort, at the node's address: loopback does not serve them when
-// kube-proxy works with nftables.
+// dialNodePort connects to a NodePort at the node's address. Loopback does not serve NodePorts when
+// kube-proxy uses nftables.
 func (a *kubeAPI) dialNodePort(ctx context.Context, port uint16) (net.Conn, error) {
 	ip, err := a.findNode(ctx)
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// TestRename: all sandboxes' clusters have one name inside, so each gets its own outside; one that has a name keeps it.
+// TestRename checks that a cluster gets the name of its sandbox outside, because the clusters of
+// all sandboxes have the same name inside. A cluster with a name of its own keeps it.
 func TestRename(t *testing.T) {
 	of := func(name string) *clientcmdapi.Config {
 		config := clientcmdapi.NewConfig()

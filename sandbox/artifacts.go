@@ -16,25 +16,26 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// artifactSize bounds the log of one container in a directory of artifacts.
+// artifactSize bounds the log of one container in a directory of artifacts, in bytes.
 const artifactSize = 10 << 20
 
-// artifactLines bounds it too, as the API asks for lines.
+// artifactLines bounds the same log in lines, because the API asks for lines.
 const artifactLines = 200_000
 
 var errNoAPI = errors.New("the API has not answered yet")
 
-// redacted stands for each value of a Secret.
+// redacted replaces each value of a Secret.
 const redacted = "REDACTED"
 
-// WriteArtifacts writes what is known of the cluster into dir, which it makes:
+// WriteArtifacts makes dir and writes the state of the cluster into it:
 //
-//	objects/NAMESPACE/RESOURCE.yaml   all objects, those without a namespace in objects/_cluster; Secrets without values
-//	logs/NAMESPACE/POD/CONTAINER.log  and CONTAINER.previous.log of a container that was started again
+//	objects/NAMESPACE/RESOURCE.yaml   all objects; those without a namespace are in
+//	                                  objects/_cluster; Secrets have no values
+//	logs/NAMESPACE/POD/CONTAINER.log  and CONTAINER.previous.log of a restarted container
 //	events.txt                        pods that are not Ready, Warning events
 //	mote.log                          the server's log
 //
-// It writes as much as it can, and returns what it could not.
+// It writes as much as it can. Its error names everything that it could not write.
 func (s *Sandbox) WriteArtifacts(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write artifacts: %w", err)
@@ -52,7 +53,7 @@ func (s *Sandbox) WriteArtifacts(ctx context.Context, dir string) error {
 	return nil
 }
 
-// writeServerLog copies the server's log, or the end of its output if it has not begun one.
+// writeServerLog copies the server's log, or the end of the server's output if there is no log yet.
 func (s *Sandbox) writeServerLog(dir string) error {
 	out, err := os.OpenFile(filepath.Join(dir, "mote.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -62,7 +63,7 @@ func (s *Sandbox) writeServerLog(dir string) error {
 	for _, name := range []string{"mote.log.1", "mote.log"} {
 		in, err := os.Open(filepath.Join(s.init.root(), layout.Run(layout.DefaultRun).Logs(), name))
 		if err != nil {
-			continue // there may be one of them, or none
+			continue // one of them, or both, may be missing
 		}
 		_, err = io.Copy(out, in)
 		in.Close()
@@ -74,19 +75,19 @@ func (s *Sandbox) writeServerLog(dir string) error {
 	return errors.Join(err, out.Close())
 }
 
-// resource is one of the API's.
+// resource is a resource of the API.
 type resource struct {
 	Name       string
 	Namespaced bool
 	Kind       string
 	Verbs      []string
 
-	version string // apiVersion of its objects
-	path    string // of its list
+	version string // the apiVersion of its objects
+	path    string // the path of its list
 	file    string // RESOURCE or RESOURCE.GROUP
 }
 
-// resources lists what can be listed, each in its group's preferred version.
+// resources returns the resources that can be listed, each in the preferred version of its group.
 func (s *Sandbox) resources(ctx context.Context) ([]resource, error) {
 	var groups struct {
 		Groups []struct {
@@ -111,7 +112,7 @@ func (s *Sandbox) resources(ctx context.Context) ([]resource, error) {
 		}
 		for _, r := range list.Resources {
 			if strings.Contains(r.Name, "/") || !slices.Contains(r.Verbs, "list") || group == "events.k8s.io" {
-				continue // a part of another one, or the same objects again
+				continue // a subresource, or the same objects again
 			}
 			r.version = strings.TrimPrefix(strings.TrimPrefix(path, "/apis/"), "/api/")
 			r.path, r.file = path+"/"+r.Name, strings.TrimSuffix(r.Name+"."+group, ".")
@@ -143,7 +144,8 @@ func (s *Sandbox) writeObjects(ctx context.Context, dir string) error {
 	return errors.Join(errs...)
 }
 
-// tidy removes from an object of a list what is secret and what nobody reads, and returns its namespace.
+// tidy removes secrets, and fields that nobody reads, from an object of a list. It returns the
+// object's namespace.
 func tidy(object map[string]any) string {
 	metadata, _ := object["metadata"].(map[string]any)
 	delete(metadata, "managedFields")
@@ -156,7 +158,7 @@ func tidy(object map[string]any) string {
 		}
 		annotations, _ := metadata["annotations"].(map[string]any)
 		for key := range annotations {
-			annotations[key] = redacted // kubectl apply writes the whole Secret into one
+			annotations[key] = redacted // kubectl apply writes the whole Secret into an annotation
 		}
 	}
 	if namespace, _ := metadata["namespace"].(string); namespace != "" {
@@ -203,7 +205,7 @@ func (s *Sandbox) writePodLogs(ctx context.Context, dir string) error {
 func (s *Sandbox) writePodLog(ctx context.Context, p pod, container string, previous bool, path string) error {
 	log, err := s.api.podLog(ctx, p.Metadata.Namespace, p.Metadata.Name, container, previous, artifactLines)
 	if err != nil {
-		log = []byte(err.Error() + "\n") // where the log would be: its container may be gone
+		log = []byte(err.Error() + "\n") // the error takes the place of the log: its container may be gone
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err

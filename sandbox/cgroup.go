@@ -15,15 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hierarchy is one mounted tree of cgroups: one of several on cgroup v1, the only one on v2, both
-// on a hybrid.
+// hierarchy is one mounted tree of cgroups. cgroup v1 has several, v2 has one, and a hybrid has
+// both kinds.
 type hierarchy struct {
-	mount   string // where it is mounted
-	v2      bool
-	options string // what mounts it again, v1: "cpu,cpuacct" or "none,name=systemd"
+	mount string // the mount point
+	v2    bool
+	// options are the mount options of a v1 hierarchy: "cpu,cpuacct" or "none,name=systemd".
+	options string
 }
 
-// hierarchies returns the host's hierarchies, each once.
+// hierarchies returns each of the host's hierarchies once.
 func hierarchies() ([]hierarchy, error) {
 	mounts, err := readMounts()
 	if err != nil {
@@ -55,7 +56,7 @@ func hierarchies() ([]hierarchy, error) {
 	return found, nil
 }
 
-// v1Controllers returns the kernel's controllers by name (cgroups(7), /proc/cgroups).
+// v1Controllers returns the names of the kernel's controllers (cgroups(7), /proc/cgroups).
 func v1Controllers() (map[string]bool, error) {
 	data, err := os.ReadFile("/proc/cgroups")
 	if err != nil {
@@ -70,7 +71,7 @@ func v1Controllers() (map[string]bool, error) {
 	return names, nil
 }
 
-// v1Options picks from a super block's options those that say which hierarchy it is.
+// v1Options returns the options of a super block that identify its hierarchy.
 func v1Options(super string, controllers map[string]bool) string {
 	var options []string
 	for o := range strings.SplitSeq(super, ",") {
@@ -83,10 +84,11 @@ func v1Options(super string, controllers map[string]bool) string {
 	return strings.Join(options, ",")
 }
 
-// v2Controllers are those that the kubelet cannot do without, if the kernel has them.
+// v2Controllers are the controllers that the kubelet needs, if the kernel has them.
 var v2Controllers = [...]string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"}
 
-// makeCgroups makes a group called name at the top of every hierarchy and returns their paths.
+// makeCgroups makes a group called name at the top of every hierarchy and returns the groups'
+// paths.
 func makeCgroups(name string) ([]string, error) {
 	hs, err := hierarchies()
 	if err != nil {
@@ -95,7 +97,8 @@ func makeCgroups(name string) ([]string, error) {
 	var made []string
 	for _, h := range hs {
 		if h.v2 && len(hs) == 1 {
-			// Not undone at the end: others may have come to need it, and it changes no group.
+			// This is not undone at the end: other programs may need it by now, and it changes no
+			// group.
 			if err := shareControllers(h.mount); err != nil {
 				return nil, err
 			}
@@ -115,20 +118,21 @@ func makeCgroups(name string) ([]string, error) {
 	return made, nil
 }
 
-// leaf is where processes go that are in the way; the server does the same with the same name.
+// leaf is the group to which processes in the top group move. The server uses a group of the same
+// name for the same purpose.
 const leaf = "mote-init"
 
-// shareControllers lets groups below top, of a v2 hierarchy, have the controllers that top has. The top
-// of a container may have processes of its own, and a group with processes shares nothing out
-// (cgroups(7), "no internal processes"): they move one level down.
+// shareControllers gives top's controllers to the groups below top, in a v2 hierarchy. The top of a
+// container may have processes of its own, and a group with processes may not share its controllers
+// (cgroups(7), "no internal processes"). So these processes move one level down.
 func shareControllers(top string) error {
 	err := enableControllers(top)
-	for tries := 0; errors.Is(err, unix.EBUSY) && tries < 10; tries++ { // more may be forked meanwhile
+	for tries := 0; errors.Is(err, unix.EBUSY) && tries < 10; tries++ { // more processes may be forked meanwhile
 		if err := os.Mkdir(filepath.Join(top, leaf), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make a cgroup: %w", err)
 		}
 		for _, pid := range members(top) {
-			_ = joinCgroups([]string{filepath.Join(top, leaf)}, pid) // one that has ended need not move
+			_ = joinCgroups([]string{filepath.Join(top, leaf)}, pid) // a process that has ended need not move
 		}
 		err = enableControllers(top)
 	}
@@ -147,16 +151,16 @@ func enableControllers(top string) error {
 			enable = append(enable, "+"+c)
 		}
 	}
-	// In one write: cpu alone would be let pass beside processes, and leave a group that takes no
-	// memory controller any more.
+	// One write enables all of them. The kernel would accept cpu alone beside processes, and the
+	// group could then take no memory controller any more.
 	if err := os.WriteFile(filepath.Join(top, "cgroup.subtree_control"), []byte(strings.Join(enable, " ")), 0); err != nil {
 		return fmt.Errorf("enable cgroup controllers: %w", err)
 	}
 	return nil
 }
 
-// inheritCPUSet gives a new v1 cpuset group its parent's processors and memory nodes: it has none
-// of its own, and takes no process before it has.
+// inheritCPUSet gives a new v1 cpuset group the processors and memory nodes of its parent. A new
+// group has none, and takes no process before it has some.
 func inheritCPUSet(path string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		if _, err := os.Stat(filepath.Join(path, "cgroup.controllers")); err == nil {
@@ -164,7 +168,7 @@ func inheritCPUSet(path string) error {
 		}
 		data, err := os.ReadFile(filepath.Join(filepath.Dir(path), file))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // not this hierarchy's
+			continue // this hierarchy has no such file
 		}
 		if err == nil {
 			err = os.WriteFile(filepath.Join(path, file), data, 0)
@@ -176,17 +180,19 @@ func inheritCPUSet(path string) error {
 	return nil
 }
 
-// sharesOfProcess is what one runnable thread weighs beside a v1 group (sched-design-CFS: the weight of nice 0).
+// sharesOfProcess is the weight of one runnable thread beside a v1 group (sched-design-CFS: the
+// weight of nice 0).
 const sharesOfProcess = 1024
 
-// setWeight gives the group at path, of the v1 hierarchy of cpu, the weight of what is in it: the server's threads,
-// as many as there are processors, and the pods, which the kubelet gives as much. With the kernel's default the
-// whole cluster would weigh as one of the threads that the host has in its root group. On v2 the default
-// stays: there the siblings are groups too, and a sandbox weighs as any of them.
+// setWeight gives the group at path, in the v1 hierarchy of cpu, the weight of its content: the
+// server's threads, as many as there are processors, and the pods, to which the kubelet gives the
+// same weight. With the kernel's default, the whole cluster would have the weight of one thread in
+// the host's root group. On v2 the default stays: the siblings are groups too, and a sandbox has
+// the same weight as each of them.
 func setWeight(path string, processors int) error {
 	file, err := os.OpenFile(filepath.Join(path, "cpu.shares"), os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // another hierarchy
+		return nil // the hierarchy of other controllers
 	}
 	if err == nil {
 		_, err = file.WriteString(strconv.Itoa(2 * processors * sharesOfProcess))
@@ -208,14 +214,16 @@ func joinCgroups(groups []string, pid int) error {
 	return nil
 }
 
-// removeCgroups kills what is in the groups called name, at any depth, and removes them.
+// removeCgroups kills all processes in the groups called name and the groups below, and removes the
+// groups.
 func removeCgroups(ctx context.Context, name string) error {
 	hs, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, h := range hs {
-		// In every hierarchy first: what is frozen in one cannot die, and keeps all of them busy.
+		// This kills in every hierarchy first. A process that is frozen in one of them cannot die,
+		// and keeps its groups in all of them busy.
 		killCgroup(filepath.Join(h.mount, name))
 	}
 	for _, h := range hs {
@@ -233,8 +241,8 @@ func removeCgroup(ctx context.Context, path string) error {
 		if err == nil {
 			return nil
 		}
-		// Busy is a group whose processes are still dying, or which something had just made a
-		// group in when its parent was looked at.
+		// A group is busy if its processes are still dying, or if another process has made a group
+		// in it after its content was listed.
 		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
 			return fmt.Errorf("remove a cgroup: %w", err)
 		}
@@ -244,16 +252,16 @@ func removeCgroup(ctx context.Context, path string) error {
 	}
 }
 
-// killCgroup kills what is in the group at path and below.
+// killCgroup kills all processes in the group at path and the groups below.
 func killCgroup(path string) {
 	_ = filepath.WalkDir(path, func(dir string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
-			return nil // gone since, or a file
+			return nil // removed meanwhile, or a file
 		}
 		for _, pid := range members(dir) {
-			_ = unix.Kill(pid, unix.SIGKILL) // one that is gone already is fine
+			_ = unix.Kill(pid, unix.SIGKILL) // the process may have ended already
 		}
-		// On v1 a frozen process does not die before it is thawed; v2 has no such file.
+		// On v1 a frozen process does not die until it is thawed. v2 has no such file.
 		if state, err := os.OpenFile(filepath.Join(dir, "freezer.state"), os.O_WRONLY, 0); err == nil {
 			_, _ = state.WriteString("THAWED")
 			state.Close()
@@ -262,7 +270,7 @@ func killCgroup(path string) {
 	})
 }
 
-// tryRemoveCgroup removes the group at path, deepest first.
+// tryRemoveCgroup removes the group at path and the groups below, deepest first.
 func tryRemoveCgroup(path string) error {
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -297,7 +305,8 @@ func members(path string) []int {
 	}
 	var pids []int
 	for field := range strings.FieldsSeq(string(data)) {
-		// 0 is a process of another PID namespace; killing it would mean our own group.
+		// 0 is a process of another PID namespace. kill would take 0 as the group of the calling
+		// process.
 		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
 			pids = append(pids, pid)
 		}

@@ -16,17 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// commandGrace is how long a command may take to end after it was asked to; the sandbox ends then
-// in any case.
+// commandGrace is the time that a command may take to end after it was asked to. After that, the
+// sandbox ends in any case.
 const commandGrace = 10 * time.Second
 
 // nameVariable holds the sandbox's name, for prompts and scripts.
 const nameVariable = "MOTE_SANDBOX_NAME"
 
-// commandNames are the names that the mote file answers to.
+// commandNames are the program names under which the mote file can be called.
 var commandNames = [...]string{"mote", "kubectl", "ctr"}
 
-// Command is a program that is run on the host against a sandbox.
+// Command is a program to run on the host against a sandbox.
 type Command struct {
 	Args           []string // the program and its arguments
 	Env            []string // further variables
@@ -34,20 +34,23 @@ type Command struct {
 	Stdout, Stderr io.Writer
 }
 
-// ErrClusterEnded is returned by Run when the cluster did not outlive the command.
+// ErrClusterEnded is the error of Run if the cluster ended before the command.
 var ErrClusterEnded = errors.New("the cluster ended while the command ran")
 
-// Run runs c with the caller's directory and environment, to which Env is added, and returns its
-// exit code: 128 and the signal's number when a signal ended it. What arrives on signals is passed
-// on to c, but what a terminal has sent to c as well; after commandGrace c is killed. The program
-// dies with the calling process, and all that it leaves running dies with the sandbox.
+// Run runs c with the caller's directory and environment, to which it adds Env, and returns c's
+// exit code: 128 plus the signal's number if a signal ended it. It passes signals from the channel
+// on to c, except those that a terminal has sent to c as well. It kills c commandGrace after the
+// first signal. The program dies with the calling process, and all processes that it leaves running
+// die with the sandbox.
 func (s *Sandbox) Run(c Command, signals <-chan os.Signal) (int, error) {
 	cmd := exec.Command(s.program(c.Args[0]), c.Args[1:]...)
 	cmd.Args[0] = c.Args[0]
-	cmd.Env = append(append(os.Environ(), s.Env()...), c.Env...) // of two entries of one name the last one counts
+	// Of two entries with one name the last one counts.
+	cmd.Env = append(append(os.Environ(), s.Env()...), c.Env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	// The signal comes when the thread that started the program ends: it must stay until then.
+	// The kernel sends Pdeathsig when the thread that started the program ends. So the thread must
+	// stay until then.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
@@ -56,7 +59,7 @@ func (s *Sandbox) Run(c Command, signals <-chan os.Signal) (int, error) {
 	return s.wait(cmd, signals)
 }
 
-// wait waits for a started cmd.
+// wait waits until a started cmd ends.
 func (s *Sandbox) wait(cmd *exec.Cmd, signals <-chan os.Signal) (int, error) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -89,17 +92,18 @@ func (s *Sandbox) wait(cmd *exec.Cmd, signals <-chan os.Signal) (int, error) {
 	}
 }
 
-// signal sends sig to the command, and what a keyboard may send to all that the command has started,
-// as a terminal does: a shell that waits for a program leaves SIGINT to that.
+// signal sends sig to the command. If a keyboard can send sig, it also sends it to all processes
+// that the command has started, as a terminal does: a shell that waits for a program leaves SIGINT
+// to the program.
 func (s *Sandbox) signal(command *os.Process, sig os.Signal) {
-	_ = command.Signal(sig) // one that is gone already is fine
+	_ = command.Signal(sig) // the process may have ended already
 	number, ok := sig.(unix.Signal)
 	if !ok || number == unix.SIGTERM {
 		return
 	}
 	pids, err := marked(marker + "=" + s.id)
 	if err != nil {
-		return // the command has it
+		return // the command itself has the signal
 	}
 	for _, pid := range pids {
 		if pid != command.Pid {
@@ -115,9 +119,9 @@ func exitCode(state *os.ProcessState) int {
 	return state.ExitCode()
 }
 
-// terminalSent says whether sig came from the keyboard, and so went to every process of the
-// terminal's foreground group, the command among them. The command decides what it means, as it
-// would under a shell.
+// terminalSent reports whether sig came from the keyboard, and so went to every process of the
+// terminal's foreground group, including the command. The command decides what the signal means, as
+// it would under a shell.
 func terminalSent(sig os.Signal) bool {
 	if sig != unix.SIGINT && sig != unix.SIGQUIT {
 		return false
@@ -131,7 +135,7 @@ func terminalSent(sig os.Signal) bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// program is the path of the program name.
+// program returns the path of the program name.
 func (s *Sandbox) program(name string) string {
 	if slices.Contains(commandNames[:], name) {
 		return filepath.Join(s.paths.bin(), name)
@@ -139,8 +143,8 @@ func (s *Sandbox) program(name string) string {
 	return name
 }
 
-// Env returns what a command's environment needs so that the command finds the cluster: client
-// programs by KUBECONFIG and PATH, containerd's by the sandbox's sockets.
+// Env returns the variables with which a command finds the cluster. Client programs find it by
+// KUBECONFIG and PATH, containerd's by the sandbox's sockets.
 func (s *Sandbox) Env() []string {
 	path := s.paths.bin()
 	if p := os.Getenv("PATH"); p != "" {

@@ -16,39 +16,43 @@ import (
 	"github.com/mote-k8s/mote/internal/disk"
 )
 
-// Values of Config.Wait.
+// These are the values of Config.Wait.
 const (
 	WaitAPI  = "api"  // the API answers
 	WaitNode = "node" // the node is Ready
 )
 
-// defaultHostname is the host's name in a sandbox, and so the node's and, with nothing before it, the cluster's.
+// defaultHostname is the name of the host in a sandbox, and so of the node. Without a prefix it is
+// also the default name of the cluster.
 const defaultHostname = "mote"
 
-// Config says what sandbox to start.
+// Config describes the sandbox to start.
 type Config struct {
-	// Exe is the mote file. Default: the running program.
+	// Exe is the path of the mote file. Default: the running program.
 	Exe string
 	// Args are Exe's arguments inside the sandbox. Default: "server".
 	Args []string
-	// Name is how other processes of the host find the sandbox. Unique on the host. Default: its id.
+	// Name is the name by which other processes of the host find the sandbox. It is unique on the
+	// host. Default: the sandbox's ID.
 	Name string
-	// Dir keeps the cluster's state on the host, for a later sandbox of the same Dir. Made when
-	// missing. Empty: the state is in memory and ends with the sandbox.
+	// Dir is the directory on the host that keeps the cluster's state for a later sandbox with the
+	// same Dir. It is made if it is missing. If Dir is empty, the state is in memory and ends with
+	// the sandbox.
 	Dir string
-	// Hostname is the host's name inside, and so the node's. Default "mote". A Dir remembers its
-	// node by this name.
+	// Hostname is the host's name inside, and so the node's. Default: "mote". The state in a Dir
+	// belongs to the node of this name.
 	Hostname string
-	// Images are archives that are loaded at start; their content decides, not their names. With a Dir
-	// they are copied into it.
+	// Images are archives to import at the start. Their content decides, not their names. With a
+	// Dir they are copied into it.
 	Images []string
-	// Publish lists NodePorts that are reachable from the host.
+	// Publish lists NodePorts to make reachable from the host.
 	Publish []Publish
-	// Wait says what Start waits for: WaitNode (default) or WaitAPI.
+	// Wait is the state that Start waits for: WaitNode (default) or WaitAPI.
 	Wait string
-	// Log is where the server's output goes. Nil: only the last lines are kept, for Log and StartError.
+	// Log gets the server's output. If it is nil, only the last lines are kept, for the method Log
+	// and for StartError.
 	Log io.Writer
-	// Report is told about progress. Nil: nobody is.
+	// Report is called for each change in the progress of Start. It may be nil.
 	Report func(Step)
 }
 
@@ -58,8 +62,8 @@ type Publish struct {
 	NodePort uint16
 }
 
-// ParsePublish reads [ADDRESS:]PORT:NODEPORT; the address is 127.0.0.1 when there is none, so that
-// a cluster that was meant for this machine is not offered to the network.
+// ParsePublish parses [ADDRESS:]PORT:NODEPORT. The default address is 127.0.0.1, so that a cluster
+// for this machine is not offered to the network.
 func ParsePublish(text string) (Publish, error) {
 	bad := fmt.Errorf("%q is not [ADDRESS:]PORT:NODEPORT, such as 8080:30080 or 0.0.0.0:8080:30080", text)
 	cut := strings.LastIndexByte(text, ':')
@@ -81,7 +85,7 @@ func ParsePublish(text string) (Publish, error) {
 	return Publish{Host: addr, NodePort: uint16(port)}, nil
 }
 
-// Validate reports what of c cannot work, before anything is started.
+// Validate returns an error if c cannot work. It starts nothing.
 func (c Config) Validate() error {
 	_, err := c.complete()
 	return err
@@ -162,7 +166,7 @@ func (c *Config) completeDir() error {
 	if err != nil {
 		return fmt.Errorf("directory %s: %w", c.Dir, err)
 	}
-	on, err := disk.Of(abs) // which may not be there yet
+	on, err := disk.Of(abs) // the directory may not exist yet
 	if err != nil {
 		return fmt.Errorf("cannot keep the cluster's state: %w", err)
 	}
@@ -176,8 +180,9 @@ func (c *Config) completeDir() error {
 	return nil
 }
 
-// lockDir takes the lock that keeps a second sandbox out of c.Dir. It lies on the directory
-// itself, so that it needs no file, and is held until the last duplicate of the file is closed.
+// lockDir takes the lock that keeps a second sandbox out of c.Dir. It locks the directory itself,
+// so it needs no lock file. The lock is held until the last duplicate of the open directory is
+// closed.
 func (c *Config) lockDir() (*os.File, error) {
 	if c.Dir == "" {
 		return nil, nil

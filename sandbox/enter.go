@@ -11,37 +11,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spec is what the supervisor tells the sandbox's first process, through a pipe, once the host's
-// side is ready.
+// spec holds the orders that the supervisor sends through a pipe to the sandbox's first process,
+// when the host's side is ready.
 type spec struct {
-	Stage    string   // a directory of the host to mount on; only this mount namespace sees it
+	Stage    string   // a directory of the host to mount on; only this mount namespace sees the mount
 	Exe      string   // the mote file
 	Args     []string // its arguments
-	Dir      string   // where state is kept, or empty
+	Dir      string   // the directory for the state, or empty
 	Images   []string
 	Hostname string
 }
 
-// statusFD is where Enter tells the supervisor what went wrong. It closes when the server is
-// executed, which tells that nothing did.
+// statusFD is the descriptor through which Enter reports an error to the supervisor. It closes when
+// the server is executed. An end without an error means success.
 const statusFD = 3
 
-// exeInside is where the mote file is inside, wherever the host has it.
+// exeInside is the path of the mote file inside, wherever it is on the host.
 const exeInside = insideDir + "/bin/mote"
 
-// insideDir holds what a sandbox needs of its own inside.
+// insideDir holds the files of the sandbox itself inside.
 const insideDir = "/run/sandbox"
 
-// Enter is the life of the sandbox's first process, the verb VerbInit, up to the server: it waits
-// on gate until it may go on, turns the fresh namespaces into the sandbox, and returns what to
-// execute there, as the same process. It locks the calling goroutine to its thread, which is the only
-// one in the new cgroup namespace: the caller must execute from the same goroutine.
+// Enter does the work of the sandbox's first process (the verb VerbInit) up to the server. It waits
+// on gate for its orders, turns the fresh namespaces into the sandbox, and returns the program that
+// the same process must execute. It locks the calling goroutine to its thread, the only one in the
+// new cgroup namespace. So the caller must execute from the same goroutine.
 func Enter(gate io.Reader) (argv, env []string, err error) {
 	runtime.LockOSThread()
 	unix.CloseOnExec(statusFD)
 	argv, env, err = enter(gate)
 	if err != nil {
-		// The supervisor says it; what is returned here lands in the log.
+		// The supervisor reports this error. The returned one only goes to the log.
 		_, _ = unix.Write(statusFD, []byte(err.Error()))
 		return nil, nil, fmt.Errorf("enter the sandbox: %w", err)
 	}
@@ -49,7 +49,8 @@ func Enter(gate io.Reader) (argv, env []string, err error) {
 }
 
 func enter(gate io.Reader) (argv, env []string, err error) {
-	// The supervisor is the parent. The keeper sees its death too, but may be killed with it.
+	// The supervisor is the parent. The keeper notices its death too, but may be killed together
+	// with it.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("follow the supervisor: %w", err)
 	}
@@ -57,7 +58,7 @@ func enter(gate io.Reader) (argv, env []string, err error) {
 	if err := json.NewDecoder(gate).Decode(&sp); err != nil {
 		return nil, nil, fmt.Errorf("the supervisor ended: %w", err)
 	}
-	unix.Umask(0o022) // the caller's may be stricter than containers can live with
+	unix.Umask(0o022) // the caller's may be too strict for containers
 	if err := unix.Sethostname([]byte(sp.Hostname)); err != nil {
 		return nil, nil, fmt.Errorf("set the host's name: %w", err)
 	}
@@ -74,15 +75,15 @@ func enter(gate io.Reader) (argv, env []string, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("set the loopback device up: %w", err)
 	}
-	// The server would load kernel modules, which change the host and outlive the sandbox.
+	// The server would load kernel modules. They change the host and outlive the sandbox.
 	if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_MODULE, 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("give up loading kernel modules: %w", err)
 	}
 	return append([]string{exeInside}, sp.Args...), environ(), nil
 }
 
-// environ is the server's environment: nothing of the caller's, so that a sandbox is the same
-// whoever starts it.
+// environ returns the server's environment. It contains nothing of the caller's, so that a sandbox
+// is the same for every caller.
 func environ() []string {
 	return []string{
 		"PATH=" + filepath.Dir(exeInside) + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -91,7 +92,8 @@ func environ() []string {
 	}
 }
 
-// enterCgroups makes the groups that the supervisor put this process into the tops of what it sees.
+// enterCgroups makes this process see its groups, which the supervisor has chosen, as the tops of
+// their hierarchies.
 func enterCgroups() error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("make a cgroup namespace: %w", err)

@@ -9,12 +9,13 @@ import (
 	"time"
 )
 
-// acceptRetry is how long a forward rests when the system lets it accept no connection.
+// acceptRetry is the pause of a forward after the system refused to accept a connection.
 const acceptRetry = 100 * time.Millisecond
 
-// publishWait is how long a connection to a published port waits for the NodePort behind it: a Service is often made,
-// or gets its first endpoint, moments after its clients begin to try. publishRetry is the pause between two
-// tries; there is nothing to wait on before somebody answers.
+// publishWait is the time that a connection to a published port waits for the NodePort behind it. A
+// Service is often made, or gets its first endpoint, moments after its clients begin to try.
+// publishRetry is the pause between two attempts. Before the NodePort answers there is no event to
+// wait for.
 const (
 	publishWait  = 30 * time.Second
 	publishRetry = 50 * time.Millisecond
@@ -39,7 +40,7 @@ func patient(dial func(context.Context) (net.Conn, error)) func(context.Context)
 	}
 }
 
-// forward serves a listener on the host by connections into the sandbox.
+// forward accepts connections on a listener of the host and forwards them into the sandbox.
 type forward struct {
 	listener net.Listener
 	dial     func(context.Context) (net.Conn, error)
@@ -57,7 +58,7 @@ func startForward(l net.Listener, dial func(context.Context) (net.Conn, error)) 
 				return
 			}
 			if err != nil {
-				select { // too many open files, for one: not for ever
+				select { // an error such as too many open files does not last for ever
 				case <-ctx.Done():
 					return
 				case <-time.After(acceptRetry):
@@ -83,7 +84,7 @@ func (f *forward) serve(ctx context.Context, outside net.Conn) {
 	defer outside.Close()
 	inside, err := f.dial(ctx)
 	if err != nil {
-		return // the caller sees its connection closed, as of a port that nobody serves
+		return // the caller's connection is closed, as with a port on which no program listens
 	}
 	defer inside.Close()
 	stop := context.AfterFunc(ctx, func() {
@@ -97,8 +98,8 @@ func (f *forward) serve(ctx context.Context, outside net.Conn) {
 	wg.Wait()
 }
 
-// pipe copies until from ends and passes the end on, while the other direction may go on: kubectl
-// exec and many protocols need that. Between TCP sockets the copy stays in the kernel.
+// pipe copies until from ends, and passes the end on. The other direction may go on: kubectl exec
+// and many protocols need that. Between TCP sockets the copy stays in the kernel.
 func pipe(to, from net.Conn) {
 	_, err := io.Copy(to, from)
 	if tcp, ok := to.(*net.TCPConn); ok && err == nil {

@@ -20,15 +20,16 @@ import (
 // initProcess is the supervisor's side of the sandbox's first process.
 type initProcess struct {
 	cmd    *exec.Cmd
-	gate   *os.File      // what the process waits on: a spec, or the end of the supervisor
-	status *os.File      // an error of Enter, or its end
-	netns  *os.File      // its network namespace
+	gate   *os.File      // the process waits on it for a spec, or for the end of the supervisor
+	status *os.File      // carries an error of Enter, or ends without one
+	netns  *os.File      // the process' network namespace
 	done   chan struct{} // closed when the process has ended
-	err    error         // how it ended; read after done
+	err    error         // the reason for the end; read it only after done
 }
 
-// startInit starts the first process in fresh namespaces. It waits there for release. Its cgroup
-// namespace comes later: that shows the groups that the process is in when it is made.
+// startInit starts the first process in fresh namespaces, where it waits for release. The cgroup
+// namespace comes later, because its tops are the groups that the process is in when the namespace
+// is made.
 func startInit(exe string, log io.Writer) (*initProcess, error) {
 	gateEnd, gate, err := os.Pipe()
 	if err != nil {
@@ -53,17 +54,17 @@ func startInit(exe string, log io.Writer) (*initProcess, error) {
 	p := &initProcess{cmd: cmd, gate: gate, status: status, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The kernel takes the thread that started a process for its parent, and kills the process
-		// when that thread ends; a locked thread stays until this function returns.
+		// The kernel treats the thread that started a process as its parent, and kills the process
+		// when that thread ends. A locked thread stays until this function returns.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		if err == nil {
-			// Opened once: a later look by process id might find another process's.
+			// This opens the namespace once. Later the process ID might belong to another process.
 			p.netns, err = os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/net")
 		}
 		if err != nil {
-			gate.Close() // which ends the process if there is one
+			gate.Close() // this ends the process if there is one
 		}
 		started <- err
 		if cmd.Process == nil {
@@ -84,10 +85,11 @@ func startInit(exe string, log io.Writer) (*initProcess, error) {
 
 func (p *initProcess) pid() int { return p.cmd.Process.Pid }
 
-// root is a path to the root directory inside. Before release has returned it is the host's.
+// root returns a path to the root directory inside. Before release has returned, it is the host's
+// root.
 func (p *initProcess) root() string { return rootOf(p.pid()) }
 
-// release lets the process go on, and returns when it has become the server's.
+// release lets the process go on, and returns when it has executed the server.
 func (p *initProcess) release(ctx context.Context, sp spec) error {
 	defer p.status.Close()
 	err := json.NewEncoder(p.gate).Encode(sp)
@@ -108,33 +110,33 @@ func (p *initProcess) release(ctx context.Context, sp spec) error {
 	return nil
 }
 
-// stop asks the server to stop and waits for that at most for timeout.
+// stop asks the server to stop and waits for its end, at most for timeout.
 func (p *initProcess) stop(timeout time.Duration) {
-	_ = p.cmd.Process.Signal(unix.SIGTERM) // one that is gone already is fine
+	_ = p.cmd.Process.Signal(unix.SIGTERM) // the process may have ended already
 	select {
 	case <-p.done:
 	case <-time.After(timeout):
 	}
 }
 
-// kill ends every process inside: the kernel does that when the first one of a PID namespace dies.
-// Nothing may be dialled any more.
+// kill ends every process inside: the kernel does that when the first process of a PID namespace
+// dies. The caller must not dial afterwards.
 func (p *initProcess) kill() {
 	p.gate.Close()
 	p.status.Close()
 	p.netns.Close()
-	_ = p.cmd.Process.Kill() // one that is gone already is fine
+	_ = p.cmd.Process.Kill() // the process may have ended already
 }
 
-// dial connects to a TCP address inside. Only the thread that makes the socket is inside, and it
-// ends with this call: a socket belongs to the namespace that it was made in.
+// dial connects to a TCP address inside. Only the thread that makes the socket enters the
+// namespace, and it ends with this call. A socket stays in the namespace in which it was made.
 func (p *initProcess) dial(ctx context.Context, address string) (conn net.Conn, err error) {
 	onThread(func() { conn, err = p.dialHere(ctx, address) })
 	return conn, err
 }
 
-// onThread calls do on a thread that nothing else runs on afterwards. It is never the main thread:
-// that one cannot be ended, and its namespaces are taken for the process's.
+// onThread calls do on a thread that runs nothing else afterwards. It is never the main thread,
+// which cannot be ended and whose namespaces count as those of the process.
 func onThread(do func()) {
 	done := make(chan struct{})
 	go func() {
@@ -142,7 +144,7 @@ func onThread(do func()) {
 		runtime.LockOSThread()
 		if unix.Gettid() == os.Getpid() {
 			defer runtime.UnlockOSThread()
-			onThread(do) // elsewhere, because this thread is taken
+			onThread(do) // on another thread, because this one is locked
 			return
 		}
 		do() // never unlocked: the runtime ends the thread with the goroutine
@@ -154,6 +156,6 @@ func (p *initProcess) dialHere(ctx context.Context, address string) (net.Conn, e
 	if err := unix.Setns(int(p.netns.Fd()), unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("enter the sandbox's network: %w", err)
 	}
-	// An address without a name makes the dialer open its socket right here, on this goroutine.
+	// The address has no host name, so the dialer opens its socket on this goroutine.
 	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
 }

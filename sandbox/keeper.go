@@ -21,30 +21,34 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// StateRoot holds a directory for each sandbox of the host, and is there only while one is.
+// StateRoot holds a directory for each sandbox of the host. It exists only while a sandbox does.
 const StateRoot = layout.Sandboxes
 
-// marker is the environment variable that what runs against a sandbox carries, so that the keeper
-// finds it wherever it went: process groups and sessions can be left, this cannot by accident.
+// marker is an environment variable of every process that is started against a sandbox. By it the
+// keeper finds the processes wherever they went: a process can leave its process group and session,
+// but it does not lose this variable by accident.
 const marker = "MOTE_SANDBOX"
 
-// removeTimeout bounds the removal of one sandbox. Killed processes are gone in milliseconds; one
-// that hangs in the kernel (a dead network file system) must not hold the caller for ever.
+// removeTimeout bounds the removal of one sandbox. Killed processes end in milliseconds. A process
+// that hangs in the kernel (a dead network file system) must not block the caller for ever.
 const removeTimeout = 10 * time.Second
 
-// made is what a keeper tells the supervisor: first what it made, or the error that kept it from
-// that; at the end, once more, the error that kept it from removing it.
+// made is the keeper's message to the supervisor. The first message names everything that the
+// keeper made, or the error that prevented it. If the removal fails, a second message at the end
+// has its error.
 type made struct {
 	Dir     string   `json:"dir,omitempty"`
 	Cgroups []string `json:"cgroups,omitempty"`
 	Error   string   `json:"error,omitempty"`
 }
 
-// Keep is the keeper's whole life, the verb VerbKeeper: it makes what sandbox id, called name, needs on the host,
-// says so on reply, waits for the end of lifeline, and removes everything. The supervisor holds the
-// other end of lifeline, so that its end, however it came about, is seen here.
+// Keep does the work of the keeper (the verb VerbKeeper). It makes what sandbox id, called name,
+// needs on the host, reports that on reply, waits for the end of lifeline, and removes everything.
+// The supervisor holds the other end of lifeline, so Keep notices every kind of end of the
+// supervisor.
 func Keep(id, name string, lifeline io.Reader, reply io.Writer) error {
-	// What ends the supervisor must not end its keeper; a reply nobody reads is not an error.
+	// A signal that ends the supervisor must not end its keeper. A reply that nobody reads is no
+	// error.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	if !regexp.MustCompile(`^[0-9a-f]{8}$`).MatchString(id) {
 		return fmt.Errorf("%q is not the id of a sandbox", id)
@@ -69,7 +73,8 @@ func Keep(id, name string, lifeline io.Reader, reply io.Writer) error {
 	return nil
 }
 
-// makeHost makes the sandbox's directory, whose lock says that its keeper is alive, and its cgroups.
+// makeHost makes the sandbox's directory and its cgroups. A lock on the directory shows that the
+// keeper is alive.
 func makeHost(id, name string) (lock *os.File, m made, err error) {
 	m.Dir = filepath.Join(StateRoot, id)
 	err = withStateRoot(func() error {
@@ -126,7 +131,7 @@ func withStateRoot(do func() error) error {
 	}
 }
 
-// stillThere says whether StateRoot is the directory that f was opened as.
+// stillThere reports whether StateRoot is still the directory that f has open.
 func stillThere(f *os.File) bool {
 	opened, err := f.Stat()
 	if err != nil {
@@ -148,7 +153,8 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// removeStale removes what sandboxes left whose keeper was killed. The caller holds StateRoot.
+// removeStale removes the remains of sandboxes whose keeper was killed. The caller holds the lock
+// on StateRoot.
 func removeStale() error {
 	entries, err := os.ReadDir(StateRoot)
 	if err != nil {
@@ -180,7 +186,7 @@ func removeStale() error {
 // removeHost removes everything of sandbox id, and StateRoot after the last one.
 func removeHost(id string) error {
 	if err := removeProcesses(id); err != nil {
-		return err // before the lock on StateRoot is taken: others need not wait for this
+		return err // before the lock on StateRoot is taken: other keepers need not wait for this
 	}
 	return withStateRoot(func() error {
 		err := removeParts(id)
@@ -189,8 +195,8 @@ func removeHost(id string) error {
 	})
 }
 
-// removeParts removes sandbox id; its directory goes last, so that what could not be removed is
-// found again by the next keeper.
+// removeParts removes sandbox id. Its directory goes last, so that the next keeper finds everything
+// that could not be removed.
 func removeParts(id string) error {
 	if err := removeProcesses(id); err != nil {
 		return err
@@ -201,7 +207,8 @@ func removeParts(id string) error {
 	return nil
 }
 
-// removeProcesses kills what carries the marker, and what is in the cgroups, and removes those.
+// removeProcesses kills the processes that have the marker and those in the cgroups, and removes
+// the cgroups.
 func removeProcesses(id string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 	defer cancel()
@@ -211,7 +218,7 @@ func removeProcesses(id string) error {
 	return removeCgroups(ctx, cgroupName(id))
 }
 
-// killMarked kills every process whose environment holds entry until there is none.
+// killMarked kills every process whose environment holds entry, until there is none.
 func killMarked(ctx context.Context, entry string) error {
 	for {
 		pids, err := marked(entry)
@@ -222,7 +229,7 @@ func killMarked(ctx context.Context, entry string) error {
 			return nil
 		}
 		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL) // one that is gone already is fine
+			_ = unix.Kill(pid, unix.SIGKILL) // the process may have ended already
 		}
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("cannot end processes %v of the sandbox", pids)
@@ -230,8 +237,8 @@ func killMarked(ctx context.Context, entry string) error {
 	}
 }
 
-// marked lists the processes whose environment, as it was when they were executed, holds entry. A
-// process that is dead but not yet waited for has none.
+// marked lists the processes whose environment, at the time of their execution, holds entry. A dead
+// process that its parent has not waited for has no environment.
 func marked(entry string) ([]int, error) {
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
@@ -245,7 +252,7 @@ func marked(entry string) ([]int, error) {
 		}
 		environ, err := os.ReadFile(filepath.Join("/proc", d.Name(), "environ"))
 		if err != nil {
-			continue // gone since
+			continue // the process has ended meanwhile
 		}
 		if bytes.Contains(append([]byte{0}, environ...), []byte("\x00"+entry+"\x00")) {
 			pids = append(pids, pid)
@@ -254,7 +261,7 @@ func marked(entry string) ([]int, error) {
 	return pids, nil
 }
 
-// pause waits a moment between two looks at something that has no event to wait for.
+// pause waits a moment between two checks of something that sends no event.
 func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -268,13 +275,14 @@ func pause(ctx context.Context) error {
 type keeper struct {
 	id       string
 	cmd      *exec.Cmd
-	lifeline *os.File // closing it tells the keeper to remove everything
+	lifeline *os.File // closing it makes the keeper remove everything
 	reply    *os.File
 	replies  *json.Decoder
 }
 
-// startKeeper starts a keeper in a session of its own, with lock, if there is one, held as long as
-// it lives. It makes nothing on the host itself: the keeper exists before anything else does.
+// startKeeper starts a keeper in a session of its own. The keeper holds lock, if there is one, as
+// long as it lives. startKeeper itself makes nothing on the host: the keeper exists before anything
+// else does.
 func startKeeper(exe, id, name string, lock *os.File) (*keeper, error) {
 	lifeEnd, lifeline, err := os.Pipe()
 	if err != nil {
@@ -288,7 +296,8 @@ func startKeeper(exe, id, name string, lock *os.File) (*keeper, error) {
 	}
 	defer replyEnd.Close()
 	cmd := exec.Command(exe, VerbKeeper, id, name)
-	cmd.Env = []string{} // without a marker: a keeper inside another sandbox's command outlives that
+	// Without a marker, a keeper in the command of another sandbox outlives that sandbox.
+	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout = lifeEnd, replyEnd
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -303,7 +312,7 @@ func startKeeper(exe, id, name string, lock *os.File) (*keeper, error) {
 	return &keeper{id: id, cmd: cmd, lifeline: lifeline, reply: reply, replies: json.NewDecoder(reply)}, nil
 }
 
-// made waits for what the keeper made.
+// made waits for the keeper's first message.
 func (k *keeper) made(ctx context.Context) (made, error) {
 	stop := context.AfterFunc(ctx, func() { k.reply.SetReadDeadline(time.Unix(1, 0)) })
 	var m made
@@ -320,7 +329,7 @@ func (k *keeper) made(ctx context.Context) (made, error) {
 	return m, nil
 }
 
-// close has the keeper remove everything, and does it itself when the keeper is not there any more.
+// close makes the keeper remove everything. If the keeper is gone, it removes everything itself.
 func (k *keeper) close() error {
 	defer k.reply.Close()
 	k.lifeline.Close()

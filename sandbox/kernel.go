@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// devices shows the host's device nodes; making and removing nodes does not reach the host.
+// devices shows the host's device nodes inside. Making or removing nodes inside does not affect the
+// host.
 func (r *rootBuilder) devices() error {
 	mounts, err := readMounts()
 	if err != nil {
@@ -35,18 +36,18 @@ func (r *rootBuilder) devices() error {
 		}
 		err := mount(m.fstype, r.at(m.path), m.fstype, unix.MS_NOSUID|unix.MS_NOEXEC, m.options)
 		if err != nil && !(m.fstype == "mqueue" && errors.Is(err, unix.ENODEV)) {
-			return err // few need message queues, and few kernels lack them
+			return err // a missing mqueue is ignored: few programs need it, and few kernels lack it
 		}
 	}
 	return nil
 }
 
-// kernel mounts the sandbox's own /proc, /sys and cgroups. /sys/kernel/security stays out: without
-// it containerd leaves the host's AppArmor profiles alone.
+// kernel mounts the sandbox's own /proc, /sys and cgroups. It does not mount /sys/kernel/security:
+// without it, containerd does not touch the host's AppArmor profiles.
 func (r *rootBuilder) kernel(hs []hierarchy) error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	// The second one stays as it is: the kernel lets a container with a user namespace of its own
-	// mount /proc only where one is in sight that nothing covers (mount_too_revealing).
+	// The second /proc stays uncovered. The kernel lets a container with its own user namespace
+	// mount /proc only if it sees one that nothing covers (mount_too_revealing).
 	for _, path := range []string{"/proc", insideDir + "/proc"} {
 		if err := mkdir(r.at(path), 0o555); err != nil {
 			return err
@@ -64,8 +65,9 @@ func (r *rootBuilder) kernel(hs []hierarchy) error {
 	return r.cgroups(hs, flags)
 }
 
-// sysctls covers the settings of the whole kernel that the kubelet writes at start (pkg/kubelet/cm,
-// setupKernelTunables) with files that hold what it wants to see, so that the host keeps its own.
+// sysctls hides those settings of the whole kernel that the kubelet writes at the start
+// (pkg/kubelet/cm, setupKernelTunables). It puts files over them that hold the values that the
+// kubelet wants. So the host keeps its own settings.
 func (r *rootBuilder) sysctls() error {
 	for i, s := range []struct{ name, value string }{
 		{"vm/overcommit_memory", "1"},
@@ -77,7 +79,7 @@ func (r *rootBuilder) sysctls() error {
 	} {
 		target := r.at(filepath.Join("/proc/sys", s.name))
 		if _, err := os.Stat(target); err != nil {
-			continue // not in this kernel
+			continue // this kernel does not have the setting
 		}
 		private := filepath.Join(r.stage, "sysctl-"+strconv.Itoa(i))
 		if err := os.WriteFile(private, []byte(s.value+"\n"), 0o644); err != nil {
@@ -90,7 +92,8 @@ func (r *rootBuilder) sysctls() error {
 	return nil
 }
 
-// cgroups mounts the hierarchies where the host has them, with the sandbox's groups as their tops.
+// cgroups mounts the hierarchies at the paths that they have on the host. Their tops are the
+// sandbox's groups.
 func (r *rootBuilder) cgroups(hs []hierarchy, flags uintptr) error {
 	const top = "/sys/fs/cgroup"
 	if len(hs) == 1 && hs[0].v2 {
@@ -117,8 +120,8 @@ func (r *rootBuilder) cgroups(hs []hierarchy, flags uintptr) error {
 	return copyLinks(top, r.at(top))
 }
 
-// copyLinks makes the symbolic links of one directory in another: /sys/fs/cgroup/cpu leads to
-// cpu,cpuacct on many hosts.
+// copyLinks makes the symbolic links of one directory in another. On many hosts /sys/fs/cgroup/cpu
+// is a link to cpu,cpuacct.
 func copyLinks(from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {

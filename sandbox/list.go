@@ -17,21 +17,23 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// Info describes a running sandbox to other processes of the host. Its directory holds it as info.json.
+// Info describes a running sandbox to other processes of the host. The sandbox's directory holds it
+// as info.json.
 type Info struct {
 	Name string `json:"name"`
 	ID   string `json:"id"`
-	// PID is the supervisor, "mote run".
+	// PID is the process ID of the supervisor, "mote run".
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
-	// Ready says that Start has returned.
+	// Ready means that Start has returned.
 	Ready bool `json:"ready"`
 	// Server is the URL of the forwarded API.
 	Server string `json:"server,omitempty"`
-	// Dir keeps the state, or is empty.
+	// Dir is the directory that keeps the state, or empty.
 	Dir string `json:"dir,omitempty"`
 
-	// Init is the first process inside, and InitTime its start, by which it is known from a later process of its number.
+	// Init is the process ID of the first process inside. InitTime is its start time, which
+	// distinguishes it from a later process with the same ID.
 	Init     int    `json:"init"`
 	InitTime string `json:"initTime"`
 }
@@ -39,11 +41,11 @@ type Info struct {
 const (
 	infoFile = "info.json"
 	nameFile = "name"
-	// nameForm is a DNS label, so that contexts and hosts can be called after a sandbox.
+	// nameForm matches a DNS label, so that contexts and hosts can have the name of a sandbox.
 	nameForm = `^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`
 )
 
-// CheckName returns what is wrong with a name for a sandbox.
+// CheckName returns an error if name cannot be the name of a sandbox.
 func CheckName(name string) error {
 	if !regexp.MustCompile(nameForm).MatchString(name) {
 		return fmt.Errorf("%q is not a name for a sandbox: use 1 to 40 small letters, digits and hyphens, no hyphen at an end", name)
@@ -51,7 +53,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// List returns the running sandboxes of this host, oldest first. Only root sees them.
+// List returns the running sandboxes of this host, oldest first. Only root can read them.
 func List() ([]Info, error) {
 	entries, err := os.ReadDir(StateRoot)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,11 +66,11 @@ func List() ([]Info, error) {
 	for _, e := range entries {
 		data, err := os.ReadFile(filepath.Join(StateRoot, e.Name(), infoFile))
 		if err != nil {
-			continue // it has not begun yet, or is gone
+			continue // it has not started yet, or has ended
 		}
 		var i Info
 		if err := json.Unmarshal(data, &i); err != nil || i.ID != e.Name() {
-			continue // written by another version
+			continue // another version wrote it
 		}
 		if started, err := startOf(i.Init); err == nil && started == i.InitTime {
 			all = append(all, i)
@@ -78,7 +80,7 @@ func List() ([]Info, error) {
 	return all, nil
 }
 
-// Find returns the running sandbox that is called name.
+// Find returns the running sandbox called name.
 func Find(name string) (Info, error) {
 	all, err := List()
 	if err != nil {
@@ -97,7 +99,7 @@ func Find(name string) (Info, error) {
 	return Info{}, fmt.Errorf("no sandbox is called %q; these run: %s", name, strings.Join(names, ", "))
 }
 
-// Env returns what the environment of a command needs so that it finds the sandbox: client programs by
+// Env returns the variables with which a command finds the sandbox. Client programs find it by
 // KUBECONFIG, containerd's and mote's by the sandbox's sockets.
 func (i Info) Env() []string {
 	paths := hostPaths{dir: filepath.Join(StateRoot, i.ID)}
@@ -105,23 +107,25 @@ func (i Info) Env() []string {
 	containerd := layout.Run(run).ContainerdSocket()
 	return []string{
 		"KUBECONFIG=" + paths.kubeconfig(),
-		"KUBECACHEDIR=" + paths.cache(), // kubectl's default is in the home directory, and stays
+		// kubectl's default directory is in the home directory and would stay there.
+		"KUBECACHEDIR=" + paths.cache(),
 		"MOTE_RUN_DIR=" + run,
 		"CONTAINERD_ADDRESS=" + containerd,
 		"CONTAINER_RUNTIME_ENDPOINT=unix://" + containerd,
 	}
 }
 
-// rootOf is a path to the root directory of process pid.
+// rootOf returns a path to the root directory of process pid.
 func rootOf(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/root" }
 
-// startOf is when process pid was started, in clock ticks since boot (proc_pid_stat(5), field 22).
+// startOf returns the start time of process pid, in clock ticks since boot (proc_pid_stat(5), field
+// 22).
 func startOf(pid int) (string, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return "", err
 	}
-	// The second field is the program's name in parentheses, which may hold anything.
+	// The second field is the program's name in parentheses. The name may contain any character.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
 	if len(fields) < 20 {
 		return "", fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
@@ -129,7 +133,7 @@ func startOf(pid int) (string, error) {
 	return fields[19], nil
 }
 
-// info describes s as it is now.
+// info returns the current Info of s.
 func (s *Sandbox) info(ready bool) (Info, error) {
 	started, err := startOf(s.init.pid())
 	if err != nil {
@@ -145,7 +149,7 @@ func (s *Sandbox) info(ready bool) (Info, error) {
 	return i, nil
 }
 
-// publishInfo lets other processes find s. The file is replaced whole.
+// publishInfo writes the file by which other processes find s. It replaces the file atomically.
 func (s *Sandbox) publishInfo(ready bool) error {
 	i, err := s.info(ready)
 	if err != nil {
@@ -161,8 +165,8 @@ func (s *Sandbox) publishInfo(ready bool) error {
 	return nil
 }
 
-// takeName writes the name of sandbox id, unless another one has it. The caller holds StateRoot, and the remains of
-// dead sandboxes are gone.
+// takeName writes the name of sandbox id, unless another sandbox has it. The caller holds the lock
+// on StateRoot and has removed the remains of dead sandboxes.
 func takeName(id, name string) error {
 	entries, err := os.ReadDir(StateRoot)
 	if err != nil {

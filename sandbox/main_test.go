@@ -27,8 +27,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// The test's own program plays every part: the keeper and the first process, as mote does, a small
-// server in place of mote's, and a supervisor that a test can kill.
+// TestMain lets the test program run in all roles: as the keeper and the first process, like mote;
+// as a small server in place of mote's; and as a supervisor that a test can kill.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		parts := map[string]func([]string) error{
@@ -56,7 +56,7 @@ func becomeServer() error {
 	return unix.Exec(argv[0], argv, env)
 }
 
-// supervise runs a command in a sandbox as "mote run" does: its arguments are a Config in JSON and
+// supervise runs a command in a sandbox, as "mote run" does. Its arguments are a Config in JSON and
 // the command.
 func supervise(args []string) error {
 	var cfg Config
@@ -88,8 +88,8 @@ func supervise(args []string) error {
 	return nil
 }
 
-// serveDummy is the server of the tests' sandboxes. It answers what Start asks, and /self with how
-// the world looks from inside; a node is Ready from the second event of a watch on.
+// serveDummy is the server of the tests' sandboxes. It answers the requests of Start, and /self
+// with its view of the surroundings. A node is Ready from the second event of a watch on.
 func serveDummy(args []string) error {
 	if len(args) > 0 && args[0] == "broken" {
 		return errors.New("this server is broken")
@@ -133,7 +133,7 @@ func serveDummy(args []string) error {
 	return os.WriteFile(dataDir+"/stopped", nil, 0o600)
 }
 
-// serveNodePort answers on a NodePort, after the caller has closed its half.
+// serveNodePort answers on a NodePort after the caller has closed its half of the connection.
 func serveNodePort() error {
 	nodePort, err := net.Listen("tcp", "127.0.0.1:30080")
 	if err != nil {
@@ -180,7 +180,7 @@ func selfSigned() (tls.Certificate, []byte, error) {
 	return cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
-// surroundings is what the dummy server sees of the world.
+// surroundings is the dummy server's view of the system around it.
 type surroundings struct {
 	PID        int
 	Hostname   string
@@ -189,8 +189,8 @@ type surroundings struct {
 	Mounts     []*mountinfo.Info
 	Cgroup     string
 	Images     []string
-	Writable   []string // of the images
-	Errors     []string // of things that a server must be able to do
+	Writable   []string // names of images that can be written
+	Errors     []string // failures of things that a server must be able to do
 }
 
 func lookAround() surroundings {
@@ -216,7 +216,7 @@ func lookAround() surroundings {
 			s.Errors = append(s.Errors, err.Error())
 		}
 	}
-	// Over the host's files, and in places.
+	// These files are over the host's files, and in places.
 	for _, path := range []string{"/etc/sandbox-test", "/usr/sandbox-test", "/dev/sandbox-test", "/tmp/sandbox-test", "/var/log/sandbox-test"} {
 		check(os.WriteFile(path, []byte("inside"), 0o600))
 	}
@@ -234,7 +234,7 @@ func lookAround() surroundings {
 	return s
 }
 
-// overlayOnData does what containerd does for a container.
+// overlayOnData mounts an overlay as containerd does for a container.
 func overlayOnData() error {
 	for _, d := range []string{"lower", "upper", "work", "merged"} {
 		if err := os.Mkdir(dataDir+"/"+d, 0o755); err != nil {

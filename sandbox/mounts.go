@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readMounts returns the mounts of the calling process, a parent before what is mounted on it.
+// readMounts returns the mounts of the calling process. A parent comes before the mounts on it.
 func readMounts() ([]*mountinfo.Info, error) {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -17,7 +17,7 @@ func readMounts() ([]*mountinfo.Info, error) {
 	return mounts, nil
 }
 
-// mount is mount(2) with an error that names the mount point.
+// mount calls mount(2). Its error names the mount point.
 func mount(source, target, fstype string, flags uintptr, data string) error {
 	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", firstOf(fstype, source), target, err)
@@ -32,12 +32,13 @@ func firstOf(a, b string) string {
 	return b
 }
 
-// bind makes the file or directory at source, with what is mounted below it, visible at target.
+// bind makes the file or directory at source visible at target, with everything that is mounted
+// below it.
 func bind(source, target string) error {
 	return mount(source, target, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
-// showFile makes the host's file at source readable at target, which is not there yet.
+// showFile makes the host's file at source readable at target. target must not exist yet.
 func showFile(source, target string) error {
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -47,12 +48,13 @@ func showFile(source, target string) error {
 	return bindReadOnly(source, target)
 }
 
-// bindReadOnly shows source alone, without what is mounted below it, and refuses writes.
+// bindReadOnly makes source visible at target, without what is mounted below it, and refuses
+// writes.
 func bindReadOnly(source, target string) error {
 	if err := mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
-	// The flags that a mount came with are kept: a remount may not drop them in all cases.
+	// This keeps the flags of the mount: a remount may not drop them in all cases.
 	var fs unix.Statfs_t
 	if err := unix.Statfs(target, &fs); err != nil {
 		return fmt.Errorf("statfs %s: %w", target, err)
@@ -61,7 +63,7 @@ func bindReadOnly(source, target string) error {
 	return mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|uintptr(fs.Flags)&kept, "")
 }
 
-// mkdir is os.MkdirAll with exactly mode for the last directory, whatever the umask.
+// mkdir works like os.MkdirAll. The last directory gets exactly mode, whatever the umask.
 func mkdir(path string, mode os.FileMode) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return fmt.Errorf("make a directory: %w", err)

@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// binfmtDir lists the formats that the kernel runs besides its own.
+// binfmtDir lists the executable formats that were added to the kernel's own.
 const binfmtDir = "/proc/sys/fs/binfmt_misc"
 
-// LookPath reports whether Run can run the program name. mote, kubectl and ctr are always the sandbox's own. Errors
-// wrap exec.ErrNotFound, fs.ErrPermission or ErrNoProgram.
+// LookPath returns an error if Run cannot run the program name. mote, kubectl and ctr are always
+// the sandbox's own. Errors wrap exec.ErrNotFound, fs.ErrPermission or ErrNoProgram.
 func LookPath(name string) error {
 	if slices.Contains(commandNames[:], name) {
 		return nil
@@ -32,18 +32,19 @@ func LookPath(name string) error {
 	return nil
 }
 
-// ErrNoProgram is the kernel's refusal of an executable file.
+// ErrNoProgram means that the kernel refuses to execute a file.
 var ErrNoProgram = errors.New("the kernel cannot run it")
 
-// checkFormat finds what would make the kernel refuse the file at path: a script without its first line, or one
-// whose interpreter is missing. A file that it may not read is left to the kernel.
+// checkFormat detects reasons for which the kernel would refuse the file at path: a script without
+// its first line, or one whose interpreter is missing. If checkFormat cannot read the file, the
+// kernel decides.
 func checkFormat(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil
 	}
 	defer file.Close()
-	head := make([]byte, 256) // the kernel reads as much (BINPRM_BUF_SIZE)
+	head := make([]byte, 256) // the kernel reads the same number of bytes (BINPRM_BUF_SIZE)
 	n, err := io.ReadFull(file, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return nil
@@ -66,7 +67,7 @@ func checkFormat(path string) error {
 	return fmt.Errorf("%w: it is no program and has no #! line; begin it with #!/bin/sh, or run: sh %s", ErrNoProgram, path)
 }
 
-// otherFormats reports whether the kernel was given formats of its user (binfmt_misc).
+// otherFormats reports whether users have added formats to the kernel (binfmt_misc).
 func otherFormats() bool {
 	entries, err := os.ReadDir(binfmtDir)
 	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool {

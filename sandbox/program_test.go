@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLookPath finds before the start what exec(2) would find after it.
+// TestLookPath checks that LookPath finds, before the start, the errors that exec(2) would find
+// after it.
 func TestLookPath(t *testing.T) {
 	if otherFormats() {
 		t.Skip("this kernel runs other formats too")

@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// Bounds of a report, which is read on a terminal and in a CI job's log.
+// These are the bounds of a report, which is read on a terminal and in the log of a CI job.
 const (
 	reportPods   = 30
 	reportEvents = 20
 	reportLogs   = 5
-	// reportLines is how much of each container's log is shown.
+	// reportLines is the number of lines of each container's log in the report.
 	reportLines = 15
 )
 
-// pod is what a report reads of a Pod.
+// pod holds the fields of a Pod that a report reads.
 type pod struct {
 	Metadata struct{ Namespace, Name string }
 	Status   struct {
@@ -51,7 +51,8 @@ type containerState struct {
 	}
 }
 
-// trouble returns why the pod is not Ready, or "" if it is or has done its work.
+// trouble returns the reason why the pod is not Ready, or "" if it is Ready or has finished its
+// work.
 func (p pod) trouble() string {
 	if p.Status.Phase == "Succeeded" {
 		return ""
@@ -86,7 +87,8 @@ func (c containerStatus) trouble() string {
 	return ""
 }
 
-// failed reports whether the container has ended badly, and whether that was its life before.
+// failed reports whether the container has ended with an error, and whether that was its previous
+// run.
 func (c containerStatus) failed() (failed, previous bool) {
 	if t := c.State.Terminated; t != nil {
 		return t.ExitCode != 0, false
@@ -95,7 +97,7 @@ func (c containerStatus) failed() (failed, previous bool) {
 	return t != nil && t.ExitCode != 0, true
 }
 
-// event is what a report reads of an Event.
+// event holds the fields of an Event that a report reads.
 type event struct {
 	Type, Reason, Message string
 	Count                 int
@@ -111,9 +113,9 @@ func (e event) time() time.Time {
 	return e.LastTimestamp
 }
 
-// WriteReport writes what a person looks at first when a command has failed: the pods that are not Ready, with
-// reasons, the newest Warning events, and the last lines of failed containers. It writes nothing if there is
-// nothing of that.
+// WriteReport writes what a person checks first when a command has failed: the pods that are not
+// Ready, with reasons, the newest Warning events, and the last lines of failed containers. If there
+// is none of these, it writes nothing.
 func (s *Sandbox) WriteReport(ctx context.Context, w io.Writer) error {
 	var pods struct{ Items []pod }
 	if err := s.api.list(ctx, "/api/v1/pods", &pods); err != nil {
@@ -183,7 +185,7 @@ func (s *Sandbox) writeLogs(ctx context.Context, w io.Writer, pods []pod) error 
 	return nil
 }
 
-// oneLine keeps a table a table.
+// oneLine returns text as one line of limited length, for a cell of a table.
 func oneLine(text string) string {
 	const size = 200
 	text = strings.Join(strings.Fields(text), " ")
@@ -193,7 +195,7 @@ func oneLine(text string) string {
 	return text
 }
 
-// list decodes the answer to a GET of path into v.
+// list sends a GET of path and decodes the answer into v.
 func (a *kubeAPI) list(ctx context.Context, path string, v any) error {
 	body, err := a.open(ctx, path)
 	if err != nil {
@@ -206,7 +208,7 @@ func (a *kubeAPI) list(ctx context.Context, path string, v any) error {
 	return nil
 }
 
-// open returns the body of the API's answer to a GET of path.
+// open sends a GET of path and returns the body of the API's answer.
 func (a *kubeAPI) open(ctx context.Context, path string) (io.ReadCloser, error) {
 	client, server := a.connection()
 	if client == nil {
@@ -221,7 +223,8 @@ func (a *kubeAPI) connection() (*http.Client, string) {
 	return a.client, a.server
 }
 
-// podLog returns the last lines of a container's log, with previous those of its life before.
+// podLog returns the last lines of a container's log. With previous they come from the container's
+// previous run.
 func (a *kubeAPI) podLog(ctx context.Context, namespace, name, container string, previous bool, lines int) ([]byte, error) {
 	query := url.Values{"container": {container}, "tailLines": {fmt.Sprint(lines)}, "limitBytes": {fmt.Sprint(artifactSize)}}
 	if previous {

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fakeAPI answers what a report asks.
+// fakeAPI returns a Sandbox whose API answers the requests of a report.
 func fakeAPI(t *testing.T) *Sandbox {
 	t.Helper()
 	answers := map[string]string{
@@ -49,7 +49,7 @@ func fakeAPI(t *testing.T) *Sandbox {
 	t.Cleanup(server.Close)
 	return &Sandbox{
 		api:  &kubeAPI{client: server.Client(), server: server.URL},
-		init: &initProcess{cmd: &exec.Cmd{Process: &os.Process{Pid: 1 << 30}}}, // of nobody
+		init: &initProcess{cmd: &exec.Cmd{Process: &os.Process{Pid: 1 << 30}}}, // no process has this ID
 		log:  newTail(nil),
 	}
 }
@@ -98,7 +98,8 @@ func TestArtifacts(t *testing.T) {
 	}))
 }
 
-// TestArtifactsWithoutAPI: what can be had is written, and the error says what is missing.
+// TestArtifactsWithoutAPI checks that everything available is written, and that the error names the
+// rest.
 func TestArtifactsWithoutAPI(t *testing.T) {
 	s, dir := fakeAPI(t), t.TempDir()
 	s.api.client = nil

@@ -17,21 +17,21 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// place is a directory inside that is not the host's.
+// place is a directory inside that replaces the host's.
 type place struct {
 	path string
 	mode os.FileMode
-	// keep is its name in Config.Dir; a place without one is in memory.
+	// keep is the name of the place in Config.Dir. A place without one is in memory.
 	keep string
-	// hide is for places that are only there to cover what the host has.
+	// hide means that the place only covers the host's directory.
 	hide bool
 }
 
-// dataDir is the data directory of the server inside: the default.
+// dataDir is the data directory of the server inside: the default one.
 const dataDir = layout.DefaultData
 
-// places are where the server and the kubelet write much, or must not see the host's. All other
-// writes end in the overlay.
+// places lists the directories in which the server and the kubelet write much, or must not see the
+// host's files. All other writes go to the overlay.
 var places = [...]place{
 	{path: dataDir, mode: 0o700, keep: "data"},
 	{path: layout.DefaultKubelet, mode: 0o755, keep: "kubelet"},
@@ -44,14 +44,14 @@ var places = [...]place{
 	{path: "/etc/cni", mode: 0o755, hide: true},
 }
 
-// newRoot replaces the root of the mount namespace by the sandbox's:
+// newRoot replaces the root of the mount namespace with the sandbox's:
 //
 //	stage (tmpfs)
-//	├── layers/N/{upper,work}   what is written over the host's files
+//	├── layers/N/{upper,work}   everything that is written over the host's files
 //	├── places/N                a directory for each place in memory
 //	└── root                    overlay of / with everything else on it; becomes /
 func newRoot(sp spec) error {
-	// Nothing that is mounted from here on reaches the host, nor the other way round.
+	// From here on, mounts made inside do not appear on the host, nor the host's inside.
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -91,10 +91,10 @@ type rootBuilder struct {
 	layers      int
 }
 
-// at is where path, inside, is until pivot.
+// at returns the path at which path, inside, is found until pivot.
 func (r *rootBuilder) at(path string) string { return filepath.Join(r.root, path) }
 
-// overlay shows the host's directory at the same path inside; writes go to memory.
+// overlay shows the host's directory at the same path inside. Writes go to memory.
 func (r *rootBuilder) overlay(path string) error {
 	layer := filepath.Join(r.stage, "layers", strconv.Itoa(r.layers))
 	r.layers++
@@ -112,14 +112,14 @@ func (r *rootBuilder) overlay(path string) error {
 	return err
 }
 
-// escapeOverlay protects the characters that separate an overlay's options and layers.
+// escapeOverlay escapes the characters that separate an overlay's options and layers.
 func escapeOverlay(path string) string {
 	return strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(path)
 }
 
-// hostFiles shows the host's files. An overlay does not show what is mounted below its lower
-// directory, so each file system of the host is shown by itself: as an overlay where a place lies on
-// it, read-only elsewhere.
+// hostFiles shows the host's files. An overlay does not show mounts below its lower directory, so
+// each file system of the host is shown by itself: as an overlay if a place is on it, otherwise
+// read-only.
 func (r *rootBuilder) hostFiles(mounts []*mountinfo.Info) error {
 	if err := r.overlay("/"); err != nil {
 		return err
@@ -129,7 +129,7 @@ func (r *rootBuilder) hostFiles(mounts []*mountinfo.Info) error {
 			continue
 		}
 		if _, err := os.Lstat(r.at(m.Mountpoint)); err != nil {
-			continue // below a mount that is not shown
+			continue // it is below a mount that is not shown
 		}
 		if holdsPlace(m.Mountpoint) {
 			if err := r.overlay(m.Mountpoint); err != nil {
@@ -139,14 +139,15 @@ func (r *rootBuilder) hostFiles(mounts []*mountinfo.Info) error {
 		}
 		err := bindReadOnly(m.Mountpoint, r.at(m.Mountpoint))
 		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
-			return err // a user's FUSE mount is closed to root: not shown
+			return err // except that of a user's FUSE mount, which is closed to root and is not shown
 		}
 	}
 	return nil
 }
 
-// isPseudo says that a file system holds no files that somebody stored: the sandbox has its own of
-// each that it needs. Overlays below / are other container engines' containers.
+// isPseudo reports whether a file system of this type holds no stored files. The sandbox has its
+// own of each type that it needs. Overlays below / belong to the containers of other container
+// engines.
 func isPseudo(fstype string) bool {
 	switch fstype {
 	case "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs",
@@ -157,7 +158,7 @@ func isPseudo(fstype string) bool {
 	return false
 }
 
-// isCovered says that path lies where the sandbox has something else.
+// isCovered reports whether the sandbox has something of its own at path.
 func isCovered(path string) bool {
 	for _, top := range []string{"/proc", "/sys", "/dev"} {
 		if within(path, top) {
@@ -181,16 +182,16 @@ func holdsPlace(path string) bool {
 	return false
 }
 
-// within says whether path is dir or below it.
+// within reports whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// places mounts an empty directory of the stage, or one of dir, on each place.
+// places mounts an empty directory of the stage, or a directory in dir, on each place.
 func (r *rootBuilder) places(dir string) error {
 	for i, p := range places {
 		if _, err := os.Stat(r.at(p.path)); err != nil && p.hide {
-			continue // the host has none
+			continue // the host does not have it
 		}
 		source := filepath.Join(r.stage, "places", strconv.Itoa(i))
 		if dir != "" && p.keep != "" {
@@ -209,8 +210,8 @@ func (r *rootBuilder) places(dir string) error {
 	return nil
 }
 
-// images puts archives where the server loads them from. Copies stay with a kept cluster, which
-// loads them again at its next start; otherwise the host's files are shown.
+// images puts archives into the directory from which the server imports them. A kept cluster gets
+// copies, because it imports them again at its next start. Otherwise the host's files are shown.
 func (r *rootBuilder) images(archives []string, keep bool) error {
 	if len(archives) == 0 {
 		return nil
@@ -220,8 +221,8 @@ func (r *rootBuilder) images(archives []string, keep bool) error {
 		return err
 	}
 	for i, archive := range archives {
-		// Two archives may have one name in different directories. The server leaves names alone that
-		// programs give to unfinished files.
+		// Two archives in different directories may have the same name. The name must not look
+		// unfinished: the server skips files with such names.
 		name := strings.TrimRight(strings.TrimSuffix(strings.TrimSuffix(filepath.Base(archive), ".part"), ".tmp"), "~")
 		target := filepath.Join(dir, fmt.Sprintf("%02d-%s", i, name))
 		var err error
@@ -237,7 +238,8 @@ func (r *rootBuilder) images(archives []string, keep bool) error {
 	return nil
 }
 
-// copyFile copies through a name that is not an archive's, so that half a copy is never loaded.
+// copyFile first writes under a name that is not an archive's, so that half a copy is never
+// imported.
 func copyFile(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -258,7 +260,7 @@ func copyFile(from, to string) error {
 	return nil
 }
 
-// program shows the mote file, under the names that it answers to.
+// program shows the mote file inside, under each of its names.
 func (r *rootBuilder) program(exe string) error {
 	target := r.at(exeInside)
 	if err := mkdir(filepath.Dir(target), 0o755); err != nil {
@@ -275,12 +277,13 @@ func (r *rootBuilder) program(exe string) error {
 	return nil
 }
 
-// pivot makes root the root of the namespace, and lets go of all that was mounted before.
+// pivot makes root the root of the namespace and detaches everything that was mounted before.
 func pivot(root string) error {
 	if err := unix.Chdir(root); err != nil {
 		return fmt.Errorf("change to the new root: %w", err)
 	}
-	// Both names are one directory: the old root is stacked on the new one (pivot_root(2)).
+	// Both arguments name one directory: the old root is mounted on top of the new one
+	// (pivot_root(2)).
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("change the root: %w", err)
 	}
@@ -290,6 +293,6 @@ func pivot(root string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("change to the new root: %w", err)
 	}
-	// Pods may ask for volumes that propagate mounts; those need a shared root, as hosts have it.
+	// Pods may use volumes that propagate mounts. Those need a shared root, as hosts have it.
 	return mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
 }

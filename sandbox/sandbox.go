@@ -1,15 +1,15 @@
 // Package sandbox runs throwaway clusters: one mote server in fresh mount, network, PID, UTS, IPC
-// and cgroup namespaces, on a tmpfs that overlays the host's files, with its API forwarded to a
+// and cgroup namespaces, on a tmpfs that overlays the host's files. Its API is forwarded to a
 // loopback port of the host.
 //
-// To enter: fill a Config, Start it, Run commands against the Sandbox, Close it. Start executes the
-// mote file twice more, under two hidden verbs that the program must answer: VerbKeeper calls Keep,
-// VerbInit calls Enter and then executes what it returns. README.md tells the story and draws the
-// processes.
+// To use it, fill a Config, Start it, Run commands against the Sandbox, and Close it. Start
+// executes the mote file twice more, under two hidden verbs that the program must implement:
+// VerbKeeper calls Keep; VerbInit calls Enter and then executes the program that Enter returns.
+// README.md describes the start and draws the processes.
 //
-// Invariants: whatever a sandbox puts on the host is made and removed by its keeper, which outlives
-// a killed supervisor; nothing exists on the host without a directory of its own in StateRoot;
-// nothing inside can write to a file of the host outside Config.Dir.
+// Invariants: the keeper makes and removes everything that a sandbox has on the host, and outlives
+// a killed supervisor. Everything on the host belongs to a sandbox that has a directory in
+// StateRoot. Processes inside cannot write to a file of the host outside Config.Dir.
 //
 // A Sandbox's methods are safe for concurrent use. Several sandboxes may live in one process.
 package sandbox
@@ -36,12 +36,12 @@ const (
 	VerbInit   = "sandbox-init"
 )
 
-// contextPrefix begins the name of the cluster, user and context in a sandbox's kubeconfig, so that kubeconfigs of several
-// can be merged.
+// contextPrefix begins the name of the cluster, user and context in a sandbox's kubeconfig, so that
+// the kubeconfigs of several sandboxes can be merged.
 const contextPrefix = "mote-run-"
 
-// stopTimeout bounds a clean stop of the server of a sandbox with a Dir. The server itself gives
-// each of its parts 10 s; a sandbox without a Dir is killed at once.
+// stopTimeout bounds a clean stop of the server of a sandbox with a Dir. The server itself gives 10
+// s to each of its components. A sandbox without a Dir is killed at once.
 const stopTimeout = 15 * time.Second
 
 // Step is a change in the progress of Start.
@@ -68,7 +68,7 @@ type Sandbox struct {
 	closeErr  error
 }
 
-// StartError is returned by Start when the cluster did not come up.
+// StartError is the error of Start if the cluster did not come up.
 type StartError struct {
 	Err error
 	// Log holds the last lines that the server wrote, oldest first.
@@ -78,8 +78,9 @@ type StartError struct {
 func (e *StartError) Error() string { return e.Err.Error() }
 func (e *StartError) Unwrap() error { return e.Err }
 
-// Start brings a cluster up and returns when what cfg.Wait names is there. When ctx ends first, or
-// anything goes wrong, nothing is left of it. ctx does not bound the life of a started Sandbox.
+// Start starts a cluster and returns when it has reached the state that cfg.Wait names. If ctx ends
+// before that, or anything fails, Start leaves nothing behind. ctx does not bound the life of a
+// started Sandbox.
 func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	cfg, err := cfg.complete()
 	if err != nil {
@@ -96,9 +97,9 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	return s, nil
 }
 
-// start is the whole way up, each line with what it needs before it.
+// start does all steps of Start. Each step needs the ones before it.
 func (s *Sandbox) start(ctx context.Context) error {
-	// What this host cannot give is found before anything is made.
+	// This detects missing resources of the host before anything is made.
 	if err := inotify.CheckInstances(); err != nil {
 		return fmt.Errorf("cannot start another cluster: %w", err)
 	}
@@ -106,7 +107,7 @@ func (s *Sandbox) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(listeners) // those that no forward took over
+	defer closeAll(listeners) // the listeners that no forward has taken over
 	if err := s.step("Make namespaces", func() error { return s.isolate(ctx) }); err != nil {
 		return err
 	}
@@ -135,15 +136,15 @@ func (s *Sandbox) start(ctx context.Context) error {
 	return s.publishInfo(true)
 }
 
-// isolate starts the keeper and, beside it, the first process of the sandbox, and lets that one
-// go on once the keeper has made what the host must hold.
+// isolate starts the keeper and, at the same time, the first process of the sandbox. It lets the
+// first process go on when the keeper has made everything that the sandbox needs on the host.
 func (s *Sandbox) isolate(ctx context.Context) error {
 	dir, err := s.cfg.lockDir()
 	if err != nil {
 		return err
 	}
 	if dir != nil {
-		defer dir.Close() // the keeper's copy holds the lock from here on
+		defer dir.Close() // from here on the keeper's copy holds the lock
 	}
 	if s.keeper, err = startKeeper(s.cfg.Exe, s.id, s.cfg.Name, dir); err != nil {
 		return err
@@ -169,7 +170,7 @@ func (s *Sandbox) isolate(ctx context.Context) error {
 	})
 }
 
-// forwardAll serves the API on a free loopback port, first, and then what cfg publishes.
+// forwardAll serves the API on a free loopback port, and then the ports that cfg publishes.
 func (s *Sandbox) forwardAll(published []net.Listener) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -187,7 +188,7 @@ func (s *Sandbox) forwardAll(published []net.Listener) error {
 	return nil
 }
 
-// until calls wait with a context that also ends when the sandbox's first process does.
+// until calls wait with a context that also ends when the sandbox's first process ends.
 func (s *Sandbox) until(ctx context.Context, wait func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -215,19 +216,19 @@ func (s *Sandbox) step(name string, do func() error) error {
 	return err
 }
 
-// Done is closed when the cluster ended by itself or by Close.
+// Done returns a channel that is closed when the cluster has ended by itself or by Close.
 func (s *Sandbox) Done() <-chan struct{} { return s.init.done }
 
 // Log returns the last lines that the server wrote, oldest first.
 func (s *Sandbox) Log() []string { return s.log.Lines() }
 
-// Name is the sandbox's name.
+// Name returns the sandbox's name.
 func (s *Sandbox) Name() string { return s.cfg.Name }
 
-// Kubeconfig is the path of an administrator's kubeconfig that works on the host until Close.
+// Kubeconfig returns the path of an admin kubeconfig that works on the host until Close.
 func (s *Sandbox) Kubeconfig() string { return s.paths.kubeconfig() }
 
-// WriteFile writes a file for a command, which goes with the sandbox, and returns its path.
+// WriteFile writes a file for a command and returns its path. The file is removed with the sandbox.
 func (s *Sandbox) WriteFile(name string, data []byte) (string, error) {
 	path := filepath.Join(s.paths.dir, name)
 	if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -236,11 +237,11 @@ func (s *Sandbox) WriteFile(name string, data []byte) (string, error) {
 	return path, nil
 }
 
-// Server is the URL of the forwarded API.
+// Server returns the URL of the forwarded API.
 func (s *Sandbox) Server() string { return "https://" + s.forwards[0].address() }
 
-// Close ends the cluster and whatever was started with its environment, and returns when nothing
-// of it is left. An error says what is.
+// Close ends the cluster and all processes that were started with its environment, and returns when
+// nothing is left. Its error names what is left.
 func (s *Sandbox) Close() error {
 	s.closeOnce.Do(func() { s.closeErr = s.close() })
 	return s.closeErr
@@ -283,16 +284,17 @@ func closeAll(listeners []net.Listener) {
 	}
 }
 
-// tail keeps the last lines of what is written to it and copies everything to w.
+// tail keeps the last lines that are written to it and copies everything to w.
 type tail struct {
 	w io.Writer
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	lines []string
 	part  []byte
 }
 
-// tailLines is enough for an error and what led to it, and fits on a terminal.
+// tailLines is the number of kept lines. They suffice for an error and the lines that led to it,
+// and fit on a terminal.
 const tailLines = 30
 
 func newTail(w io.Writer) *tail {
@@ -319,7 +321,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return t.w.Write(p)
 }
 
-// Lines returns the kept lines, the unfinished one included.
+// Lines returns the kept lines, including an unfinished one.
 func (t *tail) Lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -330,14 +332,15 @@ func (t *tail) Lines() []string {
 	return lines
 }
 
-// hostPaths are the files that a sandbox's directory on the host holds for commands.
+// hostPaths builds the paths of the files that a sandbox's directory on the host holds for
+// commands.
 type hostPaths struct{ dir string }
 
 func (p hostPaths) kubeconfig() string { return filepath.Join(p.dir, "kubeconfig") }
 func (p hostPaths) cache() string      { return filepath.Join(p.dir, "cache") }
 func (p hostPaths) bin() string        { return filepath.Join(p.dir, "bin") }
 
-// write makes the links to exe under the names that it answers to, and the kubeconfig.
+// write writes the kubeconfig and makes the links to exe, one under each of its names.
 func (p hostPaths) write(exe string, kubeconfig []byte) error {
 	if err := os.WriteFile(p.kubeconfig(), kubeconfig, 0o600); err != nil {
 		return fmt.Errorf("write the kubeconfig: %w", err)

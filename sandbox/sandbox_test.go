@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testTimeout bounds whatever a test waits for.
+// testTimeout bounds every wait of a test.
 const testTimeout = 30 * time.Second
 
 func needRoot(t *testing.T) {
@@ -46,7 +46,7 @@ func start(t *testing.T, cfg Config) *Sandbox {
 	return s
 }
 
-// look asks the server inside how the world looks.
+// look asks the server inside for its view of the surroundings.
 func look(t *testing.T, s *Sandbox) surroundings {
 	t.Helper()
 	body, err := get(t.Context(), s.api.client, s.api.server+"/self")
@@ -57,7 +57,7 @@ func look(t *testing.T, s *Sandbox) surroundings {
 	return seen
 }
 
-// requireGone waits until nothing of a sandbox is on the host.
+// requireGone waits until nothing of a sandbox is left on the host.
 func requireGone(t *testing.T, id string) {
 	t.Helper()
 	var left []string
@@ -68,7 +68,7 @@ func requireGone(t *testing.T, id string) {
 	require.Empty(t, left)
 }
 
-// traces lists what the host has of sandbox id.
+// traces lists everything of sandbox id on the host.
 func traces(t *testing.T, id string) []string {
 	t.Helper()
 	var found []string
@@ -132,7 +132,7 @@ func TestInsideIsApart(t *testing.T) {
 
 func TestNothingIsLeft(t *testing.T) {
 	s := start(t, Config{})
-	look(t, s) // makes files, mounts and cgroups inside
+	look(t, s) // the server makes files, mounts and cgroups inside
 	require.NotEmpty(t, traces(t, s.id))
 	require.NoError(t, s.Close())
 	require.Empty(t, traces(t, s.id), "Close must return when everything is gone")
@@ -150,7 +150,8 @@ func TestCommandSeesCluster(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("server: %s\n%s/bin/kubectl\n600\n", s.Server(), s.paths.dir), out.String())
 }
 
-// TestNames: other processes find a sandbox by its name, which nobody else can take.
+// TestNames checks that other processes find a sandbox by its name, and that no other sandbox can
+// take the name.
 func TestNames(t *testing.T) {
 	for _, bad := range []string{"", "Upper", "-a", "a-", "a/b", "..", strings.Repeat("a", 41)} {
 		require.ErrorContains(t, CheckName(bad), "is not a name for a sandbox", bad)
@@ -163,11 +164,11 @@ func TestNames(t *testing.T) {
 	s := start(t, Config{Name: name, Dir: filepath.Join(t.TempDir(), "state")})
 	_, err = Start(t.Context(), Config{Name: name})
 	require.ErrorContains(t, err, "a sandbox called "+name+" runs already")
-	// What two that start at the same moment meet.
+	// This happens to a sandbox that starts at the same moment as another with its name.
 	lock, _, err := makeHost(newID(), name)
 	require.ErrorContains(t, err, "a sandbox called "+name+" runs already")
 	lock.Close()
-	start(t, Config{}) // which also removes what that one left
+	start(t, Config{}) // this also removes the remains of that sandbox
 
 	found, err := Find(name)
 	require.NoError(t, err)
@@ -185,7 +186,8 @@ func TestNames(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("no sandbox is called %q", name))
 }
 
-// TestWeight: beside the processes in the root group a cluster weighs what it consists of.
+// TestWeight checks that a cluster, beside the processes in the root group, has the weight of its
+// content.
 func TestWeight(t *testing.T) {
 	s := start(t, Config{})
 	hs, err := hierarchies()
@@ -212,7 +214,7 @@ func TestWhatCommandLeavesRunningEndsToo(t *testing.T) {
 	code, err := s.Run(Command{Args: []string{"sh", "-c", "setsid sleep 1000 & setsid setsid sleep 1001 &"}}, nil)
 	require.NoError(t, err)
 	require.Zero(t, code)
-	// A process has no environment to be known by in the moment in which it becomes another program.
+	// While a process executes another program, it has no environment for a moment.
 	require.Eventually(t, func() bool {
 		pids, err := marked(marker + "=" + s.id)
 		return err == nil && len(pids) > 0
@@ -239,7 +241,7 @@ func TestPublish(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("cannot publish NodePort 30080 on %s: the port is in use", host))
 	require.NoError(t, l.Close())
 
-	// A client that comes before the NodePort answers is served when it does.
+	// A client that comes before the NodePort answers is served when it answers.
 	cfg.Args = []string{"server", "late"}
 	s := start(t, cfg)
 	conn, err := net.Dial("tcp", host.String())
@@ -298,15 +300,15 @@ type supervisor struct {
 	id  string
 }
 
-// startSupervisor returns when the command, a shell script that says its sandbox and process ids
-// first, runs.
+// startSupervisor starts a supervisor with a shell script as its command. It returns when the
+// script runs. The script first prints the ID of its sandbox.
 func startSupervisor(t *testing.T, script string) *supervisor {
 	t.Helper()
 	needRoot(t)
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(exe, "supervise", "{}", "sh", "-c", "echo $MOTE_SANDBOX; "+script)
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // without a terminal, wherever the test runs
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // there is no terminal, wherever the test runs
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	var stderr strings.Builder
@@ -345,7 +347,7 @@ func TestEndings(t *testing.T) {
 		{name: "SIGKILL", script: "sleep 1000; true", signal: unix.SIGKILL, code: 137},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel() // which makes them "several side by side" as well
+			t.Parallel() // this also tests several sandboxes side by side
 			s := startSupervisor(t, tt.script)
 			if tt.signal != 0 {
 				require.NotEmpty(t, traces(t, s.id))
@@ -360,17 +362,19 @@ func TestEndings(t *testing.T) {
 	}
 }
 
-// A supervisor may die at any moment, also before there is anything to remove.
+// TestKilledWhileStarting checks that a supervisor may die at any moment, even before there is
+// anything to remove.
 func TestKilledWhileStarting(t *testing.T) {
 	needRoot(t)
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	// All of them end with their group, and their keepers after that.
+	// All subtests end with their group. Their keepers end after that.
 	t.Run("after", func(t *testing.T) {
 		for delay := time.Duration(0); delay < 200*time.Millisecond; delay += 10 * time.Millisecond {
 			t.Run(delay.String(), func(t *testing.T) {
 				t.Parallel()
-				// The mark is in the arguments of the server, and so in every trace but the keeper's.
+				// The mark is in the arguments of the server, and so in every trace except the
+				// keeper's.
 				mark := newID()
 				cfg := fmt.Sprintf(`{"Args": ["server", %q]}`, mark)
 				cmd := exec.Command(exe, "supervise", cfg, "sleep", "1000")
@@ -386,7 +390,7 @@ func TestKilledWhileStarting(t *testing.T) {
 	requireNoKeepers(t, exe)
 }
 
-// requireNoKeepers waits until no process of this test's program is left but the test.
+// requireNoKeepers waits until no keeper of this test's program is left.
 func requireNoKeepers(t *testing.T, exe string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -398,7 +402,8 @@ func requireNoKeepers(t *testing.T, exe string) {
 	}, testTimeout, 5*time.Millisecond)
 }
 
-// The keeper may be killed too; the next sandbox removes the remains.
+// TestRemainsAreRemoved checks that the keeper may be killed too: the next sandbox removes the
+// remains.
 func TestRemainsAreRemoved(t *testing.T) {
 	s := start(t, Config{})
 	require.NoError(t, s.keeper.cmd.Process.Kill())
@@ -413,7 +418,8 @@ func TestRemainsAreRemoved(t *testing.T) {
 	requireGone(t, old)
 }
 
-// A sandbox's own root has processes, like a container's; a sandbox in a container works all the same.
+// TestInsideAnother checks that a sandbox works in a container: the root group of a sandbox has
+// processes, like that of a container.
 func TestInsideAnother(t *testing.T) {
 	needRoot(t)
 	_, err := Start(t.Context(), Config{Args: []string{"supervise", "{}", "echo", "from the inner one"}})
