@@ -18,11 +18,12 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// What BenchmarkQuery's load has under way: windows on sockets.
+// The load of BenchmarkQuery keeps this number of queries open on each of this number of sockets.
 const benchSockets, benchWindow = 8, 8
 
-// BenchmarkQuery is what a query for a Service's name costs in processor time, the kernel's and the load's share
-// included, over UDP and through the whole default Corefile. It takes port 10053 of loopback.
+// BenchmarkQuery measures the processor time of a query for a Service's name, over UDP and through
+// the whole default Corefile. The time includes the shares of the kernel and of the load. It
+// listens on port 10053 of loopback.
 func BenchmarkQuery(b *testing.B) {
 	apiserver := httptest.NewServer(http.HandlerFunc(serveAPI))
 	b.Cleanup(apiserver.Close)
@@ -45,8 +46,8 @@ func BenchmarkQuery(b *testing.B) {
 	b.Run("service", func(b *testing.B) { benchmarkQueries(b, target, query) })
 }
 
-// benchmarkQueries is a benchmark of its own because there is one server for each process, and a benchmark runs again and
-// again until it takes long enough.
+// benchmarkQueries is a separate benchmark because there is one server for each process, and a
+// benchmark is repeated until it takes long enough.
 func benchmarkQueries(b *testing.B, target string, query []byte) {
 	var before, after unix.Rusage
 	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &before))
@@ -67,7 +68,7 @@ func benchmarkQueries(b *testing.B, target string, query []byte) {
 	b.ReportAllocs()
 }
 
-// askMany asks n times, with a window of queries under way.
+// askMany asks n times and keeps a window of queries open.
 func askMany(address string, query []byte, n int) error {
 	conn, err := net.Dial("udp4", address)
 	if err != nil {
@@ -102,7 +103,7 @@ func askMany(address string, query []byte, n int) error {
 	return nil
 }
 
-// serveAPI is an apiserver with one Service, which never changes.
+// serveAPI acts as an apiserver with one Service, which never changes.
 func serveAPI(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	lists := map[string]string{

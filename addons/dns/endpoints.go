@@ -7,7 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// endpoints is the deprecated twin of the slice, for tools and books that ask for it.
+// endpoints returns the Endpoints object that matches the EndpointSlice. The API is deprecated;
+// some tools and manuals still read it.
 func (c Config) endpoints(meta metav1.ObjectMeta) *corev1.Endpoints {
 	subset := corev1.EndpointSubset{Addresses: []corev1.EndpointAddress{{IP: c.Address.String(), NodeName: &c.NodeName}}}
 	for _, p := range servicePorts() {

@@ -17,29 +17,33 @@ import (
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
-// drainTimeout is for queries that are under way when their configuration or the server ends.
+// drainTimeout is the time that running queries get to finish when their configuration or the
+// server ends.
 const drainTimeout = 5 * time.Second
 
-// front has the sockets of plain DNS and leads queries to the configuration that is in force. CoreDNS' own sockets
-// know no bounds: neither for connections and the queries on them, nor for queries at once.
+// front owns the sockets of plain DNS and passes queries to the active configuration. It exists
+// because CoreDNS' own sockets have no limits: not for connections, not for the queries on a
+// connection, and not for concurrent queries.
 //
-//	plan ── Corefile read ──► adopt, build ── old configuration ends, or first start ──► commit ── ... ──► retire
+//	plan ── Corefile read ──► adopt, build ── old one ends or first start ──► commit ──► retire
 //	                            └── Corefile refused ──► abandon
 //
-// A block keeps its zones and plugins from CoreDNS: adopt takes the addresses from its configuration before CoreDNS
-// makes servers of it, and build makes the servers of the same configuration, without sockets.
+// A block keeps its zones and plugins from CoreDNS. adopt takes the addresses out of the block's
+// configuration before CoreDNS makes servers from it. build then makes the servers of the same
+// configuration, without sockets.
 type front struct {
 	gate    *fair.Gate
 	budgets *limit.Budgets
 
-	mu      sync.Mutex // guards what follows, not the sockets' own state
+	// mu guards the fields below, except the state inside each socket.
+	mu      sync.Mutex
 	sockets map[string]*socket
 	pages   map[string]*page
 	next    *generation // nil when no Corefile is being tried
 	current *generation // nil before the first start
 }
 
-// generation is what one Corefile says.
+// generation holds the servers and addresses of one Corefile.
 type generation struct {
 	blocks  []block
 	servers map[string]*dnsserver.Server // by listening address, with "dns://"
@@ -48,10 +52,10 @@ type generation struct {
 	active  atomic.Int64
 	retired atomic.Bool
 	ended   sync.Once
-	idle    chan struct{} // closed when it is retired and no query of it is under way
+	idle    chan struct{} // closed when the generation is retired and has no running query
 }
 
-// block is a server block of plain DNS: its configurations, one for each key.
+// block is a server block of plain DNS with its configurations, one for each key.
 type block struct {
 	hosts   []string
 	configs []*dnsserver.Config
@@ -66,7 +70,7 @@ func newFront(budgets *limit.Budgets) *front {
 	}
 }
 
-// plan begins a generation. What setups adopt belongs to it.
+// plan begins a generation. Setup functions add what they adopt to it.
 func (f *front) plan() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,14 +79,14 @@ func (f *front) plan() {
 	}
 }
 
-// showAt has the metrics served at an address.
+// showAt adds an address at which the metrics are served.
 func (f *front) showAt(address string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.next.pages[address] = true
 }
 
-// adopt takes a block over, unless it is of another transport than plain DNS.
+// adopt takes over a block if its transport is plain DNS.
 func (f *front) adopt(c *caddy.Controller) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -111,8 +115,8 @@ func (f *front) adopt(c *caddy.Controller) error {
 	return nil
 }
 
-// build makes the servers of a generation and opens the sockets that are not open yet. It runs before the startup
-// functions of plugins, which look for each other's handlers.
+// build makes the servers of a generation and opens the sockets that are not open yet. It runs
+// before the startup functions of the plugins, because those look up each other's handlers.
 func (f *front) build(g *generation) error {
 	groups := make(map[string][]*dnsserver.Config)
 	for _, b := range g.blocks {
@@ -151,7 +155,7 @@ func (f *front) build(g *generation) error {
 	return f.openPages(ctx, g)
 }
 
-// openPages opens the pages of a generation that are not open yet, with f.mu held.
+// openPages opens the metrics pages of a generation that are not open yet. The caller holds f.mu.
 func (f *front) openPages(ctx context.Context, g *generation) error {
 	for address := range g.pages {
 		if f.pages[address] != nil {
@@ -167,7 +171,7 @@ func (f *front) openPages(ctx context.Context, g *generation) error {
 	return nil
 }
 
-// commit puts the generation that was built in force, and closes sockets that it does not have.
+// commit activates the generation that was built, and closes the sockets that it does not use.
 func (f *front) commit() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -189,7 +193,7 @@ func (f *front) commit() {
 	}
 }
 
-// shut closes a socket or page, with f.mu held.
+// shut closes a socket or page. The caller holds f.mu.
 func (f *front) shut(address string) {
 	if s := f.sockets[address]; s != nil {
 		delete(f.sockets, address)
@@ -201,7 +205,7 @@ func (f *front) shut(address string) {
 	}
 }
 
-// abandon drops the generation that was being tried, with the sockets that it opened.
+// abandon drops the generation that was being tried, and closes the sockets that it opened.
 func (f *front) abandon() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -214,8 +218,8 @@ func (f *front) abandon() {
 	f.next = nil
 }
 
-// retire runs before the plugins of a generation end. Queries go to the next one from here on, and those that are
-// under way have some seconds.
+// retire runs before the plugins of a generation end. From here on queries go to the next
+// generation. Running queries get drainTimeout to finish.
 func (f *front) retire(g *generation) {
 	f.mu.Lock()
 	ends := f.current == g
@@ -227,7 +231,7 @@ func (f *front) retire(g *generation) {
 	g.drain()
 }
 
-// close stops answering.
+// close closes all sockets and pages. No query is answered after it.
 func (f *front) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -243,7 +247,8 @@ func (f *front) close() {
 	clear(f.pages)
 }
 
-// enter counts a query as under way; false says that the generation has ended and another is in force.
+// enter counts a query as running. It returns false if the generation has ended and another one is
+// active.
 func (g *generation) enter() bool {
 	g.active.Add(1)
 	if g.retired.Load() {
@@ -259,7 +264,8 @@ func (g *generation) leave() {
 	}
 }
 
-// drain waits for the queries that are under way. Sockets lead to another generation by now, or are closed.
+// drain waits for the running queries. At this point the sockets use another generation or are
+// closed.
 func (g *generation) drain() {
 	g.retired.Store(true)
 	if g.active.Load() == 0 {
@@ -273,7 +279,8 @@ func (g *generation) drain() {
 
 const transportPrefix = transport.DNS + "://"
 
-// pauseForward gives a query's turn back while it is forwarded. All configurations of a block have the same plugins.
+// pauseForward makes a query give up its turn while it is forwarded. All configurations of a block
+// have the same plugins.
 func pauseForward(configs []*dnsserver.Config) {
 	plugins := make([]plugin.Plugin, len(configs[0].Plugin))
 	for i, add := range configs[0].Plugin {

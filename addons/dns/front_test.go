@@ -29,8 +29,9 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// privateLoopback gives the calling goroutine, and those that it starts, a network of their own with addresses besides
-// 127.0.0.1: sockets are made in the thread's network namespace, so what opens one has to run in this thread.
+// privateLoopback gives the calling goroutine, and the goroutines that it starts, a private network
+// with the given addresses besides 127.0.0.1. Sockets are made in the network namespace of the
+// thread, so the code that opens one has to run in this thread.
 func privateLoopback(t *testing.T, addresses ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -48,7 +49,8 @@ func privateLoopback(t *testing.T, addresses ...string) {
 	}
 }
 
-// serverAddress is where TestServer's server listens. Clients of strangerAddress and otherAddress are strangers.
+// serverAddress is the listening address of TestServer's server. Clients at strangerAddress and
+// otherAddress count as strangers.
 const (
 	serverAddress   = "192.0.2.1"
 	serverPort      = serverAddress + ":10053"
@@ -56,8 +58,8 @@ const (
 	otherAddress    = "192.0.2.8"
 )
 
-// TestServer is one test because there is one server for each process, and no subtests because those run in threads of
-// their own, without its network.
+// TestServer is one test because there is one server for each process. It has no subtests because
+// those run in other threads, which lack its network.
 func TestServer(t *testing.T) {
 	privateLoopback(t, serverAddress, strangerAddress, otherAddress)
 	s, err := New(Config{
@@ -75,7 +77,7 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// from connects from an address of the private loopback. It must be called in the test's thread.
+// from connects from an address of the private loopback. The test's own thread must call it.
 func from(t *testing.T, source, network, address string) net.Conn {
 	t.Helper()
 	dialer := net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
@@ -88,7 +90,7 @@ func from(t *testing.T, source, network, address string) net.Conn {
 	return conn
 }
 
-// question is a query with its length in front, as over TCP.
+// question returns a query with its length in front, as over TCP.
 func question(t *testing.T, name string) []byte {
 	t.Helper()
 	text, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
@@ -98,8 +100,8 @@ func question(t *testing.T, name string) []byte {
 
 const answering = ".:53 {\n template IN A {\n  answer \"{{ .Name }} 60 IN A 192.0.2.99\"\n }\n}\n"
 
-// testPipelinesThatNobodyReads: a client that pipelines queries on all connections it can have and reads no answer
-// holds up nobody, and its connections end.
+// testPipelinesThatNobodyReads checks a client that pipelines queries on all connections that it
+// can have and reads no answer. It must not delay other clients, and its connections must end.
 func testPipelinesThatNobodyReads(t *testing.T, s *Server) {
 	good := from(t, otherAddress, "udp", serverPort)
 	client := &dns.Client{Timeout: 10 * time.Second}
@@ -118,7 +120,7 @@ func testPipelinesThatNobodyReads(t *testing.T, s *Server) {
 			}
 		})
 	}
-	// One more of the same address is refused.
+	// One more connection from the same address is refused.
 	more := from(t, strangerAddress, "tcp", serverPort)
 	_ = more.SetReadDeadline(time.Now().Add(10 * time.Second))
 	_, err := more.Read(make([]byte, 1))
@@ -134,7 +136,8 @@ func testPipelinesThatNobodyReads(t *testing.T, s *Server) {
 		time.Minute, 10*time.Millisecond)
 }
 
-// testQueriesOnAConnection: a connection is closed after its share of queries, and all of those are answered.
+// testQueriesOnAConnection checks that a connection is closed after maxOnConnection queries, and
+// that all of those are answered.
 func testQueriesOnAConnection(t *testing.T, s *Server) {
 	conn := from(t, strangerAddress, "tcp", serverPort)
 	_, err := conn.Write(slices.Repeat(question(t, "a.test."), maxOnConnection))
@@ -159,8 +162,8 @@ func (f silent) ServeDNS(context.Context, dns.ResponseWriter, *dns.Msg) (int, er
 	return dns.RcodeServerFailure, nil
 }
 
-// testQueriesUnderWay: a client whose queries wait for an upstream server has a bound, queries over it are dropped and
-// counted, and other clients are answered meanwhile.
+// testQueriesUnderWay checks that a client whose queries wait for an upstream server has a limit.
+// Queries above it are dropped and counted, and other clients are answered meanwhile.
 func testQueriesUnderWay(t *testing.T, s *Server) {
 	forward := silent{make(chan struct{})}
 	dnsserver.Directives = append(directives(), "mote_silent")
@@ -187,8 +190,8 @@ func testQueriesUnderWay(t *testing.T, s *Server) {
 	require.Eventually(t, func() bool { return s.front.gate.UnderWay() == 0 }, time.Minute, 10*time.Millisecond)
 }
 
-// testRubbish: messages that are no queries are over at once, so that they do not fill the places of those
-// that are.
+// testRubbish checks that messages that are not queries end at once, so that they do not use up the
+// places of queries.
 func testRubbish(t *testing.T, s *Server) {
 	conn := from(t, strangerAddress, "udp", serverPort)
 	good := question(t, "a.test.")[2:]
@@ -203,14 +206,15 @@ func testRubbish(t *testing.T, s *Server) {
 		}
 	}
 	other := &dns.Conn{Conn: from(t, otherAddress, "udp", serverPort)}
-	require.Eventually(t, func() bool { // the kernel may drop one of a burst
+	require.Eventually(t, func() bool { // the kernel may drop part of a burst
 		answer, _, err := (&dns.Client{Timeout: 5 * time.Second}).ExchangeWithConn(new(dns.Msg).SetQuestion("a.test.", dns.TypeA), other)
 		return err == nil && len(answer.Answer) == 1
 	}, time.Minute, time.Millisecond)
 	require.Eventually(t, func() bool { return s.front.gate.UnderWay() == 0 }, 10*time.Second, time.Millisecond)
 }
 
-// testReload: the sockets stay, and each query is answered by the old or the new Corefile.
+// testReload checks that the sockets stay open, and that the old or the new Corefile answers each
+// query.
 func testReload(t *testing.T, s *Server) {
 	conn := from(t, strangerAddress, "udp", serverPort)
 	stop, ended := make(chan struct{}), make(chan error, 1)
@@ -247,7 +251,8 @@ func testReload(t *testing.T, s *Server) {
 	require.Len(t, s.front.sockets, 1)
 }
 
-// testMetricsPage shows CoreDNS' series and those of no other component of the process.
+// testMetricsPage checks that the page shows CoreDNS' series and none of the other components of
+// the process.
 func testMetricsPage(t *testing.T, s *Server) {
 	require.NoError(t, s.start(sources{corefile: strings.Replace(answering, "{\n", "{\n prometheus :9153\n", 1)}))
 	answer, _, err := new(dns.Client).ExchangeWithConn(new(dns.Msg).SetQuestion("a.test.", dns.TypeA),

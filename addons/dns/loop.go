@@ -17,28 +17,31 @@ import (
 )
 
 const (
-	// loopRounds is how often our own probe must come back to us: a client's retry makes two of one.
+	// loopRounds is the number of times that mote's own probe must come back to count as a loop. A
+	// retry by a client makes two probes of one.
 	loopRounds = 3
-	// loopCheck is how long a round trip through other servers may take.
+	// loopCheck limits a round trip through other servers.
 	loopCheck = 2 * time.Second
-	// A probe that we do not see at all was sent before we listen, or to the server that we replace.
+	// loopTries and loopRetry repeat a probe that does not arrive at all. Such a probe was sent
+	// before this server listened, or went to the server that this one replaces.
 	loopTries, loopRetry = 50, 100 * time.Millisecond
-	// loopRecheck is how often a loop that was found is looked for again.
+	// loopRecheck is the interval at which a detected loop is checked again.
 	loopRecheck = 30 * time.Second
 )
 
-// loop finds out whether what we forward comes back to us, through a resolver on this machine that asks the
-// cluster. Upstream's plugin of that name ends the process. This one answers "server failure" in place of
-// forwarding while there is a loop, and tells users.
+// loop detects whether forwarded queries come back to this server through a resolver on this
+// machine that asks the cluster. The upstream plugin of the same name ends the process. This one
+// answers "server failure" instead of forwarding while there is a loop, and reports the loop to
+// users.
 //
 //	checking ── probe seen loopRounds times ──► looping (refuses) ── loopRecheck ──► checking
 //	checking ── loopCheck passed ──► quiet (until the configuration changes)
 type loop struct {
 	next    plugin.Handler
 	zone    string
-	name    string               // the probe's question, which nobody else asks
-	addr    string               // ours
-	tell    func(message string) // "" when there is no loop any more
+	name    string               // the probe's question, a random name that no client asks for
+	addr    string               // the address of this server
+	tell    func(message string) // reports the loop; "" reports that it is over
 	seen    atomic.Int32
 	looping atomic.Bool
 }
@@ -78,19 +81,20 @@ func (l *loop) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (
 	probe := question.Qtype == dns.TypeHINFO && dns.IsSubDomain(l.name, dns.CanonicalName(question.Name))
 	switch {
 	case probe && l.seen.Add(1) >= loopRounds:
-		return dns.RcodeServerFailure, nil // cuts the probe itself
+		return dns.RcodeServerFailure, nil // stops the probe itself
 	case !probe && l.looping.Load():
 		return dns.RcodeServerFailure, nil
 	}
 	return plugin.NextOrFailure(l.Name(), l.next, ctx, w, r)
 }
 
-// watch looks for a loop until there is none or ctx ends.
+// watch checks for a loop until there is none or ctx ends.
 func (l *loop) watch(ctx context.Context) {
 	defer l.tell("")
 	for l.check(ctx) {
 		l.looping.Store(true)
-		// Each time, as the end of the server that we replace may have taken it back.
+		// Report it each time: the end of the server that this one replaces may have cleared the
+		// report.
 		l.tell(fmt.Sprintf("names in zone %q are not forwarded: the servers that they are forwarded to ask the cluster again; "+
 			"name others in the ConfigMap %s, or have them forward only the cluster's domain here", l.zone, configName))
 		select {
@@ -102,7 +106,7 @@ func (l *loop) watch(ctx context.Context) {
 	l.looping.Store(false)
 }
 
-// check sends the probe until we see it, and tells whether it came back often enough.
+// check sends the probe until it arrives, and reports whether it came back often enough.
 func (l *loop) check(ctx context.Context) bool {
 	l.seen.Store(0)
 	for range loopTries {
@@ -119,7 +123,8 @@ func (l *loop) check(ctx context.Context) bool {
 	return l.seen.Load() >= loopRounds
 }
 
-// probe asks ourselves. The answer does not matter, nor whether there is one.
+// probe sends the probe to this server. The answer does not matter, and neither does a missing
+// answer.
 func (l *loop) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, loopCheck)
 	defer cancel()

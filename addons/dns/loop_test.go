@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// serveHandler answers on a loopback port with h, and returns its address.
+// serveHandler answers with h on a loopback port and returns its address.
 func serveHandler(t *testing.T, h plugin.Handler) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -48,7 +48,7 @@ func TestLoop(t *testing.T) {
 	require.False(t, l.check(t.Context()), "nothing comes back")
 	require.Equal(t, dns.RcodeSuccess, ask(t, l.addr, "a.test.", dns.TypeA).Rcode)
 
-	// A server that is asked asks us again.
+	// The server that is asked sends the query back.
 	l.next = plugin.HandlerFunc(func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		return l.ServeDNS(ctx, w, r)
 	})

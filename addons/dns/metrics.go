@@ -23,16 +23,18 @@ import (
 )
 
 const (
-	// pageTimeout is for a request and its answer, and for the time between two requests of a connection: upstream's.
+	// pageTimeout limits a request with its answer, and the time between two requests on a
+	// connection. The value is upstream's.
 	pageTimeout = 5 * time.Second
-	// maxPageHeader of a request.
+	// maxPageHeader limits the header of a request, in bytes.
 	maxPageHeader = 4 << 10
-	// maxPageConnections of each address, and of one source.
+	// maxPageConnections is the limit for each listening address, and maxPageConnectionsPerSource
+	// for each source.
 	maxPageConnections, maxPageConnectionsPerSource = 64, 16
 )
 
-// page is an address where CoreDNS' metrics are served: those of this process' other components are not for
-// everybody.
+// page is an address where CoreDNS' metrics are served. The series of the other components of this
+// process are not shown there, because they are not public.
 type page struct {
 	server   *http.Server
 	listener net.Listener
@@ -67,8 +69,8 @@ func (p *page) close() {
 	<-p.ended
 }
 
-// setupPrometheus is the prometheus plugin with our own page. Upstream's own setup would open a port that shows the
-// series of the whole process.
+// setupPrometheus sets up the prometheus plugin with a page of mote. Upstream's setup would open a
+// port that shows the series of the whole process.
 func (s *Server) setupPrometheus(c *caddy.Controller) error {
 	m := metrics.New("localhost:9153") // upstream's default
 	for c.Next() {
@@ -93,7 +95,7 @@ func (s *Server) setupPrometheus(c *caddy.Controller) error {
 		return plugin.Error("prometheus", err)
 	}
 	if host == "" {
-		m.Addr = net.JoinHostPort(s.cfg.Address.String(), port) // in a pod it would be the pod's
+		m.Addr = net.JoinHostPort(s.cfg.Address.String(), port) // in a pod it would be the pod's address
 	}
 	s.front.showAt(m.Addr)
 	config := dnsserver.GetConfig(c)
@@ -113,7 +115,8 @@ func (s *Server) setupPrometheus(c *caddy.Controller) error {
 	return nil
 }
 
-// registerMetrics adds what upstream's setup would: the version, and refused queries.
+// registerMetrics adds the series that upstream's setup would add: the version and the refused
+// queries.
 func (f *front) registerMetrics() error {
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: plugin.Namespace, Name: "build_info",

@@ -21,22 +21,25 @@ import (
 const (
 	namespace   = metav1.NamespaceSystem
 	serviceName = "kube-dns"
-	// configName and customName are the ConfigMaps of the Corefile and of users' additions to it.
+	// configName and customName are the ConfigMaps of the Corefile and of the users' additions to
+	// it.
 	configName, customName = "coredns", "coredns-custom"
 	corefileKey            = "Corefile"
 	labelApp               = "k8s-app"
-	// account is whom the kubernetes plugin is to the apiserver: upstream's name and rights.
+	// account is the identity of the kubernetes plugin towards the apiserver. It has upstream's
+	// name and rights.
 	account  = "coredns"
 	roleName = "system:coredns"
 
 	dnsPort     = 53
 	metricsPort = 9153
-	// defaultSum is the annotation that tells a Corefile of ours from one that somebody has edited: the sum
-	// of what we wrote.
+	// defaultSum is the annotation that distinguishes a default Corefile from an edited one. It
+	// holds the sum of the Corefile that mote wrote.
 	defaultSum = "mote.dev/default-sum"
 )
 
-// objects is what the addon owns but the Corefile's ConfigMap, which is the user's to edit.
+// objects returns the objects that the addon owns, except the Corefile's ConfigMap, which users may
+// edit.
 func (c Config) objects() []api.Object {
 	meta := func(name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{
@@ -70,7 +73,7 @@ func servicePorts() []corev1.ServicePort {
 	}
 }
 
-// endpointPort is where this process serves a Service's port.
+// endpointPort returns the port on which this process serves a Service's port.
 func endpointPort(p corev1.ServicePort) int32 {
 	if p.Port == dnsPort {
 		return Port
@@ -78,7 +81,8 @@ func endpointPort(p corev1.ServicePort) int32 {
 	return p.Port
 }
 
-// Pod is the server at address as NetworkPolicies know it: by labels and ports of stock CoreDNS' pods.
+// Pod describes the server at address as a pod for NetworkPolicies. It has the labels and ports of
+// stock CoreDNS' pods.
 func Pod(address netip.Addr) api.Server {
 	pod := api.Server{Namespace: namespace, Labels: map[string]string{labelApp: serviceName}, Address: address}
 	for _, p := range servicePorts() {
@@ -126,8 +130,10 @@ func roleBinding() *rbacv1.ClusterRoleBinding {
 	}
 }
 
-// defaultCorefile is upstream's for Kubernetes, but for what would open ports on the machine, and for how often a name
-// server that does not answer is tried: each half second, day and night, on a machine that is offline.
+// defaultCorefile returns upstream's Corefile for Kubernetes with two differences. It leaves out
+// the plugins that would open ports on the machine. It also changes how often a name server that
+// does not answer is tried: upstream tries every half second, day and night, on a machine that is
+// offline.
 func (c Config) defaultCorefile() string {
 	return fmt.Sprintf(`# mote reads this ConfigMap; a change is in force within seconds. When it is wrong the last good one
 # stays, and an event here says why. %[3]s holds additions: *.override for this
@@ -161,14 +167,14 @@ func sum(text string) string {
 	return hex.EncodeToString(s[:8])
 }
 
-// untouched says whether a ConfigMap is ours and as we wrote it.
+// untouched reports whether mote made a ConfigMap and its Corefile is unchanged since then.
 func untouched(config *corev1.ConfigMap) bool {
 	want := config.Annotations[defaultSum]
 	return config.Labels[api.ManagedBy] == api.Mote && want != "" && want == sum(config.Data[corefileKey])
 }
 
-// keepConfig makes the Corefile's ConfigMap where it is missing, and brings an untouched one of an older
-// version, or of other settings, up to date.
+// keepConfig makes the Corefile's ConfigMap if it is missing. It updates an unedited one that comes
+// from an older version or other settings.
 func (c Config) keepConfig(ctx context.Context, client kubernetes.Interface) error {
 	maps := client.CoreV1().ConfigMaps(namespace)
 	text := c.defaultCorefile()
@@ -194,7 +200,7 @@ func (c Config) keepConfig(ctx context.Context, client kubernetes.Interface) err
 	return nil
 }
 
-// Remove takes away what the addon made in the cluster, but a Corefile that somebody has edited.
+// Remove deletes what the addon made in the cluster, except an edited Corefile.
 func Remove(ctx context.Context, access api.Access) error {
 	config := access.Admin(Name)
 	client, err := kubernetes.NewForConfig(config)

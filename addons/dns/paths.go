@@ -11,15 +11,18 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/transport"
 )
 
-// mountDir is where CoreDNS' pods have the ConfigMaps; the keys of coredns-custom are in custom below it.
+// mountDir is the directory where CoreDNS' pods mount the ConfigMaps. The keys of coredns-custom
+// are in its subdirectory custom.
 const mountDir = "/etc/coredns"
 
-// emptyHosts stands for /etc/hosts, which would be the machine's: a pod has one of its own, without names.
+// emptyHosts replaces /etc/hosts, which would be the machine's file. A pod has a file of its own,
+// without names.
 const emptyHosts = customDir + "/none.hosts"
 
-// confine has the plugins of a line read only what a pod of CoreDNS would see: keys of the ConfigMaps coredns and
-// coredns-custom. CoreDNS is root on the machine here, and who may edit a ConfigMap is not. Snippets can be imported
-// into any block, so the first word alone decides.
+// confine restricts the plugins of a line to the files that a pod of CoreDNS would see: the keys of
+// the ConfigMaps coredns and coredns-custom. This matters because CoreDNS runs as root on the
+// machine here, and users who may edit a ConfigMap are not root. Snippets can be imported into any
+// block, so the first word alone decides.
 func (r rewriter) confine(name string, line []token) error {
 	for _, t := range line {
 		if strings.Contains(t.text, "{$") || strings.Contains(t.text, "{%") {
@@ -37,7 +40,7 @@ func (r rewriter) confine(name string, line []token) error {
 	return nil
 }
 
-// files are the words of a line that name files.
+// files returns the indexes of the words of a line that name files.
 func files(line []token) []int {
 	end := slices.IndexFunc(line, func(t token) bool { return t.text == "{" || t.text == "}" })
 	if end < 0 {
@@ -54,7 +57,7 @@ func files(line []token) []int {
 		upTo(1, 2)
 	case "tls":
 		upTo(1, end)
-	case "autopath": // the last one, unless it names a plugin
+	case "autopath": // the last word, unless it names a plugin
 		if end > 1 && !strings.HasPrefix(line[end-1].text, "@") {
 			upTo(end-1, end)
 		}
@@ -72,14 +75,15 @@ func files(line []token) []int {
 	return found
 }
 
-// isServer says whether a word after forward is a server's address or name, which has no slash; upstream takes others for
-// files. The machine's resolver file is replaced by its servers.
+// isServer reports whether a word after forward is the address or name of a server, which has no
+// slash. Upstream treats other words as files. The machine's resolver file is accepted because its
+// servers replace it.
 func isServer(word string) bool {
 	over, host := parse.Transport(word)
 	return word == "/etc/resolv.conf" || over != transport.UNIX && !strings.Contains(host, "/")
 }
 
-// allowed is where a file that a pod would see is here.
+// allowed returns the path on this machine for a file that a pod would see.
 func (r rewriter) allowed(file string) (string, bool) {
 	file = path.Clean(file)
 	if path.IsAbs(file) {

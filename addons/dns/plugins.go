@@ -40,7 +40,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// Our own directives, which the rewriter puts into a Corefile.
+// These are mote's own directives. The rewriter puts them into a Corefile.
 const (
 	directiveListen      = "mote_listen"
 	directiveBound       = "mote_bound"
@@ -51,8 +51,8 @@ const (
 	directiveIgnored     = "mote_ignored"
 )
 
-// directives are those that a Corefile may use, in upstream's order: each query passes them so. What opens sockets
-// comes first, and no query passes that.
+// directives returns the directives that a Corefile may use, in upstream's order. Each query passes
+// the plugins in this order. The directives that open sockets come first; no query passes those.
 func directives() []string {
 	return []string{
 		"tls", "timeouts", "bind", directiveListen, directiveBound, "metadata", "cancel", "bufsize", directiveIgnored,
@@ -62,7 +62,8 @@ func directives() []string {
 	}
 }
 
-// register makes CoreDNS ours. Its directives are package variables, so there is one server for each process.
+// register installs mote's directives in CoreDNS. They are package variables of CoreDNS, so there
+// is one server for each process.
 func (s *Server) register() {
 	dnsserver.Directives = directives()
 	dnsserver.Quiet = true
@@ -76,20 +77,21 @@ func (s *Server) register() {
 	plugin.Register(directiveIgnored, setupIgnored)
 }
 
-// setupListen has a block listen on our address only: not on the machine's others, where strangers could ask it.
+// setupListen makes a block listen on Config.Address only, and not on other addresses of the
+// machine, where strangers could ask it.
 func (s *Server) setupListen(c *caddy.Controller) error {
 	dnsserver.GetConfig(c).ListenHosts = []string{s.cfg.Address.String()}
 	if all := caddy.Instances(); len(all) > 0 {
-		s.building = all[len(all)-1] // the only way to it, should it be refused
+		s.building = all[len(all)-1] // the only way to reach the instance if it is refused
 	}
 	return s.front.adopt(c)
 }
 
-// setupBound is for a block that has addresses of its own, by "bind".
+// setupBound handles a block that sets its own addresses with "bind".
 func (s *Server) setupBound(c *caddy.Controller) error { return s.front.adopt(c) }
 
-// setupKubernetes is the kubernetes plugin with our credentials. Upstream's own setup would also make its
-// logger that of the whole process.
+// setupKubernetes sets up the kubernetes plugin with mote's credentials. Upstream's setup would
+// also replace the logger of the whole process.
 func (s *Server) setupKubernetes(c *caddy.Controller) error {
 	c.Next()
 	k, err := kubernetes.ParseStanza(c)
@@ -119,7 +121,7 @@ func (s *Server) setupKubernetes(c *caddy.Controller) error {
 	return nil
 }
 
-// clientConfig hands the plugin a configuration that is already made.
+// clientConfig passes an existing configuration to the plugin.
 type clientConfig struct{ config *rest.Config }
 
 func (c clientConfig) ClientConfig() (*rest.Config, error) { return rest.CopyConfig(c.config), nil }
@@ -130,15 +132,15 @@ func (clientConfig) Namespace() (string, bool, error) { return "", false, nil }
 
 func (clientConfig) ConfigAccess() clientcmd.ConfigAccess { return nil }
 
-// setupIgnored accepts what has no meaning inside this process. health and ready are for the probes of a pod
-// and would open ports on the machine; reload watches a file; debug lets a panic through, which would
-// end the whole cluster; pprof opens a port.
+// setupIgnored accepts directives that have no meaning inside this process. health and ready serve
+// the probes of a pod and would open ports on the machine. reload watches a file. debug lets a
+// panic through, which would end the whole cluster. pprof opens a port.
 func setupIgnored(c *caddy.Controller) error {
 	skip(c)
 	return nil
 }
 
-// setupUnreachable stands where "forward . /etc/resolv.conf" is and the machine knows no name server.
+// setupUnreachable replaces "forward . /etc/resolv.conf" when the machine has no name server.
 func setupUnreachable(c *caddy.Controller) error {
 	c.Next()
 	if !c.NextArg() {
@@ -155,13 +157,13 @@ func setupUnreachable(c *caddy.Controller) error {
 	return nil
 }
 
-// skip reads the rest of the directive, whatever it is.
+// skip reads the rest of a directive and ignores it.
 func skip(c *caddy.Controller) {
 	for c.Next() {
 	}
 }
 
-// unreachable answers at once that a name outside of the cluster cannot be resolved.
+// unreachable answers at once that a name outside the cluster cannot be resolved.
 type unreachable struct {
 	next  plugin.Handler
 	zones plugin.Zones

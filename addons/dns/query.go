@@ -11,13 +11,13 @@ import (
 	"github.com/mote-k8s/mote/internal/fair"
 )
 
-// query is one that is being answered: its ResponseWriter, its context and its share of the processor, in one
-// allocation.
+// query is a query that is being answered. It holds its ResponseWriter, its context and its share
+// of the processor in one allocation.
 type query struct {
 	dns.ResponseWriter
 	server *dnsserver.Server
 	work   fair.Work
-	blocks bool // writing may wait for the client
+	blocks bool // true if writing may wait for the client
 }
 
 // WriteMsg implements dns.ResponseWriter.
@@ -36,16 +36,17 @@ func (q *query) Write(m []byte) (int, error) {
 	return q.ResponseWriter.Write(m)
 }
 
-// queryContext is the context that CoreDNS' plugins get, with what CoreDNS' own servers put into it.
+// queryContext is the context that CoreDNS' plugins receive. It holds the same values as the
+// contexts of CoreDNS' own servers.
 type queryContext query
 
-// queryKey is for the query itself.
+// queryKey is the context key of the query itself.
 type queryKey struct{}
 
-// Deadline implements context.Context: there is none.
+// Deadline implements context.Context. There is no deadline.
 func (*queryContext) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
 
-// Done implements context.Context: it is never done.
+// Done implements context.Context. The context is never done.
 func (*queryContext) Done() <-chan struct{} { return nil }
 
 // Err implements context.Context.
@@ -64,7 +65,8 @@ func (c *queryContext) Value(key any) any {
 	return nil
 }
 
-// pausing is a plugin that waits for other servers. Meanwhile other queries have the processor.
+// pausing is a plugin that waits for other servers. While it waits, other queries use the
+// processor.
 type pausing struct{ plugin.Handler }
 
 // ServeDNS implements plugin.Handler.

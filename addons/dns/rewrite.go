@@ -15,15 +15,15 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/parse"
 )
 
-// Where a Corefile may import from: the keys of the ConfigMap coredns-custom. The long form is what
-// other distributions write.
+// A Corefile may import only from these directories: the keys of the ConfigMap coredns-custom.
+// Other distributions use the long form.
 const (
 	customDir      = "custom"
 	customDirOther = "/etc/coredns/custom"
 )
 
-// renamed maps directives of a Corefile to what runs for them here (plugins.go). Each of them is written
-// for a CoreDNS that is alone in its process.
+// renamed maps a directive of a Corefile to the directive that replaces it here (plugins.go). Each
+// replaced plugin is written for a CoreDNS that is alone in its process.
 func renamed(directive string) string {
 	switch directive {
 	case "kubernetes":
@@ -38,24 +38,24 @@ func renamed(directive string) string {
 	return directive
 }
 
-// rewriter translates what users write, a Corefile for a pod of its own, into one for this process. Line
-// numbers stay, so that errors name the user's lines.
+// rewriter translates a Corefile that was written for a pod into one for this process. Line numbers
+// stay the same, so that errors name the user's lines.
 type rewriter struct {
 	port      uint16       // instead of 53
 	upstreams []netip.Addr // instead of /etc/resolv.conf
 	dir       string       // instead of /etc/coredns
 }
 
-// token is one word of a Corefile. Words of the same line belong together.
+// token is one word of a Corefile. Words with the same line number belong together.
 type token struct {
 	line int
 	text string
 }
 
-// corefile rewrites a Corefile or a *.server file: server blocks.
+// corefile rewrites a Corefile or a *.server file, which consists of server blocks.
 func (r rewriter) corefile(name, text string) (string, error) { return r.rewrite(name, text, 0) }
 
-// override rewrites a *.override file: what stands inside a server block.
+// override rewrites a *.override file, which holds the content of a server block.
 func (r rewriter) override(name, text string) (string, error) { return r.rewrite(name, text, 1) }
 
 func (r rewriter) rewrite(name, text string, depth int) (string, error) {
@@ -101,18 +101,19 @@ func (r rewriter) rewrite(name, text string, depth int) (string, error) {
 	return out.String(), nil
 }
 
-// keys moves a block's zones from the ordinary port to ours and, when it opens, has it listen where we do.
+// keys moves a block's zones from port 53 to the rewriter's port. If the line opens the block, it
+// also makes the block listen on mote's address.
 func (r rewriter) keys(line []token, opens bool) []token {
 	ours := ":" + strconv.Itoa(int(r.port))
 	for i, t := range line {
 		zone, comma := strings.CutSuffix(t.text, ",")
 		transport, name := parse.Transport(zone)
 		if t.text == "{" || transport != "dns" {
-			continue // another transport has a port of its own
+			continue // another transport has its own port
 		}
 		switch _, port, err := plugin.SplitHostPort(name); {
 		case err != nil:
-			continue // CoreDNS says what is wrong
+			continue // CoreDNS reports the error
 		case port == "":
 			zone += ours
 		case port == "53":
@@ -129,7 +130,8 @@ func (r rewriter) keys(line []token, opens bool) []token {
 	return line
 }
 
-// binds says whether the block whose keys begin lines has addresses of its own. Then its ports are meant, too.
+// binds reports whether the first block in lines sets its own addresses. Then the ports that it
+// names are meant as well.
 func binds(lines [][]token) bool {
 	depth := 0
 	for _, line := range lines {
@@ -147,8 +149,8 @@ func binds(lines [][]token) bool {
 	return false
 }
 
-// directive renames what needs it, and puts the upstream servers in the place of the file that names them
-// elsewhere. Without any, the whole directive gives way to one that knows no other server.
+// directive renames a directive if needed, and replaces the resolver file by the upstream servers.
+// Without upstream servers, a directive that knows no other server replaces the whole line.
 func (r rewriter) directive(line []token) []token {
 	if line[0].text == "hosts" && (len(line) == 1 || line[1].text == "{") {
 		line = slices.Insert(line, 1, token{line[0].line, filepath.Join(r.dir, emptyHosts)})
@@ -177,10 +179,10 @@ func (r rewriter) directive(line []token) []token {
 	return out
 }
 
-// checkImport keeps a Corefile from reading files of the machine.
+// checkImport prevents a Corefile from reading files of the machine.
 func checkImport(name string, line []token) error {
 	if len(line) == 1 {
-		return nil // upstream says what is wrong
+		return nil // upstream reports the error
 	}
 	if dir := path.Dir(line[1].text); dir != "." && dir != customDir && dir != customDirOther {
 		return fmt.Errorf("%s:%d - cannot import %s: only snippets, %s/*.override and %s/*.server can be; they are keys of the ConfigMap %s",
@@ -189,11 +191,12 @@ func checkImport(name string, line []token) error {
 	return nil
 }
 
-// splitLines is the words of text by line, without empty lines. What follows an opening brace is a line of its own.
+// splitLines splits text into the words of each line and skips empty lines. The words after an
+// opening brace count as a line of their own.
 func splitLines(name, text string) [][]token {
 	var lines [][]token
 	d := caddyfile.NewDispenser(name, strings.NewReader(text))
-	end := 0 // the line that the last word ends on; a quoted one may have line breaks
+	end := 0 // the line on which the last word ends; a quoted word may contain line breaks
 	for d.Next() {
 		t := token{d.Line(), d.Val()}
 		if t.line != end {
@@ -209,10 +212,10 @@ func splitLines(name, text string) [][]token {
 	return lines
 }
 
-// writer writes words such that they are read back as they were, each on its line.
+// writer writes words so that they are read back unchanged, each on its line.
 type writer struct {
 	strings.Builder
-	at int // the line under way, from 0
+	at int // the current line, from 0
 }
 
 func (w *writer) line(tokens []token) {

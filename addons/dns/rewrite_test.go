@@ -84,7 +84,8 @@ func TestRewriteOverride(t *testing.T) {
 	require.Equal(t, "mote_loop\nhosts custom/none.hosts {\nloop\n}\n", got)
 }
 
-// TestRewriteFiles: plugins read the keys of the ConfigMaps where they are here.
+// TestRewriteFiles checks that plugins read the keys of the ConfigMaps at their paths on this
+// machine.
 func TestRewriteFiles(t *testing.T) {
 	r := rewriterFor("192.0.2.1")
 	r.dir = "/run/mote/dns"
@@ -99,8 +100,8 @@ func ourWord(word string) bool {
 	return word == directiveListen || word == directiveBound || word == emptyHosts
 }
 
-// FuzzRewrite: whatever is written, nothing panics, nothing grows without bound, and what comes out is read
-// back with as many lines at least and the same words but ours.
+// FuzzRewrite checks that no input makes the rewriter panic or its output grow without limit. The
+// output, read back, has at least as many lines and the same words, plus mote's own.
 func FuzzRewrite(f *testing.F) {
 	f.Add(Config{Domain: "cluster.local"}.defaultCorefile())
 	f.Add("a:53, b {\n x \"y # \\\" z\n\" }\n")

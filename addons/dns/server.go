@@ -1,11 +1,13 @@
-// Package dns is the cluster's DNS server: CoreDNS as a library, in this process, behind the cluster DNS address.
+// Package dns runs the cluster's DNS server: CoreDNS as a library, in this process, behind the
+// cluster DNS address.
 //
-// It owns the Service kube-dns with its endpoints, the ConfigMap coredns and who may read what CoreDNS reads;
-// kube-proxy leads the cluster DNS address to the port where it listens on the pod bridge. Users configure it as
-// they would CoreDNS in a pod: by the Corefile in the ConfigMap kube-system/coredns and by coredns-custom.
-// rewrite.go says how such a Corefile becomes one for this process, README.md why.
+// It owns the Service kube-dns with its endpoints, the ConfigMap coredns, and the access rights to
+// what CoreDNS reads. kube-proxy sends traffic for the cluster DNS address to the port where the
+// server listens on the pod bridge. Users configure it like CoreDNS in a pod: with the Corefile in
+// the ConfigMap kube-system/coredns and with coredns-custom. rewrite.go describes how such a
+// Corefile becomes one for this process. README.md gives the reasons.
 //
-// Enter with New and run the Server as a component; Remove takes away what it made. CoreDNS keeps its
+// Enter with New and run the Server as a component; Remove deletes what it made. CoreDNS keeps its
 // directives in package variables, so there is one Server for each process.
 package dns
 
@@ -37,58 +39,60 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "dns"
 
-// Port is where DNS is served on Config.Address, over UDP and TCP. It is not 53, which another server on the
-// machine may hold for all addresses.
+// Port is the port of Config.Address where DNS is served over UDP and TCP. It is not 53, because
+// another server on the machine may hold port 53 on all addresses.
 const Port = 10053
 
-// Reasons of events on the ConfigMap coredns.
+// These are the reasons of events on the ConfigMap coredns.
 const (
 	reasonBroken = "CorefileInvalid"
 	reasonLoaded = "CorefileLoaded"
 	reasonLoop   = "ForwardingLoop"
-	// reasonForeign is of a cluster that somebody else serves.
+	// reasonForeign is for a cluster whose DNS another program serves.
 	reasonForeign = "NotOurs"
 )
 
-// What `mote status` tells of.
+// These are the subjects that `mote status` reports on.
 const (
 	aboutConfig  = "ConfigMap " + namespace + "/" + configName
 	aboutLoop    = "forwarding"
 	aboutObjects = "the addon stands by"
 )
 
-// Config says where and for whom to serve. It is never changed after New.
+// Config defines where the server listens and which cluster it serves. It never changes after New.
 type Config struct {
 	Access api.Access
-	// Address is the one to listen on; pods reach it. ClusterIP is the Service's.
+	// Address is the listening address; pods reach it. ClusterIP is the address of the Service.
 	Address, ClusterIP netip.Addr
-	// Domain is the cluster's, e.g. cluster.local.
+	// Domain is the cluster domain, e.g. cluster.local.
 	Domain   string
 	NodeName string
-	// RunDir holds the Corefile that is in force, as rewritten.
+	// RunDir holds the active Corefile, as rewritten.
 	RunDir string
-	// ResolvConfs are resolver files, best first. The first one that names a server counts.
+	// ResolvConfs are resolver files in order of preference. The first one that names a server is
+	// used.
 	ResolvConfs []string
-	// Budgets bound the connections of clients; nil does too, without reports.
+	// Budgets limit the connections of clients. With nil the limits apply without reports.
 	Budgets *limit.Budgets
 }
 
-// Server is the addon. It implements component.Component, and component.Troubled: which Corefile is not in force.
+// Server is the addon. It implements component.Component and component.Troubled, which reports a
+// Corefile that is not active.
 type Server struct {
 	api.Troubles
 	cfg    Config
-	client *rest.Config // the kubernetes plugin's
+	client *rest.Config // the client of the kubernetes plugin
 	kube   kubernetes.Interface
 	objs   *api.Objects
 	events *api.Events
 
 	front    *front
 	instance *caddy.Instance // used by Run only
-	building *caddy.Instance // what start is making. Used by Run only
+	building *caddy.Instance // the instance that start is making; used by Run only
 	ready    chan struct{}
 }
 
-// New makes the server. It may be called once in the life of a process.
+// New makes the server. It may be called once in a process.
 func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, client: cfg.Access.As(api.ServiceAccount(account), Name), ready: make(chan struct{})}
 	admin := cfg.Access.Admin(Name)
@@ -107,7 +111,8 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Trouble implements component.Troubled: what is wrong with the Corefile, and too many queries.
+// Trouble implements component.Troubled. It reports errors in the Corefile and an excess of
+// queries.
 func (s *Server) Trouble() []string {
 	list := s.Troubles.Trouble()
 	if text := s.front.gate.Trouble(); text != "" {
@@ -119,7 +124,8 @@ func (s *Server) Trouble() []string {
 // Name implements component.Component.
 func (*Server) Name() string { return Name }
 
-// Ready implements component.Component: a Corefile is in force, and kube-proxy knows of us.
+// Ready implements component.Component. The server is ready when a Corefile is active and
+// kube-proxy has the endpoint.
 func (s *Server) Ready(ctx context.Context) error {
 	select {
 	case <-s.ready:
@@ -140,7 +146,8 @@ func (s *Server) Run(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return nil
 	case errors.Is(err, api.ErrForeign):
-		// Somebody else serves the cluster. The API must stay up for them to change their mind.
+		// Another program serves the cluster's DNS. The API must stay up so that users can change
+		// this.
 		s.say(aboutObjects, reasonForeign)(err.Error())
 		close(s.ready)
 		<-ctx.Done()
@@ -160,13 +167,14 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.follow(ctx, maps, changed)
 }
 
-// follow keeps what the ConfigMaps and resolver files say in force.
+// follow applies the ConfigMaps and resolver files again after each change.
 func (s *Server) follow(ctx context.Context, maps cache.Store, changed <-chan struct{}) error {
 	var tried sources
 	for {
 		current, missing := s.sources(maps)
 		if missing {
-			// Deleted: the default comes back, and with it the next change.
+			// The ConfigMap was deleted. Make the default one again; the watch then reports the
+			// next change.
 			err := api.Retry(ctx, Name, func(ctx context.Context) error { return s.cfg.keepConfig(ctx, s.kube) })
 			if err != nil && ctx.Err() == nil {
 				return err
@@ -185,8 +193,8 @@ func (s *Server) follow(ctx context.Context, maps cache.Store, changed <-chan st
 	}
 }
 
-// load puts sources in force. When they are wrong it says so and leaves things as they are; at the start, when
-// there is nothing to leave, the default Corefile steps in.
+// load activates sources. If they are invalid, it reports the error and keeps the active
+// configuration. At the start, when no configuration is active, it uses the default Corefile.
 func (s *Server) load(from sources) error {
 	err := s.start(from)
 	if err == nil {
@@ -216,7 +224,8 @@ func (s *Server) serving() {
 	}
 }
 
-// start has CoreDNS serve from, in place of what it serves now. Sockets pass from the one to the other.
+// start makes CoreDNS serve from instead of the present sources. The new instance takes over the
+// sockets of the old one.
 func (s *Server) start(from sources) (err error) {
 	s.building = nil
 	s.front.plan()
@@ -225,7 +234,7 @@ func (s *Server) start(from sources) (err error) {
 			err = fmt.Errorf("CoreDNS panicked: %v", r) // a user's text must not end the cluster
 		}
 		if err == nil {
-			s.front.commit() // done already, unless this is the first
+			s.front.commit() // already done, unless this is the first start
 			return
 		}
 		if s.building != nil {
@@ -248,10 +257,10 @@ func (s *Server) start(from sources) (err error) {
 		next, err = s.instance.Restart(input)
 	}
 	if err == nil && next == nil {
-		err = errors.New("CoreDNS panicked; the log says where") // Restart recovers and forgets
+		err = errors.New("CoreDNS panicked; the log says where") // Restart recovers and drops the panic
 	}
 	if err != nil {
-		// Errors name files by their path here; users know them by their key.
+		// Errors contain the local path of a file; users know the file by its key.
 		text := strings.TrimPrefix(err.Error(), "starting with listener file descriptors: ")
 		return errors.New(strings.ReplaceAll(text, dir+string(filepath.Separator), ""))
 	}
@@ -259,16 +268,18 @@ func (s *Server) start(from sources) (err error) {
 	return nil
 }
 
-// discardTimeout is for callbacks that wait for a part that has not begun when the instance was refused.
+// discardTimeout limits shutdown functions that wait for a goroutine that had not started when the
+// instance was refused.
 const discardTimeout = time.Second
 
-// discard ends what a refused instance has begun: CoreDNS forgets it with its watches, timers and sockets.
+// discard ends what a refused instance has started. CoreDNS itself drops the instance and leaves
+// its watches, timers and sockets behind.
 func discard(refused *caddy.Instance) {
-	_ = refused.Stop() // says what is wrong itself
+	_ = refused.Stop() // logs its own errors
 	var ending sync.WaitGroup
 	for _, end := range refused.OnShutdown {
 		ending.Go(func() {
-			defer func() { _ = recover() }() // of a part that is half made
+			defer func() { _ = recover() }() // in case a plugin is only half set up
 			_ = end()
 		})
 	}
@@ -292,7 +303,8 @@ func (s *Server) stop() {
 	s.instance = nil
 }
 
-// say tells users what is wrong, once; "" is that it is not any more.
+// say returns a function that reports a problem to users once. An empty message reports that the
+// problem is over.
 func (s *Server) say(about, reason string) func(message string) {
 	return func(message string) {
 		if s.Note(about, message) && message != "" {
@@ -305,10 +317,10 @@ func configRef() *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: configName}
 }
 
-// watchConfig follows the ConfigMaps. stop waits for the end.
+// watchConfig watches the ConfigMaps. stop ends the watch and waits for its end.
 func (s *Server) watchConfig(ctx context.Context, change func()) (store cache.Store, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	// All of the namespace's, which are few: one watch for our two.
+	// Watch all ConfigMaps of the namespace, which are few. So one watch serves both.
 	lw := cache.NewListWatchFromClient(s.kube.CoreV1().RESTClient(), "configmaps", namespace, fields.Everything())
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: lw, ObjectType: &corev1.ConfigMap{},
@@ -324,7 +336,8 @@ func (s *Server) watchConfig(ctx context.Context, change func()) (store cache.St
 	return store, func() { cancel(); <-done }
 }
 
-// watchResolvConfs follows the directories of the resolver files, because the files are usually replaced.
+// watchResolvConfs watches the directories of the resolver files, because the files are usually
+// replaced.
 func (s *Server) watchResolvConfs(change func()) (stop func(), err error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -340,7 +353,7 @@ func (s *Server) watchResolvConfs(change func()) (stop func(), err error) {
 	return func() { watcher.Close(); <-done }, nil
 }
 
-// followFiles calls change for what happens to the resolver files, until watcher is closed.
+// followFiles calls change for each event on a resolver file, until watcher is closed.
 func (s *Server) followFiles(watcher *fsnotify.Watcher, change func()) {
 	for {
 		select {
@@ -355,7 +368,7 @@ func (s *Server) followFiles(watcher *fsnotify.Watcher, change func()) {
 			if !ok {
 				return
 			}
-			// Something was not heard. Until this is read, nothing more is.
+			// Some events were lost. The channel must be read, or no further event arrives.
 			slog.Warn("the resolver files are read again", "component", Name, "err", err)
 			change()
 		}

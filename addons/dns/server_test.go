@@ -20,13 +20,14 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// running counts goroutines with a call in their stack.
+// running counts the goroutines whose stack contains a call.
 func running(call string) int {
 	stacks := make([]byte, 4<<20)
 	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), call)
 }
 
-// testRefusedReload: the last good Corefile stays in force, and of the refused one nothing runs on.
+// testRefusedReload checks that the last good Corefile stays active, and that nothing of the
+// refused one keeps running.
 func testRefusedReload(t *testing.T, s *Server) {
 	dnsserver.Directives = append(directives(), "mote_panics")
 	plugin.Register("mote_panics", func(c *caddy.Controller) error {
@@ -62,7 +63,8 @@ func testRefusedReload(t *testing.T, s *Server) {
 	require.NoError(t, s.load(sources{corefile: corefile}))
 	require.Empty(t, s.Trouble())
 
-	// A query that panics is answered, and so is the next one: a pod must not end the cluster.
+	// A query that panics is answered, and so is the next one. A pod must not be able to end the
+	// cluster.
 	require.NoError(t, s.load(sources{corefile: ".:53 {\n debug\n template IN ANY panic.test {\n  rcode NOERROR\n }\n  mote_panics\n}\n"}))
 	for range 3 {
 		require.Equal(t, dns.RcodeServerFailure, ask(t, serverPort, "panics.test.", dns.TypeA).Rcode)
@@ -72,7 +74,8 @@ func testRefusedReload(t *testing.T, s *Server) {
 	require.Eventually(t, func() bool { return running(watching)+looks() == 0 }, 10*time.Second, time.Millisecond)
 }
 
-// TestLostFileEvents: what the kernel could not tell is looked at, and what it tells later is heard.
+// TestLostFileEvents checks that the files are read again after lost events, and that later events
+// still arrive.
 func TestLostFileEvents(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "resolv.conf")

@@ -16,20 +16,25 @@ import (
 )
 
 const (
-	// maxQueries and maxQueriesPerSource are at once. Most of one is a goroutine's stack of 16 KiB, so all take some
-	// 40 MB. A pod that asks without pause has some 10 under way; one whose upstream servers do not answer, more.
+	// maxQueries and maxQueriesPerSource limit concurrent queries. Most of a query's memory is the
+	// stack of its goroutine, 16 KiB, so all queries together take some 40 MB. A pod that asks
+	// without a pause has some 10 running queries, and more if its upstream servers do not answer.
 	maxQueries, maxQueriesPerSource = 2048, 512
-	// maxUnread is how many UDP queries may be read from a socket and not be admitted yet. More wait in the kernel:
-	// each is a goroutine that is ready to run.
+	// maxUnread is the number of UDP queries that may be read from a socket and not yet be
+	// admitted. Each is a goroutine that is ready to run. Further queries wait in the kernel.
 	maxUnread = 64
-	// maxConnections over TCP of each address, and of one source: clients ask over UDP first, and pods that keep
+	// maxConnections limits the TCP connections of each listening address, and
+	// maxConnectionsPerSource those of one source. Clients ask over UDP first, and pods that keep
 	// connections, such as caches, have a few.
 	maxConnections, maxConnectionsPerSource = 1024, 128
-	// maxOnConnection is after how many queries a connection is closed. Clients connect again (RFC 7766, 6.2.3).
+	// maxOnConnection is the number of queries after which a connection is closed. Clients connect
+	// again (RFC 7766, 6.2.3).
 	maxOnConnection = 128
-	// readTimeout is for the first query on a connection, writeTimeout for a client to take an answer, as upstream's.
+	// readTimeout limits the wait for the first query on a connection. writeTimeout limits the time
+	// that a client takes to receive an answer; the value is upstream's.
 	readTimeout, writeTimeout = 3 * time.Second, 5 * time.Second
-	// pollInterval is how often a quiet UDP socket is looked at. A stop does not wait for it.
+	// pollInterval is the interval at which a quiet UDP socket is checked. A stop does not wait for
+	// it.
 	pollInterval = time.Hour
 )
 
@@ -45,7 +50,7 @@ type socket struct {
 	running  sync.WaitGroup
 }
 
-// served is who answers on a socket.
+// served is the CoreDNS server that answers on a socket, with its generation.
 type served struct {
 	server     *dnsserver.Server
 	generation *generation
@@ -53,7 +58,7 @@ type served struct {
 
 func listenAddress(host, port string) string { return transportPrefix + net.JoinHostPort(host, port) }
 
-// openSocket takes the address over UDP and TCP. Nothing is read before serve.
+// openSocket listens on the address over UDP and TCP. It reads nothing before serve.
 func openSocket(ctx context.Context, address string, gate *fair.Gate, budgets *limit.Budgets) (*socket, error) {
 	s := &socket{gate: gate, unread: make(chan struct{}, maxUnread)}
 	var config net.ListenConfig
@@ -82,10 +87,10 @@ func openSocket(ctx context.Context, address string, gate *fair.Gate, budgets *l
 	return s, nil
 }
 
-// idleTimeout is as the Corefile says, or CoreDNS' own.
+// idleTimeout returns the value of the Corefile, or CoreDNS' default.
 func (s *socket) idleTimeout() time.Duration { return s.current.Load().server.IdleTimeout }
 
-// serve leads queries to by from now on. It returns when the socket is read.
+// serve passes queries to by from now on. It returns when both listeners read.
 func (s *socket) serve(by *served) {
 	s.current.Store(by)
 	if s.started {
@@ -101,7 +106,7 @@ func (s *socket) serve(by *served) {
 	starting.Wait()
 }
 
-// close frees the address and waits some seconds for the queries that are under way.
+// close frees the address and waits up to drainTimeout for running queries.
 func (s *socket) close() {
 	if !s.started {
 		_ = s.packets.Close()
@@ -116,8 +121,8 @@ func (s *socket) close() {
 	closing.Wait()
 }
 
-// admitting is the reader of a UDP socket. It drops queries of sources that have enough under way before they cost
-// more than the reading: a client that gets no answer asks again, later.
+// admitting is the reader of a UDP socket. It drops queries of a source that has enough running
+// queries, before they cost more than the read. A client that gets no answer asks again later.
 type admitting struct {
 	dns.Reader
 	socket *socket
@@ -131,14 +136,14 @@ func (a admitting) ReadUDP(conn *net.UDPConn, timeout time.Duration) ([]byte, *d
 			continue
 		}
 		if err == nil {
-			a.socket.unread <- struct{}{} // the handler, acceptPacket or MsgInvalidFunc takes it out
+			a.socket.unread <- struct{}{} // taken out by the handler, acceptPacket or MsgInvalidFunc
 		}
 		return message, session, err
 	}
 }
 
-// acceptPacket is for a UDP query whose header was read. The library then calls the handler, MsgInvalidFunc, or, if
-// it is not accepted, nothing more.
+// acceptPacket decides on a UDP query whose header was read. If it accepts, the library then calls
+// the handler or MsgInvalidFunc. Otherwise the library calls nothing more.
 func (s *socket) acceptPacket(h dns.Header) dns.MsgAcceptAction {
 	action := accept(h)
 	if action != dns.MsgAccept {
@@ -158,7 +163,8 @@ func (s *socket) answerConnection(w dns.ResponseWriter, r *dns.Msg) {
 	}
 }
 
-// answer has CoreDNS answer a query, unless there are too many.
+// answer passes a query to CoreDNS. It returns false if there are too many queries or the server
+// ends.
 func (s *socket) answer(q *query, r *dns.Msg) bool {
 	if !s.gate.Begin(&q.work, fair.Source(q.RemoteAddr(), q.LocalAddr()), 1) {
 		return false
@@ -168,7 +174,7 @@ func (s *socket) answer(q *query, r *dns.Msg) bool {
 	for !by.generation.enter() {
 		next := s.current.Load()
 		if next == by {
-			return false // the server ends
+			return false // the server is stopping
 		}
 		by = next
 	}
@@ -179,7 +185,7 @@ func (s *socket) answer(q *query, r *dns.Msg) bool {
 	return true
 }
 
-// bounded makes connections whose clients have to take what they are sent.
+// bounded is a listener whose connections limit the time that a client takes to receive an answer.
 type bounded struct{ net.Listener }
 
 // Accept implements net.Listener.
@@ -193,8 +199,8 @@ func (b bounded) Accept() (net.Conn, error) {
 
 type connection struct{ net.Conn }
 
-// Write implements net.Conn. An answer that cannot be written ends the connection: queries that are queued on it are
-// of a client that does not read or is gone.
+// Write implements net.Conn. It closes the connection if an answer cannot be written: the queries
+// that are queued on it belong to a client that does not read or is gone.
 func (c *connection) Write(answer []byte) (int, error) {
 	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
 	n, err := c.Conn.Write(answer)

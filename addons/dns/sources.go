@@ -14,11 +14,11 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// sources is all that decides what CoreDNS does.
+// sources holds all inputs that determine the behaviour of CoreDNS.
 type sources struct {
 	corefile  string
 	files     map[string]string // further keys of the Corefile's ConfigMap, such as zones
-	custom    map[string]string // *.override and *.server, and files that they use
+	custom    map[string]string // *.override, *.server and the files that they use
 	upstreams []netip.Addr
 }
 
@@ -26,7 +26,8 @@ func (a sources) equal(b sources) bool {
 	return a.corefile == b.corefile && maps.Equal(a.files, b.files) && maps.Equal(a.custom, b.custom) && slices.Equal(a.upstreams, b.upstreams)
 }
 
-// sources reads the ConfigMaps' copies and the resolver files. missing: there is no Corefile at all.
+// sources reads the cached ConfigMaps and the resolver files. missing is true if the ConfigMap of
+// the Corefile does not exist.
 func (s *Server) sources(store cache.Store) (from sources, missing bool) {
 	get := func(name string) map[string]string {
 		object, found, err := store.GetByKey(namespace + "/" + name)
@@ -44,15 +45,15 @@ func (s *Server) sources(store cache.Store) (from sources, missing bool) {
 	return from, data == nil
 }
 
-// write puts the rewritten custom files, and those that plugins read, into dir and returns the rewritten Corefile, which
-// imports them.
+// write stores the rewritten custom files, and the files that plugins read, in dir. It returns the
+// rewritten Corefile, which imports them.
 func (from sources) write(dir string) (string, error) {
 	r := rewriter{port: Port, upstreams: from.upstreams, dir: dir}
 	text, err := r.corefile(corefileKey, from.corefile)
 	if err != nil {
 		return "", err
 	}
-	// Without any file to import CoreDNS would warn.
+	// CoreDNS would warn if there were no file to import.
 	files := map[string]string{"none.server": "", "none.override": "", filepath.Base(emptyHosts): ""}
 	listens := strings.Contains(text, directiveListen)
 	for key, text := range from.custom {

@@ -24,7 +24,7 @@ func TestSourcesWrite(t *testing.T) {
 		require.Equal(t, want, string(got))
 	}
 
-	// Files that plugins read.
+	// These are files that plugins read.
 	text, err = sources{
 		corefile: ".:53 {\n file a.db a.test\n hosts /etc/coredns/custom/names\n}\n", files: map[string]string{"a.db": "zone"},
 		custom: map[string]string{"names": "192.0.2.1 a.test"},

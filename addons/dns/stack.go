@@ -2,19 +2,21 @@ package dns
 
 import "github.com/miekg/dns"
 
-// stackNeeded takes the smallest stack, of 2 KiB, to 16 at once. A query for a Service needs more than 8.
+// stackNeeded makes the smallest stack, of 2 KiB, grow to 16 KiB at once. A query for a Service
+// needs more than 8 KiB.
 const stackNeeded = 9 << 10
 
-// accept is the library's choice of queries to answer, and grows the stack of a query's goroutine while it is still
-// shallow: before the question is unpacked. Each query over UDP has a goroutine of its own, and the runtime, which
-// doubles a stack when it is full and copies its contents, did so three times on the way through the plugins: a fifth
-// of the server's processor time.
+// accept applies the library's rule for the queries to answer. It also grows the stack of the
+// query's goroutine while the stack is still shallow: before the question is unpacked. Each UDP
+// query has its own goroutine. The runtime doubles a full stack and copies its contents. It did so
+// three times on the way through the plugins, which took a fifth of the server's processor time.
 func accept(h dns.Header) dns.MsgAcceptAction {
 	growStack(int(h.Qdcount))
 	return dns.DefaultMsgAcceptFunc(h)
 }
 
-// growStack returns what the compiler cannot know, so that it makes the room.
+// growStack returns a value that the compiler cannot know, so that the compiler keeps the array on
+// the stack.
 //
 //go:noinline
 func growStack(n int) byte {

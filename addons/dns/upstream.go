@@ -8,11 +8,12 @@ import (
 	"strings"
 )
 
-// maxUpstreams is what CoreDNS' forward takes.
+// maxUpstreams is the maximum that CoreDNS' forward plugin accepts.
 const maxUpstreams = 15
 
-// upstreams is the name servers of the first file that names any but ours: asking ourselves would be a loop.
-// A file that cannot be read names none, as on a machine without a resolver.
+// upstreams returns the name servers of the first file that names any server except ours. A query
+// to ours would be a loop. A file that cannot be read counts as empty, as on a machine without a
+// resolver.
 func upstreams(files []string, ours ...netip.Addr) []netip.Addr {
 	for _, file := range files {
 		content, err := os.ReadFile(file)
