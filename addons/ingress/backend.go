@@ -16,45 +16,50 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// protocol is how a backend is spoken to, by its Service port's appProtocol.
+// protocol is the protocol of a backend. The appProtocol of its Service port selects it.
 type protocol int
 
 const (
 	plain   protocol = iota // HTTP/1.1
 	h2c                     // HTTP/2 without TLS
-	overTLS                 // HTTP/1.1 or 2, as they agree
+	overTLS                 // HTTP/1.1 or HTTP/2, as both sides agree
 )
 
 const (
-	// connectTimeout is for a pod of this node, which answers within milliseconds or, behind a policy, never.
+	// connectTimeout limits a connection to a pod of this node. Such a pod answers within
+	// milliseconds or, behind a policy, never.
 	connectTimeout = 5 * time.Second
-	// lostTimeout is how long a pod may leave data unread before its connection ends: a policy that forbids it lets
-	// no packet through, and nothing else would tell.
+	// lostTimeout is the time that a pod may leave data unread before its connection ends. A policy
+	// that forbids the connection lets no packet through, and no other signal would report that.
 	lostTimeout = 20 * time.Second
-	// handshakeTimeout is for a backend that speaks TLS.
+	// handshakeTimeout limits the TLS handshake with a backend.
 	handshakeTimeout = 10 * time.Second
-	// asideFor is how long an endpoint that could not be connected to is asked last.
+	// asideFor is the time during which an endpoint that refused a connection is tried last.
 	asideFor = 10 * time.Second
-	// maxTries of different endpoints for one request, so that it ends within 15 s whatever happens.
+	// maxTries is the number of different endpoints tried for one request. It makes every request
+	// end within 15 s.
 	maxTries = 3
-	// Connections to endpoints that are kept open for the next request, and how long.
+	// keptForEach and kept limit the connections that are kept open for the next request, for each
+	// endpoint and in total. keptFor limits the time that they are kept.
 	keptForEach, kept, keptFor = 256, 1024, time.Minute
-	// maxAnswerHeader is what the header of an answer may have.
+	// maxAnswerHeader limits the header of an answer, in bytes.
 	maxAnswerHeader = 256 << 10
-	// Over HTTP/2 a silent connection is asked whether it lives.
+	// pingAfter is the silence on an HTTP/2 connection after which a ping checks whether it is
+	// alive. pingTimeout limits the wait for the answer.
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
 )
 
 var errNoEndpoint = errors.New("the Service has no ready endpoint")
 
-// endpoint is an address of a pod. It stays the same as routes change.
+// endpoint is the address of a pod. The same endpoint is kept when routes change.
 type endpoint struct {
 	address string
-	aside   atomic.Int64 // until then (Unix time in ns) others are asked first
+	aside   atomic.Int64 // until then (Unix time in ns) other endpoints are tried first
 	kept    keptConnections
 }
 
-// backend is a Service's port. It implements http.RoundTripper, to one of its endpoints.
+// backend is the port of a Service. It implements http.RoundTripper and sends a request to one of
+// its endpoints.
 type backend struct {
 	name      string // NAMESPACE/SERVICE:PORT
 	protocol  protocol
@@ -65,24 +70,27 @@ type backend struct {
 	handler   http.Handler
 }
 
-// RoundTrip asks the endpoints in turn. One that cannot be connected to has not had the request: another gets it.
+// RoundTrip tries the endpoints in turn. An endpoint that refuses the connection has not received
+// the request, so the request goes to another one.
 func (b *backend) RoundTrip(r *http.Request) (*http.Response, error) {
 	if len(b.endpoints) == 0 {
 		return nil, errNoEndpoint
 	}
 	if r.Body != nil && r.Body != http.NoBody {
-		// A transport closes the body of what it could not send. The proxy closes it at the end.
+		// A transport closes the body of a request that it could not send. The proxy closes the
+		// body at the end.
 		r.Body = io.NopCloser(r.Body)
 	}
 	if under, ok := r.Context().Value(requestKey{}).(*request); ok {
-		under.work.Pause() // what follows waits for the pod
+		under.work.Pause() // the steps below wait for the pod
 	}
 	turn := b.next.Add(1)
 	for try := range uint32(maxTries) {
 		e := b.pick(turn + try)
 		r.URL.Host = e.address
 		response, err := b.ask(r, e)
-		if !unconnected(err) || r.Context().Err() != nil { // of a client that left, nobody knows whether the endpoint answers
+		// If the client has left, the error does not show whether the endpoint answers.
+		if !unconnected(err) || r.Context().Err() != nil {
 			return response, err
 		}
 		e.aside.Store(time.Now().Add(asideFor).UnixNano())
@@ -100,7 +108,7 @@ func (b *backend) ask(r *http.Request, e *endpoint) (*http.Response, error) {
 	return b.transport.RoundTrip(r)
 }
 
-// pick is the endpoint whose turn it is, or the next that was not put aside.
+// pick returns the endpoint whose turn it is, or the next one that is not set aside.
 func (b *backend) pick(turn uint32) *endpoint {
 	n := uint32(len(b.endpoints))
 	for i := range n {
@@ -112,13 +120,13 @@ func (b *backend) pick(turn uint32) *endpoint {
 	return b.endpoints[turn%n]
 }
 
-// unconnected says that nothing of the request has left.
+// unconnected reports whether err means that no part of the request was sent.
 func unconnected(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// transports are the connections to all endpoints, by protocol.
+// transports holds the connections to all endpoints, by protocol.
 type transports [overTLS + 1]*http.Transport
 
 func newTransports() transports {
@@ -128,7 +136,7 @@ func newTransports() transports {
 			DialContext: dialer.DialContext, TLSHandshakeTimeout: handshakeTimeout,
 			MaxIdleConnsPerHost: keptForEach, MaxIdleConns: kept, IdleConnTimeout: keptFor,
 			MaxResponseHeaderBytes: maxAnswerHeader, ExpectContinueTimeout: time.Second,
-			DisableCompression: true, // what the client asked for is what it gets
+			DisableCompression: true, // the client gets the encoding that it asked for
 			HTTP2:              &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		}
 	}
@@ -147,7 +155,7 @@ func (t transports) close() {
 	}
 }
 
-// prepareSocket has policies judge the connection as one from outside.
+// prepareSocket marks a connection so that policies treat it as a connection from outside.
 func prepareSocket(_ context.Context, _, _ string, socket syscall.RawConn) error {
 	return onSocket(socket, func(fd int) error {
 		return errors.Join(
@@ -164,5 +172,6 @@ func onSocket(socket syscall.RawConn, do func(fd int) error) error {
 	return err
 }
 
-// backendTLS takes any certificate: pods have no names to verify, and are reached over the machine's own bridge.
+// backendTLS accepts any certificate: pods have no names to verify, and the path to them is the
+// machine's own bridge.
 func backendTLS() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }

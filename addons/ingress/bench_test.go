@@ -26,13 +26,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// The comparison with nginx: scripts/bench addons ingress. Proxies, backend and clients are processes of their own on one
-// machine; the proxies are asked in turn, round by round.
+// These constants configure the comparison with nginx: scripts/bench addons ingress. Proxies,
+// backend and clients are separate processes on one machine. The proxies are measured in turn,
+// round by round.
 const (
 	benchRounds      = 5
 	benchRound       = 3 * time.Second
 	benchConnections = 64
-	// benchVariable has this test file be the proxy in front of the address that it holds.
+	// benchVariable makes this test binary run as the proxy in front of the address in the
+	// variable.
 	benchVariable = "MOTE_BENCH_INGRESS_BACKEND"
 )
 
@@ -45,7 +47,8 @@ http {
 	server { listen 127.0.0.1:%[2]s; location / { return 200 "%[3]s"; } }
 }`
 
-// nginxConfig is that of nginx as an ingress: connections to backends are kept, and backends learn who asks.
+// nginxConfig configures nginx as an ingress: it keeps connections to backends and sends them the
+// client's address.
 const nginxConfig = `
 daemon off; worker_processes auto; pid %[1]s/pid; error_log stderr;
 events { worker_connections 4096; }
@@ -63,7 +66,7 @@ http {
 	}
 }`
 
-// TestBenchProxy is the proxy's process. It ends when its standard input does.
+// TestBenchProxy runs the process of the proxy. It ends when its standard input ends.
 func TestBenchProxy(t *testing.T) {
 	backend := os.Getenv(benchVariable)
 	if backend == "" {
@@ -77,7 +80,8 @@ func TestBenchProxy(t *testing.T) {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// BenchmarkNginx compares requests a second and processor time, proxied by this package and by nginx.
+// BenchmarkNginx compares requests a second and processor time of this package and nginx as a
+// proxy.
 func BenchmarkNginx(b *testing.B) {
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
@@ -106,12 +110,13 @@ func BenchmarkNginx(b *testing.B) {
 				b.ReportMetric(median(costs[name]), name+"-cpu-µs/request")
 			}
 			b.ReportMetric(median(ratios), "ratio")
-			b.ReportMetric(0, "ns/op") // says nothing here
+			b.ReportMetric(0, "ns/op") // has no meaning here
 		})
 	}
 }
 
-// BenchmarkCompile is what a change costs in a cluster with 1,000 Ingresses for Services of ten pods each.
+// BenchmarkCompile measures the cost of a change in a cluster with 1,000 Ingresses for Services of
+// ten pods each.
 func BenchmarkCompile(b *testing.B) {
 	p, err := newProxy(80, 443)
 	require.NoError(b, err)
@@ -168,7 +173,7 @@ func startNginx(b *testing.B, program, config, value string) *process {
 	require.NoError(b, listener.Close())
 	file := filepath.Join(dir, "conf")
 	require.NoError(b, os.WriteFile(file, fmt.Appendf(nil, config, dir, port, value), 0o600))
-	require.NoError(b, os.Chmod(dir, 0o777)) // its workers are another user
+	require.NoError(b, os.Chmod(dir, 0o777)) // its workers run as another user
 	p := &process{address, exec.Command(program, "-c", file, "-e", "stderr")}
 	p.cmd.Stderr = os.Stderr
 	require.NoError(b, p.cmd.Start())
@@ -186,7 +191,7 @@ func startNginx(b *testing.B, program, config, value string) *process {
 func startProxy(b *testing.B, backend string) *process {
 	b.Helper()
 	p := &process{cmd: exec.Command(os.Args[0], "-test.run=^TestBenchProxy$")}
-	p.cmd.Env = append(os.Environ(), benchVariable+"="+backend, "GOGC=50") // as mote when it is idle
+	p.cmd.Env = append(os.Environ(), benchVariable+"="+backend, "GOGC=50") // as for an idle mote
 	stdin, err := p.cmd.StdinPipe()
 	require.NoError(b, err)
 	stdout, err := p.cmd.StdoutPipe()
@@ -199,7 +204,7 @@ func startProxy(b *testing.B, backend string) *process {
 	return p
 }
 
-// cpu is what the process and its children have used, in clock ticks of 10 ms: proc(5).
+// cpu returns the processor time of the process and its children, in clock ticks of 10 ms: proc(5).
 func (p *process) cpu(b *testing.B) (used time.Duration) {
 	b.Helper()
 	pids := []string{strconv.Itoa(p.cmd.Process.Pid)}
@@ -218,7 +223,7 @@ func (p *process) cpu(b *testing.B) (used time.Duration) {
 	return used
 }
 
-// load asks on all connections for a round, one request after the other on each.
+// load sends requests on all connections for a round, one after the other on each.
 func load(b *testing.B, address string) (requests int64, took time.Duration) {
 	b.Helper()
 	var done atomic.Int64
@@ -237,7 +242,7 @@ func load(b *testing.B, address string) (requests int64, took time.Duration) {
 	return done.Load(), time.Since(started)
 }
 
-// askFor is a client that costs little itself.
+// askFor is a client that itself uses little processor time.
 func askFor(address string, limit time.Duration) (requests int64, err error) {
 	conn, err := net.Dial("tcp", address)
 	if err != nil {

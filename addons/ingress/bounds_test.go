@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// deadlines is a ResponseWriter that notes how long a read may take.
+// deadlines is a ResponseWriter that records the read deadlines.
 type deadlines struct {
 	http.ResponseWriter
 	set []time.Time
@@ -24,7 +24,8 @@ func (d *deadlines) SetReadDeadline(at time.Time) error {
 	return nil
 }
 
-// TestPausesInBodiesAreBounded: each read has its time, and afterwards the connection has all it wants.
+// TestPausesInBodiesAreBounded checks that each read has a deadline, and that the connection has
+// none afterwards.
 func TestPausesInBodiesAreBounded(t *testing.T) {
 	d := &deadlines{}
 	body := &timedBody{ReadCloser: io.NopCloser(strings.NewReader("body")), control: http.NewResponseController(d), limit: bodyTimeout, sized: true}
@@ -54,7 +55,8 @@ func TestPanicsAreAnswered(t *testing.T) {
 	})
 }
 
-// TestImpatientClient: who leaves before a connection is there does not have the endpoint put aside.
+// TestImpatientClient checks that a client that leaves before a connection is made does not cause
+// the endpoint to be set aside.
 func TestImpatientClient(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {

@@ -17,14 +17,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// certificate is that of a Secret, or why there is none.
+// certificate is the certificate of a Secret, or the reason why there is none.
 type certificate struct {
 	tls  *tls.Certificate
 	leaf *x509.Certificate
 	err  error
 }
 
-// certificates are parsed once for each version of a Secret. It is used by one goroutine.
+// certificates caches one parsed certificate for each version of a Secret. One goroutine uses it.
 type certificates struct {
 	known, used map[types.UID]versionedCertificate
 }
@@ -46,7 +46,7 @@ func (c *certificates) of(s *corev1.Secret) *certificate {
 	return found.certificate
 }
 
-// forget drops what was not asked for since it was last called.
+// forget drops the entries that were not used since its last call.
 func (c *certificates) forget() { c.known, c.used = c.used, nil }
 
 func parseCertificate(s *corev1.Secret) *certificate {
@@ -62,7 +62,8 @@ func parseCertificate(s *corev1.Secret) *certificate {
 	return &certificate{tls: &pair, leaf: pair.Leaf}
 }
 
-// objection says why clients that ask for host will not like the certificate, "" if they will.
+// objection returns the reason why clients that ask for host will reject the certificate, or "" if
+// they accept it.
 func (c *certificate) objection(host string, now time.Time) string {
 	switch {
 	case now.After(c.leaf.NotAfter):
@@ -80,7 +81,7 @@ func (c *certificate) objection(host string, now time.Time) string {
 	return ""
 }
 
-// certificate is the one for a host that a client asked for, nil when there is none.
+// certificate returns the certificate for a host that a client asked for, or nil if there is none.
 func (t *table) certificate(host string) *tls.Certificate {
 	c := t.certificates[host]
 	if parent := parentOf(host); c == nil && parent != "" {
@@ -92,8 +93,8 @@ func (t *table) certificate(host string) *tls.Certificate {
 	return c.tls
 }
 
-// newDefaultCertificate makes the one that hosts without a certificate get. Nobody can verify it, so it is for no
-// name; its key is never written anywhere.
+// newDefaultCertificate makes the certificate for hosts that have none. Nobody can verify it, so it
+// names no real host. Its key is never written to a file.
 func newDefaultCertificate() (*tls.Certificate, error) {
 	c, err := newCertificate("mote ingress default certificate", []string{"ingress.invalid"})
 	if err != nil {
@@ -113,7 +114,7 @@ func newCertificate(name string, hosts []string) (*tls.Certificate, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: hosts,
-		// Machines may have no clock.
+		// The validity is wide because machines may have no clock.
 		NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2120, 1, 1, 0, 0, 0, 0, time.UTC),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,

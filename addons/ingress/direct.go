@@ -17,20 +17,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// direct asks an endpoint over HTTP/1.1 in the goroutine of the request. http.Transport has two goroutines for each
-// connection, which costs a third of all processor time where requests are small. It is for requests that have no
-// body and can be repeated, most of all requests: those need no more than this.
+// direct sends a request to an endpoint over HTTP/1.1 in the goroutine of the request.
+// http.Transport has two goroutines for each connection, which cost a third of all processor time
+// when requests are small. direct handles requests that have no body and can be repeated. Most
+// requests are of this kind, and they need no more than this.
 type direct struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// suits says whether a request can go this way.
+// suits reports whether direct can send a request.
 func (direct) suits(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.Body == nil || r.Body == http.NoBody) &&
 		r.Header["Upgrade"] == nil
 }
 
-// roundTrip asks over a connection that was kept, and over a new one when the endpoint has closed those.
+// roundTrip sends the request over a kept connection, and over a new one if the endpoint has closed
+// the kept ones.
 func (d direct) roundTrip(r *http.Request, e *endpoint) (*http.Response, error) {
 	for {
 		c := e.kept.take()
@@ -65,11 +67,11 @@ func timedOut(err error) bool {
 	return errors.As(err, &network) && network.Timeout()
 }
 
-// connection is one to an endpoint, which has one request at a time.
+// connection is a connection to an endpoint. It carries one request at a time.
 type connection struct {
 	net.Conn
 	home    *keptConnections
-	limit   io.LimitedReader // of what is read ahead
+	limit   io.LimitedReader // limits the bytes read ahead
 	reader  *bufio.Reader
 	writer  *bufio.Writer
 	expires time.Time
@@ -81,12 +83,13 @@ func newConnection(conn net.Conn, home *keptConnections) *connection {
 	return c
 }
 
-// quiet says that the endpoint has neither closed the connection nor said more than it was asked for, as some do to HEAD or
-// when they give up waiting: the next request, which is somebody else's, would take that for its answer.
+// quiet reports whether the endpoint has neither closed the connection nor sent unrequested data.
+// Some endpoints send such data after HEAD or when they stop waiting. The next request on the
+// connection belongs to another client and would take that data for its answer.
 func (c *connection) quiet() bool {
 	conn, ok := c.Conn.(syscall.Conn)
 	if !ok {
-		return true // it is no socket, and only asking tells
+		return true // it is not a socket; only a request can show its state
 	}
 	socket, err := conn.SyscallConn()
 	if err != nil {
@@ -101,8 +104,8 @@ func (c *connection) quiet() bool {
 	return err == nil && errors.Is(peeked, unix.EAGAIN)
 }
 
-// ask sends a request and reads the header of its answer. silent says that the endpoint has not said a word: it has
-// closed the connection before. After an error the connection is closed.
+// ask sends a request and reads the header of its answer. silent is true if the endpoint has sent
+// nothing: it closed the connection earlier. After an error the connection is closed.
 func (c *connection) ask(r *http.Request) (response *http.Response, silent bool, err error) {
 	stop := context.AfterFunc(r.Context(), func() { c.Close() })
 	defer func() {
@@ -141,10 +144,11 @@ func (c *connection) ask(r *http.Request) (response *http.Response, silent bool,
 	return response, false, nil
 }
 
-// answerBody gives its connection back when it was read, and closes it otherwise.
+// answerBody returns its connection to the kept ones after the body was read, and closes it
+// otherwise.
 type answerBody struct {
 	io.ReadCloser
-	connection *connection // nil when it was given back
+	connection *connection // nil after it was returned
 	keep       bool
 	stop       func() bool
 }
@@ -173,15 +177,15 @@ func (b *answerBody) finish(whole bool) {
 	}
 }
 
-// keptConnections are those to an endpoint that have no request.
+// keptConnections holds the connections to an endpoint that have no request.
 type keptConnections struct {
 	mu    sync.Mutex
-	idle  []*connection // the freshest last
-	timer *time.Timer   // nil when nothing is kept
+	idle  []*connection // the most recent one last
+	timer *time.Timer   // nil when no connection is kept
 	gone  bool          // the endpoint is in no table any more
 }
 
-// take is the freshest connection, nil when there is none.
+// take returns the most recent connection, or nil if there is none.
 func (k *keptConnections) take() *connection {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -193,7 +197,7 @@ func (k *keptConnections) take() *connection {
 	return c
 }
 
-// put keeps a connection, unless there are enough.
+// put keeps a connection unless enough are kept already. It reports whether it kept it.
 func (k *keptConnections) put(c *connection) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -208,7 +212,7 @@ func (k *keptConnections) put(c *connection) bool {
 	return true
 }
 
-// expire closes what was not used for long.
+// expire closes the connections that were unused for too long.
 func (k *keptConnections) expire() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -225,7 +229,7 @@ func (k *keptConnections) expire() {
 	k.timer.Reset(k.idle[0].expires.Sub(now))
 }
 
-// close is for an endpoint that nobody asks any more.
+// close closes the connections of an endpoint that is no longer used.
 func (k *keptConnections) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -237,7 +241,7 @@ func (k *keptConnections) close() {
 	}
 }
 
-// drop closes all that are kept now.
+// drop closes all connections that are kept now.
 func (k *keptConnections) drop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

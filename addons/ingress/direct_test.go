@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// counted is a backend with the number of connections that it was asked for.
+// counted returns a lab with a backend, and the number of connections that the backend received.
 func counted(t *testing.T, handler http.HandlerFunc) (l *lab, connections *atomic.Int64) {
 	t.Helper()
 	connections = new(atomic.Int64)
@@ -75,7 +75,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	require.Empty(t, l.proxy.routes.Load().others.fallback.backend.endpoints[0].kept.idle)
 }
 
-// TestClosedWhileIdle: the backend closes each connection after its answer without a word of warning.
+// TestClosedWhileIdle uses a backend that closes each connection after its answer without notice.
 func TestClosedWhileIdle(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -101,7 +101,7 @@ func TestClosedWhileIdle(t *testing.T) {
 	}
 }
 
-// TestStrayAnswer: what a backend says without being asked is nobody's answer.
+// TestStrayAnswer checks that unrequested data from a backend is not used as an answer.
 func TestStrayAnswer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -177,13 +177,14 @@ func TestAnswersThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestClientLeaves: the backend hears of it, whether its answer has begun or not.
+// TestClientLeaves checks that the backend notices when the client leaves, whether its answer has
+// begun or not.
 func TestClientLeaves(t *testing.T) {
 	for _, path := range []string{"/silent", "/streaming"} {
 		asked, left := make(chan struct{}), make(chan struct{})
 		l, _ := counted(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/streaming" {
-				fmt.Fprint(w, "begun") // and seen at once, though there is more to come
+				fmt.Fprint(w, "begun") // and seen at once, though more follows
 				_ = http.NewResponseController(w).Flush()
 			}
 			close(asked)
@@ -263,7 +264,8 @@ func (f forbidden) Close() error {
 	return nil
 }
 
-// TestForbiddenConnectionsAreNotTriedOneByOne: after the first all are given up for a new one.
+// TestForbiddenConnectionsAreNotTriedOneByOne checks that after the first failure all kept
+// connections are dropped for a new one.
 func TestForbiddenConnectionsAreNotTriedOneByOne(t *testing.T) {
 	e, asked, closed := &endpoint{address: says(t, "web")}, 0, 0
 	defer e.kept.close()

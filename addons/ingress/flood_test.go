@@ -20,10 +20,12 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Two strangers: addresses of loopback, which the proxy takes for other machines' here.
+// strangerAddress and otherAddress are two strangers: loopback addresses that the proxy treats as
+// addresses of other machines here.
 const strangerAddress, otherAddress = "127.0.0.7", "127.0.0.8"
 
-// newFloodLab is a lab with little memory for requests, in front of a backend that answers at once and echoes bodies.
+// newFloodLab makes a lab with little memory for requests. Its backend answers at once and echoes
+// bodies.
 func newFloodLab(t *testing.T) *lab {
 	l := newLabWith(t, func(p *proxy) {
 		b := boundsFor(512 << 20)
@@ -48,13 +50,13 @@ func newFloodLab(t *testing.T) *lab {
 	return l
 }
 
-// stranger is a raw connection of HTTP/2 without TLS.
+// stranger is a raw HTTP/2 connection without TLS.
 type stranger struct {
 	net.Conn
 	*http2.Framer
-	header  []byte // of a POST whose body is still to come
+	header  []byte // of a POST whose body is not sent yet
 	next    uint32
-	refused *atomic.Int64 // 503s that it has read
+	refused *atomic.Int64 // the 503s that it has read
 }
 
 func newStranger(t *testing.T, l *lab, header map[string]string) *stranger {
@@ -86,7 +88,8 @@ func (s *stranger) open() error {
 	return err
 }
 
-// readAll answers what keeps a connection alive, and sends frames to each, until the connection ends.
+// readAll answers the frames that keep a connection alive, and passes frames to each until the
+// connection ends.
 func (s *stranger) readAll(each func(http2.Frame)) {
 	decoder := hpack.NewDecoder(4096, nil)
 	for {
@@ -111,7 +114,7 @@ func (s *stranger) readAll(each func(http2.Frame)) {
 	}
 }
 
-// goodClient asks from another address and fails the test when it has no answer.
+// goodClient sends requests from another address and fails the test if it gets no answer.
 func goodClient(t *testing.T, l *lab) func() {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(otherAddress)}}
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -131,7 +134,7 @@ func goodClient(t *testing.T, l *lab) func() {
 	}
 }
 
-// inUse is what the process' heap and stacks take once all that can be is collected.
+// inUse returns the memory of the process' heap and stacks after garbage collection.
 func inUse() int64 {
 	runtime.GC()
 	runtime.GC()
@@ -140,8 +143,9 @@ func inUse() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// TestUnfinishedBodies: streams with large headers whose bodies do not end take no more than their client's share,
-// further ones are answered 503, other clients are served, and all of it is back when the pause was too long.
+// TestUnfinishedBodies checks streams with large headers whose bodies do not end. They take no more
+// than their client's share, further ones are answered 503, and other clients are served. All of
+// the memory is free again after the pause was too long.
 func TestUnfinishedBodies(t *testing.T) {
 	l := newFloodLab(t)
 	good := goodClient(t, l)
@@ -155,7 +159,7 @@ func TestUnfinishedBodies(t *testing.T) {
 		go s.readAll(func(http2.Frame) {})
 		for range maxStreams {
 			if s.open() != nil {
-				break // it was closed, as its refusals were too many
+				break // closed, because it had too many refusals
 			}
 		}
 	}
@@ -164,9 +168,10 @@ func TestUnfinishedBodies(t *testing.T) {
 	good()
 	peak := inUse() - before
 	t.Logf("%d KiB more at the peak, %d requests refused", peak>>10, l.proxy.gate.Refused())
-	// Connections take memory themselves, those of the client in this process too. Without bounds it is 370 MiB.
+	// Connections take memory themselves; those of the client are in this process too. Without
+	// limits the peak is 370 MiB.
 	require.Less(t, peak, l.proxy.bounds.memoryPerSource+refusalMemoryPerSource+connections*(512<<10))
-	// The backend has answered, and the bodies do not go on.
+	// The backend has answered, and the bodies do not continue.
 	require.Eventually(t, func() bool { return l.proxy.gate.UnderWay() == 0 && l.proxy.refusals.UnderWay() == 0 }, time.Minute, 10*time.Millisecond)
 	var read int64
 	for _, s := range strangers {
@@ -178,7 +183,8 @@ func TestUnfinishedBodies(t *testing.T) {
 	require.Eventually(t, func() bool { return inUse()-before < 4<<20 }, time.Minute, 100*time.Millisecond)
 }
 
-// TestAnswersThatNobodyTakes: a client that reads nothing, not even refusals, loses its connections.
+// TestAnswersThatNobodyTakes checks that a client that reads nothing, not even refusals, loses its
+// connections.
 func TestAnswersThatNobodyTakes(t *testing.T) {
 	l := newFloodLab(t)
 	good := goodClient(t, l)
@@ -199,7 +205,8 @@ func TestAnswersThatNobodyTakes(t *testing.T) {
 	require.Eventually(t, func() bool { return l.proxy.gate.UnderWay() == 0 && l.proxy.refusals.UnderWay() == 0 }, time.Minute, 10*time.Millisecond)
 }
 
-// TestClosedWindows: an answer whose client leaves the window of its stream closed ends, though it answers pings.
+// TestClosedWindows checks that an answer ends if its client keeps the window of the stream closed,
+// even though the client answers pings.
 func TestClosedWindows(t *testing.T) {
 	l := newFloodLab(t)
 	l.lead("web", "", server(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1<<20)) }))
@@ -220,8 +227,8 @@ func TestClosedWindows(t *testing.T) {
 	require.Eventually(t, func() bool { return l.proxy.gate.UnderWay() == 0 }, time.Minute, 10*time.Millisecond)
 }
 
-// TestPausesOverHTTP2: a body that does not go on is 408 when the pod waits for it; a call of gRPC may pause once its
-// answer has begun.
+// TestPausesOverHTTP2 checks that a body that stops gets 408 while the pod waits for it. A gRPC
+// call may pause once its answer has begun.
 func TestPausesOverHTTP2(t *testing.T) {
 	l := newFloodLab(t)
 	status := func(header map[string]string) (first string, ended chan struct{}) {
@@ -264,8 +271,8 @@ func TestPausesOverHTTP2(t *testing.T) {
 	}
 }
 
-// TestAnswersWithoutBody: the header of an answer ends its stream over HTTP/2. gRPC takes it for the trailers of a call
-// that failed, and misses those otherwise.
+// TestAnswersWithoutBody checks that the header of an answer ends its stream over HTTP/2. gRPC
+// treats that header as the trailers of a failed call, and otherwise misses the trailers.
 func TestAnswersWithoutBody(t *testing.T) {
 	l := newFloodLab(t)
 	l.lead("web", "", server(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Grpc-Status", "5") }))
@@ -286,7 +293,7 @@ func TestAnswersWithoutBody(t *testing.T) {
 	}
 }
 
-// TestTakenBack: a client that takes its requests back without end loses its connection.
+// TestTakenBack checks that a client that cancels its requests without end loses its connection.
 func TestTakenBack(t *testing.T) {
 	l := newFloodLab(t)
 	l.lead("web", "", server(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
@@ -304,8 +311,8 @@ func TestTakenBack(t *testing.T) {
 	require.Eventually(t, func() bool { return l.proxy.gate.UnderWay() == 0 }, time.Minute, 10*time.Millisecond)
 }
 
-// TestSlowBodies: one of a known length has to come at a rate, however short its pauses are; waits of the pod do not
-// count.
+// TestSlowBodies checks that a body of known length has to arrive at a minimum rate, however short
+// its pauses are. Waits of the pod do not count.
 func TestSlowBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, out := net.Pipe()
@@ -315,7 +322,7 @@ func TestSlowBodies(t *testing.T) {
 			defer close(ended)
 			defer out.Close()
 			for range 1000 {
-				time.Sleep(10 * time.Second) // of the test's own clock
+				time.Sleep(10 * time.Second) // on the test's own clock
 				if _, err := out.Write([]byte("x")); err != nil {
 					return
 				}
@@ -338,7 +345,8 @@ type pipeDeadline struct {
 
 func (p pipeDeadline) SetReadDeadline(at time.Time) error { return p.conn.SetReadDeadline(at) }
 
-// TestSmuggling: requests whose end two servers could see in different places are refused, or reach the pod in one form.
+// TestSmuggling checks requests whose end two servers could see in different places. They are
+// refused, or reach the pod in one form.
 func TestSmuggling(t *testing.T) {
 	l := newLab(t)
 	var seen atomic.Pointer[string]

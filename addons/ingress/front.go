@@ -15,20 +15,25 @@ import (
 )
 
 const (
-	// maxHeader of a request, cookies included: as much as nginx takes, in 4 buffers of 8 KiB. It counts by its size.
+	// maxHeader limits the header of a request in bytes, cookies included. nginx accepts as much,
+	// in 4 buffers of 8 KiB. The header counts by its size.
 	maxHeader = 32 << 10
-	// headerTimeout is for a request's header to come, handshakes included.
+	// headerTimeout limits the wait for a request's header, handshakes included.
 	headerTimeout = 20 * time.Second
-	// idleTimeout is how long a connection without a request is kept. Browsers give up theirs at about that time.
+	// idleTimeout is the time that a connection without a request is kept. Browsers close theirs at
+	// about that time.
 	idleTimeout = 75 * time.Second
-	// maxStreams at once on one connection of HTTP/2: the least that RFC 9113 (6.5.2) recommends.
+	// maxStreams limits concurrent streams on one HTTP/2 connection. It is the minimum that RFC
+	// 9113 (6.5.2) recommends.
 	maxStreams = 100
-	// streamWindow and connectionWindow are how much of bodies may come over HTTP/2 while pods do not read: nginx's, where
-	// net/http would take 1 MiB of each. maxFrame is how much is read at once, the least there is.
+	// streamWindow and connectionWindow limit the body bytes that may arrive over HTTP/2 while pods
+	// do not read. The values are nginx's; net/http would take 1 MiB for each. maxFrame limits one
+	// read; it is the smallest value allowed.
 	streamWindow, connectionWindow, maxFrame = 64 << 10, 256 << 10, 16 << 10
-	// sentTimeout is how long what was sent may wait for the client to take it. The kernel then ends the connection.
+	// sentTimeout is the time that sent data may wait for the client to accept it. The kernel then
+	// ends the connection.
 	sentTimeout = time.Minute
-	// drainTimeout is for requests that are under way when a port is closed.
+	// drainTimeout is the time that running requests get when a port is closed.
 	drainTimeout = 5 * time.Second
 )
 
@@ -36,10 +41,10 @@ const (
 type front struct {
 	listener net.Listener
 	server   *http.Server
-	ended    chan struct{} // closed when nothing is accepted any more
+	ended    chan struct{} // closed when the port accepts no more connections
 }
 
-// openFront listens on a port of all addresses, with TLS if there is a configuration for it. failed is told when the
+// openFront listens on a port of all addresses, with TLS if secure is set. It calls failed when the
 // port cannot be served any more.
 func openFront(ctx context.Context, port int, secure *tls.Config, handler *proxy, budgets *limit.Budgets, failed func(error)) (*front, error) {
 	name := "ingress-http"
@@ -79,7 +84,7 @@ func newServer(handler *proxy, secure *tls.Config) *http.Server {
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: handler.bounds.sent,
 		},
 	}
-	// What clients do wrong any stranger can have us say.
+	// Log at debug level: any stranger can cause these messages by client errors.
 	server.ErrorLog = slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetHTTP2(secure != nil)
@@ -87,7 +92,7 @@ func newServer(handler *proxy, secure *tls.Config) *http.Server {
 	return server
 }
 
-// close frees the port at once and waits for the requests under way.
+// close frees the port at once and waits for the running requests.
 func (f *front) close() {
 	_ = f.listener.Close()
 	<-f.ended

@@ -1,13 +1,14 @@
-// Package ingress leads requests from outside to Services by host and path, as Ingresses of class "mote" say: a reverse
-// proxy in this process, on two ports of the node.
+// Package ingress routes requests from outside to Services by host and path, as Ingresses of class
+// "mote" define. It is a reverse proxy in this process, on two ports of the node.
 //
-// It owns the IngressClass mote, the two ports while there are Ingresses, and the part of their status that says at
-// which address they are reached. The way of a request: front.go accepts it, match.go finds its route in a table,
-// proxy.go passes it on, backend.go chooses the pod, direct.go asks it. routes.go makes a new table of all that is known when something
-// changes; requests take the one that is in force when they come, so none is disturbed.
+// It owns the IngressClass mote, the two ports while there are Ingresses, and the part of the
+// Ingress status that holds the address. A request takes this way: front.go accepts it, match.go
+// finds its route in a table, proxy.go passes it on, backend.go chooses the pod, and direct.go
+// sends it. When something changes, routes.go makes a new table of the whole state. A request uses
+// the table that is active when it arrives, so a change disturbs no request.
 //
-// Enter with New and run the Controller as a component; Remove takes away what it left in the cluster. README.md says
-// what was decided and why.
+// Enter with New and run the Controller as a component; Remove deletes what it left in the cluster.
+// README.md describes the decisions and their reasons.
 package ingress
 
 import (
@@ -35,23 +36,24 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "ingress"
 
-// aboutIngress begins what is said about one in `mote status`.
+// aboutIngress is the prefix of a report on an Ingress in `mote status`.
 const aboutIngress = "Ingress "
 
-// Config says where to serve. It is never changed after New.
+// Config defines where the addon serves. It never changes after New.
 type Config struct {
 	Access api.Access
 	// HTTPPort and HTTPSPort are served on all addresses of the machine.
 	HTTPPort, HTTPSPort int
-	// Interface is the pods' bridge, Address its own: what Ingresses' status says on a machine that has no other address.
+	// Interface is the bridge of the pods, and Address the address of the bridge. The status of an
+	// Ingress holds it on a machine that has no other address.
 	Interface string
 	Address   netip.Addr
-	// Budgets bound the connections of clients; nil does too, without reports.
+	// Budgets limit the connections of clients. With nil the limits apply without reports.
 	Budgets *limit.Budgets
 }
 
-// Controller is the addon. It implements component.Component, and component.Troubled: which Ingresses are not served as
-// they say.
+// Controller is the addon. It implements component.Component and component.Troubled, which reports
+// Ingresses that are not served as defined.
 type Controller struct {
 	api.Troubles
 	cfg      Config
@@ -62,9 +64,10 @@ type Controller struct {
 	compiler compiler // used by Run only
 	ports    ports    // used by Run only
 	closing  sync.WaitGroup
-	fail     context.CancelCauseFunc // ends Run, by a port that cannot be served any more
-	ready    chan struct{}
-	// said is what each Ingress was told by an event. Used by Run only.
+	// fail ends Run when a port cannot be served any more.
+	fail  context.CancelCauseFunc
+	ready chan struct{}
+	// said holds the problems of each Ingress that were reported by an event. Used by Run only.
 	said map[types.UID][]problem
 }
 
@@ -90,7 +93,7 @@ func New(cfg Config) (*Controller, error) {
 	return c, nil
 }
 
-// Remove takes back the class and the addresses that Ingresses have from us.
+// Remove deletes the class and the addresses that mote wrote to Ingresses.
 func Remove(ctx context.Context, access api.Access) error {
 	kube, err := kubernetes.NewForConfig(access.Admin(Name))
 	if err != nil {
@@ -112,7 +115,8 @@ func Remove(ctx context.Context, access api.Access) error {
 	return objs.Remove(ctx, ownObjects()...)
 }
 
-// Trouble implements component.Troubled: what is wrong with Ingresses, and too many requests.
+// Trouble implements component.Troubled. It reports problems of Ingresses and an excess of
+// requests.
 func (c *Controller) Trouble() []string {
 	list := c.Troubles.Trouble()
 	for _, gate := range []*fair.Gate{c.proxy.gate, c.proxy.refusals} {
@@ -126,7 +130,8 @@ func (c *Controller) Trouble() []string {
 // Name implements component.Component.
 func (*Controller) Name() string { return Name }
 
-// Ready implements component.Component: the Ingresses that there were are served, as far as they can be.
+// Ready implements component.Component. The addon is ready when the existing Ingresses are served
+// as far as possible.
 func (c *Controller) Ready(ctx context.Context) error {
 	select {
 	case <-c.ready:
@@ -145,7 +150,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return nil
 	case errors.Is(err, api.ErrForeign):
-		// Somebody else's class of that name. The API must stay up for them to change their mind.
+		// Another program owns a class of that name. The API must stay up so that users can change
+		// this.
 		c.events.Warn(ownObjects()[0].Object, "NotOurs", err.Error())
 		c.Note("the addon stands by", err.Error())
 		close(c.ready)
@@ -179,7 +185,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// sync serves the Ingresses that there are. waiting says that a port could not be had.
+// sync serves the present Ingresses. waiting is true if a port was not available.
 func (c *Controller) sync(ctx context.Context, seen *watches) (waiting bool, err error) {
 	all := typed[*networkingv1.Ingress](seen.ingresses.List())
 	mine := ours(all, typed[*networkingv1.IngressClass](seen.classes.List()))
@@ -187,7 +193,7 @@ func (c *Controller) sync(ctx context.Context, seen *watches) (waiting bool, err
 	var address netip.Addr
 	var errs []error
 	if len(mine) == 0 {
-		c.releaseAll() // others may have the ports
+		c.releaseAll() // other programs may use the ports
 		c.proxy.routes.Store(c.compiler.nothing())
 	} else {
 		seen.startBackends(ctx)
@@ -218,7 +224,7 @@ func (c *Controller) sync(ctx context.Context, seen *watches) (waiting bool, err
 	return waiting, errors.Join(errs...)
 }
 
-// tell says what is wrong: each thing once by an event, and all for as long as it is so in the status.
+// tell reports problems: each problem once by an event, and all of them in the status while they last.
 func (c *Controller) tell(ingresses []*networkingv1.Ingress, found problems) {
 	wrong := make(map[string]bool)
 	for _, i := range ingresses {

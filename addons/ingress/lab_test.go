@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// lab is a proxy on two ports of loopback, in front of a cluster that is only told of.
+// lab is a proxy on two ports of loopback, in front of a simulated cluster.
 type lab struct {
 	t        *testing.T
 	proxy    *proxy
@@ -41,7 +41,7 @@ func newLab(t *testing.T) *lab {
 	return newLabWith(t, func(*proxy) {})
 }
 
-// newLabWith is a lab whose proxy is prepared before it listens.
+// newLabWith makes a lab and calls prepare on its proxy before it listens.
 func newLabWith(t *testing.T, prepare func(*proxy)) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -69,7 +69,7 @@ func newLabWith(t *testing.T, prepare func(*proxy)) *lab {
 	return l
 }
 
-// add tells of an Ingress that is older the smaller the number of those before it.
+// add adds an Ingress. Its age is such that Ingresses added earlier are older.
 func (l *lab) add(spec string) *networkingv1.Ingress {
 	l.t.Helper()
 	n := len(l.ingresses)
@@ -105,14 +105,14 @@ func (l *lab) lead(name, appProtocol string, addresses ...string) *discoveryv1.E
 	return slice
 }
 
-// apply puts in force what was told, and returns what is wrong with it.
+// apply activates the objects of the lab, and returns the problems found.
 func (l *lab) apply() problems {
 	routes, found := l.compiler.compile(l.objects, time.Now())
 	l.proxy.routes.Store(routes)
 	return found
 }
 
-// server is a backend.
+// server starts a backend.
 func server(t *testing.T, handler http.HandlerFunc) string {
 	t.Helper()
 	s := httptest.NewServer(handler)
@@ -120,12 +120,12 @@ func server(t *testing.T, handler http.HandlerFunc) string {
 	return s.Listener.Addr().String()
 }
 
-// says is a backend that answers text.
+// says starts a backend that answers text.
 func says(t *testing.T, text string) string {
 	return server(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) })
 }
 
-// closedPort is an address that refuses connections.
+// closedPort returns an address that refuses connections.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -134,7 +134,7 @@ func closedPort(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// client connects to the lab whatever the URL's host is.
+// client returns a client that connects to the lab for any host in the URL.
 func (l *lab) client() *http.Client {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -170,7 +170,7 @@ func (l *lab) secretFor(name, host string) *corev1.Secret {
 	return s
 }
 
-// presented are the names in the certificate that a client gets who asks for host.
+// presented returns the names in the certificate that a client gets when it asks for host.
 func (l *lab) presented(host string) []string {
 	l.t.Helper()
 	conn, err := tls.Dial("tcp", l.https, &tls.Config{ServerName: host, InsecureSkipVerify: true, NextProtos: []string{"h2"}})

@@ -5,31 +5,32 @@ import (
 	"strings"
 )
 
-// table leads requests to backends. It is never changed: another one takes its place.
+// table maps requests to backends. It never changes: a new table replaces it.
 type table struct {
-	// hosts are rules' hosts in lower case; wildcards are those that begin with "*.", by what follows it.
+	// hosts holds the hosts of rules in lower case. wildcards holds the hosts that begin with "*.",
+	// keyed by the text after it.
 	hosts, wildcards map[string]*hostRoutes
-	// others are the rules without a host.
+	// others holds the rules without a host.
 	others *hostRoutes
-	// certificates are by host, those for "*.example.com" by that name.
+	// certificates holds certificates by host. The key for "*.example.com" is that name itself.
 	certificates map[string]*certificate
 }
 
-// route is where a request goes.
+// route is the destination of a request.
 type route struct {
 	backend *backend
-	// toHTTPS is for Ingresses that want no plain request for themselves.
+	// toHTTPS is set for Ingresses that redirect plain requests to https.
 	toHTTPS bool
 }
 
-// hostRoutes are the paths of one host.
+// hostRoutes holds the paths of one host.
 type hostRoutes struct {
 	exact map[string]*route
-	// prefixes have no slash at their end: "" is every path.
+	// prefixes have no slash at their end; "" matches every path.
 	prefixes map[string]*route
-	// depth is the number of elements that the longest prefix has.
+	// depth is the number of elements in the longest prefix.
 	depth int
-	// fallback is where requests go that no rule is for.
+	// fallback takes requests that match no rule.
 	fallback *route
 }
 
@@ -44,7 +45,7 @@ func newHostRoutes() *hostRoutes {
 	return &hostRoutes{exact: make(map[string]*route), prefixes: make(map[string]*route)}
 }
 
-// host are the routes of a rule's host, which may be a wildcard or "".
+// host returns the routes for the host of a rule. The host may be a wildcard or "".
 func (t *table) host(name string) *hostRoutes {
 	if name == "" {
 		return t.others
@@ -60,8 +61,9 @@ func (t *table) host(name string) *hostRoutes {
 	return in[name]
 }
 
-// find is the route of a request, nil when there is none. All rules of the host itself are asked first, then those of
-// the wildcard that it matches, then those without a host; only then the default backends, in the same order.
+// find returns the route of a request, or nil if there is none. It checks all rules of the host
+// itself first, then those of the wildcard that the host matches, then those without a host. Only
+// then it checks the default backends, in the same order.
 func (t *table) find(host, requested string) *route {
 	levels := [...]*hostRoutes{t.hosts[host], t.wildcards[parentOf(host)], t.others}
 	requested = cleanPath(requested)
@@ -81,7 +83,8 @@ func (t *table) find(host, requested string) *route {
 	return nil
 }
 
-// find prefers an exact path to prefixes, and of those the longest. A prefix is of whole elements.
+// find prefers an exact path to prefixes, and the longest prefix to others. A prefix consists of
+// whole elements.
 func (h *hostRoutes) find(requested string) *route {
 	if r := h.exact[requested]; r != nil {
 		return r
@@ -98,7 +101,7 @@ func (h *hostRoutes) find(requested string) *route {
 	}
 }
 
-// addPrefix tells whether the prefix was not taken yet.
+// addPrefix adds a prefix and reports whether it was free.
 func (h *hostRoutes) addPrefix(prefix string, r *route) bool {
 	prefix = strings.TrimRight(prefix, "/")
 	if h.prefixes[prefix] != nil {
@@ -109,7 +112,7 @@ func (h *hostRoutes) addPrefix(prefix string, r *route) bool {
 	return true
 }
 
-// addExact tells whether the path was not taken yet.
+// addExact adds a path and reports whether it was free.
 func (h *hostRoutes) addExact(p string, r *route) bool {
 	if h.exact[p] != nil {
 		return false
@@ -118,8 +121,8 @@ func (h *hostRoutes) addExact(p string, r *route) bool {
 	return true
 }
 
-// firstElements cuts a path after n elements, and never ends with a slash. Without the cut a long path would cost the
-// square of its length.
+// firstElements cuts a path after n elements. The result never ends with a slash. Without the cut
+// the time for a path would grow with the square of its length.
 func firstElements(p string, n int) string {
 	for i := range len(p) {
 		if p[i] != '/' {
@@ -133,8 +136,8 @@ func firstElements(p string, n int) string {
 	return strings.TrimRight(p, "/")
 }
 
-// cleanPath is what a server makes of a path before it looks for the file: what is for /admin must not be reached as
-// /public/../admin. The backend gets the path as it was sent.
+// cleanPath normalises a path as a server does before it looks for the file. A rule for /admin must
+// not be reachable as /public/../admin. The backend receives the path as it was sent.
 func cleanPath(requested string) string {
 	if !strings.HasPrefix(requested, "/") {
 		requested = "/" + requested
@@ -152,7 +155,7 @@ func cleanPath(requested string) string {
 	return cleaned
 }
 
-// hostOf is the host that a request asks for, without a port and in lower case.
+// hostOf returns the host that a request asks for, without a port and in lower case.
 func hostOf(asked string) string {
 	if colon := strings.LastIndexByte(asked, ':'); colon > strings.LastIndexByte(asked, ']') {
 		asked = asked[:colon]
@@ -160,7 +163,8 @@ func hostOf(asked string) string {
 	return strings.ToLower(strings.TrimSuffix(asked, "."))
 }
 
-// parentOf is what a wildcard for the host has after "*.": a wildcard stands for one label.
+// parentOf returns the part that a wildcard for the host has after "*.". A wildcard stands for one
+// label.
 func parentOf(host string) string {
 	label, parent, _ := strings.Cut(host, ".")
 	if label == "" {

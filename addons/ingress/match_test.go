@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rule is HOST TYPE PATH; what it leads to is named so.
+// tableOf makes a table from rules of the form HOST TYPE PATH. The backend of a rule has the rule
+// as its name.
 func tableOf(rules ...string) *table {
 	t := newTable()
 	for _, rule := range rules {
@@ -33,7 +34,8 @@ func found(t *table, host, requested string) string {
 	return ""
 }
 
-// TestDocumentedPaths is the table of https://kubernetes.io/docs/concepts/services-networking/ingress/#examples.
+// TestDocumentedPaths checks the table of
+// https://kubernetes.io/docs/concepts/services-networking/ingress/#examples.
 func TestDocumentedPaths(t *testing.T) {
 	for _, c := range []struct {
 		rules []string
@@ -65,8 +67,9 @@ func TestDocumentedPaths(t *testing.T) {
 	}
 }
 
-// TestDocumentedHosts is the table of https://kubernetes.io/docs/concepts/services-networking/ingress/#hostname-wildcards,
-// and the order between hosts.
+// TestDocumentedHosts checks the table of
+// https://kubernetes.io/docs/concepts/services-networking/ingress/#hostname-wildcards, and the
+// order between hosts.
 func TestDocumentedHosts(t *testing.T) {
 	for _, c := range []struct {
 		rules      []string
@@ -114,7 +117,8 @@ func TestFirstElements(t *testing.T) {
 	}
 }
 
-// FuzzFind holds the table against the definition: of the prefixes whose elements the path begins with, the longest.
+// FuzzFind compares the table with the definition: the longest of the prefixes whose elements the
+// path begins with.
 func FuzzFind(f *testing.F) {
 	f.Add("a.example.com", "/a/b", "/a", "/a/b/")
 	f.Add("[::1]:80", "//", "/", "/a/../b")

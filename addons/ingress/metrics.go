@@ -8,7 +8,7 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 )
 
-// registerMetrics adds what the ports refuse to the metrics that kube-apiserver shows.
+// registerMetrics adds the refusals of the ports to the metrics that kube-apiserver shows.
 func (p *proxy) registerMetrics() error {
 	for name, c := range map[string]struct {
 		help  string

@@ -10,12 +10,12 @@ import (
 const (
 	className  = "mote"
 	controller = "mote.dev/ingress"
-	// annClass names a class in objects that are older than spec.ingressClassName.
+	// annClass names the class in objects that are older than spec.ingressClassName.
 	annClass = "kubernetes.io/ingress.class"
 )
 
-// ownObjects is what the addon owns. Made once: that it is the default is the user's to change, and nothing else of
-// it can be.
+// ownObjects returns the objects that the addon owns. They are created once and never overwritten:
+// users may change whether the class is the default, and no other field can change.
 func ownObjects() []api.Object {
 	return []api.Object{{
 		Once: true, Resource: networkingv1.SchemeGroupVersion.WithResource("ingressclasses"), Object: &networkingv1.IngressClass{
@@ -28,8 +28,9 @@ func ownObjects() []api.Object {
 	}}
 }
 
-// ours are the Ingresses that we serve: of a class with our controller or, if they name none, while such a class is the
-// default; they are older than it, as the API names it in new ones.
+// ours returns the Ingresses that mote serves: those of a class with mote's controller, and those
+// without a class while such a class is the default. Ingresses without a class are older than the
+// default class, because the API adds it to new ones.
 func ours(ingresses []*networkingv1.Ingress, classes []*networkingv1.IngressClass) []*networkingv1.Ingress {
 	our, isDefault := make(map[string]bool), false
 	for _, c := range classes {

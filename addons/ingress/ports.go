@@ -16,7 +16,7 @@ import (
 
 const reasonPort = "PortInUse"
 
-// ports are the two that are served while there are Ingresses. They are used by one goroutine.
+// ports holds the two ports that are served while there are Ingresses. One goroutine uses it.
 type ports struct {
 	plain, secure port
 }
@@ -25,10 +25,11 @@ type port struct {
 	number  int
 	setting string
 	tls     *tls.Config
-	front   *front // nil when it is not served
+	front   *front // nil while the port is not served
 }
 
-// serve opens what is not open yet and closes what belongs to somebody else. It says why a port is not served.
+// serve opens a port that is not open yet and closes a port that another program owns. It returns
+// the problem if the port is not served.
 func (c *Controller) serve(ctx context.Context, p *port, node netip.Addr, services []*corev1.Service) (problem string, err error) {
 	owner := serviceWith(services, node, int32(p.number))
 	if owner == "" && p.front == nil {
@@ -54,7 +55,8 @@ func (c *Controller) serve(ctx context.Context, p *port, node netip.Addr, servic
 	return "", nil
 }
 
-// release frees a port at once. What is under way there has some seconds, which nobody waits for but Run at its end.
+// release frees a port at once. Running requests get some seconds. Only Run waits for them, at its
+// end.
 func (c *Controller) release(p *port) {
 	if p.front == nil {
 		return
@@ -65,8 +67,9 @@ func (c *Controller) release(p *port) {
 	c.closing.Go(closing.close)
 }
 
-// serviceWith is the Service that has a port of the node, by kube-proxy: nothing that comes there would reach us. Both
-// sides look first, and the load balancer refuses a port that we listen on; who comes at the same moment is led here.
+// serviceWith returns the Service that has a port of the node. kube-proxy takes all traffic to such
+// a port, so none would reach mote. Both sides check first: the load balancer refuses a port that
+// mote listens on. This check covers a Service that takes the port at the same moment.
 func serviceWith(services []*corev1.Service, node netip.Addr, number int32) string {
 	for _, s := range services {
 		balanced := false
@@ -82,7 +85,8 @@ func serviceWith(services []*corev1.Service, node netip.Addr, number int32) stri
 	return ""
 }
 
-// podWith is the pod that has a port of the node as its host port, by the CNI's rules.
+// podWith returns the pod that has a port of the node as its host port. The CNI plugin's rules take
+// the traffic to it.
 func (c *Controller) podWith(ctx context.Context, number int32) (string, error) {
 	pods, err := c.kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
@@ -103,7 +107,8 @@ func (c *Controller) podWith(ctx context.Context, number int32) (string, error) 
 	return "", nil
 }
 
-// serveAll serves both ports as far as they can be had, and tells the Ingresses that miss one.
+// serveAll serves both ports as far as they are available, and reports a missing port on the
+// Ingresses that need it.
 func (c *Controller) serveAll(ctx context.Context, node netip.Addr, seen *watches, ingresses []*networkingv1.Ingress, found problems) error {
 	services := typed[*corev1.Service](seen.services.List())
 	for _, p := range []*port{&c.ports.plain, &c.ports.secure} {

@@ -21,26 +21,28 @@ import (
 	"github.com/mote-k8s/mote/internal/fair"
 )
 
-// bodyTimeout is how long a client may pause while it sends the body of a request. minBodyRate is the least rate of one
-// whose length is known, in bytes a second after that time: the waits for it may sum up to that.
+// bodyTimeout is the time that a client may pause while it sends the body of a request. minBodyRate
+// is the minimum rate for a body of known length after that time, in bytes a second. The waits for
+// such a body may sum up to bodyTimeout and a second for each minBodyRate bytes that were read.
 const (
 	bodyTimeout = time.Minute
 	minBodyRate = 512
 )
 
-// copySize is that of the buffers between backend and client.
+// copySize is the size of the buffers between backend and client.
 const copySize = 32 << 10
 
-// proxy answers all requests, by the table that is in force when one comes.
+// proxy answers all requests. Each request uses the table that is active when it arrives.
 type proxy struct {
 	routes     atomic.Pointer[table]
 	transports transports
 	buffers    buffers
-	// httpPort and httpsPort are what clients see in redirects, and backends in X-Forwarded-Port.
+	// httpPort and httpsPort are the ports that clients see in redirects, and backends in
+	// X-Forwarded-Port.
 	httpPort, httpsPort string
-	certificate         *tls.Certificate // of hosts that have none
+	certificate         *tls.Certificate // for hosts that have none
 	bounds              bounds
-	gate, refusals      *fair.Gate // by bytes
+	gate, refusals      *fair.Gate // count bytes
 	reads               *fair.Gate
 	source              func(remote, local net.Addr) netip.Addr
 }
@@ -97,7 +99,8 @@ func (p *proxy) answer(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodConnect:
 		http.Error(w, "405 this is no forward proxy", http.StatusMethodNotAllowed)
-	case r.URL.Opaque != "": // "http:admin" has no path to judge, and some servers take it for /admin
+	// "http:admin" has no path to check, and some servers treat it as /admin.
+	case r.URL.Opaque != "":
 		http.Error(w, "400 the request's target is no path", http.StatusBadRequest)
 	case route == nil:
 		http.Error(w, "404 no Ingress has this host and path", http.StatusNotFound)
@@ -107,18 +110,18 @@ func (p *proxy) answer(w http.ResponseWriter, r *http.Request) {
 		if p.httpsPort != "443" {
 			target.Host += ":" + p.httpsPort
 		}
-		// 308 keeps method and body.
+		// 308 preserves method and body.
 		http.Redirect(w, r, target.String(), http.StatusPermanentRedirect)
 	default:
 		route.backend.handler.ServeHTTP(w, r)
 	}
 }
 
-// recovered makes a panic an answer and a line in the log. One request must not end the cluster.
+// recovered turns a panic into an answer and a log line. One request must not end the cluster.
 func recovered(w http.ResponseWriter) {
 	switch problem := recover(); problem {
 	case nil:
-	case http.ErrAbortHandler: // the backend's answer broke off, and so does ours
+	case http.ErrAbortHandler: // the backend's answer broke off, so this one does too
 		panic(problem)
 	default:
 		slog.Error("a request panicked", "component", Name, "panic", problem, "stack", string(debug.Stack()))
@@ -126,7 +129,7 @@ func recovered(w http.ResponseWriter) {
 	}
 }
 
-// serve makes a backend's handler.
+// serve makes the handler of a backend.
 func (p *proxy) serve(b *backend) {
 	b.transport = p.transports[b.protocol]
 	b.direct = direct{b.transport.DialContext}
@@ -137,7 +140,8 @@ func (p *proxy) serve(b *backend) {
 	}
 }
 
-// rewrite tells the backend who asks. What the client says about that is not believed. All else goes through as it is.
+// rewrite adds headers that identify the client to the backend, and discards the client's own
+// claims about that. Everything else passes unchanged.
 func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
 	r.Out.URL.Scheme, r.Out.URL.RawQuery = "http", r.In.URL.RawQuery
 	if to == overTLS {
@@ -145,7 +149,7 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
 	}
 	header := r.Out.Header
 	for name := range header {
-		// WSGI, CGI and PHP take X_Forwarded_For for the same.
+		// WSGI, CGI and PHP treat X_Forwarded_For as the same header.
 		same := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
 		if strings.HasPrefix(same, "X-Forwarded-") || same == "X-Real-Ip" {
 			delete(header, name)
@@ -158,7 +162,8 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest, to protocol) {
 	}
 	header["X-Forwarded-Port"], header["X-Real-Ip"] = []string{port}, header["X-Forwarded-For"]
 	if strings.Contains(strings.ToLower(header.Get("Upgrade")), "h2c") {
-		// What follows would be requests that nobody judges. A server may always go on without; RFC 9113, 3.1, has deprecated it.
+		// After an upgrade, requests would follow that the proxy does not check. A server may
+		// always continue without the upgrade; RFC 9113, 3.1, has deprecated it.
 		header.Del("Upgrade")
 		header.Del("Connection")
 		header.Del("Http2-Settings")
@@ -172,7 +177,8 @@ func answerError(w http.ResponseWriter, r *http.Request, err error) {
 	case under != nil && under.late.Load():
 		status, text = http.StatusRequestTimeout, "408 the rest of the request did not come in time"
 	case errors.Is(err, context.Canceled):
-		// The client is gone, or has closed its half of the connection and would take our silence for an empty 200.
+		// The client is gone, or has closed its half of the connection and would take silence for
+		// an empty 200.
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, errNoEndpoint):
 		status, text = http.StatusServiceUnavailable, "503 the Service has no ready pod"
@@ -183,7 +189,7 @@ func answerError(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(w, text, status)
 }
 
-// getCertificate is for tls.Config.
+// getCertificate implements tls.Config.GetCertificate.
 func (p *proxy) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	found := p.certificate
 	if slices.Contains(hello.SupportedProtos, "h2") {

@@ -21,7 +21,7 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// ask gets a page of the lab: status and body.
+// ask sends a request to the lab and returns the response with its body.
 func (l *lab) ask(request *http.Request) (*http.Response, string) {
 	l.t.Helper()
 	response, err := l.client().Do(request)
@@ -112,7 +112,8 @@ func TestRedirectOnlyWhenAskedFor(t *testing.T) {
 	require.Equal(t, "200 web", fmt.Sprint(status, " ", body))
 }
 
-// TestAnotherEndpoint: a pod that refuses costs nobody a request, body or not.
+// TestAnotherEndpoint checks that a pod that refuses connections causes no failed request, with a
+// body or without.
 func TestAnotherEndpoint(t *testing.T) {
 	for _, protocol := range []string{"", appH2C, appHTTPS} {
 		t.Run(protocol, func(t *testing.T) {
@@ -124,7 +125,7 @@ func TestAnotherEndpoint(t *testing.T) {
 			l.add(`{defaultBackend: ` + toWeb + `}`)
 			for range 8 {
 				l.compiler.endpoints = nil
-				l.apply() // a new backend begins anywhere
+				l.apply() // a new backend begins at any endpoint
 				request, err := http.NewRequest(http.MethodPost, "http://a.test/", io.MultiReader(strings.NewReader("body")))
 				require.NoError(t, err)
 				response, body := l.ask(request)
@@ -147,7 +148,7 @@ func TestEndpointsTakeTurns(t *testing.T) {
 	require.Equal(t, map[string]int{"a": 5, "b": 5}, answers)
 }
 
-// startBackend is a backend that speaks a protocol.
+// startBackend starts a backend that speaks a protocol.
 func startBackend(t *testing.T, protocol string, handler http.HandlerFunc) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(handler)
@@ -166,7 +167,8 @@ func startBackend(t *testing.T, protocol string, handler http.HandlerFunc) strin
 	return s.Listener.Addr().String()
 }
 
-// TestStreamsAndTrailers is what gRPC needs: both sides talk at once, and trailers come at the end.
+// TestStreamsAndTrailers checks two needs of gRPC: both sides send at the same time, and trailers
+// come at the end.
 func TestStreamsAndTrailers(t *testing.T) {
 	for _, protocol := range []string{appH2C, appHTTPS} {
 		t.Run(protocol, func(t *testing.T) {
@@ -213,7 +215,7 @@ func TestStreamsAndTrailers(t *testing.T) {
 	}
 }
 
-// TestUpgrade is what WebSocket needs, and that its connection outlives the routes.
+// TestUpgrade checks that WebSocket works, and that its connection outlives the routes.
 func TestUpgrade(t *testing.T) {
 	for _, protocol := range []string{"", appHTTPS} {
 		l := newLab(t)
@@ -246,8 +248,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestReloadUnderLoad: routes and endpoints change all the time, and no request notices.
-// exchange is the status that the lab answers with to text.
+// exchange sends text to the lab and returns the status of the answer.
 func (l *lab) exchange(text string) int {
 	l.t.Helper()
 	conn, err := net.Dial("tcp", l.http)
@@ -260,7 +261,8 @@ func (l *lab) exchange(text string) int {
 	return answer.StatusCode
 }
 
-// TestNoTunnel: the backend is not asked to change to HTTP/2, in which requests would pass that we do not see.
+// TestNoTunnel checks that the backend is not asked to upgrade to HTTP/2, because the proxy would
+// not see the requests that follow.
 func TestNoTunnel(t *testing.T) {
 	l := newLab(t)
 	asked := make(chan http.Header, 1)
@@ -276,10 +278,11 @@ func TestNoTunnel(t *testing.T) {
 	}
 }
 
-// TestTargetWithoutPath: where only / is served, "http:admin" must not reach a backend that takes it for /admin.
+// TestTargetWithoutPath checks that "http:admin" does not reach a backend that treats it as /admin,
+// if only / is served.
 func TestTargetWithoutPath(t *testing.T) {
 	l := newLab(t)
-	l.lead("web", "") // without a pod: 503 is what would reach it
+	l.lead("web", "") // without a pod, so a request that reached it would get 503
 	l.add(`{rules: [{host: a.test, http: {paths: [{path: /, pathType: Exact, backend: ` + toWeb + `}]}}]}`)
 	l.apply()
 	for target, want := range map[string]int{"http:admin": 400, "http:%2fadmin": 400, "/admin": 404, "http://a.test": 503} {
@@ -287,7 +290,8 @@ func TestTargetWithoutPath(t *testing.T) {
 	}
 }
 
-// TestHalfClosed: a client that closes its half, and so is taken for gone, is not told that all is well.
+// TestHalfClosed checks a client that closes its half of the connection and so counts as gone. It
+// must not get a success status.
 func TestHalfClosed(t *testing.T) {
 	l := newLab(t)
 	l.lead("web", "", server(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
@@ -304,6 +308,7 @@ func TestHalfClosed(t *testing.T) {
 	require.Empty(t, answer)
 }
 
+// TestReloadUnderLoad checks that no request notices routes and endpoints that change all the time.
 func TestReloadUnderLoad(t *testing.T) {
 	l := newLab(t)
 	one, other := says(t, "web"), says(t, "web")
@@ -351,7 +356,7 @@ func TestBounds(t *testing.T) {
 	request, err := http.NewRequest(http.MethodGet, "http://a.test/", nil)
 	require.NoError(t, err)
 	request.Header.Set("Cookie", strings.Repeat("x", 2*maxHeader))
-	// Whether the answer can still be read by who sends on and on is the network's affair.
+	// The network decides whether a client that sends without end can still read the answer.
 	response, err := l.client().Do(request)
 	if err == nil {
 		response.Body.Close()
@@ -375,7 +380,8 @@ func option(t *testing.T, conn syscall.Conn, level, name int) (value int) {
 	return value
 }
 
-// TestSockets: connections to pods are marked for policies, and the kernel ends those that a pod does not read.
+// TestSockets checks that connections to pods are marked for policies, and that the kernel ends
+// those that a pod does not read.
 func TestSockets(t *testing.T) {
 	l := newLab(t)
 	conn, err := l.proxy.transports[plain].DialContext(t.Context(), "tcp", says(t, ""))

@@ -20,30 +20,35 @@ import (
 )
 
 const (
-	// requestMemory is what a request under way takes besides its header: stacks, buffers for its answer, a connection to
-	// the pod. bodyMemory is what its body may take over HTTP/2 while the pod does not read, upgradeMemory what a
-	// WebSocket takes more.
+	// requestMemory is the memory of a running request besides its header: stacks, buffers for its
+	// answer, a connection to the pod. bodyMemory is the memory that its body may take over HTTP/2
+	// while the pod does not read. upgradeMemory is the additional memory of a WebSocket. All are
+	// in bytes.
 	requestMemory, bodyMemory, upgradeMemory = 64 << 10, streamWindow, 64 << 10
-	// refusalMemory is what all refusals that are not sent yet may take, and those of one address. Over it connections
-	// are closed: their clients do not read.
+	// refusalMemory limits the memory of all refusals that are not sent yet, and
+	// refusalMemoryPerSource that of one source. Above the limit connections are closed, because
+	// their clients do not read.
 	refusalMemory, refusalMemoryPerSource = 16 << 20, 4 << 20
-	// retryAfter is when a client that was refused may ask again, in seconds.
+	// retryAfter is the number of seconds after which a refused client may ask again.
 	retryAfter = "1"
-	// maxTakenBack is how many requests, if they are more than half, a client may take back on a connection before their
-	// answers begin. It is the flood of CVE-2023-44487.
+	// maxTakenBack is the number of requests that a client may cancel on a connection before their
+	// answers begin, if they are more than half of its requests. More than that is the flood of
+	// CVE-2023-44487.
 	maxTakenBack = 200
 )
 
-// bounds of both ports together, by the memory that there is.
+// bounds holds the limits of both ports together. They depend on the memory available.
 type bounds struct {
 	connections, connectionsPerSource int // of each port
 	memory, memoryPerSource           int64
-	// body is how long a client may pause in a body, sent how long it may leave an answer unread.
+	// body is the time that a client may pause in a body; sent is the time that it may leave an
+	// answer unread.
 	body, sent time.Duration
 }
 
-// boundsFor a process with a memory limit, which is half of the machine's memory (internal/memory): 512 MiB has 2,048
-// connections and 32 MiB for requests, 4 GiB and more 4,096 and 256 MiB.
+// boundsFor returns the limits for a process with a memory limit, which is half of the machine's
+// memory (internal/memory). A limit of 512 MiB gives 2,048 connections and 32 MiB for requests; 4
+// GiB and more give 4,096 and 256 MiB.
 func boundsFor(limit uint64) bounds {
 	b := bounds{body: bodyTimeout, sent: sentTimeout}
 	b.connections = int(min(max(limit/(256<<10), 1024), 4096))
@@ -53,7 +58,8 @@ func boundsFor(limit uint64) bounds {
 	return b
 }
 
-// memoryLimit is the process' own, or half of the machine's memory where it has none.
+// memoryLimit returns the memory limit of the process, or half of the machine's memory if there is
+// none.
 func memoryLimit() uint64 {
 	limit := uint64(debug.SetMemoryLimit(-1))
 	var info unix.Sysinfo_t
@@ -65,28 +71,29 @@ func memoryLimit() uint64 {
 
 // client is a connection from outside.
 type client struct {
-	source    netip.Addr
-	conn      net.Conn
-	requests  atomic.Int64
-	takenBack atomic.Int64 // by the client, before their answers began
+	source   netip.Addr
+	conn     net.Conn
+	requests atomic.Int64
+	// takenBack counts the requests that the client cancelled before their answers began.
+	takenBack atomic.Int64
 }
 
 type clientKey struct{}
 
-// withClient is for http.Server.ConnContext.
+// withClient implements http.Server.ConnContext.
 func (p *proxy) withClient(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, clientKey{}, &client{source: p.source(conn.RemoteAddr(), conn.LocalAddr()), conn: conn})
 }
 
-// request is one that is under way.
+// request is a request that is running.
 type request struct {
 	work fair.Work
-	late atomic.Bool // its body did not come in time
+	late atomic.Bool // its body did not arrive in time
 }
 
 type requestKey struct{}
 
-// memoryOf is what a request takes while it is under way, in bytes.
+// memoryOf returns the memory that a request takes while it runs, in bytes.
 func memoryOf(r *http.Request) int64 {
 	header := len(r.RequestURI) + len(r.Host)
 	for name, values := range r.Header {
@@ -104,8 +111,8 @@ func memoryOf(r *http.Request) int64 {
 	return n
 }
 
-// admit takes a request into the bounds. Otherwise it is answered 503, or its connection closed if the client does not
-// take such answers.
+// admit admits a request if the limits allow it. Otherwise it answers 503, or closes the connection
+// if the client does not read such answers.
 func (p *proxy) admit(w http.ResponseWriter, r *http.Request, from *client) *request {
 	admitted := &request{}
 	size := memoryOf(r)
@@ -130,7 +137,8 @@ func (c *client) close() {
 	}
 }
 
-// count notes how a request ended, and ends a connection whose client takes most of its requests back.
+// count records how a request ended. It closes a connection whose client cancels most of its
+// requests.
 func (c *client) count(r *http.Request, answered bool) {
 	all := c.requests.Add(1)
 	if !answered && r.Context().Err() != nil && r.ProtoMajor == 2 {
@@ -140,16 +148,17 @@ func (c *client) count(r *http.Request, answered bool) {
 	}
 }
 
-// timedBody ends a request whose client does not go on with the body, or sends one of a known length too slowly.
+// timedBody ends a request whose client stops sending the body, or sends a body of known length too
+// slowly.
 type timedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
 	request *request
-	limit   time.Duration // of a pause
+	limit   time.Duration // limits one pause
 	sized   bool          // its length is known
-	waited  time.Duration // in reads
+	waited  time.Duration // the sum of the waits in reads
 	read    int64
-	free    atomic.Bool // it may pause as it likes
+	free    atomic.Bool // pauses are not limited
 }
 
 // Read implements io.Reader.
@@ -170,27 +179,28 @@ func (b *timedBody) Read(buffer []byte) (int, error) {
 			b.request.late.Store(true)
 			err = os.ErrDeadlineExceeded
 		}
-		// The server goes on reading, to learn when the client leaves.
+		// The server continues to read, to notice when the client leaves.
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
 
-// release lets the client pause as it likes, in a read that waits too.
+// release removes the limit on pauses, also for a read that is waiting.
 func (b *timedBody) release() {
 	b.free.Store(true)
 	_ = b.control.SetReadDeadline(time.Time{})
 }
 
-// timedWriter is an answer over HTTP/2 whose client has to take it: it may leave the windows of a stream closed for
-// ever and be well otherwise.
+// timedWriter is an answer over HTTP/2 with a limit on the time that the client takes to receive
+// it. A client may keep the window of a stream closed for ever while its connection is healthy
+// otherwise.
 type timedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	limit   time.Duration
-	begun   func() // once, with the answer; nil afterwards
-	sent    bool   // it has begun
-	wrote   bool   // it has a body
+	begun   func() // called once, when the answer begins; nil afterwards
+	sent    bool   // the answer has begun
+	wrote   bool   // the answer has a body
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -219,7 +229,7 @@ func (t *timedWriter) Write(part []byte) (int, error) {
 	return n, err
 }
 
-// FlushError is for http.ResponseController.
+// FlushError implements the interface that http.ResponseController uses.
 func (t *timedWriter) FlushError() error {
 	t.begin()
 	_ = t.control.SetWriteDeadline(time.Now().Add(t.limit))
@@ -228,18 +238,18 @@ func (t *timedWriter) FlushError() error {
 	return err
 }
 
-// finish sends the rest of the body while the request still counts. An answer without one is left to the server: its
-// header has to end the stream, as gRPC wants it when a call fails at once.
+// finish sends the rest of the body while the request still counts. The server ends an answer
+// without a body: its header has to end the stream, as gRPC requires when a call fails at once.
 func (t *timedWriter) finish() {
 	if t.wrote {
 		_ = t.FlushError()
 	}
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the underlying writer for http.ResponseController.
 func (t *timedWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-// watch puts time limits on what the client sends and takes.
+// watch puts time limits on the data that the client sends and receives.
 func (b bounds) watch(w http.ResponseWriter, r *http.Request, admitted *request) (http.ResponseWriter, *timedWriter) {
 	control := http.NewResponseController(w)
 	var body *timedBody
@@ -251,14 +261,15 @@ func (b bounds) watch(w http.ResponseWriter, r *http.Request, admitted *request)
 		return w, nil // the kernel ends a connection that is not read
 	}
 	timed := &timedWriter{ResponseWriter: w, control: control, limit: b.sent}
-	// A call of gRPC may be a stream in both directions, which is silent for hours.
+	// A gRPC call may be a stream in both directions that is silent for hours.
 	if body != nil && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		timed.begun = body.release
 	}
 	return timed, timed
 }
 
-// signer signs for a TLS handshake in its client's turn: that takes more of the processor than a small request.
+// signer signs for a TLS handshake in its client's turn. A signature takes more processor time than
+// a small request.
 type signer struct {
 	crypto.Signer
 	gate   *fair.Gate

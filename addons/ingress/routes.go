@@ -16,17 +16,18 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// annRedirect on an Ingress with TLS has plain requests sent to https.
+// annRedirect on an Ingress with TLS makes plain requests redirect to https.
 const annRedirect = "mote.dev/redirect-to-https"
 
-// appProtocols of Service ports that we speak: KEP-3726, and IANA's name.
+// These are the appProtocols of Service ports that mote supports: the names of KEP-3726, and IANA's
+// https.
 const (
 	appH2C   = "kubernetes.io/h2c"
 	appHTTPS = "https"
 	appWSS   = "kubernetes.io/wss"
 )
 
-// Reasons of events on Ingresses that cannot be served as they are.
+// These are the reasons of events on Ingresses that cannot be served as defined.
 const (
 	reasonBackend     = "BackendUnusable"
 	reasonSecret      = "SecretUnusable"
@@ -34,18 +35,18 @@ const (
 	reasonPath        = "PathTaken"
 )
 
-// objects is what the cluster says, by namespace and name.
+// objects gives access to the objects of the cluster, by namespace and name.
 type objects struct {
-	ingresses []*networkingv1.Ingress // those that are ours
+	ingresses []*networkingv1.Ingress // the Ingresses that mote serves
 	service   func(namespace, name string) *corev1.Service
 	slices    func(namespace, service string) []*discoveryv1.EndpointSlice
 	secret    func(namespace, name string) *corev1.Secret
 }
 
-// problem is what is wrong with an Ingress.
+// problem describes a fault of an Ingress.
 type problem struct{ reason, message string }
 
-// problems are by Ingress.
+// problems holds the faults by Ingress.
 type problems map[types.UID][]problem
 
 func (p problems) add(ingress *networkingv1.Ingress, reason, format string, args ...any) {
@@ -55,14 +56,15 @@ func (p problems) add(ingress *networkingv1.Ingress, reason, format string, args
 	}
 }
 
-// compiler makes tables. It keeps what one has in common with the next. It is used by one goroutine.
+// compiler makes tables. It keeps the parts that a table shares with the next one. One goroutine
+// uses it.
 type compiler struct {
 	proxy        *proxy
 	certificates certificates
 	endpoints    map[string]*endpoint
 }
 
-// compilation is the making of one table.
+// compilation is the state while one table is made.
 type compilation struct {
 	*compiler
 	objects
@@ -73,7 +75,8 @@ type compilation struct {
 	now       time.Time
 }
 
-// compile makes the table of all Ingresses. Where two want the same, the older one has it.
+// compile makes the table of all Ingresses. If two Ingresses claim the same path, the older one
+// gets it.
 func (c *compiler) compile(from objects, now time.Time) (*table, problems) {
 	from.ingresses = slices.SortedFunc(slices.Values(from.ingresses), func(a, b *networkingv1.Ingress) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(title(a), title(b)))
@@ -96,7 +99,8 @@ func (c *compiler) compile(from objects, now time.Time) (*table, problems) {
 	return m.table, m.problems
 }
 
-// nothing is the table without an Ingress. It forgets all that was known, and the connections to pods.
+// nothing returns the table without any Ingress. It also drops the cached state and the connections
+// to pods.
 func (c *compiler) nothing() *table {
 	t, _ := c.compile(objects{}, time.Time{})
 	return t
@@ -114,7 +118,7 @@ func (m *compilation) addRules(ingress *networkingv1.Ingress) {
 			continue
 		}
 		for _, p := range rule.HTTP.Paths {
-			add := host.addPrefix // what ImplementationSpecific means too
+			add := host.addPrefix // also the meaning of ImplementationSpecific
 			if p.PathType != nil && *p.PathType == networkingv1.PathTypeExact {
 				add = host.addExact
 			}
@@ -135,7 +139,8 @@ func (m *compilation) addRules(ingress *networkingv1.Ingress) {
 	}
 }
 
-// backend is what a rule leads to. One that cannot be had answers 503, so that no other rule steps in for it.
+// backend returns the backend of a rule. A backend that is not usable answers 503, so that no other
+// rule replaces it.
 func (m *compilation) backend(ingress *networkingv1.Ingress, of *networkingv1.IngressBackend) *backend {
 	unusable := func(format string, args ...any) *backend {
 		m.problems.add(ingress, reasonBackend, format+"; requests for it are answered with 503", args...)
@@ -189,7 +194,8 @@ func protocolOf(p *corev1.ServicePort) protocol {
 	return plain
 }
 
-// endpointsOf are the pods of a Service that are ready or, when none is, those that still serve while they end.
+// endpointsOf returns the pods of a Service that are ready. If none is ready, it returns those that
+// still serve while they terminate.
 func (m *compilation) endpointsOf(service *corev1.Service, port string) []*endpoint {
 	var ready, ending []string
 	for _, slice := range m.slices(service.Namespace, service.Name) {
@@ -225,7 +231,7 @@ func (m *compilation) endpointsOf(service *corev1.Service, port string) []*endpo
 	return all
 }
 
-// endpoint is the one of an address, as the last table knew it.
+// endpoint returns the endpoint of an address. It reuses the one of the last table.
 func (m *compilation) endpoint(address string) *endpoint {
 	e := cmp.Or(m.endpoints[address], m.compiler.endpoints[address])
 	if e == nil {
@@ -235,11 +241,11 @@ func (m *compilation) endpoint(address string) *endpoint {
 	return e
 }
 
-// addTLS finds the certificates of an Ingress' hosts.
+// addTLS finds the certificates for the hosts of an Ingress.
 func (m *compilation) addTLS(ingress *networkingv1.Ingress) {
 	for _, entry := range ingress.Spec.TLS {
 		if entry.SecretName == "" {
-			continue // the default certificate
+			continue // uses the default certificate
 		}
 		unusable := func(why string) {
 			m.problems.add(ingress, reasonSecret, "the Secret %s of spec.tls cannot be used: %s; its hosts get a certificate that nobody trusts",

@@ -114,7 +114,7 @@ func TestCertificates(t *testing.T) {
 	} {
 		require.Equal(t, []string{want}, l.presented(host), host)
 	}
-	// A Secret that comes late, or is another one, is taken without a new connection to anything.
+	// A Secret that appears late or is replaced is used without a new watch or connection.
 	l.secretFor("missing", "m.test")
 	l.secretFor("a", "a.test").ResourceVersion = "later"
 	require.Len(t, l.apply()[i.UID], 3)

@@ -12,10 +12,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// manager is whose the statuses are that we wrote.
+// manager is the field manager of the statuses that mote wrote.
 const manager = "mote-" + Name
 
-// owned says whether an Ingress' status is ours: another controller's stays.
+// owned reports whether mote wrote an Ingress' status. A status of another controller is not
+// changed.
 func owned(i *networkingv1.Ingress) bool {
 	for _, f := range i.ManagedFields {
 		if f.Manager == manager && f.Subresource == "status" {
@@ -25,7 +26,8 @@ func owned(i *networkingv1.Ingress) bool {
 	return false
 }
 
-// keepStatus has an Ingress say that it is reached at address, or takes back what we said if that is not valid.
+// keepStatus writes address to the status of an Ingress, or removes mote's entry if address is not
+// valid.
 func keepStatus(ctx context.Context, kube kubernetes.Interface, i *networkingv1.Ingress, address netip.Addr) error {
 	has := i.Status.LoadBalancer.Ingress
 	status := applyv1.IngressStatus()
@@ -40,7 +42,8 @@ func keepStatus(ctx context.Context, kube kubernetes.Interface, i *networkingv1.
 	}
 	_, err := kube.NetworkingV1().Ingresses(i.Namespace).ApplyStatus(ctx, applyv1.Ingress(i.Name, i.Namespace).WithUID(i.UID).WithStatus(status),
 		metav1.ApplyOptions{FieldManager: manager, Force: true})
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // it is gone, or another of its name
+	// The Ingress is gone, or another one has its name.
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
 	return fmt.Errorf("write the address of Ingress %s: %w", title(i), err)

@@ -16,11 +16,11 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// byService finds the EndpointSlices of a Service.
+// byService is the index that finds the EndpointSlices of a Service.
 const byService = "service"
 
-// watches are what is known of the cluster. Services, endpoints and Secrets are watched from the first Ingress on:
-// a cluster without one pays for two small watches.
+// watches holds the known state of the cluster. Services, endpoints and Secrets are watched from
+// the first Ingress on. A cluster without an Ingress has the cost of two small watches only.
 type watches struct {
 	kube    kubernetes.Interface
 	change  func()
@@ -30,14 +30,14 @@ type watches struct {
 	services, slices, secrets cache.Indexer
 }
 
-// start follows Ingresses and their classes until ctx ends, and returns when they are known.
+// start watches Ingresses and their classes until ctx ends. It returns when both are known.
 func (w *watches) start(ctx context.Context) {
 	client := w.kube.NetworkingV1().RESTClient()
 	w.ingresses = w.follow(ctx, client, "ingresses", fields.Everything(), &networkingv1.Ingress{}, nil)
 	w.classes = w.follow(ctx, client, "ingressclasses", fields.Everything(), &networkingv1.IngressClass{}, nil)
 }
 
-// startBackends follows what Ingresses lead to, once.
+// startBackends watches the objects that Ingresses refer to. It starts these watches once.
 func (w *watches) startBackends(ctx context.Context) {
 	if w.services != nil {
 		return
@@ -46,7 +46,7 @@ func (w *watches) startBackends(ctx context.Context) {
 	w.services = w.follow(ctx, core, "services", fields.Everything(), &corev1.Service{}, nil)
 	w.slices = w.follow(ctx, w.kube.DiscoveryV1().RESTClient(), "endpointslices", fields.Everything(), &discoveryv1.EndpointSlice{},
 		cache.Indexers{byService: serviceOf})
-	// Helm's releases are large and never certificates.
+	// Helm's releases are large and never hold certificates.
 	w.secrets = w.follow(ctx, core, "secrets", fields.OneTermNotEqualSelector("type", "helm.sh/release.v1"), &corev1.Secret{}, nil)
 }
 
@@ -70,7 +70,8 @@ func (w *watches) follow(
 	return store.(cache.Indexer)
 }
 
-// slim keeps of objects what is read here: other programs' Secrets are nobody's business, and large.
+// slim keeps only the fields of objects that are read here. Secrets of other programs are
+// confidential, and large.
 func slim(object any) (any, error) {
 	if secret, ok := object.(*corev1.Secret); ok {
 		certificate, key := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
@@ -81,7 +82,7 @@ func slim(object any) (any, error) {
 		secret.Annotations = nil
 	}
 	if _, ok := object.(*networkingv1.Ingress); ok {
-		return object, nil // whose status is whose is read from managedFields
+		return object, nil // managedFields show which controller owns the status
 	}
 	if accessor, err := meta.Accessor(object); err == nil {
 		accessor.SetManagedFields(nil)
@@ -94,7 +95,7 @@ func serviceOf(object any) ([]string, error) {
 	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
 }
 
-// objects is what is known now about these Ingresses.
+// objects returns the known state for these Ingresses.
 func (w *watches) objects(ingresses []*networkingv1.Ingress) objects {
 	return objects{
 		ingresses: ingresses,
@@ -103,14 +104,14 @@ func (w *watches) objects(ingresses []*networkingv1.Ingress) objects {
 		},
 		secret: func(namespace, name string) *corev1.Secret { return get[*corev1.Secret](w.secrets, namespace, name) },
 		slices: func(namespace, service string) []*discoveryv1.EndpointSlice {
-			found, _ := w.slices.ByIndex(byService, namespace+"/"+service) // the index is there
+			found, _ := w.slices.ByIndex(byService, namespace+"/"+service) // the index exists
 			return typed[*discoveryv1.EndpointSlice](found)
 		},
 	}
 }
 
 func get[T any](store cache.Store, namespace, name string) T {
-	found, _, _ := store.GetByKey(namespace + "/" + name) // a store has no errors
+	found, _, _ := store.GetByKey(namespace + "/" + name) // a store returns no errors
 	object, _ := found.(T)
 	return object
 }
