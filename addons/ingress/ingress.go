@@ -224,7 +224,7 @@ func (c *Controller) sync(ctx context.Context, seen *watches) (waiting bool, err
 	return waiting, errors.Join(errs...)
 }
 
-// tell reports problems: each problem once by an event, and all of them in the status while they last.
+// tell reports problems: each one by an event once, and all of them in the status while they last.
 func (c *Controller) tell(ingresses []*networkingv1.Ingress, found problems) {
 	wrong := make(map[string]bool)
 	for _, i := range ingresses {

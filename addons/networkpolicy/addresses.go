@@ -16,14 +16,15 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// attachment is a sandbox on the pod network, as the CNI library notes it when its plugins are done: before the
-// sandbox' first container starts, and long before the pod's status has the address.
+// attachment is a sandbox on the pod network, as the CNI library records it when its plugins are
+// done. That happens before the sandbox' first container starts, and long before the pod's status
+// has the address.
 type attachment struct {
 	namespace, name, uid string
 	addresses            []netip.Addr
 }
 
-// attachments follows the directory where the CNI library notes its results.
+// attachments watches the directory where the CNI library records its results.
 type attachments struct {
 	dir     string
 	changed func()
@@ -32,7 +33,8 @@ type attachments struct {
 	byFile map[string]attachment
 }
 
-// watchAttachments reads what is there and follows it until ctx ends. stop waits for the end.
+// watchAttachments reads the existing files and watches the directory until ctx ends. stop ends the
+// watch and waits for its end.
 func watchAttachments(ctx context.Context, dir string, changed func()) (a *attachments, stop func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make the directory of network attachments: %w", err)
@@ -67,7 +69,7 @@ func (a *attachments) follow(ctx context.Context, watcher *fsnotify.Watcher) {
 			if !ok {
 				return
 			}
-			// Too many at once: some are lost.
+			// There were too many events at once, so some are lost.
 			slog.Warn("pods' network attachments are read again", "component", Name, "err", err)
 			if err := a.scan(); err != nil {
 				slog.Warn("cannot read the pods' network attachments", "component", Name, "err", err)
@@ -91,7 +93,8 @@ func (a *attachments) scan() error {
 	return nil
 }
 
-// read takes over what a file says now. One that is half written says nothing yet; another event follows.
+// read updates the attachment of a file. A file that is half written counts as empty; another event
+// follows.
 func (a *attachments) read(file string) {
 	found, err := readAttachment(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -110,7 +113,7 @@ func (a *attachments) read(file string) {
 	}
 }
 
-// readAttachment reads the format "cniCacheV1", of which the library exports no reader for results.
+// readAttachment reads the format "cniCacheV1". The library exports no reader for its results.
 func readAttachment(file string) (attachment, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -144,7 +147,7 @@ func readAttachment(file string) (attachment, error) {
 	return a, nil
 }
 
-// byPod are the attachments by namespace/name, and who has which address.
+// byPod returns the attachments by namespace/name, and the addresses in use.
 func (a *attachments) byPod() (pods map[string][]attachment, taken map[netip.Addr]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

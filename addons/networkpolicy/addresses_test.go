@@ -19,7 +19,7 @@ func TestAttachmentsFollowTheDirectory(t *testing.T) {
 	a, stop, err := watchAttachments(t.Context(), dir, func() { changed <- struct{}{} })
 	require.NoError(t, err)
 	defer stop()
-	<-changed // what was there: nothing
+	<-changed // the initial scan, which finds nothing
 	pods, _ := a.byPod()
 	require.Empty(t, pods)
 

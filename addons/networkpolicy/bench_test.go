@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// crowd is a cluster of 1,000 pods and 200 policies in 10 namespaces. Each policy selects a tenth of its namespace and
-// admits a tenth of all pods.
+// crowd returns a cluster of 1,000 pods and 200 policies in 10 namespaces. Each policy selects a
+// tenth of its namespace and admits a tenth of all pods.
 func crowd() state {
 	const namespaces, pods, policies = 10, 100, 20
 	s := state{family: familyOf(netip.MustParseAddr(nodeIP)), bridge: bridge, namespaces: make(map[string]labels.Set)}
@@ -41,7 +41,7 @@ func crowd() state {
 	return s
 }
 
-// BenchmarkChange is one change in a crowd, from what is known to what the kernel does.
+// BenchmarkChange measures one change in a crowd, from the known state to the rules in the kernel.
 func BenchmarkChange(b *testing.B) {
 	full := crowd()
 	drop := func(s *state) { s.pods = s.pods[1:] }

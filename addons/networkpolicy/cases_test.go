@@ -6,7 +6,8 @@ type packetCase struct {
 	expect   string
 }
 
-// packetCases are rules of every kind, from both sides. Pod "fresh" is on the network and in no API object yet.
+// packetCases returns rules of every kind, from both sides. Pod "fresh" is on the network and not
+// yet in any API object.
 func packetCases() []packetCase {
 	return []packetCase{
 		{"no policy", nil, `

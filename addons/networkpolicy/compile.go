@@ -11,7 +11,7 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// state is all that the rules depend on.
+// state holds all inputs of the rules.
 type state struct {
 	family     family
 	bridge     string
@@ -19,17 +19,17 @@ type state struct {
 	namespaces map[string]labels.Set
 	pods       []*pod
 	policies   []*policy
-	// servers are parts of this process that policies know as pods.
+	// servers are components of this process that policies treat as pods.
 	servers []api.Server
 }
 
-// pod is a pod with addresses of its own.
+// pod is a pod with its own addresses.
 type pod struct {
 	namespace string
 	labels    labels.Set
 	addresses []netip.Addr
 	ports     []namedPort
-	// here are pods behind this node's bridge, which the node judges.
+	// here is true for pods behind this node's bridge, whose packets this node checks.
 	here bool
 }
 
@@ -38,15 +38,17 @@ type namedPort struct {
 	port           int32
 }
 
-// compiler fills a ruleset. Pods are grouped once, so that a policy looks at its own namespace only.
+// compiler fills a ruleset. It groups pods once, so that a policy checks the pods of its own
+// namespace only.
 type compiler struct {
 	state
 	out         *ruleset
 	byNamespace map[string][]*pod
-	ingress     labels.Set // of the ingress as a peer
+	ingress     labels.Set // labels of the ingress as a peer
 }
 
-// compile is the ruleset of a state. It takes some 100 ns for each pair of a pod and a selector that might mean it.
+// compile returns the ruleset of a state. It takes some 100 ns for each pair of a pod and a
+// selector that may match it.
 func compile(s state) *ruleset {
 	c := &compiler{state: s, out: newRuleset(s.family, s.bridge), byNamespace: make(map[string][]*pod), ingress: api.IngressLabels()}
 	if len(s.policies) == 0 {
@@ -78,7 +80,8 @@ func compile(s state) *ruleset {
 
 func chainOf(prefix string, p *policy) string { return hashed(prefix, p.key(), p.key()) }
 
-// isolate gives a pod's addresses the chains that judge it. Pods with the same policies share them.
+// isolate maps a pod's addresses to the chains that check its packets. Pods with the same policies
+// share chains.
 func (c *compiler) isolate(p *pod, policies []*policy) {
 	var in, out []string
 	for _, candidate := range policies {
@@ -107,7 +110,8 @@ func (c *compiler) isolate(p *pod, policies []*policy) {
 	}
 }
 
-// allOf is the chain that asks each of several policies' chains and drops what none admits.
+// allOf returns a chain that calls the chains of several policies and drops packets that none of
+// them admits.
 func (c *compiler) allOf(prefix string, chains []string) string {
 	slices.Sort(chains)
 	name := hashed(prefix, strings.Join(chains, " "), "")
@@ -149,7 +153,8 @@ func (c *compiler) egressRules(p *policy) []rule {
 	return rules
 }
 
-// serverRules admit those ports of a server that the rule would admit on the server's pod elsewhere.
+// serverRules admit those ports of a server that the rule would admit on the server's pod if it ran
+// as one.
 func serverRules(a admission, s api.Server) []rule {
 	var rules []rule
 	for _, sp := range s.Ports {
@@ -172,7 +177,7 @@ func contains(spans []span[netip.Addr], a netip.Addr) bool {
 	return slices.ContainsFunc(spans, func(s span[netip.Addr]) bool { return !a.Less(s.first) && !s.last.Less(a) })
 }
 
-// combine is each kind of peer on each kind of port.
+// combine appends a rule for each kind of peer on each kind of port.
 func (c *compiler) combine(p *policy, a admission, field string, ports []rule, target string) []rule {
 	var rules []rule
 	add := func(peers rule) {
@@ -193,8 +198,8 @@ func (c *compiler) combine(p *policy, a admission, field string, ports []rule, t
 	return rules
 }
 
-// portMatches are rules that match the ports, without peers and target: one for the numbers of each protocol, one
-// for each name.
+// portMatches returns rules that match the ports, without peers and target. There is one rule for
+// the numbers of each protocol, and one for each name.
 func (c *compiler) portMatches(a admission) []rule {
 	if a.anyPort {
 		return []rule{{}}
@@ -217,7 +222,7 @@ func (c *compiler) portMatches(a admission) []rule {
 	return rules
 }
 
-// peerSet is the set of the selected pods' addresses. Equal selectors share one.
+// peerSet returns the set of the selected pods' addresses. Equal selectors share a set.
 func (c *compiler) peerSet(p *policy, selected peer) string {
 	scope := "namespace " + p.namespace
 	if selected.namespaces != nil {
@@ -249,20 +254,20 @@ func (c *compiler) inScope(p *policy, selected peer, namespace string) bool {
 	if selected.namespaces == nil {
 		return namespace == p.namespace
 	}
-	// The namespace of a pod that is known may be not: then nothing is known that would admit it.
+	// The namespace of a known pod may not be known yet. Then no selector admits the pod.
 	found, ok := c.namespaces[namespace]
 	return ok && selected.namespaces.Matches(found)
 }
 
-// selects says whether a rule means the pods of a namespace with these labels.
+// selects reports whether a rule matches the pods of a namespace with these labels.
 func (c *compiler) selects(p *policy, a admission, namespace string, l labels.Set) bool {
 	return slices.ContainsFunc(a.peers, func(selected peer) bool {
 		return c.inScope(p, selected, namespace) && selected.pods.Matches(l)
 	})
 }
 
-// portSet is the set of all pods that have a port of the name, with its number, which may differ from pod to pod.
-// Rules that name the same port share it.
+// portSet returns the set of all pods that have a port of the name, with its number, which may
+// differ from pod to pod. Rules that name the same port share the set.
 func (c *compiler) portSet(p port) string {
 	name := "port-" + p.protocol + "-" + p.name
 	if _, ok := c.out.sets[name]; ok {

@@ -16,7 +16,8 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// admitted are the rules of the only policy's chain in nft's words, with sets by what they stand for.
+// admitted returns the rules of the only policy's chain in the syntax of nft. The meaning of a set
+// replaces its name.
 func admitted(t *testing.T, s state, prefix string) []string {
 	t.Helper()
 	r := compile(s)
@@ -68,7 +69,7 @@ func TestNoPolicyNoRule(t *testing.T) {
 	require.Empty(t, r.sets)
 }
 
-// TestOnlyWhatDiffersIsWritten counts what each kind of change writes.
+// TestOnlyWhatDiffersIsWritten counts the writes for each kind of change.
 func TestOnlyWhatDiffersIsWritten(t *testing.T) {
 	nft := knftables.NewFake(knftables.InetFamily, table)
 	before := testCluster(denyWeb, in(`{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{port: http}]}`))
@@ -137,7 +138,7 @@ func podObject(name, uid, node string, phase corev1.PodPhase, ips ...string) *co
 	return p
 }
 
-// TestWhoHasWhichAddress: the plugins' word counts before the API's.
+// TestWhoHasWhichAddress checks that the plugins' results take priority over the API.
 func TestWhoHasWhichAddress(t *testing.T) {
 	mirror := podObject("static", "object", "here", corev1.PodPending)
 	mirror.Annotations = map[string]string{hashAnnotation: "hash"}

@@ -18,7 +18,7 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// linkLocal gives a host of the lab an address that it may use at once, and returns it.
+// linkLocal gives a host of the lab an address that it may use at once, and returns the address.
 func (l *lab) linkLocal(h *host, link string, n int) netip.Addr {
 	address := netip.MustParseAddr(fmt.Sprintf("fe80::42:%d", n))
 	l.in(h, func() {
@@ -32,7 +32,8 @@ func (l *lab) linkLocal(h *host, link string, n int) netip.Addr {
 	return address
 }
 
-// TestOtherFamily: every interface has a link-local IPv6 address, and no policy may be passed by way of it.
+// TestOtherFamily checks that no policy can be bypassed over IPv6: every interface has a link-local
+// IPv6 address.
 func TestOtherFamily(t *testing.T) {
 	for name, open := range map[string]func() (enforcer, error){
 		"nftables": func() (enforcer, error) { return openNFTables() },
@@ -53,7 +54,7 @@ func TestOtherFamily(t *testing.T) {
 				l.in(client, func() {
 					link, lookup := netlink.LinkByName("eth0")
 					require.NoError(t, lookup)
-					// By number: the net package remembers names across namespaces.
+					// Use the number: the net package caches interface names across namespaces.
 					err = echo("tcp", fmt.Sprintf("[%s%%%d]:80", to, link.Attrs().Index), 0, within)
 				})
 				return err
@@ -76,12 +77,13 @@ func TestOtherFamily(t *testing.T) {
 	}
 }
 
-// TestRemoveWithoutIPv6: a disabled addon is removed at the start, which must not wait for what never works.
+// TestRemoveWithoutIPv6 checks that the removal of a disabled addon, which happens at the start,
+// does not wait for a program that never works.
 func TestRemoveWithoutIPv6(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	// What ip6tables says on a kernel without IPv6.
+	// This is the output of ip6tables on a kernel without IPv6.
 	broken := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(broken, "ip6tables"), []byte(`#!/bin/sh
 if [ "$1" = --version ]; then echo "ip6tables v1.8.9 (legacy)"; exit; fi
@@ -111,12 +113,13 @@ exit 3
 	}
 }
 
-// TestOtherFamilyFails: policies are in force in the pods' family, whatever the programs of the other one say.
+// TestOtherFamilyFails checks that policies are enforced in the pods' family even if the programs
+// of the other family fail.
 func TestOtherFamilyFails(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	runtime.LockOSThread() // and the thread ends with the test
+	runtime.LockOSThread() // the thread ends with the test
 	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
 	rules, err := openIPTables(familyOf(netip.MustParseAddr(nodeIP)))
 	require.NoError(t, err)

@@ -15,35 +15,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where nftables does not work, sets are ipsets and chains are iptables', in table mangle: it sees translated
-// addresses, and what it accepts the table filter still judges. All have these prefixes.
+// Where nftables does not work, ipsets replace its sets and iptables chains its chains. The chains
+// are in table mangle: that table sees translated addresses, and the table filter still checks the
+// packets that it accepts. All names have these prefixes.
 const (
 	iptTable    = "mangle"
 	iptPrefix   = "MOTE-NP-"
 	ipsetPrefix = "mote-"
 )
 
-// Sets that replace nftables' maps: pods that are known, and those that are isolated in a direction. Which chain
-// judges an isolated pod is told by one set for each such chain.
+// These sets replace nftables' maps: the known pods, and the pods that are isolated in a direction.
+// In addition, each chain that checks isolated pods has a set of the pods that use it.
 const (
 	setKnown   = "known"
 	setEgress  = "egress"
 	setIngress = "ingress"
-	setSwap    = "swap" // takes new elements before it changes places with a set that is in use
+	setSwap    = "swap" // takes new elements before it is swapped with a set that is in use
 )
 
-// ipTables keeps chains and ipsets. Other than nftables' table they change one after the other: sets are filled
-// before chains name them, and a packet that falls between is dropped, not passed. It is used by one goroutine.
+// ipTables keeps chains and ipsets. Unlike nftables' table they change one after the other. Sets
+// are filled before chains refer to them, and a packet in between is dropped, not passed. One
+// goroutine uses it.
 type ipTables struct {
 	judge  *ipChains // of the pod network's family
-	others *ipChains // of the other one, which nobody has; nil where the kernel does not have it
+	others *ipChains // of the other family, which no pod has; nil if the kernel does not support it
 	sets   *netlink.Handle
 	family int // of addresses in sets
 	filled map[string]map[string]bool
-	known  bool // that filled is what the kernel holds
+	known  bool // filled is the state of the kernel
 }
 
-// openIPTables opens what judges packets of f, and drops those of the other family.
+// openIPTables opens the chains that check packets of f, and those that drop packets of the other
+// family.
 func openIPTables(f family) (*ipTables, error) {
 	t := &ipTables{family: unix.AF_INET, filled: make(map[string]map[string]bool)}
 	other := family{key: "ip6"}
@@ -103,7 +106,7 @@ func (t *ipTables) write(ctx context.Context, want *ruleset) error {
 	return nil
 }
 
-// ipsets are the ruleset's sets, and those that stand for its maps.
+// ipsets returns the ruleset's sets, and the sets that replace its maps.
 func ipsets(r *ruleset) map[string]map[string]bool {
 	if !r.enforcing {
 		return nil
@@ -130,7 +133,7 @@ func ipsets(r *ruleset) map[string]map[string]bool {
 	return sets
 }
 
-// fill gives a set its elements at once.
+// fill replaces all elements of a set at once.
 func (t *ipTables) fill(name string, elements map[string]bool, ports bool) error {
 	if old, ok := t.filled[name]; ok && maps.Equal(old, elements) {
 		return nil
@@ -146,7 +149,7 @@ func (t *ipTables) fill(name string, elements map[string]bool, ports bool) error
 		}
 		return nil
 	}
-	_ = t.sets.IpsetDestroy(ipsetPrefix + setSwap) // of a write that was cut short
+	_ = t.sets.IpsetDestroy(ipsetPrefix + setSwap) // left by a write that was interrupted
 	if err := errors.Join(create(name), create(setSwap)); err != nil {
 		return err
 	}
@@ -169,7 +172,7 @@ func (t *ipTables) fill(name string, elements map[string]bool, ports bool) error
 	return nil
 }
 
-// ipsetEntry is an element of a set of addresses, or of "port-PROTOCOL-NAME" with ports.
+// ipsetEntry returns an element of a set of addresses, or of "port-PROTOCOL-NAME" with ports.
 func ipsetEntry(set, element string) (*netlink.IPSetEntry, error) {
 	text, number, withPort := strings.Cut(element, " . ")
 	address, err := netip.ParseAddr(text)
@@ -195,7 +198,7 @@ func ipsetEntry(set, element string) (*netlink.IPSetEntry, error) {
 	return entry, nil
 }
 
-// removeSets removes those of our sets that are not wanted any more. No rule may name them.
+// removeSets removes mote's sets that are not wanted any more. No rule may refer to them.
 func removeSets(sets *netlink.Handle, wanted map[string]map[string]bool) error {
 	present, err := sets.IpsetListAll()
 	if err != nil {
@@ -213,7 +216,8 @@ func removeSets(sets *netlink.Handle, wanted map[string]map[string]bool) error {
 	return nil
 }
 
-// writeChains has the chains of either family be there, or none. What fails of one does not keep the other.
+// writeChains writes the chains of both families, or removes them. An error in one family does not
+// stop the other.
 func (t *ipTables) writeChains(ctx context.Context, want *ruleset) error {
 	var errs []error
 	for _, family := range []struct {

@@ -18,18 +18,18 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// ipChains are our chains of one address family, and the rules that lead to them.
+// ipChains holds mote's chains of one address family, and the rules that lead to them.
 type ipChains struct {
 	ipt     *iptables.IPTables
-	restore string // the program that takes many rules at once
+	restore string // the program that reads many rules at once
 
-	// known is false until what former lives left is removed or replaced.
+	// known is false until the remains of previous runs are removed or replaced.
 	known   bool
-	present []string // chains that are there
+	present []string // chains that exist
 	text    string   // of all rules
 }
 
-// openChains finds out whether the kernel and its programs take rules of a family.
+// openChains checks whether the kernel and its programs support rules of a family.
 func openChains(f family) (*ipChains, error) {
 	c := &ipChains{restore: "iptables-restore"}
 	protocol := iptables.ProtocolIPv4
@@ -43,13 +43,14 @@ func openChains(f family) (*ipChains, error) {
 	if _, err := exec.LookPath(c.restore); err != nil {
 		return nil, fmt.Errorf("the program %s is missing", c.restore)
 	}
-	// The programs are there without the kernel's part of them, too.
+	// The programs may exist while the kernel lacks its part.
 	_, err = c.ours()
 	return c, err
 }
 
-// spoken says whether the kernel knows an address family at all: IPv6 can be left out of it or be switched off at
-// boot. Where an interface is merely forbidden to use it, that may change at any time.
+// spoken reports whether the kernel supports an address family at all. IPv6 can be left out of the
+// kernel or switched off at boot. If only an interface is forbidden to use it, that may change at
+// any time.
 func (f family) spoken() bool {
 	if f.key == "ip" {
 		return true
@@ -66,13 +67,14 @@ func (c *ipChains) ours() ([]string, error) {
 	return slices.DeleteFunc(chains, func(name string) bool { return !strings.HasPrefix(name, iptPrefix) }), nil
 }
 
-// chainName is at most 28 characters long.
+// chainName returns a name of at most 28 characters.
 func chainName(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return iptPrefix + hex.EncodeToString(sum[:8])
 }
 
-// hook is a rule of a built-in chain that leads to ours. It comes last there, as what we accept skips the rest.
+// hook is a rule of a built-in chain that leads to mote's chain. It comes last there, because an
+// accepted packet skips the rest.
 type hook struct {
 	chain string
 	rule  []string
@@ -83,12 +85,13 @@ func hooks(bridge string) []hook {
 	return []hook{
 		{"FORWARD", []string{"-j", chainName("forward")}},
 		{"INPUT", []string{"-i", bridge, "-j", chainName(chainFrom)}},
-		// Not OUTPUT, where Services' addresses are not translated yet.
+		// OUTPUT is not used, because Services' addresses are not translated yet there.
 		{"POSTROUTING", []string{"-o", bridge, "-m", "mark", "--mark", mark, "-m", "conntrack", "--ctdir", "ORIGINAL", "-j", chainName(chainTo)}},
 	}
 }
 
-// leads says whether packets are led to our chains: the end of a life that wrote them may have come before.
+// leads reports whether packets are led to mote's chains. A previous run may have written chains
+// and ended before that.
 func (c *ipChains) leads() (bool, error) {
 	rules, err := c.ipt.List(iptTable, "FORWARD")
 	if err != nil {
@@ -97,7 +100,7 @@ func (c *ipChains) leads() (bool, error) {
 	return slices.ContainsFunc(rules, func(rule string) bool { return strings.HasSuffix(rule, "-j "+chainName("forward")) }), nil
 }
 
-// write writes all chains in one go, if one of them changed, and then leads packets there.
+// write writes all chains at once if one of them changed, and then leads packets to them.
 func (c *ipChains) write(ctx context.Context, chains map[string][]string, hooks []hook) error {
 	if err := c.learn(); err != nil {
 		return err
@@ -107,14 +110,14 @@ func (c *ipChains) write(ctx context.Context, chains map[string][]string, hooks 
 	var text strings.Builder
 	text.WriteString("*" + iptTable + "\n")
 	for _, name := range names {
-		fmt.Fprintf(&text, ":%s - [0:0]\n", name) // made, or emptied
+		fmt.Fprintf(&text, ":%s - [0:0]\n", name) // created, or emptied
 	}
 	for _, name := range names {
 		for _, line := range chains[name] {
 			fmt.Fprintf(&text, "-A %s %s\n", name, line)
 		}
 	}
-	// Only what is there now can be removed, so these lines do not count as a change.
+	// Only chains that exist can be removed, so these lines do not count as a change.
 	stale := slices.DeleteFunc(slices.Clone(c.present), func(name string) bool { _, ok := chains[name]; return ok })
 	if text.String() != c.text || len(stale) > 0 {
 		c.text = text.String()
@@ -129,7 +132,8 @@ func (c *ipChains) write(ctx context.Context, chains map[string][]string, hooks 
 		}
 		c.present = names
 	}
-	// Each time: where somebody has flushed all rules this fails, and the next attempt writes them anew.
+	// This is done each time. If another program flushed all rules, it fails, and the next attempt
+	// writes them again.
 	for _, h := range hooks {
 		if err := c.ipt.AppendUnique(iptTable, h.chain, h.rule...); err != nil {
 			return fmt.Errorf("write iptables chain %s: %w", h.chain, err)
@@ -139,7 +143,7 @@ func (c *ipChains) write(ctx context.Context, chains map[string][]string, hooks 
 	return nil
 }
 
-// learn looks at what is there, if that is not known.
+// learn reads the present chains if they are not known.
 func (c *ipChains) learn() (err error) {
 	if !c.known {
 		c.text = ""
@@ -148,7 +152,7 @@ func (c *ipChains) learn() (err error) {
 	return err
 }
 
-// commit writes all changes of text at once.
+// commit applies all changes in text at once.
 func (c *ipChains) commit(ctx context.Context, text *strings.Builder) error {
 	text.WriteString("COMMIT\n")
 	cmd := exec.CommandContext(ctx, c.restore, "--noflush", "--wait")
@@ -159,7 +163,7 @@ func (c *ipChains) commit(ctx context.Context, text *strings.Builder) error {
 	return nil
 }
 
-// remove deletes what leads to our chains, and them.
+// remove deletes the rules that lead to mote's chains, and then the chains.
 func (c *ipChains) remove(ctx context.Context) error {
 	if err := c.learn(); err != nil || len(c.present) == 0 {
 		return err
@@ -168,7 +172,7 @@ func (c *ipChains) remove(ctx context.Context) error {
 	var text strings.Builder
 	text.WriteString("*" + iptTable + "\n")
 	for _, name := range c.present {
-		fmt.Fprintf(&text, ":%s - [0:0]\n", name) // emptied: they name each other
+		fmt.Fprintf(&text, ":%s - [0:0]\n", name) // emptied first, because they refer to each other
 	}
 	for _, chain := range []string{"FORWARD", "INPUT", "POSTROUTING"} {
 		rules, err := c.ipt.List(iptTable, chain)
@@ -192,8 +196,8 @@ func (c *ipChains) remove(ctx context.Context) error {
 	return nil
 }
 
-// removeIPTables takes away what is left in iptables, by a life without nftables or one that was cut short. What cannot be
-// removed keeps nothing else.
+// removeIPTables removes remains in iptables, from a run without nftables or an interrupted one. An
+// error for one item does not stop the removal of the others.
 func removeIPTables(ctx context.Context) error {
 	var errs []error
 	for _, f := range []family{{key: "ip"}, {key: "ip6"}} {

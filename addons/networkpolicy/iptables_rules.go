@@ -9,10 +9,11 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// multiportMax is how many ports a rule of iptables can name. A range counts twice.
+// multiportMax is the number of ports that a rule of iptables can name. A range counts twice.
 const multiportMax = 15
 
-// chainsOf is a ruleset as iptables-restore reads it: the rules of each chain, as nft.go has them for nftables.
+// chainsOf returns a ruleset in the syntax of iptables-restore: the rules of each chain, equal to
+// those that nft.go makes for nftables.
 func chainsOf(r *ruleset) map[string][]string {
 	chains := make(map[string][]string)
 	for name, rules := range r.chains {
@@ -39,7 +40,8 @@ func chainsOf(r *ruleset) map[string][]string {
 		matchSet(setKnown, "dst") + "-j ACCEPT",
 	}
 	if r.services.IsValid() && r.family.has(r.services.Addr()) {
-		// A Service without endpoints, or it would have a pod's address by now: kube-proxy refuses it, in a later table.
+		// This Service has no endpoints, or the packet would have a pod's address by now.
+		// kube-proxy refuses it, in a later table.
 		chains[to] = append(chains[to], "-d "+r.services.String()+" -m conntrack --ctstate NEW -j ACCEPT")
 	}
 	chains[to] = append(chains[to], "-o "+r.bridge+" -j DROP", "-j ACCEPT")
@@ -53,7 +55,8 @@ func chainsOf(r *ruleset) map[string][]string {
 	return chains
 }
 
-// droppingChains are those of the other family: no pod is known to have an address of it, so none sends anything.
+// droppingChains returns the chains of the other family. No pod is known to have an address of it,
+// so they drop all packets from pods.
 func droppingChains(r *ruleset) map[string][]string {
 	return map[string][]string{
 		chainName("forward"): forwardChain(r.bridge),
@@ -72,7 +75,8 @@ func forwardChain(bridge string) []string {
 	}, answers(), []string{"-g " + chainName(chainTo)})
 }
 
-// dispatch leads to the chain that judges a pod. One that is in no set yet, or any more, is dropped.
+// dispatch returns the rules that lead to the chain of a pod. Packets of a pod that is in no set
+// yet, or in none any more, are dropped.
 func dispatch(verdicts map[string]string, free, direction string) []string {
 	judges := make(map[string]bool)
 	for _, target := range verdicts {
@@ -91,7 +95,7 @@ func matchSet(name, direction string) string {
 	return "-m set --match-set " + ipsetPrefix + name + " " + direction + " "
 }
 
-// iptables is the rule in as many lines as it takes.
+// iptables returns the rule in as many lines as it needs.
 func (r rule) iptables() []string {
 	var lines []string
 	for _, peers := range r.iptablesPeers() {

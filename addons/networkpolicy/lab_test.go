@@ -21,8 +21,8 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// lab is a node with its bridge, pods behind it and a client outside, each in a network namespace of its own, which
-// ends with the test. Every host answers on every port that the tests use.
+// lab is a node with its bridge, pods behind the bridge, and a client outside. Each has its own
+// network namespace, which ends with the test. Every host answers on every port that the tests use.
 type lab struct {
 	t     *testing.T
 	node  *host
@@ -31,7 +31,7 @@ type lab struct {
 
 type host struct {
 	name    string
-	ns      int // of the network namespace
+	ns      int // descriptor of the network namespace
 	address netip.Addr
 }
 
@@ -39,17 +39,17 @@ const (
 	bridge  = "mote0"
 	nodeIP  = "10.42.0.1"
 	outside = "192.0.2.2"
-	// refused is how long nothing comes when packets are dropped. What passes is there within microseconds, and
-	// a check that expects it waits for longer.
+	// refused is the time without an answer after which packets count as dropped. A packet that
+	// passes arrives within microseconds, and a check that expects it waits longer.
 	refused = 30 * time.Millisecond
 	arrives = 5 * time.Second
 )
 
-// TCP and UDP ports that every host of the lab answers on.
+// labPorts returns the TCP and UDP ports on which every host of the lab answers.
 func labPorts() []int { return []int{80, 81, 443, 5353, 8080, 9153, 10053} }
 
-// newLab makes a lab whose pods are numbered from 10.42.0.11 on. Isolated pods reach each other through the node
-// alone, as where the kernel has no br_netfilter.
+// newLab makes a lab whose pods are numbered from 10.42.0.11 on. With isolated, pods reach each
+// other through the node alone, as on a kernel without br_netfilter.
 func newLab(t *testing.T, isolated bool, pods ...string) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -109,7 +109,7 @@ func set(t *testing.T, key, value string) {
 	require.NoError(t, os.WriteFile("/proc/sys/net/"+key, []byte(value), 0o600))
 }
 
-// add makes a host's namespace.
+// add makes a host with its namespace.
 func (l *lab) add(name, address string) *host {
 	h := &host{name: name, address: netip.MustParseAddr(address)}
 	made := make(chan error)
@@ -132,7 +132,7 @@ func (l *lab) add(name, address string) *host {
 	return h
 }
 
-// connect joins a host to the node, whose end attach sets up.
+// connect joins a host to the node. attach sets up the node's end.
 func (l *lab) connect(h *host, gateway string, attach func(netlink.Link)) {
 	l.in(l.node, func() {
 		attrs := netlink.NewLinkAttrs()
@@ -149,7 +149,7 @@ func (l *lab) connect(h *host, gateway string, attach func(netlink.Link)) {
 	})
 }
 
-// in calls f on a thread in the host's namespace. A failed requirement in f ends the test all the same.
+// in calls f on a thread in the host's namespace. A failed requirement in f still ends the test.
 func (l *lab) in(h *host, f func()) {
 	l.t.Helper()
 	done := make(chan bool)
@@ -169,7 +169,7 @@ func (l *lab) in(h *host, f func()) {
 	}
 }
 
-// serve echoes what it is sent on TCP and UDP.
+// serve echoes TCP and UDP data.
 func (l *lab) serve(h *host) {
 	l.in(h, func() {
 		for _, port := range labPorts() {
@@ -203,8 +203,8 @@ func (l *lab) serve(h *host) {
 	})
 }
 
-// reach is one expectation, as "CLIENT SERVER PROTOCOL PORT yes|no". A client "ingress" is the node with the ingress'
-// mark, and a server may be an address.
+// reach checks one expectation, "CLIENT SERVER PROTOCOL PORT yes|no". The client "ingress" is the
+// node with the ingress' mark, and a server may be an address.
 func (l *lab) reach(t *testing.T, expectation string) {
 	t.Helper()
 	words := strings.Fields(expectation)
@@ -234,7 +234,8 @@ func (l *lab) reach(t *testing.T, expectation string) {
 	}
 }
 
-// dialer connects from the calling thread's namespace: what an IP address needs no resolver for starts no goroutine.
+// dialer connects from the calling thread's namespace. An IP address needs no resolver, so no other
+// goroutine starts.
 func dialer(mark int, within time.Duration) *net.Dialer {
 	return &net.Dialer{Timeout: within, FallbackDelay: -1, Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
@@ -254,7 +255,7 @@ func echo(network, address string, mark int, within time.Duration) error {
 	return ping(conn, within)
 }
 
-// ping sends a word on a connection and waits for it.
+// ping sends a word on a connection and waits for the echo.
 func ping(conn net.Conn, within time.Duration) error {
 	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
@@ -266,7 +267,8 @@ func ping(conn net.Conn, within time.Duration) error {
 	return err
 }
 
-// sctp sends the first packet of an association and looks whether it arrives: this kernel need not have SCTP.
+// sctp sends the first packet of an association and checks whether it arrives. The kernel does not
+// need SCTP for this.
 func (l *lab) sctp(target, port string, within time.Duration) error {
 	var server *host
 	for _, h := range l.hosts {
@@ -310,7 +312,8 @@ func (l *lab) sctp(target, port string, within time.Duration) error {
 	return err
 }
 
-// benchRules opens nftables in a network namespace of the benchmark's own. The thread ends with the benchmark.
+// benchRules opens nftables in a private network namespace of the benchmark. The thread ends with
+// the benchmark.
 func benchRules(b *testing.B) *nftables {
 	b.Helper()
 	if os.Geteuid() != 0 {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNextLifeLetsNothingThrough: the rules of a former life are taken over under the packets' feet.
+// TestNextLifeLetsNothingThrough checks that the rules of a previous run are taken over while
+// packets flow.
 func TestNextLifeLetsNothingThrough(t *testing.T) {
 	for name, open := range map[string]func() (enforcer, error){
 		"nftables": func() (enforcer, error) { return openNFTables() },
@@ -54,7 +55,8 @@ func TestNextLifeLetsNothingThrough(t *testing.T) {
 	}
 }
 
-// TestChainsAloneAreNoRules: a life that ended before it led packets to its chains has left nothing in force.
+// TestChainsAloneAreNoRules checks that a run that ended before it led packets to its chains has
+// left no active rules.
 func TestChainsAloneAreNoRules(t *testing.T) {
 	l := newLab(t, false, "web", "client")
 	l.in(l.node, func() {

@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchLoss calls changed after somebody has removed tables ("nft flush ruleset", a firewall that is reloaded), so that
-// the next write looks whether ours is among them. The kernel tells of each change of packet rules; nothing is
-// asked for. stop waits for the end.
+// watchLoss calls changed after another program has removed tables ("nft flush ruleset", a firewall
+// that is reloaded). The next write then checks whether mote's table is among them. The kernel
+// sends a message for each change of packet rules, so there is no polling. stop ends the watch and
+// waits for its end.
 func (n *nftables) watchLoss(changed func()) (stop func(), err error) {
 	socket, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	if err != nil {
@@ -30,7 +31,7 @@ func (n *nftables) watchLoss(changed func()) (stop func(), err error) {
 			default:
 			}
 			switch {
-			case errors.Is(err, unix.ENOBUFS): // more changes than there was room for
+			case errors.Is(err, unix.ENOBUFS): // there were more changes than the buffer holds
 				suspect()
 			case err != nil:
 				slog.Warn("cannot hear whether somebody removes the rules; will be tried again", "component", Name, "err", err)

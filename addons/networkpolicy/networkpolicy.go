@@ -1,12 +1,14 @@
-// Package networkpolicy enforces networking.k8s.io/v1 NetworkPolicies on the pods of this node, by packet rules in a
-// table of its own.
+// Package networkpolicy enforces networking.k8s.io/v1 NetworkPolicies on the pods of this node. It
+// uses packet rules in its own table.
 //
-// It owns the nftables table inet mote-networkpolicy, or where nftables does not work the iptables chains MOTE-NP-* and
-// the ipsets mote-*, and nothing in the cluster. ruleset.go shows the way of a packet; compile.go makes the
-// rules of all that is known, each time that something changes, and nft.go writes what differs. The rules stay when mote ends: pods go on, and so does what guards them.
+// It owns the nftables table inet mote-networkpolicy. Where nftables does not work, it owns the
+// iptables chains MOTE-NP-* and the ipsets mote-* instead. It owns no object in the cluster.
+// ruleset.go shows the way of a packet. compile.go makes the rules from the whole state after each
+// change, and nft.go writes the differences. The rules stay when mote ends: pods continue to run,
+// and so does their protection.
 //
-// Enter with New and run the Controller as a component; Remove takes the rules away. README.md says what was
-// decided and why.
+// Enter with New and run the Controller as a component; Remove deletes the rules. README.md
+// describes the decisions and their reasons.
 package networkpolicy
 
 import (
@@ -29,37 +31,39 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "networkpolicy"
 
-// Reasons of events on NetworkPolicies.
+// These are the reasons of events on NetworkPolicies.
 const (
 	reasonPartly = "NotEnforceable"
 	reasonNot    = "NotEnforced"
 )
 
-// What `mote status` tells of.
+// These are the subjects that `mote status` reports on.
 const (
 	aboutPolicy = "NetworkPolicy "
 	aboutRules  = "the rules are not up to date"
 )
 
-// retryAfter is between attempts to write rules that the kernel did not take.
+// retryAfter is the wait between attempts to write rules that the kernel rejected.
 const retryAfter = time.Second
 
-// Config says whose traffic is judged. It is never changed after New.
+// Config defines the pods whose traffic is checked. It never changes after New.
 type Config struct {
 	Access   api.Access
 	NodeName string
-	// Bridge is the interface that this node's pods are behind, Address its own, which tells the family.
+	// Bridge is the interface of this node's pods. Address is the bridge's address, which
+	// determines the family.
 	Bridge  string
 	Address netip.Addr
-	// ServiceCIDR has the addresses of Services.
+	// ServiceCIDR contains the addresses of Services.
 	ServiceCIDR netip.Prefix
-	// Attachments is the directory where the CNI library notes the results of its plugins.
+	// Attachments is the directory where the CNI library records the results of its plugins.
 	Attachments string
-	// Servers are parts of this process that policies know as pods.
+	// Servers are components of this process that policies treat as pods.
 	Servers []api.Server
 }
 
-// Controller is the addon. It implements component.Component, and component.Troubled: which policies are not in force.
+// Controller is the addon. It implements component.Component and component.Troubled, which reports
+// policies that are not enforced.
 type Controller struct {
 	api.Troubles
 	cfg    Config
@@ -67,14 +71,15 @@ type Controller struct {
 	events *api.Events
 	ready  chan struct{}
 
-	// parsed are the policies by namespace/name, with the generation that was parsed. Used by Run only.
+	// parsed holds the policies by namespace/name, with the generation that was parsed. Used by Run
+	// only.
 	parsed map[string]parsedPolicy
 }
 
 type parsedPolicy struct {
 	uid        string
 	generation int64
-	policy     *policy // nil when it is not in force
+	policy     *policy // nil when it is not enforced
 }
 
 // New makes the controller.
@@ -86,16 +91,16 @@ func New(cfg Config) (*Controller, error) {
 	return &Controller{cfg: cfg, kube: kube, ready: make(chan struct{}), parsed: make(map[string]parsedPolicy)}, nil
 }
 
-// enforcer holds a ruleset in the kernel. What it holds stays there.
+// enforcer keeps a ruleset in the kernel. The ruleset stays there.
 type enforcer interface {
-	// present says whether a former life's rules are there.
+	// present reports whether rules of a previous run exist.
 	present(context.Context) (bool, error)
 	write(context.Context, *ruleset) error
-	// remove takes away all that is there.
+	// remove deletes all rules.
 	remove(context.Context) error
 }
 
-// open is nftables where it works, and iptables with ipsets otherwise.
+// open returns nftables where it works, and iptables with ipsets otherwise.
 func open(f family) (enforcer, error) {
 	nft, nftErr := openNFTables()
 	if nftErr == nil {
@@ -108,8 +113,8 @@ func open(f family) (enforcer, error) {
 	return ipt, nil
 }
 
-// Remove takes the rules away. What does not work here, such as ip6tables on a kernel without IPv6, has never written
-// a rule.
+// Remove deletes the rules. An interface that does not work here, such as ip6tables on a kernel
+// without IPv6, has never written a rule.
 func Remove(ctx context.Context, _ api.Access) error {
 	errs := []error{removeIPTables(ctx)}
 	if nft, err := openNFTables(); err == nil {
@@ -129,8 +134,9 @@ func removePresent(ctx context.Context, e enforcer) error {
 // Name implements component.Component.
 func (*Controller) Name() string { return Name }
 
-// Ready implements component.Component: no pod that starts now can send a packet that no policy judges. That holds
-// before the policies are known, because until then no packet of such a pod passes.
+// Ready implements component.Component. The addon is ready when no pod that starts now can send a
+// packet that is not checked by policies. That holds before the policies are known, because until
+// then no packet of such a pod passes.
 func (c *Controller) Ready(ctx context.Context) error {
 	select {
 	case <-c.ready:
@@ -181,11 +187,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	return nil
 }
 
-// close lets no packet of a pod pass until the policies are known, if no rules are there: the machine has just
-// booted, and what pods it starts shall not be faster than the rules. Rules that are there were left by a former life
-// and go on as they are. What fails is tried again until ctx ends.
+// close blocks all packets of pods until the policies are known, if no rules exist. In that case
+// the machine has just booted, and its pods must not start faster than the rules. Existing rules
+// come from a previous run and stay as they are. Failed writes are repeated until ctx ends.
 func (c *Controller) close(ctx context.Context, rules enforcer) error {
-	first := false // no former life's rules are there, but maybe a part of those that we failed to write
+	// No rules of a previous run exist; a part of the rules that a failed write left may exist.
+	first := false
 	return api.Retry(ctx, Name, func(ctx context.Context) error {
 		if !first {
 			present, err := rules.present(ctx)
@@ -198,7 +205,8 @@ func (c *Controller) close(ctx context.Context, rules enforcer) error {
 	})
 }
 
-// standBy is for a machine that has neither nftables nor iptables. The cluster works, and says on each policy that it does not.
+// standBy handles a machine that has neither nftables nor iptables. The cluster works, and each
+// policy gets an event that it is not enforced.
 func (c *Controller) standBy(ctx context.Context, cause error, change func(), changed <-chan struct{}) {
 	slog.Error("NetworkPolicies are not enforced", "component", Name, "err", cause)
 	c.Note("NetworkPolicies are not enforced", fmt.Sprintf("%v; install the package nftables", cause))
@@ -221,7 +229,7 @@ func (c *Controller) standBy(ctx context.Context, cause error, change func(), ch
 	}
 }
 
-// follow keeps the rules what the state says they should be. Without a change it does nothing.
+// follow keeps the rules equal to the compiled state. Without a change it does nothing.
 func (c *Controller) follow(ctx context.Context, rules enforcer, now func() state, changed <-chan struct{}) {
 	for {
 		err := rules.write(ctx, compile(now()))
@@ -245,7 +253,7 @@ func (c *Controller) follow(ctx context.Context, rules enforcer, now func() stat
 	}
 }
 
-// state is what is known now.
+// state returns the known state.
 func (c *Controller) state(seen watches, attached *attachments) state {
 	f := familyOf(c.cfg.Address)
 	s := state{family: f, bridge: c.cfg.Bridge, services: c.cfg.ServiceCIDR, servers: c.cfg.Servers, namespaces: make(map[string]labels.Set)}
@@ -261,7 +269,7 @@ func (c *Controller) state(seen watches, attached *attachments) state {
 	return s
 }
 
-// policies parses what is new, and says on each policy what of it cannot be put in force.
+// policies parses new policies, and reports on each policy the parts that cannot be enforced.
 func (c *Controller) policies(objects []any, f family) []*policy {
 	var policies []*policy
 	present := make(map[string]bool)

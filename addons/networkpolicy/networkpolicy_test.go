@@ -14,7 +14,7 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// fragile fails the first time that it is asked, and the first time that it writes, of which a part stays.
+// fragile fails at its first query and at its first write. A part of that write stays.
 type fragile struct {
 	asked, written int
 }
@@ -47,7 +47,8 @@ func TestFirstRulesAreTriedAgain(t *testing.T) {
 	})
 }
 
-// TestTrouble: `mote status` names policies that are not in force as they are written, for as long as they are there.
+// TestTrouble checks that `mote status` names policies that are not enforced as written, for as
+// long as they exist.
 func TestTrouble(t *testing.T) {
 	kube := fake.NewClientset()
 	c := &Controller{events: api.NewEvents(kube, Name), parsed: make(map[string]parsedPolicy)}

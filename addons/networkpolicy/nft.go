@@ -15,32 +15,36 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// table is ours alone, in the family inet. It stays when mote ends, and pods stay guarded.
+// table belongs to mote alone, in the family inet. It stays when mote ends, so pods stay protected.
 const table = "mote-networkpolicy"
 
-// staleAfter is for kernels before 6.2, which notice only a little later that a chain is not used any more and can
-// be removed.
+// staleAfter is the wait before a chain is removed. Kernels before 6.2 notice with a short delay
+// that a chain is not used any more and can be removed.
 const staleAfter = time.Second
 
-// afterKubeProxy is the priority of the base chains. kube-proxy's refuse what is sent to a Service without endpoints, whose
-// address is routed to the bridge: to us it is that of a pod that is not known. Of equal ones the younger table is first.
+// afterKubeProxy is the priority of the base chains. kube-proxy's chains refuse packets to a
+// Service without endpoints. The address of such a Service is routed to the bridge, so mote's
+// chains would treat it as an unknown pod. Of two chains with equal priority, the one of the
+// younger table runs first.
 const afterKubeProxy = knftables.FilterPriority + "+10"
 
-// The maps and the set of the base chains.
+// These are the maps and the set of the base chains.
 const (
 	mapEgress  = "egress"
 	mapIngress = "ingress"
 	setSelf    = "self"
 )
 
-// nftables keeps the table. It is used by one goroutine, and suspect by another.
+// nftables keeps the table. One goroutine uses it; another one uses suspect.
 type nftables struct {
 	nft knftables.Interface
-	// suspect says that the table may be gone, see loss.go.
+	// suspect is true if the table may be gone, see loss.go.
 	suspect atomic.Bool
-	// written is what the table holds; nil is not known, and the next write replaces all.
+	// written is the content of the table. nil means that it is not known, and the next write
+	// replaces everything.
 	written *nftTable
-	// stale are chains that are empty, unused, and to be removed, with the moment they became so.
+	// stale holds chains that are empty and unused and have to be removed, with the time when they
+	// became so.
 	stale map[string]time.Time
 }
 
@@ -52,7 +56,7 @@ func openNFTables() (*nftables, error) {
 	return &nftables{nft: nft, stale: make(map[string]time.Time)}, nil
 }
 
-// present says whether a former life's table is there.
+// present reports whether a table of a previous run exists.
 func (n *nftables) present(ctx context.Context) (bool, error) {
 	tx := n.nft.NewTransaction()
 	tx.Delete(&knftables.Table{})
@@ -66,7 +70,7 @@ func (n *nftables) present(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// remove takes the table away, if it is there.
+// remove deletes the table if it exists.
 func (n *nftables) remove(ctx context.Context) error {
 	tx := n.nft.NewTransaction()
 	tx.Add(&knftables.Table{}) // makes the deletion of a missing table succeed
@@ -78,7 +82,8 @@ func (n *nftables) remove(ctx context.Context) error {
 	return nil
 }
 
-// write brings the table from what it holds to want, in one transaction: packets meet the old or the new rules.
+// write changes the table from its content to want in one transaction. So a packet meets either the
+// old or the new rules.
 func (n *nftables) write(ctx context.Context, want *ruleset) error {
 	next := render(want)
 	if n.suspect.Swap(false) && n.written != nil {
@@ -124,7 +129,8 @@ func (n *nftables) run(ctx context.Context, tx *knftables.Transaction, next *nft
 	return nil
 }
 
-// removeStale does not wait for stale chains: those that are too young stay until the next change.
+// removeStale removes stale chains without a wait. Chains that are too young stay until the next
+// change.
 func (n *nftables) removeStale(ctx context.Context) {
 	tx := n.nft.NewTransaction()
 	for chain, since := range n.stale {
@@ -134,11 +140,12 @@ func (n *nftables) removeStale(ctx context.Context) {
 		}
 	}
 	if tx.NumOperations() > 0 && n.nft.Run(ctx, tx) != nil {
-		n.written = nil // what is there now is not known; the table is replaced
+		// The content of the table is unknown now; the next write replaces it.
+		n.written = nil
 	}
 }
 
-// nftTable is a ruleset in nft's words.
+// nftTable is a ruleset in the syntax of nft.
 type nftTable struct {
 	sets   map[string]nftSet
 	chains map[string]nftChain
@@ -146,12 +153,12 @@ type nftTable struct {
 
 type nftSet struct {
 	keyType, comment string
-	verdicts         bool // a map of verdicts
+	verdicts         bool // it is a map of verdicts
 	elements         map[string]string
 }
 
 type nftChain struct {
-	hook  knftables.BaseChainHook // "" for a chain that others lead to
+	hook  knftables.BaseChainHook // "" for a chain that other chains lead to
 	rules []string
 }
 
@@ -181,11 +188,12 @@ func render(r *ruleset) *nftTable {
 	return t
 }
 
-// addBase adds what every packet meets. What passes is not judged by policies; other tables may still drop it.
+// addBase adds the rules that every packet meets. Policies do not check the packets that pass here;
+// other tables may still drop them.
 func (t *nftTable) addBase(r *ruleset) {
 	bridge := `"` + r.bridge + `"`
-	// Answers pass. What a client sends is judged for as long as its connection lasts, so a policy that
-	// forbids a connection also ends it.
+	// Answers pass. A client's packets are checked for as long as its connection lasts, so a policy
+	// that forbids a connection also ends it.
 	answers := []string{"ct direction reply accept", "ct state related accept"}
 	t.chains["forward"] = nftChain{knftables.ForwardHook, append([]string{
 		"iifname " + bridge + " goto " + chainFrom,
@@ -198,7 +206,7 @@ func (t *nftTable) addBase(r *ruleset) {
 	}}
 	from := answers
 	if r.family.key == "ip6" {
-		// Without neighbour discovery not even the permitted gets anywhere.
+		// Without neighbour discovery even permitted packets cannot be sent.
 		from = append(from, "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept")
 	}
 	t.chains[chainFrom] = nftChain{rules: append(slices.Clone(from),
@@ -227,7 +235,7 @@ func (t *nftTable) addBase(r *ruleset) {
 	}
 }
 
-// nft is the rule as nft reads it.
+// nft returns the rule in the syntax of nft.
 func (r rule) nft(f family) string {
 	var words []string
 	switch {
@@ -267,9 +275,10 @@ func list[T comparable](spans []span[T]) string {
 	return "{ " + strings.Join(items, ", ") + " }"
 }
 
-// become adds to tx what makes next of t, and returns the chains that are only emptied.
+// become adds to tx the operations that change t to next. It returns the chains that are only
+// emptied.
 func (t *nftTable) become(tx *knftables.Transaction, next *nftTable) (stale []string) {
-	// What is referred to comes before what refers to it, and goes after it.
+	// Objects are created before the objects that refer to them, and removed after those.
 	chains, sets := slices.Sorted(maps.Keys(next.chains)), slices.Sorted(maps.Keys(next.sets))
 	for _, name := range chains {
 		if _, ok := t.chains[name]; !ok {
@@ -304,7 +313,7 @@ func (t *nftTable) become(tx *knftables.Transaction, next *nftTable) (stale []st
 	return t.leave(tx, next)
 }
 
-// leave removes what next does not have.
+// leave removes the objects that next does not have.
 func (t *nftTable) leave(tx *knftables.Transaction, next *nftTable) (stale []string) {
 	var hooks []string
 	for name, chain := range t.chains {
@@ -313,7 +322,7 @@ func (t *nftTable) leave(tx *knftables.Transaction, next *nftTable) (stale []str
 		}
 		tx.Flush(&knftables.Chain{Name: name})
 		if chain.hook != "" {
-			hooks = append(hooks, name) // nothing leads there
+			hooks = append(hooks, name) // no chain leads to it
 		} else {
 			stale = append(stale, name)
 		}
@@ -345,13 +354,13 @@ func (s nftSet) object(name string) knftables.Object {
 	}
 	set := &knftables.Set{Name: name, Type: s.keyType}
 	if s.comment != "" {
-		// 128 characters are the most, and quotes end it.
+		// A comment has at most 128 characters, and a quote ends it.
 		set.Comment = knftables.PtrTo(strings.ReplaceAll(s.comment[:min(len(s.comment), 120)], `"`, "'"))
 	}
 	return set
 }
 
-// replace makes the elements those of s, which were those of old.
+// replace changes the elements from those of old to those of s.
 func (s nftSet) replace(tx *knftables.Transaction, name string, old nftSet) {
 	element := func(key, value string) *knftables.Element {
 		e := &knftables.Element{Set: name, Key: strings.Split(key, " . ")}

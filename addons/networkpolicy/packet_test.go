@@ -23,7 +23,7 @@ import (
 
 func castagnoli(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
 
-// dnsServer is the cluster's DNS as policies know it.
+// dnsServer returns the cluster's DNS server as policies see it.
 func dnsServer() api.Server {
 	return api.Server{
 		Namespace: api.NamespaceSystem, Labels: map[string]string{"k8s-app": "kube-dns"}, Address: netip.MustParseAddr(nodeIP),
@@ -35,8 +35,9 @@ func dnsServer() api.Server {
 	}
 }
 
-// cluster is the state that the tables below start from: pods web, db and client in namespace a, and other in
-// namespace b. Their named port "http" is 8080, but db's is 81.
+// testCluster returns the state that the tables below start from: pods web, db and client in
+// namespace a, and other in namespace b. Their named port "http" is 8080, except on db, where it is
+// 81.
 func testCluster(policies ...string) state {
 	s := state{
 		family: familyOf(netip.MustParseAddr(nodeIP)), bridge: bridge, servers: []api.Server{dnsServer()},
@@ -87,7 +88,7 @@ const (
 func in(rule string) string  { return fmt.Sprintf(webIngress, rule) }
 func out(rule string) string { return fmt.Sprintf(cliEgress, rule) }
 
-// TestPackets sends packets of every kind through the rules of every kind.
+// TestPackets sends packets of every kind through rules of every kind.
 func TestPackets(t *testing.T) {
 	for _, path := range []struct {
 		name     string
@@ -133,7 +134,8 @@ func TestPackets(t *testing.T) {
 	}
 }
 
-// translate leads Services' addresses as kube-proxy does: 10.43.0.10:53 to DNS, 10.43.0.20:80 to web:8080.
+// translate redirects Services' addresses like kube-proxy: 10.43.0.10:53 to DNS, 10.43.0.20:80 to
+// web:8080.
 func (l *lab) translate() {
 	l.in(l.node, func() {
 		cmd := exec.Command("nft", "-f", "-")
@@ -168,8 +170,9 @@ table ip services {
 	})
 }
 
-// testNoEndpoints: policies of others do not keep kube-proxy, whose table is older, from refusing what is sent to a Service
-// without endpoints. An isolated pod is refused too, but dropped where ours judge before kube-proxy's.
+// testNoEndpoints checks that policies of other pods do not stop kube-proxy, whose table is older,
+// from refusing packets to a Service without endpoints. For an isolated pod the packets are refused
+// too, except where mote's rules run before kube-proxy's: there they are dropped.
 func testNoEndpoints(t *testing.T, l *lab, rules enforcer, before bool) {
 	l.in(l.node, func() {
 		link, err := netlink.LinkByName(bridge)
@@ -180,7 +183,8 @@ func testNoEndpoints(t *testing.T, l *lab, rules enforcer, before bool) {
 	})
 	for policy, refused := range map[string]bool{denyWeb: true, denyOut: !before} {
 		l.in(l.node, func() {
-			require.NoError(t, rules.write(t.Context(), compile(testCluster()))) // an empty table, so that the next one is the youngest
+			// Write an empty table, so that the next one is the youngest.
+			require.NoError(t, rules.write(t.Context(), compile(testCluster())))
 			require.NoError(t, rules.write(t.Context(), compile(testCluster(policy))))
 		})
 		var err error
@@ -190,7 +194,7 @@ func testNoEndpoints(t *testing.T, l *lab, rules enforcer, before bool) {
 	}
 }
 
-// testNextLife finds the rules of a former life, replaces and removes them.
+// testNextLife finds the rules of a previous run, replaces them and removes them.
 func testNextLife(t *testing.T, l *lab, open func() (enforcer, error)) {
 	l.in(l.node, func() {
 		first, err := open()
@@ -217,7 +221,8 @@ func testNextLife(t *testing.T, l *lab, open func() (enforcer, error)) {
 	})
 }
 
-// TestRemovedRulesComeBack: a firewall that is reloaded takes all tables away.
+// TestRemovedRulesComeBack checks that the rules come back after a firewall reload has removed all
+// tables.
 func TestRemovedRulesComeBack(t *testing.T) {
 	l := newLab(t, true, "web", "client")
 	l.in(l.node, func() {
@@ -234,13 +239,13 @@ func TestRemovedRulesComeBack(t *testing.T) {
 		require.NotContains(t, packetRules(t), table)
 		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
 		require.Equal(t, before, packetRules(t))
-		<-changed // our own replacement; all is well
+		<-changed // the event of the own replacement
 		require.NoError(t, rules.write(t.Context(), compile(testCluster(denyWeb))))
 		require.Empty(t, changed)
 	})
 }
 
-// packetRules are those of the calling thread's namespace, with sets' names.
+// packetRules returns the rules of the calling thread's namespace, with the names of sets.
 func packetRules(t *testing.T) string {
 	t.Helper()
 	printed, err := exec.Command("nft", "-s", "list", "ruleset").CombinedOutput()
@@ -253,7 +258,7 @@ func packetRules(t *testing.T) string {
 	return string(printed)
 }
 
-// testCut applies a policy under connections' feet.
+// testCut applies a policy while connections are open.
 func testCut(t *testing.T, l *lab, rules enforcer) {
 	write := func(policies ...string) {
 		l.in(l.node, func() { require.NoError(t, rules.write(t.Context(), compile(testCluster(policies...)))) })
@@ -275,7 +280,7 @@ func testCut(t *testing.T, l *lab, rules enforcer) {
 	require.Error(t, ping(outside, refused))
 }
 
-// TestSix: the kernel takes the rules of an IPv6 cluster, of either kind.
+// TestSix checks that the kernel accepts the rules of an IPv6 cluster, of both kinds.
 func TestSix(t *testing.T) {
 	l := newLab(t, true)
 	address := netip.MustParseAddr("fd00::1")

@@ -14,12 +14,12 @@ import (
 	netutils "k8s.io/utils/net"
 )
 
-// policy is a NetworkPolicy as compile needs it.
+// policy is a NetworkPolicy in the form that compile needs.
 type policy struct {
 	namespace, name string
 	subjects        labels.Selector
-	// ingress and egress are what the policy admits. Pods are isolated in the directions that are not nil, by an
-	// empty one from everybody.
+	// ingress and egress hold the traffic that the policy admits. A pod is isolated in the
+	// directions that are not nil. An empty direction isolates it from everybody.
 	ingress, egress *direction
 }
 
@@ -27,7 +27,7 @@ func (p *policy) key() string { return p.namespace + "/" + p.name }
 
 type direction struct{ rules []admission }
 
-// admission is one rule of a policy: any of the peers on any of the ports.
+// admission is one rule of a policy. It admits any of the peers on any of the ports.
 type admission struct {
 	anyPeer bool
 	peers   []peer
@@ -38,11 +38,11 @@ type admission struct {
 
 // peer selects pods.
 type peer struct {
-	namespaces labels.Selector // nil is the policy's own namespace
+	namespaces labels.Selector // nil means the policy's own namespace
 	pods       labels.Selector
 }
 
-// port is a range, a name, or the whole protocol when both are empty.
+// port is a range, a name, or the whole protocol if both are empty.
 type port struct {
 	protocol string
 	span     span[int32]
@@ -51,13 +51,15 @@ type port struct {
 
 func (p port) whole() bool { return p.name == "" && p.span.last == 0 }
 
-// parse takes a policy apart. What cannot be put in force admits nobody, and is named in problems: a policy that says
-// who may come in is safe to read too narrowly and dangerous to read too widely.
+// parse converts a policy. A part that cannot be enforced admits no peer, and problems names it. A
+// policy lists the permitted peers: it is safe to read it too narrowly, and dangerous to read it
+// too widely.
 func parse(np *networkingv1.NetworkPolicy, f family) (p *policy, problems []string) {
 	p = &policy{namespace: np.Namespace, name: np.Name}
 	var err error
 	if p.subjects, err = metav1.LabelSelectorAsSelector(&np.Spec.PodSelector); err != nil {
-		// Whom it means to protect is not known. All of the namespace would cut off those that it does not mean.
+		// The pods that the policy protects are not known. Isolating the whole namespace would cut
+		// off pods that the policy does not select.
 		return nil, []string{fmt.Sprintf("spec.podSelector: %v; the policy is not in force", err)}
 	}
 	ingress, egress := isolates(np.Spec)
@@ -87,7 +89,7 @@ func within(path string, problems []string) []string {
 	return problems
 }
 
-// isolates says which directions a policy is about.
+// isolates reports the directions that a policy covers.
 func isolates(spec networkingv1.NetworkPolicySpec) (ingress, egress bool) {
 	if len(spec.PolicyTypes) == 0 {
 		return true, len(spec.Egress) > 0
@@ -161,7 +163,7 @@ func (a *admission) addBlock(b *networkingv1.IPBlock, f family) (problem string)
 	return ""
 }
 
-// parseCIDR takes what the API takes: objects of older versions may have leading zeros.
+// parseCIDR accepts the same texts as the API. Objects of older versions may have leading zeros.
 func parseCIDR(text string) (netip.Prefix, error) {
 	_, network, err := netutils.ParseCIDRSloppy(text)
 	if err != nil {

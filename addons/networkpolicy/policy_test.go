@@ -33,7 +33,8 @@ func TestPolicyTypes(t *testing.T) {
 	}
 }
 
-// TestProblems: each is named with its place, and admits nobody; the rest of the policy is in force.
+// TestProblems checks that each problem is reported with its place and admits no peer, and that the
+// rest of the policy is enforced.
 func TestProblems(t *testing.T) {
 	const selector = `{matchExpressions: [{key: a, operator: Near}]}`
 	for rule, want := range map[string]string{
@@ -65,7 +66,7 @@ func TestBlocks(t *testing.T) {
 	for _, c := range []struct{ rule, want string }{
 		{`{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}`, "{ 10.0.0.0-10.255.255.255 }"},
 		{`{from: [{ipBlock: {cidr: 10.1.2.3/8}}]}`, "{ 10.0.0.0-10.255.255.255 }"},
-		{`{from: [{ipBlock: {cidr: 010.0.0.0/8}}]}`, "{ 10.0.0.0-10.255.255.255 }"}, // as older versions took it
+		{`{from: [{ipBlock: {cidr: 010.0.0.0/8}}]}`, "{ 10.0.0.0-10.255.255.255 }"}, // as older versions accepted it
 		{`{from: [{ipBlock: {cidr: 10.0.0.1/32}}]}`, "{ 10.0.0.1 }"},
 		{`{from: [{ipBlock: {cidr: 10.0.0.0/24}}, {ipBlock: {cidr: 10.0.1.0/24}}, {ipBlock: {cidr: 10.0.0.128/25}}]}`, "{ 10.0.0.0-10.0.1.255 }"},
 		{`{from: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.0.0/28, 10.0.0.255/32, 10.0.0.64/26, 10.0.0.64/30]}}]}`,

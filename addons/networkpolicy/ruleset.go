@@ -7,41 +7,45 @@ import (
 	"strings"
 )
 
-// ruleset is what the kernel shall hold. It is compiled anew at each change, and only what differs is written.
+// ruleset is the required content of the kernel. It is compiled again at each change, and only
+// differences are written.
 //
-// The way of a packet; each arrow is one lookup of an address in a map of verdicts:
+// The diagram shows the way of a packet. Each arrow is one lookup of an address in a map of
+// verdicts:
 //
-//	from a pod ─► chainFrom ─► egress[source] ─► "from-…": one jump for each policy of the pod ─► drop
+//	from a pod ─► chainFrom ─► egress[source] ─► "from-…": a jump per policy ─► drop
 //	                              │ not isolated              │ allowed
 //	to a pod ──────────────────►  chainTo  ◄──────────────────┘
-//	                              └► ingress[destination] ─► "to-…": one jump for each policy of the pod ─► drop
+//	                              └► ingress[destination] ─► "to-…": a jump per policy ─► drop
 //	                                    │ not isolated           │ allowed
 //	                                    └──────► accept ◄────────┘
 //
-// An address of the bridge that is in neither map belongs to a pod that is not known yet: dropped.
+// An address of the bridge that is in neither map belongs to a pod that is not known yet. Its
+// packets are dropped.
 type ruleset struct {
 	family family
-	// enforcing is false where no policy is: everything passes, at no cost.
+	// enforcing is false if there is no policy. Then all packets pass, at no cost.
 	enforcing bool
-	// bridge is the interface that pods are behind.
+	// bridge is the interface of the pods.
 	bridge string
-	// services are the addresses of Services, if they are known. Rules of iptables alone need them.
+	// services holds the addresses of Services, if they are known. Only rules of iptables need
+	// them.
 	services netip.Prefix
-	// sets of addresses ("10.42.0.7"), or of addresses with ports ("10.42.0.7 . 8080") where portSets has the
-	// name, by name.
+	// sets holds sets by name. A set has addresses ("10.42.0.7"), or addresses with ports
+	// ("10.42.0.7 . 8080") if its name is in portSets.
 	sets     map[string]map[string]bool
 	portSets map[string]bool
-	// comments tell people which selector a set stands for.
+	// comments describe, for people, the selector that a set stands for.
 	comments map[string]string
-	// self are the addresses of isolated pods, which always reach themselves.
+	// self holds the addresses of isolated pods, which can always reach themselves.
 	self map[string]bool
-	// egress and ingress give each pod's address the chain that judges it.
+	// egress and ingress map each pod's address to the chain that checks its packets.
 	egress, ingress map[string]string
-	// chains by name: policies' and pods'. The base chains follow from the rest.
+	// chains holds the chains of policies and pods by name. The base chains follow from the rest.
 	chains map[string][]rule
 }
 
-// Chains and verdicts that rules lead to.
+// These are chains and verdicts that rules lead to.
 const (
 	chainFrom = "from-pod"
 	chainTo   = "to-pod"
@@ -49,21 +53,23 @@ const (
 	drop      = "drop"
 )
 
-// rule is one line of a chain: what is not empty must match.
+// rule is one line of a chain. All fields that are not empty must match.
 type rule struct {
-	// field is "saddr" or "daddr": where peers, of which one at the most is given, are looked for.
+	// field is "saddr" or "daddr": the address that is compared with the peers. At most one kind of
+	// peers is set.
 	field string
 	peers string // name of a set
 	spans []span[netip.Addr]
 	exact netip.Addr
-	// marked are packets that carry api.IngressMark.
+	// marked matches packets that carry api.IngressMark.
 	marked bool
 
 	protocol string // tcp, udp, sctp
 	ports    []span[int32]
 	portSet  string // name of a set of destinations with ports
 
-	// target is a chain or a verdict. jump comes back from the chain when nothing in it matched.
+	// target is a chain or a verdict. With jump, the packet returns from the chain if no rule in it
+	// matched.
 	target string
 	jump   bool
 }
@@ -77,14 +83,15 @@ func newRuleset(f family, bridge string) *ruleset {
 	}
 }
 
-// closed lets no pod's packet pass, as no pod is known. Nodes reach pods, and pods answer.
+// closed returns a ruleset that lets no packet of a pod pass, because it knows no pod. Nodes reach
+// pods, and pods answer.
 func closed(f family, bridge string) *ruleset {
 	r := newRuleset(f, bridge)
 	r.enforcing = true
 	return r
 }
 
-// family is the address family of the pod network, in nftables' words.
+// family is the address family of the pod network, in nftables' terms.
 type family struct {
 	key  string // ip, ip6
 	addr string // type of an address in a set
@@ -99,8 +106,9 @@ func familyOf(a netip.Addr) family {
 
 func (f family) has(a netip.Addr) bool { return a.Is4() == (f.key == "ip") }
 
-// hashed is a name for what is too long or too strange for one. It begins with prefix and ends as readably as
-// fits: nft's names have 128 characters in older kernels.
+// hashed returns a name for a text that is too long or has unsuitable characters. It begins with
+// prefix and ends with as much of readable as fits: names in nft have at most 128 characters in
+// older kernels.
 func hashed(prefix, what, readable string) string {
 	sum := sha256.Sum256([]byte(what))
 	name := prefix + hex.EncodeToString(sum[:8])

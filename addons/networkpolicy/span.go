@@ -17,8 +17,8 @@ func (s span[T]) String() string {
 	return fmt.Sprintf("%v-%v", s.first, s.last)
 }
 
-// merge sorts spans and joins those that overlap or touch: a set in the kernel takes no overlaps. next is the value
-// after another, or false after the last one.
+// merge sorts spans and joins those that overlap or touch, because a set in the kernel accepts no
+// overlaps. next returns the value after another, or false after the last value.
 func merge[T comparable](spans []span[T], compare func(a, b T) int, next func(T) (T, bool)) []span[T] {
 	slices.SortFunc(spans, func(a, b span[T]) int { return compare(a.first, b.first) })
 	var merged []span[T]
@@ -45,7 +45,7 @@ func mergePorts(spans []span[int32]) []span[int32] {
 	return merge(spans, cmp.Compare[int32], func(p int32) (int32, bool) { return p + 1, true })
 }
 
-// addressesOf is the span of a network.
+// addressesOf returns the span of a network.
 func addressesOf(p netip.Prefix) span[netip.Addr] {
 	p = p.Masked()
 	bytes := p.Addr().AsSlice()
@@ -56,11 +56,11 @@ func addressesOf(p netip.Prefix) span[netip.Addr] {
 	return span[netip.Addr]{p.Addr(), last}
 }
 
-// without is what is left of a network after some of its parts are cut out.
+// without returns the rest of a network after some of its parts are cut out.
 func without(whole netip.Prefix, parts []netip.Prefix) []span[netip.Addr] {
 	var cut []span[netip.Addr]
 	for _, p := range parts {
-		if p.Overlaps(whole) { // older objects may have others
+		if p.Overlaps(whole) { // older objects may have parts outside the network
 			cut = append(cut, addressesOf(p))
 		}
 	}

@@ -18,15 +18,17 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// hashAnnotation is a static pod's UID as the kubelet and the CNI plugins know it; its object has another.
+// hashAnnotation holds a static pod's UID as the kubelet and the CNI plugins use it. The object of
+// the pod has another UID.
 const hashAnnotation = "kubernetes.io/config.hash"
 
-// watches are what the API says, as far as it matters here.
+// watches holds the parts of the API's state that are needed here.
 type watches struct {
 	policies, pods, namespaces cache.Store
 }
 
-// watch follows the API until ctx ends, and returns when it has seen everything once. stop waits for the end.
+// watch follows the API until ctx ends. It returns when all lists have arrived once. stop ends the
+// watches and waits for their end.
 func watch(ctx context.Context, client kubernetes.Interface, changed func()) (w watches, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -80,7 +82,8 @@ func sameNamespace(a, b any) bool {
 	return labels.Equals(a.(*corev1.Namespace).Labels, b.(*corev1.Namespace).Labels)
 }
 
-// trimPod keeps of a pod what rules depend on: most of its memory is elsewhere.
+// trimPod keeps only the fields of a pod that rules depend on. Most of a pod's memory is in other
+// fields.
 func trimPod(object any) (any, error) {
 	p, ok := object.(*corev1.Pod)
 	if !ok {
@@ -112,8 +115,8 @@ func ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// podsOf are the pods that have addresses of their own. On this node the CNI plugins know best who has which: an
-// address may be given out again while the object of the pod that had it is still there.
+// podsOf returns the pods that have their own addresses. On this node the CNI plugins' results take
+// priority: an address may be given to a new pod while the object of the old one still exists.
 func podsOf(objects []any, node string, attached map[string][]attachment, taken map[netip.Addr]bool, f family) []*pod {
 	var pods []*pod
 	for _, object := range objects {
