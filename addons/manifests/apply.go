@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// apply writes the objects of all due files: first what others need.
+// apply writes the objects of all due files. Objects that others need come first.
 func (k *Keeper) apply(ctx context.Context, due []*work, files []file) {
 	type item struct {
 		*work
@@ -57,7 +57,8 @@ func (k *Keeper) apply(ctx context.Context, due []*work, files []file) {
 		}
 		name, resource, err := k.cluster.resolve(i.object)
 		if meta.IsNoMatchError(err) && !reset {
-			// Perhaps it came a moment ago. Once for each pass: there is a backoff for the rest.
+			// Its kind may be new. Reset the mapper once for each pass; the backoff handles the
+			// rest.
 			reset = true
 			k.cluster.mapper.Reset()
 			name, resource, err = k.cluster.resolve(i.object)
@@ -84,25 +85,26 @@ func (k *Keeper) apply(ctx context.Context, due []*work, files []file) {
 	}
 }
 
-// identity is an object's as its file has it.
+// identity returns the key of an object as its file states it.
 func identity(u *unstructured.Unstructured) key {
 	return key{u.GroupVersionKind().GroupKind(), u.GetNamespace(), u.GetName()}
 }
 
-// fleeting says that an object goes by itself, when it is done: making it again would do it again.
+// fleeting reports whether an object disappears by itself when it is done. If it were created
+// again, it would run again.
 func fleeting(u *unstructured.Unstructured) bool {
 	_, found, err := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished")
 	return u.GetKind() == "Job" && found && err == nil
 }
 
-// claims are what files name.
+// claims holds the objects that files name.
 type claims struct {
 	keys map[key]bool
-	// doubtful are files that are not understood.
+	// doubtful are the files that cannot be parsed.
 	doubtful []file
 }
 
-// claimed is what files other than one name.
+// claimed returns the objects that files other than one name.
 func claimed(files []file, but string) claims {
 	c := claims{keys: make(map[key]bool)}
 	for _, f := range files {
@@ -115,7 +117,7 @@ func claimed(files []file, but string) claims {
 		for _, u := range f.objects {
 			k := identity(u)
 			c.keys[k] = true
-			if k.namespace == "" { // if it has one, it is that
+			if k.namespace == "" { // if the kind has namespaces, this is the object's
 				k.namespace = metav1.NamespaceDefault
 				c.keys[k] = true
 			}
@@ -124,8 +126,8 @@ func claimed(files []file, but string) claims {
 	return c
 }
 
-// doubt is the file that may name an object, although it is not understood: its text has the object's name, or cannot
-// be read at all. "" is none.
+// doubt returns the file that may name an object although it cannot be parsed: its text contains
+// the object's name, or cannot be read at all. It returns "" if there is none.
 func (c claims) doubt(k key) string {
 	for _, f := range c.doubtful {
 		if f.text == nil || bytes.Contains(f.text, []byte(k.name)) {
@@ -135,8 +137,9 @@ func (c claims) doubt(k key) string {
 	return ""
 }
 
-// owner is the file, other than one, that a release is of; "" if there is none. Of several that name it, it is the one
-// that has had it. A file that cannot be read keeps what it had.
+// owner returns the file, other than one, that owns a release, or "" if there is none. If several
+// files name the release, the one that already has it is the owner. A file that cannot be read
+// keeps its release.
 func (k *Keeper) owner(files []file, release, but string) string {
 	owner, owned := "", false
 	for _, f := range files {
@@ -150,10 +153,11 @@ func (k *Keeper) owner(files []file, release, but string) string {
 	return owner
 }
 
-// stopTimeout is for the one write of a Keeper that is being stopped. The apiserver stops after it.
+// stopTimeout limits the single write of a Keeper that is being stopped. The apiserver stops after
+// it.
 const stopTimeout = 2 * time.Second
 
-// install makes a file's release, unless that has ended the process again and again.
+// install installs a file's release, unless that has ended the process again and again.
 func (k *Keeper) install(ctx context.Context, w *work) error {
 	s := w.set
 	if s.returned != w.sum {
@@ -173,8 +177,8 @@ func (k *Keeper) install(ctx context.Context, w *work) error {
 	return err
 }
 
-// stopped writes a set down if the Keeper is being stopped: conclude does not then, and a stop is no end while a
-// chart was installed.
+// stopped records a set if the Keeper is being stopped. conclude does not record it in that case,
+// and a stop does not count as an end of the process during an installation.
 func (k *Keeper) stopped(ctx context.Context, s *set) {
 	if ctx.Err() == nil {
 		return
@@ -200,7 +204,7 @@ func (k *Keeper) uninstall(ctx context.Context, files []file, release, file stri
 	return k.charts.uninstall(ctx, release)
 }
 
-// begin writes down what a file is about to make.
+// begin records the objects that a file is about to create.
 func (k *Keeper) begin(ctx context.Context, w *work, files []file) error {
 	s := w.set
 	if w.chart != nil {
@@ -215,14 +219,15 @@ func (k *Keeper) begin(ctx context.Context, w *work, files []file) error {
 		}
 	}
 	if w.chart != nil {
-		if s.release != "" && s.release != w.chart.release() { // it has another name now
+		// The release has another name now.
+		if s.release != "" && s.release != w.chart.release() {
 			if err := k.uninstall(ctx, files, s.release, w.name); err != nil {
 				return err
 			}
 		}
 		s.release = w.chart.release()
 	}
-	if s.sum != w.sum && w.state.failed != w.sum { // tried again, it is still failed
+	if s.sum != w.sum && w.state.failed != w.sum { // on a new attempt it is still failed
 		s.state, s.message = stateApplying, ""
 	}
 	return k.objs.Apply(ctx, s.parent(k.cfg.NodeName))

@@ -18,22 +18,22 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// chart is what a file NAME.chart.yaml asks for: a Helm release.
+// chart is the content of a file NAME.chart.yaml: a Helm release.
 type chart struct {
-	// Chart is a folder or a packed chart (.tgz), beside the file or at an absolute path.
+	// Chart is a directory or a packed chart (.tgz), beside the file or at an absolute path.
 	Chart string `json:"chart"`
-	// Name is the release's. Default: the file's name before .chart.yaml.
+	// Name is the name of the release. Default: the file's name before .chart.yaml.
 	Name string `json:"name"`
-	// Namespace is made if it is not there. Default: "default".
+	// Namespace is created if it does not exist. Default: "default".
 	Namespace string `json:"namespace"`
-	// Values replace the chart's own.
+	// Values override the chart's own values.
 	Values map[string]any `json:"values"`
 }
 
-// release is how a set names it.
+// release returns the name of the release as a set records it.
 func (c *chart) release() string { return c.Namespace + "/" + c.Name }
 
-// readChart fills in f. Its sum is of the chart's own files too.
+// readChart fills in f. The sum also covers the chart's own files.
 func (f *file) readChart(path string, data []byte) {
 	c, err := parseChart(data)
 	if err != nil {
@@ -57,13 +57,13 @@ func (f *file) readChart(path string, data []byte) {
 	sum.Write(data)
 	if err := digest(sum, c.Chart); err != nil {
 		f.unreadable(fmt.Errorf("read the chart: %w", err))
-		f.text = nil // the release is still this file's
+		f.text = nil // this file keeps the release
 		return
 	}
 	f.sum, f.chart = hex.EncodeToString(sum.Sum(nil)), &c
 }
 
-// parseChart reads a chart's file, which is one document.
+// parseChart reads a chart's file, which has one document.
 func parseChart(data []byte) (c chart, err error) {
 	values, err := documents(data)
 	if err != nil {
@@ -82,10 +82,10 @@ func parseChart(data []byte) (c chart, err error) {
 	return c, nil
 }
 
-// maxLinks bounds how many links in a row a chart's files are looked for behind: links may lead in a circle.
+// maxLinks limits the number of links that are followed in a row. Links may form a circle.
 const maxLinks = 8
 
-// digest adds a chart's files to sum, also those behind links, which Helm follows too.
+// digest adds a chart's files to sum. It also follows links, like Helm.
 func digest(sum hash.Hash, path string) error { return digestLinked(sum, path, maxLinks) }
 
 func digestLinked(sum hash.Hash, path string, links int) error {
@@ -105,13 +105,13 @@ func digestLinked(sum hash.Hash, path string, links int) error {
 		case d.IsDir():
 			return nil
 		case !d.Type().IsRegular() && path != root && d.Name() != chartFile && d.Name() != ignore.HelmIgnore:
-			return nil // Helm refuses it, or ignores it; the others it opens at once
+			return nil // Helm refuses or ignores it; Helm opens the two files named above at once
 		}
 		return digestFile(sum, path, path == root)
 	})
 }
 
-// digestFile adds a file to sum. packed says that it is a packed chart.
+// digestFile adds a file to sum. packed is true for a packed chart.
 func digestFile(sum hash.Hash, path string, packed bool) error {
 	in, err := regular.Open(path)
 	if err != nil {
@@ -131,7 +131,7 @@ func digestFile(sum hash.Hash, path string, packed bool) error {
 	}
 	fmt.Fprintf(sum, "\x00%s\x00", path)
 	if info.Size() > limit && !packed {
-		// Helm refuses it, unless .helmignore has it.
+		// Helm refuses it, unless .helmignore lists it.
 		fmt.Fprintf(sum, "%d %d", info.Size(), info.ModTime().UnixNano())
 		return nil
 	}

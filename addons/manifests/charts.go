@@ -28,13 +28,13 @@ import (
 )
 
 const (
-	// chartTimeout is for one release's hooks. Other files wait meanwhile.
+	// chartTimeout limits the hooks of one release. Other files wait meanwhile.
 	chartTimeout = 2 * time.Minute
-	// maxHistory is Helm's own.
+	// maxHistory is Helm's own limit.
 	maxHistory = 10
 )
 
-// charts installs and removes Helm releases as the helm program does, so that it sees them.
+// charts installs and removes Helm releases like the helm program, so that the program sees them.
 type charts struct {
 	config *rest.Config
 	mapper meta.RESTMapper
@@ -46,10 +46,11 @@ func newCharts(config *rest.Config, mapper meta.RESTMapper) *charts {
 	return &charts{plain, mapper}
 }
 
-// helm is Helm's configuration for releases of a namespace.
+// helm returns Helm's configuration for releases of a namespace.
 func (c *charts) helm(namespace string) (*action.Configuration, error) {
 	var helm action.Configuration
-	helm.SetLogger(slog.DiscardHandler) // what matters comes back as an error; the rest may hold values
+	// Important messages come back as errors; others may contain values.
+	helm.SetLogger(slog.DiscardHandler)
 	if err := helm.Init(&getter{c, namespace}, namespace, "secret"); err != nil {
 		return nil, fmt.Errorf("configure Helm: %w", err)
 	}
@@ -57,7 +58,8 @@ func (c *charts) helm(namespace string) (*action.Configuration, error) {
 	return &helm, nil
 }
 
-// guard makes an error of a panic: a chart is a user's text, and its file is read again at each start.
+// guard turns a panic into an error. A chart is a user's text, and its file is read again at each
+// start.
 func guard(release string, err *error) {
 	if r := recover(); r != nil {
 		slog.Error("Helm panicked", "component", Name, "release", release, "panic", r, "stack", string(debug.Stack()))
@@ -65,8 +67,8 @@ func guard(release string, err *error) {
 	}
 }
 
-// install makes or upgrades a release. One that is as it should be already is left alone; same says that its
-// file is.
+// install installs or upgrades a release. It does not change a release that is already correct.
+// same is true if the release's file has not changed.
 func (c *charts) install(ctx context.Context, want *chart, same bool) (err error) {
 	defer guard(want.release(), &err)
 	helm, err := c.helm(want.Namespace)
@@ -108,12 +110,14 @@ func (c *charts) install(ctx context.Context, want *chart, same bool) (err error
 	return nil
 }
 
-// wholeClient is Helm's client except that it refuses a text of which Helm would take a part: Helm reads texts as kubectl does
-// (documents). An upgrade removes what the old release has and the part lacks.
+// wholeClient is Helm's client, except that it refuses a text of which Helm would take only a part.
+// Helm reads texts like kubectl (see documents). An upgrade removes the objects of the old release
+// that the part lacks.
 type wholeClient struct {
 	*kube.Client
-	// always says to look at all texts, a chart's definitions of kinds among them. Otherwise those that are not validated are
-	// left alone: they are of the release that is there, which must go on to be readable.
+	// always makes the client check all texts, including a chart's definitions of kinds. Otherwise
+	// it does not check the texts that are not validated: they belong to the installed release,
+	// which must stay readable.
 	always bool
 }
 
@@ -130,7 +134,7 @@ func (c *wholeClient) Build(reader io.Reader, validate bool) (kube.ResourceList,
 	return list, checkWhole(text, len(list))
 }
 
-// checkWhole returns an error if a text has other than the objects that Helm takes.
+// checkWhole returns an error if a text has other objects than those that Helm takes.
 func checkWhole(text []byte, taken int) error {
 	objects, err := decode(text)
 	if err != nil {
@@ -142,7 +146,7 @@ func checkWhole(text []byte, taken int) error {
 	return nil
 }
 
-// load reads a chart that has all that it depends on.
+// load reads a chart and checks that all its dependencies are present.
 func load(path string) (chartapi.Charter, error) {
 	loaded, err := loader.Load(path)
 	if err != nil {
@@ -158,7 +162,7 @@ func load(path string) (chartapi.Charter, error) {
 	return loaded, nil
 }
 
-// repair makes of what the last attempt left something that can be upgraded, or else installed.
+// repair prepares the result of the last attempt for an upgrade, or else for an installation.
 func (c *charts) repair(ctx context.Context, helm *action.Configuration, last *releasev1.Release) (upgrade bool, err error) {
 	if last == nil || last.Info.Status == common.StatusUninstalled {
 		return false, nil
@@ -170,14 +174,14 @@ func (c *charts) repair(ctx context.Context, helm *action.Configuration, last *r
 	case err != nil:
 		return false, err
 	case last.Info.Status.IsPending():
-		// Somebody, most likely this process before it was killed, ended half way.
+		// An attempt stopped half way, most likely because this process was killed.
 		last.SetStatus(common.StatusFailed, "ended half way")
 		return true, helm.Releases.Update(last)
 	}
 	return true, nil
 }
 
-// lastRelease is the latest of a name, nil when there is none.
+// lastRelease returns the latest release of a name, or nil if there is none.
 func lastRelease(helm *action.Configuration, name string) (*releasev1.Release, error) {
 	found, err := helm.Releases.Last(name)
 	if errors.Is(err, driver.ErrReleaseNotFound) {
@@ -193,7 +197,7 @@ func lastRelease(helm *action.Configuration, name string) (*releasev1.Release, e
 	return last, nil
 }
 
-// uninstall removes a release, namespace/name, if it is there.
+// uninstall removes a release, namespace/name, if it exists.
 func (c *charts) uninstall(_ context.Context, name string) (err error) {
 	defer guard(name, &err)
 	namespace, name, _ := strings.Cut(name, "/")
@@ -209,7 +213,7 @@ func (c *charts) uninstall(_ context.Context, name string) (err error) {
 	return nil
 }
 
-// getter gives Helm our clients, where the helm program has a kubeconfig.
+// getter passes mote's clients to Helm, where the helm program uses a kubeconfig.
 type getter struct {
 	*charts
 	namespace string
@@ -230,7 +234,8 @@ func (g *getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error)
 // ToRESTMapper implements genericclioptions.RESTClientGetter.
 func (g *getter) ToRESTMapper() (meta.RESTMapper, error) { return g.mapper, nil }
 
-// ToRawKubeConfigLoader implements genericclioptions.RESTClientGetter; Helm asks it for the namespace.
+// ToRawKubeConfigLoader implements genericclioptions.RESTClientGetter. Helm reads the namespace
+// from it.
 func (g *getter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
 	overrides := &clientcmd.ConfigOverrides{Context: clientcmdapi.Context{Namespace: g.namespace}}
 	return clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(), overrides)

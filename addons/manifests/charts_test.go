@@ -15,7 +15,7 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// TestPanicOfHelmIsAnError: charts without a cluster have nothing to ask, and Helm's clients cannot be made.
+// TestPanicOfHelmIsAnError uses charts without a cluster, so Helm's clients cannot be made.
 func TestPanicOfHelmIsAnError(t *testing.T) {
 	c := &charts{}
 	err := c.install(t.Context(), &chart{Chart: "shop", Name: "store", Namespace: "mall"}, false)
@@ -23,7 +23,8 @@ func TestPanicOfHelmIsAnError(t *testing.T) {
 	require.ErrorContains(t, c.uninstall(t.Context(), "mall/store"), "release mall/store: Helm panicked")
 }
 
-// TestChartThatEndsTheProcessIsLeftAlone: each try is in the cluster before it begins, where the next process finds it.
+// TestChartThatEndsTheProcessIsLeftAlone checks that each try is recorded in the cluster before it
+// begins, so that the next process finds it.
 func TestChartThatEndsTheProcessIsLeftAlone(t *testing.T) {
 	s := newSet("node", "store.chart.yaml")
 	restart := func() {
@@ -41,12 +42,13 @@ func TestChartThatEndsTheProcessIsLeftAlone(t *testing.T) {
 	restart()
 	require.False(t, s.try("1"))
 	require.True(t, s.try("2"), "it has changed")
-	s.tries = 0 // it came back
+	s.tries = 0 // the installation returned
 	restart()
 	require.Zero(t, s.tries)
 }
 
-// ledger is an apiserver of the one ConfigMap, which was never there before. write is called before each write.
+// ledger is an apiserver for one ConfigMap, which never exists before a write. write is called
+// before each write.
 type ledger struct {
 	*Keeper
 	work
@@ -69,18 +71,19 @@ func newLedger(t *testing.T) *ledger {
 		var config corev1.ConfigMap
 		if json.NewDecoder(r.Body).Decode(&config) == nil {
 			l.tries = append(l.tries, config.Annotations[annotationTries])
-			_ = json.NewEncoder(w).Encode(config) // who asked sees what is missing
+			_ = json.NewEncoder(w).Encode(config) // the client sees which part is missing
 		}
 	}))
 	t.Cleanup(server.Close)
 	objs, err := api.NewObjects(&rest.Config{Host: server.URL}, Name)
 	require.NoError(t, err)
-	l.Keeper = &Keeper{objs: objs, charts: &charts{}} // whose installations come back, with an error
+	l.Keeper = &Keeper{objs: objs, charts: &charts{}} // its installations return, with an error
 	l.work = work{file: file{name: "a.chart.yaml", sum: "1", chart: &chart{Name: "store", Namespace: "mall"}}, set: newSet("", "a.chart.yaml")}
 	return l
 }
 
-// TestTryThatCannotBeWrittenDownDoesNotCount: otherwise a full disk would have a chart left alone.
+// TestTryThatCannotBeWrittenDownDoesNotCount checks that a full disk does not make the addon give
+// up on a chart.
 func TestTryThatCannotBeWrittenDownDoesNotCount(t *testing.T) {
 	l := newLedger(t)
 	l.write = func() int { return http.StatusInsufficientStorage }
@@ -90,7 +93,8 @@ func TestTryThatCannotBeWrittenDownDoesNotCount(t *testing.T) {
 	}
 }
 
-// TestTriesAreCountedUntilOneComesBack: one that failed shows as much as one that did not, and costs no more writes.
+// TestTriesAreCountedUntilOneComesBack checks an installation that fails and returns. Like a
+// successful one, it shows that the chart does not end the process, and it costs no more writes.
 func TestTriesAreCountedUntilOneComesBack(t *testing.T) {
 	l := newLedger(t)
 	for range maxTries + 1 {
@@ -102,7 +106,7 @@ func TestTriesAreCountedUntilOneComesBack(t *testing.T) {
 	require.Equal(t, []string{"1", "1"}, l.tries, "it has changed")
 }
 
-// TestStopIsNoTry: mote is stopped while the try is written down, or installs.
+// TestStopIsNoTry stops mote while the try is recorded, and while it installs.
 func TestStopIsNoTry(t *testing.T) {
 	for what, status := range map[string]int{"installs": http.StatusOK, "writes": http.StatusInsufficientStorage} {
 		l := newLedger(t)

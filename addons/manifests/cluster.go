@@ -22,10 +22,10 @@ import (
 	"k8s.io/client-go/restmapper"
 )
 
-// fieldManager owns the fields that manifests name.
+// fieldManager owns the fields that manifests set.
 const fieldManager = "mote-manifests"
 
-// key names an object, whatever its version.
+// key names an object, independent of its version.
 type key struct {
 	schema.GroupKind
 	namespace, name string
@@ -63,7 +63,8 @@ func newCluster(config *rest.Config) (*cluster, error) {
 	return &cluster{objects, lists, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(found))}, nil
 }
 
-// resolve finds where an object belongs and gives a namespaced one that names none "default", as kubectl does.
+// resolve finds the resource of an object. It sets the namespace "default" on a namespaced object
+// that names none, like kubectl.
 func (c *cluster) resolve(u *unstructured.Unstructured) (key, schema.GroupVersionResource, error) {
 	gvk := u.GroupVersionKind()
 	mapping, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
@@ -81,8 +82,8 @@ func (c *cluster) resolve(u *unstructured.Unstructured) (key, schema.GroupVersio
 	return k, mapping.Resource, nil
 }
 
-// adopted tells of an object that is there whether it was there before any of our sets, whose ids ours knows, had it. An
-// object of somebody else's set is an error.
+// adopted reports whether an existing object existed before any of mote's sets had it. ours reports
+// whether an id belongs to one of mote's sets. An object of a foreign set is an error.
 func adopted(there *metav1.PartialObjectMetadata, ours func(id string) bool) (bool, error) {
 	id, labelled := there.Labels[labelPartOf]
 	if labelled && !ours(id) {
@@ -91,7 +92,8 @@ func adopted(there *metav1.PartialObjectMetadata, ours func(id string) bool) (bo
 	return !labelled || there.Annotations[annotationAdopted] != "", nil
 }
 
-// apply writes an object as one of a set's. ours says which sets it may be taken from.
+// apply writes an object as a member of a set. ours reports the sets that the object may be taken
+// from.
 func (c *cluster) apply(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured, id string, ours func(id string) bool) error {
 	there, err := c.meta.Resource(resource).Namespace(u.GetNamespace()).Get(ctx, u.GetName(), metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -119,7 +121,7 @@ func (c *cluster) apply(ctx context.Context, resource schema.GroupVersionResourc
 	}
 	labels[labelPartOf] = id
 	u.SetLabels(labels)
-	// What a copy of a live object has, and cannot be applied.
+	// These fields are present in a copy of a live object and cannot be applied.
 	u.SetManagedFields(nil)
 	u.SetResourceVersion("")
 	u.SetUID("")
@@ -134,7 +136,7 @@ func (c *cluster) members(ctx context.Context, s *set) (map[key]metav1.PartialOb
 	for kind := range s.kinds {
 		mapping, err := c.mapper.RESTMapping(kind)
 		if meta.IsNoMatchError(err) {
-			continue // its definition is gone, and all objects with it
+			continue // its definition is gone, and all its objects with it
 		}
 		if err != nil {
 			return nil, fmt.Errorf("find kind %s: %w", kind, err)
@@ -150,13 +152,14 @@ func (c *cluster) members(ctx context.Context, s *set) (map[key]metav1.PartialOb
 	return found, nil
 }
 
-// drop removes one object of a set. One that was there before is only let go. It tells which.
+// drop removes one object of a set. It only releases an object that existed before. It returns a
+// text that says which.
 func (c *cluster) drop(ctx context.Context, resource schema.GroupVersionResource, k key, member *metav1.PartialObjectMetadata) (string, error) {
 	client, did := c.meta.Resource(resource).Namespace(k.namespace), k.String()
 	var err error
 	if member.Annotations[annotationAdopted] != "" {
 		did += " (left: it was there before)"
-		// With another UID it would be a conflict.
+		// With another UID the patch causes a conflict.
 		patch := fmt.Sprintf(`{"metadata":{"uid":%q,"labels":{%q:null},"annotations":{%q:null}}}`, member.UID, labelPartOf, annotationAdopted)
 		_, err = client.Patch(ctx, k.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: fieldManager})
 	} else {
@@ -171,14 +174,14 @@ func (c *cluster) drop(ctx context.Context, resource schema.GroupVersionResource
 	return did, nil
 }
 
-// pruned is what became of objects that are not named any more.
+// pruned lists the results for objects that are not named any more.
 type pruned struct {
 	removed []string
-	left    []string // with the file that may name it
+	left    []string // with the file that may name them
 }
 
-// prune removes the objects of a set that nobody names, dependents first. What a file that is not understood may name
-// is left: it may have been moved there.
+// prune removes the objects of a set that no file names, dependents first. It keeps an object that
+// a file that cannot be parsed may name, because the object may have been moved there.
 func (c *cluster) prune(ctx context.Context, s *set, named claims) (p pruned, err error) {
 	members, err := c.members(ctx, s)
 	if err != nil {
@@ -214,7 +217,7 @@ func (c *cluster) prune(ctx context.Context, s *set, named claims) (p pruned, er
 	return p, nil
 }
 
-// Ranks of kinds: what others need is applied first and removed last.
+// These are ranks of kinds. Objects that others need are applied first and removed last.
 const (
 	rankNamespace = iota
 	rankDefinition
@@ -242,7 +245,7 @@ func rank(kind schema.GroupKind) int {
 	return rankOther
 }
 
-// explain is an error for people. What the apiserver says of a Secret may quote it.
+// explain returns an error for people. The apiserver's message about a Secret may quote the Secret.
 func explain(k key, err error) error {
 	var status apierrors.APIStatus
 	switch {

@@ -36,7 +36,7 @@ func TestAdopted(t *testing.T) {
 	require.ErrorContains(t, err, "another apply set, c")
 }
 
-// TestDropLeavesWhatWasThereBefore: it only loses our label.
+// TestDropLeavesWhatWasThereBefore checks that such an object only loses mote's label.
 func TestDropLeavesWhatWasThereBefore(t *testing.T) {
 	scheme := fake.NewTestScheme()
 	require.NoError(t, metav1.AddMetaToScheme(scheme))
@@ -56,7 +56,8 @@ func TestDropLeavesWhatWasThereBefore(t *testing.T) {
 	require.Empty(t, left.Items[0].Annotations)
 }
 
-// TestPruneLeavesWhatMayHaveMoved: an object that was moved into a file with a typo must not be deleted on its way.
+// TestPruneLeavesWhatMayHaveMoved checks that an object that was moved into a file with a typo is
+// not deleted.
 func TestPruneLeavesWhatMayHaveMoved(t *testing.T) {
 	s := newSet("node", "a.yaml")
 	kind := schema.GroupKind{Kind: "Namespace"}
@@ -82,7 +83,8 @@ func TestPruneLeavesWhatMayHaveMoved(t *testing.T) {
 	require.Equal(t, []string{"Namespace dropped"}, p.removed)
 	require.Equal(t, []string{"Namespace moved, which b.yaml may name"}, p.left)
 
-	// Of a file that cannot be read nothing is known; when it can be, or is gone, the rest goes.
+	// The content of a file that cannot be read is unknown. When it can be read or is gone, the
+	// rest is removed.
 	p, err = c.prune(t.Context(), s, claims{keys: named.keys, doubtful: []file{{name: "c.yaml", err: os.ErrPermission}}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"Namespace moved, which c.yaml may name"}, p.left)
@@ -91,7 +93,7 @@ func TestPruneLeavesWhatMayHaveMoved(t *testing.T) {
 	require.Equal(t, pruned{removed: []string{"Namespace moved"}}, p)
 }
 
-// fixedMapper knows its kinds from the beginning.
+// fixedMapper knows its kinds from the start.
 type fixedMapper struct{ *meta.DefaultRESTMapper }
 
 func (fixedMapper) Reset() {}

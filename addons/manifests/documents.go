@@ -19,12 +19,12 @@ import (
 	jsonutil "k8s.io/apimachinery/pkg/util/json"
 )
 
-// documents returns the YAML documents and JSON values of a text as JSON values; null is left out. It returns all of them, or an
-// error with the line of the file.
+// documents returns the YAML documents and JSON values of a text as JSON values, without null. It
+// returns all of them, or an error with the line in the file.
 //
-// kubectl splits a text at lines of "---" and takes the first YAML document of each part, so it drops without a word what
-// follows "...", a JSON object that is not the first, and all but the first document of a text in UTF-16
-// (kubernetes/kubernetes#5840, #34886).
+// kubectl splits a text at lines of "---" and takes the first YAML document of each part. So it
+// drops without a message the text after "...", a JSON object that is not the first, and all
+// documents except the first of a text in UTF-16 (kubernetes/kubernetes#5840, #34886).
 func documents(data []byte) ([]any, error) {
 	text, err := toUTF8(data)
 	if err != nil {
@@ -46,10 +46,12 @@ func documents(data []byte) ([]any, error) {
 	}
 }
 
-// documentEnd matches YAML's document end marker. The parser wants "---" after it, which YAML 1.2 does not.
+// documentEnd matches YAML's document end marker. The parser requires "---" after it; YAML 1.2 does
+// not.
 var documentEnd = regexp.MustCompile(`(?m)^\.\.\.(?:[ \t\r]|$)`)
 
-// readPart appends to all the documents of a text without document end markers, before which the file has that many lines.
+// readPart appends to all the documents of a text without document end markers. lines is the number
+// of lines that the file has before the text.
 func readPart(all []any, text string, lines int) ([]any, error) {
 	all, read := readJSON(all, text)
 	last := lines + strings.Count(strings.TrimRight(text, "\n"), "\n") + 1
@@ -72,8 +74,9 @@ func readPart(all []any, text string, lines int) ([]any, error) {
 	}
 }
 
-// readJSON appends to all the JSON values that a text begins with, and returns how many bytes they have. The first must be an
-// object. What does not look like JSON is left: it may be YAML, whose parser has the better errors.
+// readJSON appends to all the JSON values at the beginning of a text, and returns their number of
+// bytes. The first must be an object. Other text is not read: it may be YAML, whose parser has the
+// better errors.
 func readJSON(all []any, text string) ([]any, int) {
 	if !strings.HasPrefix(strings.TrimSpace(text), "{") {
 		return all, 0
@@ -91,8 +94,8 @@ func readJSON(all []any, text string) ([]any, int) {
 
 // document is one YAML document.
 type document struct {
-	value any    // as JSON has it
-	twice string // a key of the document itself that is there twice
+	value any    // as in JSON
+	twice string // a key of the document itself that appears twice
 }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -105,8 +108,9 @@ func (d *document) UnmarshalYAML(unmarshal func(any) error) error {
 	if d.value, err = fromYAML(value); err != nil {
 		return err
 	}
-	// kubectl takes the last of two equal keys. Further down that is its users' habit. Here it is an object without
-	// a separator before it, and the first one would be dropped.
+	// kubectl takes the last of two equal keys. At deeper levels its users rely on that. At the top
+	// level the cause is an object without a separator before it, and the first object would be
+	// dropped.
 	top, ok := d.value.(map[string]any)
 	if !ok {
 		return nil
@@ -125,13 +129,13 @@ func (d *document) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// ignored takes any YAML value and keeps nothing of it.
+// ignored accepts any YAML value and stores nothing.
 type ignored struct{}
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (*ignored) UnmarshalYAML(func(any) error) error { return nil }
 
-// twice returns the error, with its line, of a key that the document has twice.
+// twice returns an error, with its line, for a key that the document has twice.
 func twice(text string, document int) error {
 	decoder := yaml.NewDecoder(strings.NewReader(text))
 	decoder.SetStrict(true)
@@ -146,7 +150,8 @@ func twice(text string, document int) error {
 	return fmt.Errorf("%w; separate objects by a line of ---", err)
 }
 
-// fromYAML returns a value of the YAML parser as JSON has it. sigs.k8s.io/yaml does the same, but for the first document only.
+// fromYAML converts a value of the YAML parser to its JSON form. sigs.k8s.io/yaml does the same,
+// though for the first document only.
 func fromYAML(value any) (any, error) {
 	switch v := value.(type) {
 	case map[any]any:
@@ -173,7 +178,7 @@ func fromYAML(value any) (any, error) {
 	case int:
 		return int64(v), nil
 	case uint64:
-		return float64(v), nil // beyond int64, as JSON's numbers become
+		return float64(v), nil // beyond int64, as for JSON's numbers
 	case float64:
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return nil, errors.New("a number is not finite; quote it if it is a text")
@@ -183,7 +188,7 @@ func fromYAML(value any) (any, error) {
 	return value, nil // a text, a boolean, an int64 or nil
 }
 
-// keyName returns the text of a YAML key, as sigs.k8s.io/yaml makes it.
+// keyName returns the text of a YAML key, in the same form as sigs.k8s.io/yaml.
 func keyName(key any) (string, error) {
 	switch k := key.(type) {
 	case string:
@@ -201,15 +206,17 @@ func keyName(key any) (string, error) {
 }
 
 var (
-	// contents matches what the YAML parser quotes of the text, which may be a secret.
+	// contents matches the parts of the text that the YAML parser quotes. They may be secret.
 	contents = regexp.MustCompile("`[^`]*`")
 	lineOf   = regexp.MustCompile(`line (\d+)`)
-	// counted matches the errors of the YAML parser, unlike its scanner, which count lines from 0.
+	// counted matches the errors of the YAML parser that count lines from 0. Errors of its scanner
+	// do not.
 	counted = regexp.MustCompile(`did not find expected (<|node|'-'|key|',')`)
 )
 
-// plain returns an error of the YAML parser without what it quotes, and with the line of the file, which has more lines before the
-// text that was parsed. Last is the last line of that text, beyond which the parser counts one at its end.
+// plain returns an error of the YAML parser without the quoted text and with the line in the file.
+// more is the number of lines in the file before the parsed text. last is the last line of that
+// text; the parser counts one line more at its end.
 func plain(err error, more, last int) error {
 	text := contents.ReplaceAllString(err.Error(), "...")
 	text = strings.Replace(text, "yaml: unmarshal errors:\n  ", "yaml: ", 1)
@@ -229,7 +236,7 @@ func plain(err error, more, last int) error {
 	return errors.New(text)
 }
 
-// toUTF8 returns a text in UTF-8 or, after a byte order mark, UTF-16.
+// toUTF8 returns a text in UTF-8. The input is UTF-8 or, after a byte order mark, UTF-16.
 func toUTF8(data []byte) (string, error) {
 	if text, ok := bytes.CutPrefix(data, []byte("\uFEFF")); ok {
 		data = text

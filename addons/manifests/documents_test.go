@@ -26,7 +26,8 @@ func idents(objects []*unstructured.Unstructured) (names []string) {
 	return names
 }
 
-// kubectlNames returns what `kubectl apply` reads of a text: it is the reader of its own.
+// kubectlNames returns the objects that `kubectl apply` reads in a text. It uses kubectl's own
+// reader.
 func kubectlNames(text []byte) ([]string, error) {
 	infos, err := resource.NewBuilder(genericclioptions.NewConfigFlags(false)).Local().Unstructured().Flatten().
 		Stream(bytes.NewReader(text), "text").Do().Infos()
@@ -50,7 +51,8 @@ const (
 	jsonA, jsonB = `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}`
 )
 
-// TestParseReadsAll: what kubectl reads of the same text is never more. nil is an error of its.
+// TestParseReadsAll checks that kubectl never reads more of the same text. nil stands for an error
+// of kubectl.
 func TestParseReadsAll(t *testing.T) {
 	both, one := []string{"ConfigMap a", "ConfigMap b"}, []string{"ConfigMap a"}
 	for name, c := range map[string]struct {
@@ -144,7 +146,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// bomb returns keys each of which is nine times the one before.
+// bomb returns keys, each nine times as large as the one before.
 func bomb(keys string) string {
 	var text strings.Builder
 	for i := 1; i < len(keys); i++ {
@@ -153,20 +155,20 @@ func bomb(keys string) string {
 	return text.String()
 }
 
-// TestValuesAreAsKubectlReadsThem: YAML has more kinds of values, and of keys, than JSON.
+// TestValuesAreAsKubectlReadsThem checks values and keys of kinds that YAML has and JSON lacks.
 func TestValuesAreAsKubectlReadsThem(t *testing.T) {
 	text := mapA + `data:
   {yes: on, 1: 1, -2: -2, 1.5: 1.0, 0x10: 0x10, 010: 010, big: 18446744073709551615, int64: 9223372036854775807, large: 1e400x, e: 1e3,
    date: 2001-12-14, time: 2001-12-14t21:59:43.10-05:00, null: x, ~: y, none: , text: "yes", binary: !!binary aGVsbG8=, float: 0.1,
    huge: 123456789012345678901234567890, sexagesimal: 12:30:45, under_score: 1_000, list: [a, {b: c}, ~, [true]], "": empty}
 `
-	text = strings.Replace(text, "null: x, ~: y, ", "", 1) // a key that is null is an error to both
+	text = strings.Replace(text, "null: x, ~: y, ", "", 1) // a null key is an error for both
 	got, err := parse([]byte(text))
 	require.NoError(t, err)
 	var want map[string]any
 	require.NoError(t, utilyaml.Unmarshal([]byte(text), &want))
 	require.JSONEq(t, toJSON(t, want), toJSON(t, got[0].Object))
-	got[0].DeepCopy() // panics if a value is of a type that JSON has not
+	got[0].DeepCopy() // panics if a value has a type that JSON lacks
 
 	got, err = parse([]byte(`{"apiVersion":"v1","kind":"X","metadata":{"name":"a"},"int":9007199254740993,"float":1.5}`))
 	require.NoError(t, err)
@@ -181,8 +183,9 @@ func toJSON(t *testing.T, v any) string {
 	return string(text)
 }
 
-// TestNothingIsDropped writes random objects in random ways: what is read is all of them, or an error. Where kubectl reads the text
-// without an error, it reads no object that is not among them.
+// TestNothingIsDropped writes random objects in random ways. Either all of them are read, or there
+// is an error. If kubectl reads the text without an error, it reads no object that is not among
+// them.
 func TestNothingIsDropped(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

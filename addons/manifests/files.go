@@ -19,43 +19,49 @@ import (
 )
 
 const (
-	// skipSuffix on a file beside a manifest has the manifest left alone, and what it made too.
+	// skipSuffix marks a file beside a manifest. The manifest and the objects it created then stay
+	// unchanged.
 	skipSuffix = ".skip"
-	// chartSuffix is of files that ask for a Helm chart.
+	// chartSuffix is the suffix of files that define a Helm release.
 	chartSuffix = ".chart.yaml"
-	// chartFile makes a folder a chart, whose files are no manifests.
+	// chartFile makes a directory a chart. The files of a chart are not manifests.
 	chartFile = "Chart.yaml"
-	// maxFile bounds the size of a manifest in bytes. A definition of a kind has 1 MiB at most, as the API takes no more.
+	// maxFile limits the size of a manifest in bytes. A definition of a kind has at most 1 MiB, the
+	// limit of the API.
 	maxFile = 16 << 20
-	// quiet is how long a file must not have changed where the file system cannot tell whether it is open.
+	// quiet is the time without a change after which a file counts as closed, where the file system
+	// cannot report whether it is open.
 	quiet = 2 * time.Second
 )
 
-// errBusy is of a file that somebody writes: it may be half of one.
+// errBusy reports a file that a program is writing. Its content may be incomplete.
 var errBusy = errors.New("it is being written")
 
-// file is a manifest or a chart's as it is on disk.
+// file is a manifest, or the file of a chart, as it is on disk.
 type file struct {
-	name    string // below the directory, with slashes
-	sum     string // of all that matters; of one that cannot be read, of why
+	name string // path below the directory, with slashes
+	// sum covers everything that matters. For a file that cannot be read it covers the reason.
+	sum     string
 	objects []*unstructured.Unstructured
 	chart   *chart // nil for a manifest
 	skipped bool
-	err     error  // why it is not understood; what it made before stays
-	again   bool   // the error may go without a change of the file
-	text    []byte // of one that is not understood, in UTF-8; nil if nothing is known of it
+	err     error // why it cannot be parsed; its earlier objects stay
+	again   bool  // the error may go away without a change of the file
+	// text is the UTF-8 text of a file that cannot be parsed; nil if nothing is known of it.
+	text []byte
 }
 
-// tree is what a directory holds.
+// tree is the content of a directory.
 type tree struct {
 	files []file // by name
 	dirs  []string
-	// hidden is why there may be more files than are seen: none may be taken for gone.
+	// hidden is the reason why there may be more files than are visible. Then no file counts as
+	// removed.
 	hidden error
 }
 
-// readTree reads all files of dir, which may be a link, as its folders may be. An error is of a directory that cannot
-// be read: then nothing is known of what is missing from it.
+// readTree reads all files of dir. dir and its subdirectories may be links. An error means that a
+// directory cannot be read. Then it is unknown whether missing files were removed.
 func readTree(dir string) (tree, error) {
 	var t tree
 	root, err := filepath.EvalSymlinks(dir)
@@ -66,18 +72,19 @@ func readTree(dir string) (tree, error) {
 		return tree{}, fmt.Errorf("read the manifests: %w", err)
 	}
 	if info, err := os.Lstat(dir); err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		t.dirs = append(t.dirs, filepath.Dir(dir)) // where the link may be made to lead elsewhere
+		t.dirs = append(t.dirs, filepath.Dir(dir)) // the link may be changed there
 	}
 	slices.SortFunc(t.files, func(a, b file) int { return strings.Compare(a.name, b.name) })
 	return t, nil
 }
 
-// walk reads the folder at path, which is no link. Its files' names begin with prefix; above are the folders it is in.
+// walk reads the directory at path, which is not a link. The names of its files begin with prefix.
+// above holds its parent directories.
 func (t *tree) walk(path, prefix string, above []string) error {
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		if prefix != "" && errors.Is(err, fs.ErrNotExist) {
-			return nil // removed while we look
+			return nil // removed during the walk
 		}
 		return err
 	}
@@ -98,7 +105,7 @@ func (t *tree) walk(path, prefix string, above []string) error {
 				info, err = os.Stat(to)
 			}
 			switch {
-			case err != nil && !isManifest(d.Name()): // of a manifest, readFile says it
+			case err != nil && !isManifest(d.Name()): // for a manifest, readFile reports it
 				t.hidden = errors.Join(t.hidden, fmt.Errorf("follow the link %s: %w", name, err))
 			case err == nil && info.IsDir() && slices.Contains(above, to):
 				t.hidden = errors.Join(t.hidden, fmt.Errorf("follow the link %s: it leads to a folder that it is in", name))
@@ -118,7 +125,8 @@ func (t *tree) walk(path, prefix string, above []string) error {
 	return nil
 }
 
-// watchOnly adds the folders of a chart: a change of theirs is a change of the chart.
+// watchOnly adds the subdirectories of a chart to the watch: a change in them is a change of the
+// chart.
 func watchOnly(t *tree, chart string) error {
 	return filepath.WalkDir(chart, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && path != chart {
@@ -128,7 +136,7 @@ func watchOnly(t *tree, chart string) error {
 	})
 }
 
-// isManifest tells by the name.
+// isManifest decides by the name.
 func isManifest(name string) bool {
 	switch filepath.Ext(name) {
 	case ".yaml", ".yml", ".json":
@@ -137,7 +145,7 @@ func isManifest(name string) bool {
 	return false
 }
 
-// readFile reads the file name at path; ok says whether it is one of ours.
+// readFile reads the file name at path. ok reports whether it is a manifest or a chart's file.
 func readFile(name, path string) (f file, ok bool) {
 	if !isManifest(filepath.Base(path)) {
 		return file{}, false
@@ -150,7 +158,7 @@ func readFile(name, path string) (f file, ok bool) {
 	data, err := readWhole(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, gone := os.Lstat(path); errors.Is(gone, fs.ErrNotExist) {
-			return file{}, false // removed while we look
+			return file{}, false // removed during the walk
 		}
 	}
 	if err != nil {
@@ -172,30 +180,30 @@ func readFile(name, path string) (f file, ok bool) {
 	return f, true
 }
 
-// unreadable keeps why a file, or the chart that it names, cannot be read.
+// unreadable records why a file, or the chart that it names, cannot be read.
 func (f *file) unreadable(err error) {
 	f.err = err
 	sum := sha256.Sum256([]byte(err.Error()))
 	f.sum = hex.EncodeToString(sum[:])
 	switch {
 	case errors.Is(err, regular.ErrNotRegular):
-		f.text = []byte{} // which names no object
+		f.text = []byte{} // it names no object
 	case !errors.Is(err, regular.ErrTooLarge):
 		f.again = true
 	}
 }
 
-// readWhole reads a file that nobody is writing.
+// readWhole reads a file that no program is writing.
 func readWhole(path string) ([]byte, error) {
 	in, err := regular.Open(path)
 	if errors.Is(err, unix.EAGAIN) {
-		return nil, errBusy // somebody has a lease for writing
+		return nil, errBusy // another process has a lease for writing
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	// What it says is done with the administrator's rights.
+	// The file's content is applied with the administrator's rights.
 	if _, err := regular.CheckOwner(path); err != nil {
 		return nil, err
 	}
@@ -203,12 +211,13 @@ func readWhole(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The kernel gives a lease for reading only while nobody has the file open for writing: fcntl(2).
+	// The kernel grants a lease for reading only while no process has the file open for writing:
+	// fcntl(2).
 	switch _, err := unix.FcntlInt(in.Fd(), unix.F_SETLEASE, unix.F_RDLCK); {
 	case errors.Is(err, unix.EAGAIN):
 		return nil, errBusy
 	case err == nil:
-		// Only the answer was wanted. A writer who comes now would wait for the lease.
+		// The lease itself is not needed. A writer that comes now would wait for its release.
 		if _, err := unix.FcntlInt(in.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
 			return nil, err
 		}
@@ -219,7 +228,8 @@ func readWhole(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Whoever began to write after the lease has changed it, or will: then there is another event.
+	// A writer that started after the lease has changed the file, or will. In the second case
+	// another event follows.
 	after, err := in.Stat()
 	if err != nil {
 		return nil, err

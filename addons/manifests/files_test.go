@@ -16,7 +16,7 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// write makes files below a new directory and returns it.
+// write makes files below a new directory and returns the directory.
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -24,7 +24,8 @@ func write(t *testing.T, files map[string]string) string {
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		// Not every file system can tell whether a file is open: then it must have been quiet.
+		// Some file systems cannot report whether a file is open. There the file must have been
+		// unchanged for a while.
 		old := time.Now().Add(-time.Minute)
 		require.NoError(t, os.Chtimes(path, old, old))
 	}
@@ -117,8 +118,9 @@ func TestFileThatIsWrittenIsNotRead(t *testing.T) {
 	require.NoError(t, got.files[0].err)
 }
 
-// TestWhatIsNoFileIsRefusedAtOnce: a FIFO once stopped the addon for ever. What names no object holds nothing up: objects of other
-// files may be removed meanwhile.
+// TestWhatIsNoFileIsRefusedAtOnce checks that a FIFO does not stop the addon for ever, as it once
+// did. A file that names no object does not delay anything: objects of other files may be removed
+// meanwhile.
 func TestWhatIsNoFileIsRefusedAtOnce(t *testing.T) {
 	dir := write(t, map[string]string{"good.yaml": configMap, "huge.yaml": "", "web.chart.yaml": "chart: web.tgz\n"})
 	require.NoError(t, unix.Mkfifo(filepath.Join(dir, "fifo.yaml"), 0o600))
@@ -151,7 +153,8 @@ func TestWhatIsNoFileIsRefusedAtOnce(t *testing.T) {
 	require.Len(t, got.files, len(want)-1, "it is forgotten")
 }
 
-// TestReadThatFailsIsTriedAgain: a shortage of descriptors passes without an event of the directory.
+// TestReadThatFailsIsTriedAgain checks a read that fails for lack of descriptors. The shortage ends
+// without an event of the directory.
 func TestReadThatFailsIsTriedAgain(t *testing.T) {
 	var f file
 	f.unreadable(unix.EMFILE)
@@ -167,7 +170,8 @@ func TestReadThatFailsIsTriedAgain(t *testing.T) {
 	require.Len(t, due, 1)
 }
 
-// TestBrokenFilesInUTF16NameObjects: what such a file may name is not removed elsewhere.
+// TestBrokenFilesInUTF16NameObjects checks that an object that such a file may name is not removed
+// because of another file.
 func TestBrokenFilesInUTF16NameObjects(t *testing.T) {
 	dir := write(t, map[string]string{"a.yaml": wide("kind: [\nname: moved\n", binary.LittleEndian)})
 	got, err := readTree(dir)
@@ -196,7 +200,8 @@ func TestChartFilesHaveOneDocument(t *testing.T) {
 	}
 }
 
-// TestChartsThatHelmReadsInPart: Helm reads what templates make as kubectl does, and an upgrade removes what is not in the part.
+// TestChartsThatHelmReadsInPart covers the output of templates. Helm reads it like kubectl, and an
+// upgrade removes the objects that are not in the part it reads.
 func TestChartsThatHelmReadsInPart(t *testing.T) {
 	for text, taken := range map[string]int{
 		"---\n# Source: a\n" + mapA + "---\n# Source: b\n" + mapB: 2, jsonA + jsonB: 2, "# nothing\n": 0,
@@ -260,7 +265,8 @@ func TestChart(t *testing.T) {
 	require.ErrorContains(t, gone.files[0].err, "read the chart")
 }
 
-// TestLinkedChart: a change of a chart behind a link is a change of the file that names it, as Helm follows links.
+// TestLinkedChart checks that a change of a chart behind a link counts as a change of the file that
+// names it, because Helm follows links.
 func TestLinkedChart(t *testing.T) {
 	dir := write(t, map[string]string{"web.chart.yaml": "chart: linked\n"})
 	real := write(t, map[string]string{"Chart.yaml": "name: web\n", "templates/a.yaml": "a"})

@@ -1,11 +1,14 @@
-// Package manifests keeps what a directory's files say in the cluster: what is dropped there is applied, what is
-// edited updated, what is removed pruned, and what somebody deletes from the cluster made again.
+// Package manifests keeps the cluster equal to the manifests in a directory. It applies files that
+// are added, updates objects when files change, removes the objects of removed files, and creates
+// objects again that were deleted from the cluster.
 //
-// It owns one ConfigMap in kube-system for each file, which says what the file has made (set.go), and holds the events
-// about it. Files are understood by files.go, parse.go and chart.go; cluster.go applies and removes single objects;
-// pass.go brings the cluster to what the directory says. README.md tells the rules.
+// It owns one ConfigMap in kube-system for each file. The ConfigMap records the objects that the
+// file has created (set.go), and events on the file refer to it. files.go, parse.go and chart.go
+// read the files. cluster.go applies and removes single objects. pass.go makes the cluster match
+// the directory. README.md describes the rules.
 //
-// Enter with New and run the Keeper as a component; Remove forgets the files but leaves their objects.
+// Enter with New and run the Keeper as a component; Remove deletes the ConfigMaps and keeps the
+// objects of the files.
 package manifests
 
 import (
@@ -28,19 +31,19 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "manifests"
 
-// A burst of changes, an editor's or a copy of many files, is over when none has come for settle. One that does not end
-// is waited for as long as settleMax.
+// settle is the time without a change after which a burst of changes is over, e.g. from an editor
+// or a copy of many files. settleMax limits the wait for a burst that does not end.
 const (
 	settle    = 200 * time.Millisecond
 	settleMax = 5 * time.Second
 )
 
-// Config says which directory is kept. It is never changed after New.
+// Config defines the directory. It never changes after New.
 type Config struct {
 	Access api.Access
-	// Dir is the directory. It is made if it is not there when the addon starts.
+	// Dir is the directory. The addon creates it at its start if it does not exist.
 	Dir string
-	// NodeName tells apart the directories of several servers.
+	// NodeName distinguishes the directories of several servers.
 	NodeName string
 }
 
@@ -54,14 +57,16 @@ type Keeper struct {
 	charts  *charts
 	ready   chan struct{}
 
-	// Of Run's goroutine only.
+	// The next fields are used by Run's goroutine only.
 	sets    map[string]*set   // by file
 	states  map[string]*state // by file
 	deleted *watches
-	full    bool // the directory has had a file since it was found: when it is empty now, somebody emptied it
+	// full is true once the directory has had a file since it was found. If it is empty now, a user
+	// has emptied it.
+	full bool
 
 	mu      sync.Mutex        // guards trouble
-	trouble map[string]string // what is wrong, by file; "" is the directory
+	trouble map[string]string // the problem of each file; "" is the directory
 }
 
 // New makes the keeper.
@@ -85,7 +90,7 @@ func New(cfg Config) (*Keeper, error) {
 // Name implements component.Component.
 func (*Keeper) Name() string { return Name }
 
-// Ready implements component.Component: all files have been looked at.
+// Ready implements component.Component. The addon is ready when all files have been read once.
 func (k *Keeper) Ready(ctx context.Context) error {
 	select {
 	case <-k.ready:
@@ -114,7 +119,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return nil // ctx has ended: Retry knows no other reason
+		return nil // ctx has ended, the only error that Retry returns
 	}
 	retry := time.NewTimer(0)
 	defer retry.Stop()
@@ -134,7 +139,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	return nil
 }
 
-// wait returns when there is something to do.
+// wait returns when there is work to do.
 func (k *Keeper) wait(ctx context.Context, watcher *fsnotify.Watcher, retry <-chan time.Time) error {
 	for {
 		select {
@@ -148,7 +153,7 @@ func (k *Keeper) wait(ctx context.Context, watcher *fsnotify.Watcher, retry <-ch
 			if !ok {
 				return errors.New("the watch of the manifests' directory ended")
 			}
-			// Events were lost, of which there were too many: all files are looked at anyway.
+			// There were too many events and some were lost. The next pass reads all files anyway.
 			slog.Warn("the watch of the directory has a gap", "component", Name, "err", err)
 			return nil
 		case event, ok := <-watcher.Events:
@@ -162,7 +167,7 @@ func (k *Keeper) wait(ctx context.Context, watcher *fsnotify.Watcher, retry <-ch
 	}
 }
 
-// drain takes what else happens until there is a quiet moment.
+// drain receives further events until there is a quiet moment.
 func (k *Keeper) drain(ctx context.Context, watcher *fsnotify.Watcher) error {
 	settled, enough := time.NewTimer(settle), time.NewTimer(settleMax)
 	defer settled.Stop()
@@ -184,7 +189,7 @@ func (k *Keeper) drain(ctx context.Context, watcher *fsnotify.Watcher) error {
 	}
 }
 
-// Trouble says what is wrong with which file.
+// Trouble returns the problem of each file that has one.
 func (k *Keeper) Trouble() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -196,7 +201,8 @@ func (k *Keeper) Trouble() []string {
 	return list
 }
 
-// note keeps what Trouble says of a file; "" is nothing. It tells whether that is new.
+// note records the problem of a file for Trouble; "" means none. It reports whether the problem is
+// new.
 func (k *Keeper) note(file, what string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// parse reads the objects of a manifest, YAML or JSON, Lists taken apart. All of them are good, or it is an error:
-// half a file is not what its writer meant.
+// parse reads the objects of a manifest in YAML or JSON and splits Lists. It returns all objects or
+// an error, because half a file is not what its author intended.
 func parse(data []byte) ([]*unstructured.Unstructured, error) {
 	objects, err := decode(data)
 	if err != nil {
@@ -23,7 +23,7 @@ func parse(data []byte) ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-// decode reads the objects of a text, Lists taken apart.
+// decode reads the objects of a text and splits Lists.
 func decode(data []byte) ([]*unstructured.Unstructured, error) {
 	values, err := documents(data)
 	if err != nil {
@@ -45,8 +45,8 @@ func decode(data []byte) ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-// flatten appends an object to objects, or the items of a List. Items of a typed list (kind: ConfigMapList) may leave out
-// their version and kind.
+// flatten appends an object, or the items of a List, to objects. Items of a typed list (kind:
+// ConfigMapList) may omit their version and kind.
 func flatten(objects []*unstructured.Unstructured, content map[string]any, version, kind string) ([]*unstructured.Unstructured, error) {
 	u := &unstructured.Unstructured{Object: content}
 	if version != "" && kind != "" && content["apiVersion"] == nil && content["kind"] == nil {

@@ -18,37 +18,38 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// Between attempts at what did not work: a kind that is not known yet, a namespace on its way out.
+// retryMin and retryMax limit the wait between attempts. A failed attempt may find a kind that is
+// not known yet, or a namespace that is being deleted.
 const (
 	retryMin = 500 * time.Millisecond
 	retryMax = time.Minute
-	// busyRetry is for a file that somebody writes: the close of a file is no event.
+	// busyRetry is the wait for a file that is being written: closing a file causes no event.
 	busyRetry = time.Second
 )
 
-// state is what this process knows of a file.
+// state holds this process' information about a file.
 type state struct {
-	applied  string // the sum of what was applied as a whole
-	again    bool   // some of it has been deleted since
+	applied  string // the sum of the last version that was applied completely
+	again    bool   // some of its objects have been deleted since
 	failures int
 	failed   string // the sum that failed
 	retry    time.Time
 	keep     map[key]schema.GroupVersionResource
 }
 
-// work is a file that is to be applied, and how that goes.
+// work is a file that has to be applied, with its progress.
 type work struct {
 	file
 	set   *set
 	state *state
 	keep  map[key]schema.GroupVersionResource
-	// unknown are kinds that the cluster does not know.
+	// unknown holds kinds that the cluster does not know.
 	unknown map[schema.GroupKind]bool
 	errs    []error
 }
 
-// pass brings the cluster to what the directory says, as far as that works. It returns after how long to try again,
-// 0 when there is nothing to.
+// pass makes the cluster match the directory as far as possible. It returns the wait before the
+// next attempt, or 0 if no attempt is needed.
 func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Duration {
 	for gone := range k.deleted.take() {
 		for _, s := range k.states {
@@ -64,7 +65,7 @@ func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Durat
 	}
 	if k.freed(t.files) {
 		for _, s := range k.states {
-			s.retry = time.Time{} // for what was in two files, and now is in one
+			s.retry = time.Time{} // for an object that was in two files and now is in one
 		}
 	}
 	due, next, busy := k.due(t.files)
@@ -72,7 +73,7 @@ func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Durat
 		next, busy = sooner(next, retryMax), true
 	}
 	k.apply(ctx, due, t.files)
-	// Charts last: their hooks take time.
+	// Apply charts last, because their hooks take time.
 	slices.SortStableFunc(due, func(a, b *work) int { return cmp.Compare(boolRank(a.chart != nil), boolRank(b.chart != nil)) })
 	for _, w := range due {
 		if ctx.Err() != nil {
@@ -80,7 +81,7 @@ func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Durat
 		}
 		next = sooner(next, k.conclude(ctx, w, claimed(t.files, w.name), busy))
 	}
-	if !busy { // else what is missing from one file may be on its way into another
+	if !busy { // otherwise an object missing from one file may be on its way into another
 		next = sooner(next, k.removeMissing(ctx, t.files))
 	}
 	all := make(map[key]schema.GroupVersionResource)
@@ -91,7 +92,7 @@ func (k *Keeper) pass(ctx context.Context, watcher *fsnotify.Watcher) time.Durat
 	return next
 }
 
-// freed says whether a file is gone that has made something.
+// freed reports whether a file that has created objects is gone.
 func (k *Keeper) freed(files []file) bool {
 	there := names(files)
 	for name := range k.sets {
@@ -117,9 +118,10 @@ func boolRank(b bool) int {
 	return 0
 }
 
-// read reads the directory and has all of its folders watched.
+// read reads the directory and watches all of its subdirectories.
 func (k *Keeper) read(watcher *fsnotify.Watcher) (tree, error) {
-	// Watched before it is read, so that no change is missed; a folder that is new is read again.
+	// Each directory is watched before it is read, so that no change is missed. A new directory is
+	// read again.
 	var t tree
 	root, err := filepath.EvalSymlinks(k.cfg.Dir)
 	if err == nil {
@@ -150,8 +152,8 @@ func (k *Keeper) read(watcher *fsnotify.Watcher) (tree, error) {
 	return t, err
 }
 
-// doubt does not take the word of an empty directory in which no file has been seen: it may have been made a moment
-// ago, or wait for a file system to be mounted on it.
+// doubt rejects an empty directory in which no file has been seen so far. The directory may be new,
+// or a file system may be mounted on it later.
 func (k *Keeper) doubt(t *tree) {
 	k.full = k.full || len(t.files) > 0
 	if !k.full && t.hidden == nil && len(k.sets) > 0 {
@@ -159,7 +161,7 @@ func (k *Keeper) doubt(t *tree) {
 	}
 }
 
-// due picks the files that are to be applied. busy says that another one is being written.
+// due returns the files that have to be applied. busy is true if another file is being written.
 func (k *Keeper) due(files []file) (due []*work, next time.Duration, busy bool) {
 	for _, f := range files {
 		if errors.Is(f.err, errBusy) {
@@ -169,7 +171,7 @@ func (k *Keeper) due(files []file) (due []*work, next time.Duration, busy bool) 
 		if f.skipped {
 			k.note(f.name, "")
 			if s := k.states[f.name]; s != nil {
-				*s = state{} // what it made is not looked after
+				*s = state{} // its objects are not maintained
 			}
 			continue
 		}
@@ -196,7 +198,7 @@ func (k *Keeper) due(files []file) (due []*work, next time.Duration, busy bool) 
 	return due, next, busy
 }
 
-// sooner is the shorter of two waits, of which 0 is none.
+// sooner returns the shorter of two waits, where 0 means no wait.
 func sooner(a, b time.Duration) time.Duration {
 	if a == 0 || b == 0 {
 		return max(a, b)
@@ -204,8 +206,8 @@ func sooner(a, b time.Duration) time.Duration {
 	return min(a, b)
 }
 
-// conclude removes what a file no longer names, writes down how it went, and tells who wants to know.
-// While a file is being written nothing is removed.
+// conclude removes the objects that a file no longer names, records the result, and reports it. It
+// removes nothing while a file is being written.
 func (k *Keeper) conclude(ctx context.Context, w *work, others claims, busy bool) time.Duration {
 	s := w.set
 	if len(w.errs) == 0 && w.chart != nil {
@@ -224,7 +226,7 @@ func (k *Keeper) conclude(ctx context.Context, w *work, others claims, busy bool
 		}
 	}
 	if ctx.Err() != nil {
-		return 0 // what failed, failed because of that
+		return 0 // the stop caused the failures
 	}
 	if len(w.errs) > 0 {
 		return k.fail(ctx, w)
@@ -255,10 +257,11 @@ func listing(title string, names []string) string {
 	return title + strings.Join(names, ", ")
 }
 
-// maxMessage bounds what an event and a status say of a file with many mistakes.
+// maxMessage limits the text of an event and a status for a file with many errors.
 const maxMessage = 900
 
-// fail writes down what is wrong with a file. It is tried again after the wait that is returned, or when it changes.
+// fail records the problem of a file. The file is tried again after the returned wait, or when it
+// changes.
 func (k *Keeper) fail(ctx context.Context, w *work) time.Duration {
 	text := strings.ReplaceAll(errors.Join(w.errs...).Error(), "\n", "; ")
 	if len(text) > maxMessage {
@@ -275,11 +278,11 @@ func (k *Keeper) fail(ctx context.Context, w *work) time.Duration {
 		maps.Copy(s.keep, w.keep)
 		maps.DeleteFunc(s.keep, func(k key, _ schema.GroupVersionResource) bool { return w.unknown[k.GroupKind] })
 	}
-	s.again = true // whatever was applied before
+	s.again = true // regardless of an earlier success
 	wait := min(retryMin<<min(s.failures-1, 10), retryMax)
 	s.retry = time.Now().Add(wait)
 	w.set.state, w.set.message = stateFailed, text
-	// A kind whose definition was applied a moment ago is known to the next attempt.
+	// A kind whose definition was just applied is known at the next attempt.
 	if early := s.failures == 1 && len(w.unknown) > 0; !early && k.note(w.name, text) {
 		k.events.Warn(w.set.ref(), "ManifestNotApplied", w.name+": "+text)
 	}
@@ -296,7 +299,7 @@ func (k *Keeper) fail(ctx context.Context, w *work) time.Duration {
 	return wait
 }
 
-// removeMissing removes what files that are gone have made.
+// removeMissing removes the objects of files that are gone.
 func (k *Keeper) removeMissing(ctx context.Context, files []file) (next time.Duration) {
 	there := names(files)
 	for name, s := range k.sets {

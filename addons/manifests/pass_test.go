@@ -100,7 +100,8 @@ func TestSooner(t *testing.T) {
 	require.Equal(t, time.Second, sooner(time.Minute, time.Second))
 }
 
-// TestClaims: what another file names is not removed, whether it writes down the default namespace or not.
+// TestClaims checks that an object that another file names is not removed, whether that file states
+// the default namespace or not.
 func TestClaims(t *testing.T) {
 	objects, err := parse([]byte(configMap + "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: shop}}\n"))
 	require.NoError(t, err)

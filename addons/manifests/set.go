@@ -21,8 +21,9 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// What a file has made is an apply set of KEP-3659: its objects carry labelPartOf with the set's id, and a ConfigMap,
-// the parent, says which kinds there are and where. `kubectl get --selector` and other tools know it.
+// The objects of a file form an apply set of KEP-3659. They carry labelPartOf with the set's id. A
+// ConfigMap, the parent, lists their kinds and namespaces. `kubectl get --selector` and other tools
+// support it.
 const (
 	labelPartOf         = "applyset.kubernetes.io/part-of"
 	labelID             = "applyset.kubernetes.io/id"
@@ -30,17 +31,19 @@ const (
 	annotationKinds     = "applyset.kubernetes.io/contains-group-kinds"
 	annotationNamespace = "applyset.kubernetes.io/additional-namespaces"
 
-	// labelComponent finds the parents.
+	// labelComponent selects the parents.
 	labelComponent = "app.kubernetes.io/component"
 	component      = "manifest"
-	// annotationNode is whose directory the file is in, annotationSum what of it is in the cluster, and
-	// annotationRelease the Helm release that it stands for.
+	// annotationNode names the node whose directory has the file. annotationSum is the sum of the
+	// version that is in the cluster. annotationRelease names the Helm release of the file.
 	annotationNode    = "mote.dev/node"
 	annotationSum     = "mote.dev/manifest-sum"
 	annotationRelease = "mote.dev/release"
-	// annotationTries counts the installations of what annotationTried is the sum of, as long as none has come back.
+	// annotationTries counts the installations of the version whose sum is in annotationTried, as
+	// long as none has returned.
 	annotationTries, annotationTried = "mote.dev/tries", "mote.dev/tried-sum"
-	// annotationAdopted is on an object that was there before a file named it: then it is not removed with the file.
+	// annotationAdopted marks an object that existed before a file named it. It is not removed with
+	// the file.
 	annotationAdopted = "mote.dev/adopted"
 
 	keyFile, keyState, keyMessage = "file", "state", "message"
@@ -49,31 +52,35 @@ const (
 	tooling   = "mote/v1"
 )
 
-// States of a file, for people, in its ConfigMap.
+// These are the states of a file, for people, in its ConfigMap.
 const (
 	stateApplying = "applying"
 	stateApplied  = "applied"
 	stateFailed   = "failed"
 )
 
-// set is what is known of one file's objects in the cluster. The ConfigMap always names every kind and namespace that
-// may hold one of them: it is written before a new kind is, and narrowed after an old one is gone. So an end at any
-// moment leaves a set that can be completed or removed.
+// set holds the known state of one file's objects in the cluster. The ConfigMap always names every
+// kind and namespace that may hold one of them. It is written before an object of a new kind, and
+// narrowed after the last object of an old kind is gone. So an end at any moment leaves a set that
+// can be completed or removed.
 type set struct {
 	file, name, id string
 
 	kinds      map[schema.GroupKind]bool
 	namespaces map[string]bool
-	sum        string // of the file that was applied as a whole last
-	release    string // namespace/name of a Helm release
-	tried      string // the sum of the chart that is being installed
-	tries      int    // how often that was begun and did not come back
-	returned   string // the sum of the chart whose installation came back in this process: it does not end it
-	state      string
-	message    string
+	// sum is the sum of the file that was last applied completely.
+	sum     string
+	release string // namespace/name of a Helm release
+	tried   string // the sum of the chart that is being installed
+	tries   int    // how often the installation was begun and did not return
+	// returned is the sum of the chart whose installation returned in this process, so it does not
+	// end the process.
+	returned string
+	state    string
+	message  string
 }
 
-// newSet names the set of a file in a node's directory.
+// newSet returns an empty set, with its name, for a file in a node's directory.
 func newSet(node, file string) *set {
 	hash := sha256.Sum256([]byte(node + "\x00" + file))
 	slug := strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(file), "-"), "-")
@@ -81,13 +88,13 @@ func newSet(node, file string) *set {
 		file: file, name: "manifest-" + slug[:min(len(slug), maxSlug)] + "-" + hex.EncodeToString(hash[:4]),
 		kinds: map[schema.GroupKind]bool{}, namespaces: map[string]bool{},
 	}
-	// The KEP's formula: name.namespace.kind.group of the parent.
+	// The formula is the KEP's: name.namespace.kind.group of the parent.
 	id := sha256.Sum256([]byte(s.name + "." + namespace + ".ConfigMap."))
 	s.id = "applyset-" + base64.RawURLEncoding.EncodeToString(id[:]) + "-v1"
 	return s
 }
 
-// maxSlug bounds what of a file's name goes into an object's.
+// maxSlug limits the part of a file's name that is used in an object's name.
 const maxSlug = 60
 
 // loadSets reads the sets of a node's files.
@@ -108,7 +115,7 @@ func loadSets(ctx context.Context, client kubernetes.Interface, node string) (ma
 		s.sum, s.release = config.Annotations[annotationSum], config.Annotations[annotationRelease]
 		s.state, s.message = config.Data[keyState], config.Data[keyMessage]
 		s.tried = config.Annotations[annotationTried]
-		s.tries, _ = strconv.Atoi(config.Annotations[annotationTries]) // no number is no try
+		s.tries, _ = strconv.Atoi(config.Annotations[annotationTries]) // no number counts as no try
 		for _, text := range split(config.Annotations[annotationKinds]) {
 			s.kinds[schema.ParseGroupKind(text)] = true
 		}
@@ -128,7 +135,7 @@ func (s *set) ref() *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: s.name}
 }
 
-// parent is the set's ConfigMap as it should be.
+// parent returns the set's ConfigMap in its required form.
 func (s *set) parent(node string) api.Object {
 	var kinds []string
 	for kind := range s.kinds {
@@ -162,11 +169,13 @@ func (s *set) parent(node string) api.Object {
 	return api.Object{Resource: corev1.SchemeGroupVersion.WithResource("configmaps"), Object: config}
 }
 
-// maxTries is how often a chart may end the process before it is left alone. Power cuts count too, so it is not one.
+// maxTries is the number of times that a chart may end the process before the addon gives up on it.
+// It is more than one, because power cuts count too.
 const maxTries = 5
 
-// try counts an installation of a chart. It tells whether there may be another one: a template that calls itself by tpl
-// without end overflows the stack, which Go does not recover from, and would do so at each start.
+// try counts an installation of a chart. It reports whether another one is allowed. A template that
+// calls itself by tpl without end overflows the stack. Go does not recover from that, and it would
+// happen again at each start.
 func (s *set) try(sum string) bool {
 	if s.tried != sum {
 		s.tried, s.tries = sum, 0
@@ -178,7 +187,7 @@ func (s *set) try(sum string) bool {
 	return true
 }
 
-// narrow leaves the kinds and namespaces of keep.
+// narrow reduces the kinds and namespaces to those of keep.
 func (s *set) narrow(keep map[key]schema.GroupVersionResource) {
 	s.kinds, s.namespaces = map[schema.GroupKind]bool{}, map[string]bool{}
 	for k := range keep {
@@ -189,7 +198,7 @@ func (s *set) narrow(keep map[key]schema.GroupVersionResource) {
 	}
 }
 
-// forget removes the ConfigMap of a set that is gone.
+// forget deletes the ConfigMap of a set that is gone.
 func (s *set) forget(ctx context.Context, client kubernetes.Interface) error {
 	err := client.CoreV1().ConfigMaps(namespace).Delete(ctx, s.name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -198,7 +207,8 @@ func (s *set) forget(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
-// Remove forgets what the files have made, and leaves it in the cluster: it is its users'.
+// Remove deletes the records of all files and keeps their objects in the cluster, because they
+// belong to users.
 func Remove(ctx context.Context, access api.Access) error {
 	client, err := kubernetes.NewForConfig(access.Admin(Name))
 	if err != nil {

@@ -12,13 +12,14 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// syncTimeout is for all first lists of new watches, some milliseconds on an idle machine.
+// syncTimeout limits all first lists of new watches. They take some milliseconds on an idle
+// machine.
 const syncTimeout = 10 * time.Second
 
-// watches follow the objects that files have made, by their label, a watch for each resource, and collect those
-// that somebody deletes.
+// watches follows the objects that files have created. It selects them by their label, with one
+// watch for each resource, and collects those that are deleted.
 type watches struct {
-	ctx    context.Context // of all of them
+	ctx    context.Context // of all watches
 	client metadata.Interface
 	wake   chan struct{}
 
@@ -41,7 +42,8 @@ func newWatches(ctx context.Context, client metadata.Interface) *watches {
 	}
 }
 
-// follow has exactly the resources of keys watched. What is not there by now counts as deleted.
+// follow watches exactly the resources of keys. An object that does not exist when its watch starts
+// counts as deleted.
 func (w *watches) follow(keys map[key]schema.GroupVersionResource) {
 	wanted := make(map[schema.GroupVersionResource]schema.GroupKind)
 	for k, resource := range keys {
@@ -64,9 +66,9 @@ func (w *watches) follow(keys map[key]schema.GroupVersionResource) {
 	defer cancel()
 	for _, f := range fresh {
 		if !cache.WaitForCacheSync(ctx.Done(), f.informer.HasSynced) {
-			continue // its kind has just gone
+			continue // its kind has just been removed
 		}
-		// Between its being applied and the watch's first list.
+		// These were deleted between their creation and the first list of the watch.
 		for k := range keys {
 			if k.GroupKind != f.kind {
 				continue
@@ -106,7 +108,7 @@ func (w *watches) note(k key) {
 	}
 }
 
-// take returns what was deleted since it was last asked.
+// take returns the objects that were deleted since its last call.
 func (w *watches) take() map[key]bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
