@@ -18,11 +18,12 @@ import (
 // cloning prefixes the name of a volume's directory until its copy is complete.
 const cloning = ".clone-"
 
-// sourceOf returns the name of the claim that a claim is a clone of, "" if it is to be empty.
+// sourceOf returns the name of the claim that a claim clones, or "" if the volume is to be empty.
 func sourceOf(claim *corev1.PersistentVolumeClaim) (string, error) {
 	var kind, name string
 	group, namespace := new(string), new(string)
-	if ref := claim.Spec.DataSource; ref != nil { // the API fills in dataSourceRef too; an old object may lack it
+	// The API also fills in dataSourceRef; an old object may lack it.
+	if ref := claim.Spec.DataSource; ref != nil {
 		kind, name = ref.Kind, ref.Name
 		if ref.APIGroup != nil {
 			group = ref.APIGroup
@@ -49,8 +50,8 @@ func sourceOf(claim *corev1.PersistentVolumeClaim) (string, error) {
 	return name, nil
 }
 
-// source returns the directory name of the volume that a claim is to be a clone of. The volume is of this node, not larger than
-// the clone, and no pod has it.
+// source returns the directory name of the volume that a claim clones. The volume is on this node,
+// is not larger than the clone, and no pod uses it.
 func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolumeClaim, name string) (string, error) {
 	from, err := p.kube.CoreV1().PersistentVolumeClaims(claim.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
@@ -82,7 +83,8 @@ func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolume
 // annProvisionedBy on a volume names the provisioner that made it.
 const annProvisionedBy = "pv.kubernetes.io/provisioned-by"
 
-// unused returns an error while a pod has a claim: files that are written while they are copied are copied in part.
+// unused returns an error while a pod uses a claim: a file that is written during the copy would be
+// copied in part.
 func (p *Provisioner) unused(ctx context.Context, namespace, claim string) error {
 	pods, err := p.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -90,7 +92,7 @@ func (p *Provisioner) unused(ctx context.Context, namespace, claim string) error
 	}
 	for _, pod := range pods.Items {
 		if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-			continue // one that is not scheduled may wait for the clone
+			continue // a pod that is not scheduled may wait for the clone
 		}
 		for _, volume := range pod.Spec.Volumes {
 			if volume.PersistentVolumeClaim != nil && volume.PersistentVolumeClaim.ClaimName == claim ||
@@ -102,12 +104,12 @@ func (p *Provisioner) unused(ctx context.Context, namespace, claim string) error
 	return nil
 }
 
-// clone makes the directory dir a copy of the volume of another claim. It appears whole, or not at all. It may be called
-// again after it was interrupted.
+// clone makes the directory dir a copy of the volume of another claim. The directory appears
+// completely or not at all. After an interruption, clone may be called again.
 func (p *Provisioner) clone(ctx context.Context, claim *corev1.PersistentVolumeClaim, name, dir string) error {
 	target := filepath.Join(p.cfg.volumes(), dir)
 	if _, err := os.Lstat(target); err == nil {
-		return nil // complete, but its PersistentVolume was not made
+		return nil // complete, but its PersistentVolume was not created
 	}
 	from, err := p.source(ctx, claim, name)
 	if err != nil {
@@ -119,7 +121,7 @@ func (p *Provisioner) clone(ctx context.Context, claim *corev1.PersistentVolumeC
 	}
 	err = p.copyVolume(ctx, filepath.Join(p.cfg.volumes(), from), temp)
 	if err == nil {
-		err = p.unused(ctx, claim.Namespace, name) // a pod that came meanwhile
+		err = p.unused(ctx, claim.Namespace, name) // a pod may have started meanwhile
 	}
 	if err == nil {
 		err = os.Rename(temp, target)
@@ -130,7 +132,7 @@ func (p *Provisioner) clone(ctx context.Context, claim *corev1.PersistentVolumeC
 	return nil
 }
 
-// copyVolume copies a volume if there is room, and has the copy on the disk when it returns.
+// copyVolume copies a volume if there is enough space. The copy is on the disk when it returns.
 func (p *Provisioner) copyVolume(ctx context.Context, from, to string) error {
 	root, err := os.OpenRoot(from)
 	if err != nil {
@@ -158,7 +160,7 @@ func (p *Provisioner) copyVolume(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// dropInterrupted removes copies that were not complete when mote ended.
+// dropInterrupted removes copies that were incomplete when mote ended.
 func (p *Provisioner) dropInterrupted() error {
 	entries, err := os.ReadDir(p.cfg.volumes())
 	if err != nil {
@@ -175,7 +177,7 @@ func (p *Provisioner) dropInterrupted() error {
 	return nil
 }
 
-// sys returns what only this system knows of a file.
+// sys returns the data on a file that is specific to this operating system.
 func sys(info os.FileInfo) (*syscall.Stat_t, error) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

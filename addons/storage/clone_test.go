@@ -25,13 +25,13 @@ func cloneOf(size string) controller.ProvisionOptions {
 	return o
 }
 
-// newSource provisions claim "src" of 1Ki and binds it. It returns the volume's directory.
+// newSource provisions and binds claim "src" of 1Ki. It returns the volume's directory.
 func newSource(t *testing.T, p *Provisioner) (string, *corev1.PersistentVolume) {
 	t.Helper()
 	o := options("src", "1Ki")
 	volume, _, err := p.Provision(t.Context(), o)
 	require.NoError(t, err)
-	volume.Annotations = map[string]string{annProvisionedBy: provisioner} // the library's
+	volume.Annotations = map[string]string{annProvisionedBy: provisioner} // set by the library
 	_, err = p.kube.CoreV1().PersistentVolumes().Create(t.Context(), volume, metav1.CreateOptions{})
 	require.NoError(t, err)
 	o.PVC.Spec.VolumeName, o.PVC.Status.Phase = volume.Name, corev1.ClaimBound
@@ -40,7 +40,7 @@ func newSource(t *testing.T, p *Provisioner) (string, *corev1.PersistentVolume) 
 	return volume.Spec.Local.Path, volume
 }
 
-// TestClone: all kinds of files, with all that the kernel knows of them.
+// TestClone copies all kinds of files with all metadata that the kernel stores for them.
 func TestClone(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -112,7 +112,7 @@ func TestClone(t *testing.T) {
 	require.Empty(t, leftovers(t, p))
 }
 
-// leftovers returns what copies have left that are not complete.
+// leftovers returns the remains of incomplete copies.
 func leftovers(t *testing.T, p *Provisioner) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(p.cfg.volumes(), cloning+"*"))
@@ -120,7 +120,8 @@ func leftovers(t *testing.T, p *Provisioner) []string {
 	return found
 }
 
-// TestCloneThatIsInterrupted leaves no volume, and is made whole by the next attempt or forgotten by the next start.
+// TestCloneThatIsInterrupted checks that an interrupted clone leaves no volume. The next attempt
+// completes it, or the next start removes it.
 func TestCloneThatIsInterrupted(t *testing.T) {
 	p := newProvisioner(t)
 	src, _ := newSource(t, p)
@@ -146,7 +147,8 @@ func TestCloneThatIsInterrupted(t *testing.T) {
 	require.DirExists(t, volume.Spec.Local.Path)
 }
 
-// TestLinksLeadNoCloneOutOfItsSource: a pod may put them where the copy had seen a directory.
+// TestLinksLeadNoCloneOutOfItsSource checks that links do not lead a copy out of its source. A pod
+// may replace a directory by a link after the copy has read the entry.
 func TestLinksLeadNoCloneOutOfItsSource(t *testing.T) {
 	p := newProvisioner(t)
 	src, _ := newSource(t, p)
@@ -163,7 +165,8 @@ func TestLinksLeadNoCloneOutOfItsSource(t *testing.T) {
 	require.Error(t, c.file("file", filepath.Join(c.to, "file")))
 }
 
-// TestSourcesThatAreRefused: with an event, by the library, and no volume that is empty.
+// TestSourcesThatAreRefused checks that such a source causes an event, by the library, and no empty
+// volume.
 func TestSourcesThatAreRefused(t *testing.T) {
 	p := newProvisioner(t)
 	_, volume := newSource(t, p)

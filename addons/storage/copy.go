@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chunk is how much of a file is copied between two looks at the context.
+// chunk is the number of bytes of a file that are copied between two checks of the context.
 const chunk = 64 << 20
 
-// usage returns how many bytes the files below a directory of root have on the disk. Holes count as nothing, a file with
-// several names once.
+// usage returns the number of bytes that the files below a directory of root use on the disk. Holes
+// count as nothing, and a file with several names counts once.
 func usage(ctx context.Context, root *os.Root, name string, seen map[uint64]bool) (int64, error) {
 	dir, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -57,8 +57,8 @@ func usage(ctx context.Context, root *os.Root, name string, seen map[uint64]bool
 	return bytes, nil
 }
 
-// copier copies one tree. The source is a root, as a pod may replace its directories by links while it is copied; the
-// target is where no pod is.
+// copier copies one tree. The source is an os.Root, because a pod may replace its directories by
+// links during the copy. The target is not accessible to any pod.
 type copier struct {
 	ctx   context.Context
 	from  *os.Root
@@ -66,14 +66,16 @@ type copier struct {
 	links map[uint64]string // first name of each inode that has several
 }
 
-// copyTree copies all below root to a new directory: files of all kinds with their owners, modes, times, extended attributes (not of
-// links and devices), holes and hard links. Blocks are shared where the file system can.
+// copyTree copies everything below root to a new directory: files of all kinds with their owners,
+// modes, times, extended attributes (not of links and devices), holes and hard links. Blocks are
+// shared if the file system supports that.
 func copyTree(ctx context.Context, root *os.Root, to string) error {
 	c := &copier{ctx, root, to, make(map[uint64]string)}
 	return c.directory(".")
 }
 
-// directory copies a directory. Its own times come last: what is made in it changes them.
+// directory copies a directory. It sets the directory's own times last, because new entries change
+// them.
 func (c *copier) directory(name string) error {
 	in, err := c.from.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -110,7 +112,7 @@ func (c *copier) directory(name string) error {
 	return attributes(in, out, info)
 }
 
-// entry copies a file, directory, link or what else there is.
+// entry copies a file, directory, link or other entry.
 func (c *copier) entry(name string) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
@@ -187,7 +189,8 @@ func (c *copier) file(name, target string) error {
 	return errors.Join(err, out.Close())
 }
 
-// contents copies the bytes of a file: by sharing its blocks where the file system can, else what is between its holes.
+// contents copies the bytes of a file. It shares the blocks if the file system supports that, and
+// otherwise copies the data between the holes.
 func (c *copier) contents(in, out *os.File, size int64) error {
 	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
 		return nil
@@ -226,8 +229,8 @@ func (c *copier) contents(in, out *os.File, size int64) error {
 	return out.Truncate(size)
 }
 
-// attributes gives a file or directory the owner, extended attributes, mode and times of another one. A change of the owner takes
-// away capabilities and the set-user-ID bit, so it comes first.
+// attributes gives a file or directory the owner, extended attributes, mode and times of another
+// one. A change of the owner removes capabilities and the set-user-ID bit, so it comes first.
 func attributes(in, out *os.File, info fs.FileInfo) error {
 	stat, err := sys(info)
 	if err != nil {
@@ -246,7 +249,7 @@ func attributes(in, out *os.File, info fs.FileInfo) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, out.Name(), times, 0)
 }
 
-// extended copies extended attributes. A file system without them has none to copy.
+// extended copies extended attributes. It does nothing on a file system without them.
 func extended(in, out int) error {
 	size, err := unix.Flistxattr(in, nil)
 	if errors.Is(err, unix.ENOTSUP) || err == nil && size == 0 {
@@ -260,7 +263,7 @@ func extended(in, out int) error {
 		return err
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:size]), "\x00"), "\x00") {
-		value := make([]byte, 64<<10) // the most that the kernel allows: XATTR_SIZE_MAX
+		value := make([]byte, 64<<10) // the maximum of the kernel: XATTR_SIZE_MAX
 		n, err := unix.Fgetxattr(in, name, value)
 		if err != nil {
 			return err

@@ -16,7 +16,8 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// TestSomebodyElsesObject: it is left alone, users are told where they look, and the process goes on.
+// TestSomebodyElsesObject checks that a foreign object is not changed, that users get a report
+// where they look for it, and that the process continues.
 func TestSomebodyElsesObject(t *testing.T) {
 	events := make(chan []byte, 10)
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -12,14 +12,14 @@ import (
 const (
 	className   = "local"
 	provisioner = "local.mote.dev"
-	// account is whom the provisioner is to the apiserver.
+	// account is the identity of the provisioner towards the apiserver.
 	account  = "local-storage"
 	roleName = "mote:local-storage"
-	// annDefault on a class makes it that of claims which name none.
+	// annDefault marks the default class, which claims without a class use.
 	annDefault = "storageclass.kubernetes.io/is-default-class"
 )
 
-// objects is what the addon owns.
+// objects returns the objects that the addon owns.
 func objects() []api.Object {
 	rbac := func(kind string) metav1.TypeMeta {
 		return metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: kind}
@@ -37,7 +37,7 @@ func objects() []api.Object {
 					Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
 				{APIGroups: []string{""}, Resources: []string{"persistentvolumeclaims"},
 					Verbs: []string{"get", "list", "watch", "update"}},
-				// To see whether a claim that is cloned is in use.
+				// These rights are needed to check whether a claim that is cloned is in use.
 				{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
 				{APIGroups: []string{"storage.k8s.io"}, Resources: []string{"storageclasses"},
 					Verbs: []string{"get", "list", "watch"}},
@@ -49,7 +49,8 @@ func objects() []api.Object {
 			RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: roleName},
 			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: account}},
 		}},
-		// Made once: that it is the default is the user's to change, and nothing else of it can be.
+		// The class is created once and never overwritten: users may change whether it is the
+		// default, and no other field can change.
 		{Once: true, Resource: storagev1.SchemeGroupVersion.WithResource("storageclasses"), Object: &storagev1.StorageClass{
 			TypeMeta:    metav1.TypeMeta{APIVersion: "storage.k8s.io/v1", Kind: "StorageClass"},
 			ObjectMeta:  metav1.ObjectMeta{Name: className, Annotations: map[string]string{annDefault: "true"}},

@@ -1,11 +1,13 @@
-// Package storage makes volumes for claims: the default StorageClass "local", whose volumes are directories of
-// this node, made by the external-provisioner library in this process.
+// Package storage makes volumes for claims. It provides the default StorageClass "local", whose
+// volumes are directories of this node. The external-provisioner library makes them in this
+// process.
 //
-// It owns the class, who may do what for it, the directory <data-dir>/volumes and the link <run-dir>/volumes
-// to it. PersistentVolumes name the link: their path can never be changed, the data directory can.
+// It owns the class, the access rights of its provisioner, the directory <data-dir>/volumes and the
+// link <run-dir>/volumes to it. PersistentVolumes name the link: their path can never change, while
+// the data directory can.
 //
-// Enter with New and run the Provisioner as a component; Remove takes the class away and leaves volumes and
-// their data alone. README.md says what was decided and why.
+// Enter with New and run the Provisioner as a component. Remove deletes the class and keeps volumes
+// and their data. README.md describes the decisions and their reasons.
 package storage
 
 import (
@@ -30,25 +32,27 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "storage"
 
-// What is tried again waits so long: a full disk is emptied by people, an absent apiserver is back soon.
+// retryMin and retryMax limit the wait between attempts. People free a full disk, which takes long;
+// an absent apiserver comes back soon.
 const retryMin, retryMax = 500 * time.Millisecond, time.Minute
 
-// workers make or remove volumes at once. A removal may take as long as its files are many.
+// workers is the number of volumes that are made or removed at once. A removal takes longer the
+// more files there are.
 const workers = 4
 
-// Config says where volumes lie and for which node. It is never changed after New.
+// Config defines where volumes are stored and for which node. It never changes after New.
 type Config struct {
 	Access   api.Access
 	NodeName string
-	// DataDir holds the volumes, RunDir the link to them.
+	// DataDir contains the volumes, RunDir the link to them.
 	DataDir, RunDir string
 }
 
 func (c Config) volumes() string { return layout.Data(c.DataDir).Volumes() }
 func (c Config) link() string    { return layout.Run(c.RunDir).Volumes() }
 
-// Provisioner is the addon. It implements component.Component, and component.Troubled: which claims have no volume, and
-// which volumes cannot be removed.
+// Provisioner is the addon. It implements component.Component and component.Troubled, which reports
+// claims without a volume and volumes that cannot be removed.
 type Provisioner struct {
 	troubles api.Troubles
 	cfg      Config
@@ -57,14 +61,16 @@ type Provisioner struct {
 	objs     *api.Objects
 	ready    chan struct{}
 
-	// Copies of what is in the cluster, the library's and ours.
+	// These are caches of cluster objects, shared by the library and mote.
 	claims, volumes cache.SharedIndexInformer
 	controller      *controller.ProvisionController
-	release         context.CancelFunc // ends what the controller has from its making on: its events
+	// release ends what the controller runs from its creation on: its events.
+	release context.CancelFunc
 }
 
-// New makes the provisioner. The library's controller, which is a part of it, adds to client-go's scheme, which all
-// clients of the process read without a lock: New must be called before anything else runs.
+// New makes the provisioner. The library's controller, which the provisioner contains, changes
+// client-go's scheme. All clients of the process read that scheme without a lock, so New must be
+// called before anything else runs.
 func New(cfg Config) (*Provisioner, error) {
 	p := &Provisioner{cfg: cfg, ready: make(chan struct{})}
 	admin := cfg.Access.Admin(Name)
@@ -94,21 +100,21 @@ func (p *Provisioner) newController() (*controller.ProvisionController, context.
 		controller.RateLimiter(limiter()),
 		controller.CreateProvisionedPVLimiter(limiter()),
 		controller.FailedProvisionThreshold(0), controller.FailedDeleteThreshold(0), // never give up
-		// A volume that is deleted before its claim loses its directory too.
+		// With the finalizer, a volume that is deleted before its claim loses its directory too.
 		controller.AddFinalizer(true),
 		controller.ClaimsInformer(p.claims), controller.VolumesInformer(p.volumes),
 	), cancel
 }
 
-// follow makes the copies of claims and volumes.
+// follow makes the caches of claims and volumes.
 func (p *Provisioner) follow() {
 	factory := informers.NewSharedInformerFactory(p.kube, controller.DefaultResyncPeriod)
 	p.claims = factory.Core().V1().PersistentVolumeClaims().Informer()
 	p.volumes = factory.Core().V1().PersistentVolumes().Informer()
 }
 
-// Remove takes away what the addon made in the cluster. Volumes stay, with their data; without the addon
-// nobody removes those that are released.
+// Remove deletes what the addon made in the cluster. Volumes stay with their data. Without the
+// addon, no program removes released volumes.
 func Remove(ctx context.Context, access api.Access) error {
 	objs, err := api.NewObjects(access.Admin(Name), Name)
 	if err != nil {
@@ -120,7 +126,7 @@ func Remove(ctx context.Context, access api.Access) error {
 // Name implements component.Component.
 func (*Provisioner) Name() string { return Name }
 
-// Ready implements component.Component: the class is there.
+// Ready implements component.Component. The addon is ready when the class exists.
 func (p *Provisioner) Ready(ctx context.Context) error {
 	select {
 	case <-p.ready:
@@ -141,7 +147,8 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return nil
 	case errors.Is(err, api.ErrForeign):
-		// Somebody else's class of that name. The API must stay up for them to change their mind.
+		// Another program owns a class of that name. The API must stay up so that users can change
+		// this.
 		p.troubles.Note("the addon stands by", err.Error())
 		events := api.NewEvents(p.admin, Name)
 		defer events.Close()
@@ -163,7 +170,7 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	return nil
 }
 
-// prepareDir makes the volumes' directory, and the link that volumes name.
+// prepareDir makes the volumes' directory, and the link that PersistentVolumes name.
 func (p *Provisioner) prepareDir() error {
 	if err := os.MkdirAll(p.cfg.volumes(), 0o711); err != nil {
 		return fmt.Errorf("make the volumes' directory: %w", err)
@@ -176,7 +183,7 @@ func (p *Provisioner) prepareDir() error {
 		return nil
 	}
 	fresh := filepath.Join(filepath.Dir(p.cfg.link()), "."+filepath.Base(p.cfg.link())+".new")
-	_ = os.Remove(fresh) // of a start that was cut short
+	_ = os.Remove(fresh) // left by an interrupted start
 	if err := os.Symlink(p.cfg.volumes(), fresh); err != nil {
 		return fmt.Errorf("link the volumes' directory: %w", err)
 	}

@@ -57,7 +57,7 @@ func TestProvisionAndDelete(t *testing.T) {
 	info, err := os.Stat(volume.Spec.Local.Path)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o777), info.Mode().Perm(), "whatever the umask")
-	// A link in a volume must not lead a removal out of it.
+	// A link in a volume must not lead a removal out of the volume.
 	outside := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(outside, nil, 0o600))
 	require.NoError(t, os.Symlink(filepath.Dir(outside), filepath.Join(volume.Spec.Local.Path, "link")))
@@ -123,7 +123,7 @@ func TestRough(t *testing.T) {
 	}
 }
 
-// TestTrouble: `mote status` names what has no volume, for as long as it waits.
+// TestTrouble checks that `mote status` names each claim without a volume while it waits.
 func TestTrouble(t *testing.T) {
 	p := newProvisioner(t)
 	large := options("data", "900Ti")
@@ -152,7 +152,8 @@ func TestTrouble(t *testing.T) {
 	require.Empty(t, p.Trouble())
 }
 
-// TestFullDisk: where not even a directory can be made, the claim's event and `mote status` say so.
+// TestFullDisk checks that the claim's event and `mote status` report a disk on which not even a
+// directory can be made.
 func TestFullDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")

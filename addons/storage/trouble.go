@@ -6,14 +6,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// What `mote status` tells of, with the object's key in the copies.
+// These are the subjects that `mote status` reports on. The key of the object in the caches
+// follows.
 const (
 	aboutClaim  = "PersistentVolumeClaim "
 	aboutVolume = "PersistentVolume "
 )
 
-// Trouble implements component.Troubled. What is said of an object ends with it, or with the claim's volume, whoever
-// has made that.
+// Trouble implements component.Troubled. A report on an object ends when the object is gone or the
+// claim has a volume, from any provisioner.
 func (p *Provisioner) Trouble() []string {
 	p.troubles.Forget(func(about string) bool {
 		if key, ok := strings.CutPrefix(about, aboutClaim); ok {
@@ -30,7 +31,7 @@ func (p *Provisioner) Trouble() []string {
 	return p.troubles.Trouble()
 }
 
-// note keeps what went wrong with an object; the library makes the event.
+// note records an error of an object; the library makes the event.
 func (p *Provisioner) note(about string, err error) {
 	what := ""
 	if err != nil {

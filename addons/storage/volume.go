@@ -15,13 +15,15 @@ import (
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 )
 
-// annSelectedNode on a claim is the scheduler's choice.
+// annSelectedNode on a claim holds the scheduler's choice of a node.
 const annSelectedNode = "volume.kubernetes.io/selected-node"
 
-// maxClaimName bounds what of a claim's name goes into a directory's, which may have 255 bytes.
+// maxClaimName limits the part of a claim's name that is used in a directory name, which may have
+// 255 bytes.
 const maxClaimName = 100
 
-// ShouldProvision implements controller.Qualifier: claims whose pods run on another node are its business.
+// ShouldProvision implements controller.Qualifier. A claim whose pod runs on another node is left
+// to that node.
 func (p *Provisioner) ShouldProvision(_ context.Context, claim *corev1.PersistentVolumeClaim) bool {
 	node := claim.Annotations[annSelectedNode]
 	return node == "" || node == p.cfg.NodeName
@@ -43,7 +45,8 @@ func (p *Provisioner) ShouldDelete(_ context.Context, volume *corev1.PersistentV
 	return false
 }
 
-// Provision implements controller.Provisioner. It is done when it returns, well or not.
+// Provision implements controller.Provisioner. The attempt is finished when it returns, with
+// success or an error.
 func (p *Provisioner) Provision(ctx context.Context, o controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
 	volume, err := p.provision(ctx, o)
 	p.note(aboutClaim+o.PVC.Namespace+"/"+o.PVC.Name, err)
@@ -94,13 +97,13 @@ func (p *Provisioner) provision(ctx context.Context, o controller.ProvisionOptio
 	}, nil
 }
 
-// makeDir makes a volume's directory. Any user may write to it, as pods run as whom they want; the data
-// directory above it keeps the machine's own users out.
+// makeDir makes a volume's directory. Any user may write to it, because pods run as any user. The
+// data directory above it keeps out the machine's own users.
 func (p *Provisioner) makeDir(name string) error {
 	path := filepath.Join(p.cfg.volumes(), name)
 	err := os.Mkdir(path, 0o777)
 	if err == nil || errors.Is(err, os.ErrExist) {
-		err = os.Chmod(path, 0o777) // whatever the umask
+		err = os.Chmod(path, 0o777) // independent of the umask
 	}
 	if err != nil {
 		return fmt.Errorf("make the volume's directory: %w", err)
@@ -108,8 +111,8 @@ func (p *Provisioner) makeDir(name string) error {
 	return nil
 }
 
-// fits says no to a claim of more than the disk has free. A directory has no limit of its own, so what is
-// free now may be used up by other volumes later.
+// fits refuses a claim that is larger than the free space on the disk. A directory has no limit of
+// its own, so other volumes may use up the free space later.
 func (p *Provisioner) fits(size resource.Quantity) error {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(p.cfg.volumes(), &fs); err != nil {
@@ -124,7 +127,7 @@ func (p *Provisioner) fits(size resource.Quantity) error {
 		size.String(), p.cfg.volumes(), p.cfg.NodeName, rough(free), rough(total))
 }
 
-// rough is a number of bytes as people read it.
+// rough formats a number of bytes for people.
 func rough(bytes int64) string {
 	for _, unit := range []struct {
 		name string
@@ -137,7 +140,7 @@ func rough(bytes int64) string {
 	return fmt.Sprint(bytes)
 }
 
-// Delete implements controller.Provisioner. It may be called again for what it has removed in part.
+// Delete implements controller.Provisioner. It may be called again after a partial removal.
 func (p *Provisioner) Delete(_ context.Context, volume *corev1.PersistentVolume) error {
 	err := p.remove(volume)
 	if ignored := new(controller.IgnoredError); !errors.As(err, &ignored) {
@@ -151,7 +154,7 @@ func (p *Provisioner) remove(volume *corev1.PersistentVolume) error {
 	if local == nil || filepath.Dir(local.Path) != p.cfg.link() {
 		return &controller.IgnoredError{Reason: "it is not a directory of " + p.cfg.link()}
 	}
-	// A root, because nothing in a volume may lead a removal out of it.
+	// Use an os.Root, because nothing in a volume may lead a removal out of it.
 	root, err := os.OpenRoot(p.cfg.volumes())
 	if err != nil {
 		return fmt.Errorf("remove the volume's directory: %w", err)
