@@ -10,35 +10,35 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// use is a port of this machine that somebody has.
+// use is a port of this machine that is in use.
 type use struct {
-	address  netip.Addr // not valid: every address
+	address  netip.Addr // not valid means every address
 	protocol corev1.Protocol
 	port     int32
 	who      string
 }
 
-// machine is what Services get addresses from.
+// machine describes the addresses and ports that Services can get.
 type machine struct {
 	node  netip.Addr
 	pool  netip.Prefix
 	taken []use
 }
 
-// grant is what a Service gets: an address, or the reason why it gets none.
+// grant is the result for a Service: an address, or the reason why it gets none.
 type grant struct {
 	address netip.Addr
 	problem string
 }
 
-// ours says whether a Service wants an address from us: it names no other implementation.
+// ours reports whether a Service wants an address from mote: it names no other implementation.
 func ours(s *corev1.Service) bool {
 	class := s.Spec.LoadBalancerClass
 	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && (class == nil || *class == Class) && s.DeletionTimestamp == nil
 }
 
-// assign decides for all Services that are wanted at once. Who has an address keeps it; among the others the oldest
-// comes first.
+// assign decides for all wanted Services at once. A Service that has an address keeps it. Among the
+// others, the oldest comes first.
 func assign(services []*corev1.Service, m machine, wanted func(*corev1.Service) bool) map[types.UID]grant {
 	services = slices.Clone(services)
 	slices.SortFunc(services, func(a, b *corev1.Service) int {
@@ -105,12 +105,12 @@ func current(s *corev1.Service) string {
 	return s.Status.LoadBalancer.Ingress[0].IP
 }
 
-// usable leaves out the network's own address and the broadcast address, where the pool has them.
+// usable excludes the network's own address and the broadcast address, if the pool has them.
 func (a *assigner) usable(address netip.Addr) bool {
 	return a.pool.Bits() >= address.BitLen()-1 || address != a.pool.Masked().Addr() && a.pool.Contains(address.Next())
 }
 
-// free says that nobody has an address. Who has one already was asked first.
+// free reports whether no Service has an address. Services that have one are processed first.
 func (a *assigner) free(address netip.Addr) bool {
 	for _, g := range a.given {
 		if g.address == address {
@@ -120,8 +120,9 @@ func (a *assigner) free(address netip.Addr) bool {
 	return true
 }
 
-// inTheWay names who has one of the Service's ports on the node's address. What the Service has already it keeps,
-// whoever listens there or gets it as a node port later.
+// inTheWay returns the owner of one of the Service's ports on the node's address. The Service keeps
+// the ports that it already has, even if a program listens there or a Service gets one as a node
+// port later.
 func (a *assigner) inTheWay(s *corev1.Service, address netip.Addr) string {
 	for _, p := range s.Spec.Ports {
 		held := holds(s, address, p)
@@ -140,7 +141,8 @@ func (a *assigner) inTheWay(s *corev1.Service, address netip.Addr) string {
 			continue
 		}
 		for _, u := range a.taken {
-			// Whichever of the machine's addresses it is: two owners of one port confuse, and the address may change.
+			// Compare with ports on any address of the machine: two owners of one port are
+			// confusing, and the address may change.
 			if u.protocol == p.Protocol && u.port == p.Port && !u.address.IsLoopback() {
 				return fmt.Sprintf("port %d/%s of %s is in use by %s; choose another port", p.Port, p.Protocol, address, u.who)
 			}
@@ -157,7 +159,8 @@ func holds(s *corev1.Service, address netip.Addr, p corev1.ServicePort) bool {
 	})
 }
 
-// status is a grant as a Service's status has it: with the ports, which tells what the Service holds.
+// status returns a grant in the form of a Service's status. It includes the ports, which show what
+// the Service holds.
 func (g grant) status(s *corev1.Service) []corev1.LoadBalancerIngress {
 	if !g.address.IsValid() {
 		return nil
@@ -177,7 +180,7 @@ func sameIngress(a, b []corev1.LoadBalancerIngress) bool {
 	})
 }
 
-// hostPorts are the ports of the machine that a pod has.
+// hostPorts returns the ports of the machine that a pod uses.
 func hostPorts(p *corev1.Pod) []use {
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return nil
@@ -185,7 +188,7 @@ func hostPorts(p *corev1.Pod) []use {
 	var uses []use
 	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
 		for _, port := range c.Ports {
-			if port.HostPort == 0 || p.Spec.HostNetwork { // on the host's network it listens itself
+			if port.HostPort == 0 || p.Spec.HostNetwork { // a pod on the host's network listens itself
 				continue
 			}
 			address, _ := netip.ParseAddr(port.HostIP)

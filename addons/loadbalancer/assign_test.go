@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// balanced is a Service that is older the smaller its age is, with TCP ports.
+// balanced returns a Service with TCP ports. A smaller age makes it older.
 func balanced(name string, age int, ports ...int32) *corev1.Service {
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "ns", Name: name, UID: types.UID(name), CreationTimestamp: metav1.Time{Time: time.Unix(int64(age), 0)},
@@ -25,7 +25,7 @@ func balanced(name string, age int, ports ...int32) *corev1.Service {
 	return s
 }
 
-// holding is a Service that has an address already.
+// holding returns a Service that already has an address.
 func holding(s *corev1.Service, address string) *corev1.Service {
 	s.Status.LoadBalancer.Ingress = grant{address: netip.MustParseAddr(address)}.status(s)
 	return s

@@ -8,21 +8,24 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
-// yieldAfter is how often a status that we wrote must be changed by somebody else until the Service is left to them.
-// Once may be a person or a restored backup; whoever does it again each time is another implementation.
+// yieldAfter is the number of times that another program must change a status that mote wrote
+// before mote gives up the Service. One change may come from a person or a restored backup. A
+// program that makes the change each time is another implementation.
 const yieldAfter = 3
 
-// contests tell who gives Services their addresses beside us, by what happens to the statuses that we write.
+// contests detects other implementations that give addresses to Services. It tracks changes to the
+// statuses that mote writes.
 type contests map[types.UID]*contest
 
 type contest struct {
-	want    []corev1.LoadBalancerIngress // what we wrote last
-	version string                       // of the Service as we wrote it; "" until the API took it
-	changed int                          // by somebody else since
-	rival   string                       // its field manager, if that is known
+	want []corev1.LoadBalancerIngress // the last status that mote wrote
+	// version is the version of the Service after mote's write; "" until the API accepted it.
+	version string
+	changed int    // number of changes by other programs since
+	rival   string // field manager of the other program, if known
 }
 
-// stale says that what is known of a Service is older than what we wrote to it.
+// stale reports whether the known version of a Service is older than mote's last write to it.
 func (c contests) stale(s *corev1.Service) bool {
 	known, ok := c[s.UID]
 	if !ok {
@@ -32,11 +35,12 @@ func (c contests) stale(s *corev1.Service) bool {
 	return err == nil && order < 0
 }
 
-// changed counts that the status of s is not want. It is to be written unless the Service is lost.
+// changed records that the status of s is not want. The caller then writes the status, unless the
+// Service is lost.
 func (c contests) changed(s *corev1.Service, want []corev1.LoadBalancerIngress) {
 	known, ok := c[s.UID]
 	switch {
-	case !ok || !sameIngress(known.want, want): // we have changed our mind
+	case !ok || !sameIngress(known.want, want): // mote wants another status now
 		c[s.UID] = &contest{want: want}
 	case known.version != "":
 		known.changed++
@@ -44,14 +48,14 @@ func (c contests) changed(s *corev1.Service, want []corev1.LoadBalancerIngress) 
 	}
 }
 
-// wrote keeps which version of a Service has our status.
+// wrote records the version of a Service that has mote's status.
 func (c contests) wrote(s *corev1.Service) {
 	if known, ok := c[s.UID]; ok {
 		known.version = s.ResourceVersion
 	}
 }
 
-// lost says that a Service is left to another implementation.
+// lost reports whether mote has given up a Service to another implementation.
 func (c contests) lost(s *corev1.Service) bool {
 	known, ok := c[s.UID]
 	return ok && known.changed >= yieldAfter
@@ -66,7 +70,7 @@ func (c contests) problem(s *corev1.Service) string {
 		who, Name, Class)
 }
 
-// rival is who wrote the Service's status last, but us.
+// rival returns the last writer of the Service's status other than mote.
 func rival(s *corev1.Service) string {
 	name := ""
 	var last int64

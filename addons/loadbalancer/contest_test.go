@@ -17,7 +17,7 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// contested is an API with one Service, whose status is written by us and by a rival.
+// contested is an API with one Service. Both mote and a rival write its status.
 type contested struct {
 	controller *Controller
 	service    *corev1.Service
@@ -61,7 +61,7 @@ func (c *contested) rival(address string) {
 	}
 }
 
-// sync is what the controller does when it is told of s.
+// sync does what the controller does when it receives s.
 func (c *contested) sync(t *testing.T, s *corev1.Service) error {
 	g := grant{address: netip.MustParseAddr("192.0.2.1")}
 	if c.controller.contests.lost(s) {
@@ -72,7 +72,8 @@ func (c *contested) sync(t *testing.T, s *corev1.Service) error {
 	return err
 }
 
-// TestRivalWins: two implementations of one Service would write its status for ever.
+// TestRivalWins checks that mote gives up. Otherwise two implementations for one Service would
+// write its status for ever.
 func TestRivalWins(t *testing.T) {
 	for how, address := range map[string]string{"it gives another address": "198.51.100.7", "it takes ours away": ""} {
 		t.Run(how, func(t *testing.T) {
@@ -93,7 +94,8 @@ func TestRivalWins(t *testing.T) {
 	}
 }
 
-// TestStaleServicesAreNoRivals: what is not heard yet, and what the API did not take, is nobody's doing.
+// TestStaleServicesAreNoRivals checks that updates that have not arrived yet, and writes that the
+// API rejected, do not count as changes by a rival.
 func TestStaleServicesAreNoRivals(t *testing.T) {
 	c := newContested(t)
 	before := c.service

@@ -1,11 +1,13 @@
-// Package loadbalancer gives Services of type LoadBalancer an address: the node's own, or one of a pool. What comes
-// to the address is led to pods by kube-proxy, which also keeps the source ranges and the client's address.
+// Package loadbalancer gives Services of type LoadBalancer an address: the node's own, or one of a
+// pool. kube-proxy leads traffic to the address to pods. It also enforces the source ranges and
+// preserves the client's address.
 //
-// It owns the addresses of the pool on the pods' bridge, and the part of Services' status that says which address
-// they have; the API server knows that part as its field manager's. assign.go decides who gets what.
+// The package owns the addresses of the pool on the pods' bridge, and the part of the Services'
+// status that holds the address. The API server records that part under its field manager.
+// assign.go decides which Service gets which address.
 //
-// Enter with New and run the Controller as a component; Remove takes addresses and statuses away. README.md
-// says what was decided and why.
+// Enter with New and run the Controller as a component; Remove deletes addresses and statuses.
+// README.md describes the decisions and their reasons.
 package loadbalancer
 
 import (
@@ -32,30 +34,33 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "loadbalancer"
 
-// Class is the loadBalancerClass that names us. Services without any are ours, too.
+// Class is the loadBalancerClass of mote. Services without a class belong to mote too.
 const Class = "mote.dev/loadbalancer"
 
-// manager is whose the statuses are that we wrote.
+// manager is the field manager of the statuses that mote wrote.
 const manager = "mote-" + Name
 
-// Reasons of events on Services.
+// These are the reasons of events on Services.
 const (
 	reasonGiven   = "AddressGiven"
 	reasonRefused = "AddressRefused"
 )
 
-// Config says which addresses there are. It is never changed after New.
+// Config defines the available addresses. It never changes after New.
 type Config struct {
 	Access api.Access
-	// Interface is where the pool's addresses are added: the pods' bridge, so that they go with it.
+	// Interface gets the addresses of the pool. It is the pods' bridge, so the addresses disappear
+	// with it.
 	Interface string
-	// Address is what Services get on a machine that has no other but on Interface.
+	// Address is the address for Services on a machine that has addresses on Interface only.
 	Address netip.Addr
-	// Pool is the network whose addresses Services get, each its own. Not valid: all get the node's address.
+	// Pool is the network from which each Service gets its own address. If it is not valid, all
+	// Services get the node's address.
 	Pool netip.Prefix
 }
 
-// Controller is the addon. It implements component.Component, and component.Troubled: which Services have no address.
+// Controller is the addon. It implements component.Component and component.Troubled, which reports
+// Services without an address.
 type Controller struct {
 	api.Troubles
 	cfg      Config
@@ -74,7 +79,8 @@ func New(cfg Config) (*Controller, error) {
 	return &Controller{cfg: cfg, kube: kube, ready: make(chan struct{}), contests: make(contests)}, nil
 }
 
-// Remove takes back the addresses that Services have from us, and the pool's from the bridge.
+// Remove deletes the addresses that Services have from mote, and the pool's addresses from the
+// bridge.
 func Remove(ctx context.Context, access api.Access) error {
 	kube, err := kubernetes.NewForConfig(access.Admin(Name))
 	if err != nil {
@@ -95,7 +101,8 @@ func Remove(ctx context.Context, access api.Access) error {
 	return keepAddresses(nil)
 }
 
-// owned says whether a Service's status is ours: another implementation's stays.
+// owned reports whether mote wrote a Service's status. A status of another implementation is not
+// changed.
 func owned(s *corev1.Service) bool {
 	for _, f := range s.ManagedFields {
 		if f.Manager == manager && f.Subresource == "status" {
@@ -108,7 +115,8 @@ func owned(s *corev1.Service) bool {
 // Name implements component.Component.
 func (*Controller) Name() string { return Name }
 
-// Ready implements component.Component: the Services that there were have their addresses.
+// Ready implements component.Component. The addon is ready when the existing Services have their
+// addresses.
 func (c *Controller) Ready(ctx context.Context) error {
 	select {
 	case <-c.ready:
@@ -136,7 +144,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch follows Services until ctx ends. stop waits for the end.
+// watch watches Services until ctx ends. stop ends the watch and waits for its end.
 func (c *Controller) watch(ctx context.Context, change func()) (store cache.Store, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
@@ -154,7 +162,8 @@ func (c *Controller) watch(ctx context.Context, change func()) (store cache.Stor
 	return store, func() { cancel(); running.Wait() }
 }
 
-// sync gives every Service what it should have. waiting says that one waits for a port of the machine.
+// sync gives every Service its status. waiting is true if a Service waits for a port of the
+// machine.
 func (c *Controller) sync(ctx context.Context, objects []any) (waiting bool, err error) {
 	var services []*corev1.Service
 	wanted := false
@@ -163,7 +172,7 @@ func (c *Controller) sync(ctx context.Context, objects []any) (waiting bool, err
 		wanted = wanted || ours(object.(*corev1.Service))
 	}
 	m := machine{pool: c.cfg.Pool}
-	if wanted { // otherwise there is nothing to ask the machine for
+	if wanted { // otherwise the machine's state is not needed
 		if m, err = c.look(ctx); err != nil {
 			return false, err
 		}
@@ -183,7 +192,7 @@ func (c *Controller) sync(ctx context.Context, objects []any) (waiting bool, err
 	return waiting, errors.Join(errs...)
 }
 
-// tell says on a Service why it has no address from us.
+// tell reports on a Service why it has no address from mote.
 func (c *Controller) tell(s *corev1.Service, problem string) {
 	if c.contests.lost(s) {
 		problem = c.contests.problem(s)
@@ -195,7 +204,7 @@ func (c *Controller) tell(s *corev1.Service, problem string) {
 
 func title(s *corev1.Service) string { return "Service " + s.Namespace + "/" + s.Name }
 
-// forget drops what is kept of Services that are gone or somebody else's now.
+// forget drops the records of Services that are gone or belong to another implementation now.
 func (c *Controller) forget(services []*corev1.Service) {
 	titles, alive := make(map[string]bool), make(map[types.UID]bool)
 	for _, s := range services {
@@ -215,7 +224,7 @@ func (c *Controller) pooled(given map[types.UID]grant) *linkAddresses {
 	return want
 }
 
-// look finds out what of the machine's ports is taken, and which address it has.
+// look reads the used ports and the address of the machine.
 func (c *Controller) look(ctx context.Context) (machine, error) {
 	m := machine{pool: c.cfg.Pool}
 	var err error
@@ -235,7 +244,7 @@ func (c *Controller) look(ctx context.Context) (machine, error) {
 	return m, nil
 }
 
-// give writes a Service's status, if it is not so already and is ours to write.
+// give writes a Service's status if it differs and mote may write it.
 func (c *Controller) give(ctx context.Context, s *corev1.Service, g grant) error {
 	want := g.status(s)
 	if c.contests.lost(s) || c.contests.stale(s) || sameIngress(want, s.Status.LoadBalancer.Ingress) || want == nil && !owned(s) {
@@ -255,7 +264,8 @@ func (c *Controller) give(ctx context.Context, s *corev1.Service, g grant) error
 	return nil
 }
 
-// writeStatus says which address a Service has, or takes back what we said. It returns the Service as it is then.
+// writeStatus writes the address of a Service, or removes the entry that mote wrote. It returns the
+// Service after that.
 func writeStatus(ctx context.Context, kube kubernetes.Interface, s *corev1.Service, ingress []corev1.LoadBalancerIngress) (*corev1.Service, error) {
 	status := applyv1.ServiceStatus()
 	if len(ingress) > 0 {
@@ -274,7 +284,8 @@ func writeStatus(ctx context.Context, kube kubernetes.Interface, s *corev1.Servi
 	switch {
 	case err == nil:
 		return written, nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is gone, or another of its name
+	// The Service is gone, or another one has its name.
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		return s, nil
 	}
 	return nil, fmt.Errorf("write the address of Service %s/%s: %w", s.Namespace, s.Name, err)

@@ -17,29 +17,32 @@ import (
 	"github.com/mote-k8s/mote/internal/host"
 )
 
-// labelSuffix ends the label of the pool's addresses ("mote0:mote"), by which they are found again.
+// labelSuffix ends the label of the pool's addresses ("mote0:mote"). mote finds its addresses by
+// the label.
 const labelSuffix = ":mote"
 
-// formerSuffix ended it before v0.1.0.
+// formerSuffix was the suffix before v0.1.0.
 const formerSuffix = ":lb"
 
-// labelOn is the label of the pool's addresses on an interface. The kernel takes 15 characters, and renames in the same
-// way: the interface's name is cut.
+// labelOn returns the label of the pool's addresses on an interface. The kernel accepts 15
+// characters, and cuts the interface's name in the same way when it renames an interface.
 func labelOn(link string) string {
 	return link[:min(len(link), unix.IFNAMSIZ-1-len(labelSuffix))] + labelSuffix
 }
 
-// loopback is everybody's: an address with a former label may be anybody's.
+// loopback is shared by all programs: an address with a former label there may belong to any of
+// them.
 const loopback = "lo"
 
-// linkAddresses are the pool's addresses that Services have, on an interface.
+// linkAddresses holds the addresses of the pool that Services have, on an interface.
 type linkAddresses struct {
 	link      string
 	addresses []netip.Addr
 }
 
-// keepAddresses makes these the only ones of the pool that their interface has; nil removes those of every interface.
-// Others' addresses stay. The kernel answers ARP for them on every interface.
+// keepAddresses makes these the only addresses of the pool on their interface. With nil it removes
+// the pool's addresses from every interface. Addresses of other programs stay. The kernel answers
+// ARP for the pool's addresses on every interface.
 func keepAddresses(want *linkAddresses) error {
 	present, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -54,7 +57,7 @@ func keepAddresses(want *linkAddresses) error {
 		}
 		link, err := netlink.LinkByIndex(a.LinkIndex)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			continue // and its addresses with it
+			continue // the interface is gone, and so are its addresses
 		}
 		if err != nil {
 			return fmt.Errorf("find the interface of %s: %w", address, err)
@@ -87,8 +90,8 @@ func keepAddresses(want *linkAddresses) error {
 	return nil
 }
 
-// NodeAddress is the machine's address towards others: that of the interface with the default route, or of the first
-// one that is not the pods'.
+// NodeAddress returns the machine's address towards other machines: that of the interface with the
+// default route, or else of the first interface other than the pods'.
 func NodeAddress(pods string, otherwise netip.Addr) (netip.Addr, error) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -120,11 +123,11 @@ func NodeAddress(pods string, otherwise netip.Addr) (netip.Addr, error) {
 	return found, nil
 }
 
-// subscribeAgain is between attempts to hear from the kernel again.
+// subscribeAgain is the wait between attempts to subscribe to the kernel's messages again.
 const subscribeAgain = time.Second
 
-// subscription is what the kernel tells until done is closed. Before that, a channel is closed when the kernel had
-// more to tell than there was room for.
+// subscription receives messages from the kernel until done is closed. A channel is closed earlier
+// if the kernel had more messages than there was room for.
 type subscription struct {
 	addresses chan netlink.AddrUpdate
 	routes    chan netlink.RouteUpdate
@@ -144,7 +147,7 @@ func subscribe() (*subscription, error) {
 	return s, nil
 }
 
-// close waits for the end.
+// close ends the subscription and waits for its end.
 func (s *subscription) close() {
 	close(s.done)
 	for range s.addresses {
@@ -153,7 +156,7 @@ func (s *subscription) close() {
 	}
 }
 
-// follow calls change until a channel or stopped is closed, and closes the subscription.
+// follow calls change until a channel or stopped is closed. Then it closes the subscription.
 func (s *subscription) follow(change func(), stopped <-chan struct{}) {
 	defer s.close()
 	for {
@@ -164,7 +167,7 @@ func (s *subscription) follow(change func(), stopped <-chan struct{}) {
 			if !ok {
 				return
 			}
-			if u.LinkAddress.IP.To4() != nil { // pods' interfaces get others all the time
+			if u.LinkAddress.IP.To4() != nil { // pods' interfaces get IPv6 addresses all the time
 				change()
 			}
 		case u, ok := <-s.routes:
@@ -178,11 +181,11 @@ func (s *subscription) follow(change func(), stopped <-chan struct{}) {
 	}
 }
 
-// WatchAddresses calls change when the machine's IPv4 addresses or routes change, or may have changed unheard. stop
-// ends it.
+// WatchAddresses calls change when the machine's IPv4 addresses or routes change, or may have
+// changed while messages were lost. stop ends it.
 func WatchAddresses(change func()) (stop func(), err error) { return watchAddresses(subscribe, change) }
 
-// watchAddresses is given a way to hear from the kernel.
+// watchAddresses does the work of WatchAddresses with a given function to subscribe to the kernel.
 func watchAddresses(subscribe func() (*subscription, error), change func()) (stop func(), err error) {
 	s, err := subscribe()
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// inNamespace puts the test on a thread with a network namespace of its own, which ends with it.
+// inNamespace puts the test on a thread with its own network namespace, which ends with the test.
 func inNamespace(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -67,7 +67,7 @@ func TestPoolAddressesComeAndGo(t *testing.T) {
 		present, err := netlink.AddrList(link, netlink.FAMILY_V4)
 		require.NoError(t, err)
 		var got []netip.Addr
-		for _, p := range present[1:] { // the link's own stays, and stays first
+		for _, p := range present[1:] { // the link's own address stays, and stays first
 			address, _ := netip.AddrFromSlice(p.IP.To4())
 			got = append(got, address)
 		}
@@ -81,7 +81,8 @@ func TestPoolAddressesComeAndGo(t *testing.T) {
 	require.Len(t, present, 1)
 }
 
-// TestOthersAddressesStay: neither a label that ends as ours, nor ours on another interface, makes an address ours.
+// TestOthersAddressesStay checks that neither a label that ends like mote's, nor mote's label on
+// another interface, makes an address mote's.
 func TestOthersAddressesStay(t *testing.T) {
 	inNamespace(t)
 	const long = "fifteen-letters"
@@ -112,7 +113,8 @@ func TestOthersAddressesStay(t *testing.T) {
 	require.Equal(t, 3, count(uplink), "what a mote with another interface left goes")
 }
 
-// TestFormerLabelsGo: what an early mote left on the pods' bridge is its own, and nowhere else.
+// TestFormerLabelsGo checks that addresses that an early mote left on the pods' bridge are removed,
+// and only there.
 func TestFormerLabelsGo(t *testing.T) {
 	inNamespace(t)
 	a, b := netip.MustParseAddr("192.0.2.129"), netip.MustParseAddr("192.0.2.130")
