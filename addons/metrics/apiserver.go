@@ -32,23 +32,25 @@ import (
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
-// Upstream's of aggregated servers: short for a change of rights to be seen, long enough for storms.
+// These are upstream's values for aggregated servers: short enough that a change of rights has an
+// effect soon, long enough for storms of requests.
 const (
 	reviewTTL     = 10 * time.Second
 	reviewTimeout = 10 * time.Second
-	// handshakeTimeout is for a client's TLS handshake.
+	// handshakeTimeout limits a client's TLS handshake.
 	handshakeTimeout = 20 * time.Second
 )
 
-// budget is for the port. Who has business there is the apiserver, on this machine.
+// budget returns the limits of the port. Its regular client is the apiserver, on this machine.
 func budget() limit.Config {
 	return limit.Config{
 		Component: Name, Name: "metrics-api", Connections: 256, PerAddress: 64, Own: 256, Start: handshakeTimeout, TLS: true,
 	}
 }
 
-// apiserver makes the server of the API, which listens already. Whoever calls is who the apiserver says in
-// front of us, or else a certificate or token that the apiserver knows, and may do what the apiserver says.
+// apiserver makes the server of the API, which already listens. A caller's identity comes from the
+// apiserver in front of this server, or else from a certificate or token that the apiserver
+// accepts. The apiserver also decides on the caller's rights.
 func (s *Server) apiserver(ctx context.Context) (*genericapiserver.GenericAPIServer, error) {
 	cert, err := dynamiccertificates.NewDynamicServingContentFromFiles(Name, s.cfg.CertFile, s.cfg.KeyFile)
 	if err != nil {
@@ -58,10 +60,11 @@ func (s *Server) apiserver(ctx context.Context) (*genericapiserver.GenericAPISer
 	config := genericapiserver.NewConfig(metricsapi.Codecs)
 	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
 	config.ExternalAddress = address
-	config.LoopbackClientConfig = &rest.Config{} // of hooks, and there are none that would use it
-	// The process's figures and profiles are shown elsewhere.
+	config.LoopbackClientConfig = &rest.Config{} // for hooks; no hook here would use it
+	// Figures and profiles of the process are served elsewhere.
 	config.EnableMetrics, config.EnableProfiling, config.EnableIndex = false, false, false
-	// They wake, one every second, for figures of the filter that the apiserver in front of us has, and of a store.
+	// These hooks wake up on a timer, one of them every second. Their figures describe a filter that
+	// the apiserver in front already has, and a store.
 	config.DisabledPostStartHooks.Insert("max-in-flight-filter", "storage-object-count-tracker-hook")
 	namer := openapinamer.NewDefinitionNamer(metricsapi.Scheme)
 	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
@@ -82,14 +85,14 @@ func (s *Server) apiserver(ctx context.Context) (*genericapiserver.GenericAPISer
 	return server, nil
 }
 
-// delegate leaves it to the apiserver who is who and who may do what.
+// delegate leaves authentication and authorization to the apiserver.
 func (s *Server) delegate(ctx context.Context, config *genericapiserver.Config) error {
 	client, err := kubernetes.NewForConfig(s.client)
 	if err != nil {
 		return fmt.Errorf("make %s's client: %w", Name, err)
 	}
 	var trust *authenticatorfactory.DelegatingAuthenticatorConfig
-	// The apiserver writes down whom it trusts soon after it is ready.
+	// The apiserver publishes its authorities soon after it is ready.
 	err = api.Retry(ctx, Name, func(ctx context.Context) (err error) {
 		trust, err = readTrust(ctx, client)
 		return err
@@ -124,12 +127,14 @@ func delegatedAuthorizer(client kubernetes.Interface) (authorizer.Authorizer, er
 	if err != nil {
 		return nil, fmt.Errorf("delegate authorization: %w", err)
 	}
-	// The apiserver would say yes to the first anyway; it is one of them when it looks whether we are there.
+	// The apiserver would always permit the first group. It belongs to that group when it checks
+	// whether this server is available.
 	return union.New(authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup), health, review), nil
 }
 
-// readTrust reads from the cluster whom its API servers trust. Upstream follows this ConfigMap; here the
-// one who writes it is in the same process, with the same authorities for as long as it runs.
+// readTrust reads from the cluster which authorities its API servers trust. Upstream watches this
+// ConfigMap. Here its writer is in the same process, and has the same authorities for as long as it
+// runs.
 func readTrust(ctx context.Context, client kubernetes.Interface) (*authenticatorfactory.DelegatingAuthenticatorConfig, error) {
 	const name = "extension-apiserver-authentication"
 	config, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})

@@ -25,7 +25,7 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
-// authority is some certificate in PEM.
+// authority returns some certificate in PEM.
 func authority(t *testing.T) string {
 	t.Helper()
 	data, _, err := cert.GenerateSelfSignedCertKey("ca", nil, nil)
@@ -60,8 +60,9 @@ func TestTrustIsTheApiservers(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestNoTrustByMistake: a ConfigMap that lacks something is waited for, as it may be half written. An empty list of
-// names would let every certificate of the authority speak for anybody.
+// TestNoTrustByMistake checks that an incomplete ConfigMap causes a wait, as it may be half
+// written. An empty list of names would allow every certificate of the authority to act for any
+// user.
 func TestNoTrustByMistake(t *testing.T) {
 	_, err := readTrust(t.Context(), fake.NewClientset())
 	require.ErrorContains(t, err, "read whom the apiserver trusts")
@@ -110,7 +111,8 @@ func TestCertificateMustBeThere(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// TestIdleServerHasNoTimer: of what upstream starts with each server nothing runs.
+// TestIdleServerHasNoTimer checks that none of the goroutines that upstream starts with each server
+// runs.
 func TestIdleServerHasNoTimer(t *testing.T) {
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

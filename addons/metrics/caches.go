@@ -17,7 +17,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// caches are what upstream's API and scraper look at: all nodes, and the names and labels of running pods.
+// caches holds the objects that upstream's API and scraper read: all nodes, and the names and
+// labels of running pods.
 type caches struct {
 	nodes cache.SharedIndexInformer
 	pods  informers.GenericInformer
@@ -48,12 +49,12 @@ func (c *caches) nodeLister() corelisters.NodeLister {
 func (c *caches) allNodes() []*corev1.Node {
 	nodes, err := c.nodeLister().List(labels.Everything())
 	if err != nil {
-		return nil // a lister of a cache has none
+		return nil // a lister of a cache returns no error
 	}
 	return nodes
 }
 
-// tell has s know of what changes. It is called before the caches run.
+// tell makes the caches notify s of changes. It is called before the caches run.
 func (c *caches) tell(s *sampler) error {
 	for _, informer := range []cache.SharedIndexInformer{c.nodes, c.pods.Informer()} {
 		if err := informer.SetTransform(trim); err != nil {
@@ -77,7 +78,7 @@ func (c *caches) tell(s *sampler) error {
 	}
 	_, err = c.pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { s.within(settle) },
-		// A container that was started again, for one.
+		// One such change is the restart of a container.
 		UpdateFunc: func(any, any) { s.within(settle) },
 	})
 	if err != nil {
@@ -99,7 +100,7 @@ func ready(object any) bool {
 	return false
 }
 
-// trim drops what is large and nobody here looks at.
+// trim drops large fields that are not used here.
 func trim(object any) (any, error) {
 	if meta, ok := object.(metav1.Object); ok {
 		meta.SetManagedFields(nil)

@@ -18,32 +18,36 @@ import (
 )
 
 const (
-	// tokenLifetime is the shortest that the API grants without a warning in the audit log.
+	// tokenLifetime is the shortest lifetime that the API grants without a warning in the audit
+	// log.
 	tokenLifetime = time.Hour
-	// tokenTimeout is for the apiserver to issue one, a millisecond on an idle machine.
+	// tokenTimeout limits the time that the apiserver takes to issue a token. It takes a
+	// millisecond on an idle machine.
 	tokenTimeout = 10 * time.Second
 	kubeletPort  = 10250
 )
 
-// kubelets is how they are asked: as upstream's service account. A kubelet knows no impersonation, so this takes
-// a token, which lives in memory and is renewed when it is due or was refused.
+// kubelets returns the configuration of the clients for kubelets. They act as upstream's service
+// account. A kubelet does not support impersonation, so the clients use a token. The token is kept
+// in memory and renewed when it is due or was refused.
 func (s *Server) kubelets() *client.KubeletClientConfig {
 	tokens := transport.NewCachedTokenSource(tokenSource{s.kube})
 	return &client.KubeletClientConfig{
 		Scheme: "https", DefaultPort: kubeletPort, UseNodeStatusPort: true,
-		// Addresses first: nothing guarantees that a node's name resolves.
+		// Addresses come first: the name of a node may not resolve.
 		AddressTypePriority: []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP, corev1.NodeHostName},
 		Client: rest.Config{
 			TLSClientConfig: rest.TLSClientConfig{CAFile: s.cfg.Access.CAFile},
 			UserAgent:       "mote-" + Name, Timeout: sampleTimeout,
-			// A proxy for the world outside has no way to the nodes.
+			// A proxy for the outside world cannot reach the nodes.
 			Proxy:         func(*http.Request) (*url.URL, error) { return nil, nil },
 			WrapTransport: transport.ResettableTokenSourceWrapTransport(tokens),
 		},
 	}
 }
 
-// tokenSource asks the apiserver for tokens of the account. Nothing of that is stored in the cluster.
+// tokenSource requests tokens of the account from the apiserver. Nothing of that is stored in the
+// cluster.
 type tokenSource struct{ kube kubernetes.Interface }
 
 // Token implements oauth2.TokenSource.

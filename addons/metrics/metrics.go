@@ -1,12 +1,13 @@
-// Package metrics is the cluster's resource metrics API, metrics.k8s.io, which `kubectl top` and autoscalers ask:
-// metrics-server as a library, in this process.
+// Package metrics serves the cluster's resource metrics API, metrics.k8s.io, which `kubectl top`
+// and autoscalers use. It runs metrics-server as a library, in this process.
 //
-// It owns the APIService v1beta1.metrics.k8s.io, the Service metrics-server that it leads to, and upstream's
-// service account and roles. Upstream's storage and API are used as they are, on a generic apiserver of their own
-// (apiserver.go); when the kubelets are asked is decided here (sampler.go, README.md).
+// It owns the APIService v1beta1.metrics.k8s.io, the Service metrics-server that the APIService
+// refers to, and upstream's service account and roles. It uses upstream's storage and API
+// unchanged, on a separate generic apiserver (apiserver.go). It decides itself when to query the
+// kubelets (sampler.go, README.md).
 //
-// Enter with New and run the Server as a component; Remove takes away what it made. Upstream keeps its own
-// figures in package variables, so there is one Server for each process.
+// Enter with New and run the Server as a component; Remove deletes what it made. Upstream keeps its
+// own figures in package variables, so there is one Server for each process.
 package metrics
 
 import (
@@ -34,26 +35,29 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "metrics"
 
-// Port is where the API is served on Config.Address, to the apiserver.
+// Port is the port of Config.Address where the API is served to the apiserver.
 const Port = 10251
 
-// ServiceName is what the apiserver calls the one who serves: the name in the certificate of Config.CertFile.
+// ServiceName is the server name that the apiserver expects. The certificate in Config.CertFile
+// contains it.
 const ServiceName = account + "." + namespace + ".svc"
 
-// Config says where and for whom to serve. It is never changed after New.
+// Config defines where the server listens and which cluster it serves. It never changes after New.
 type Config struct {
 	Access api.Access
-	// Address is the one to listen on; the apiserver reaches it.
+	// Address is the listening address; the apiserver reaches it.
 	Address  netip.Addr
 	NodeName string
-	// CertFile and KeyFile are for ServiceName, signed by the authority of Access.CAFile, which signs the
-	// kubelets' certificates too. They may be renewed at any time.
+	// CertFile and KeyFile hold a certificate for ServiceName. The authority in Access.CAFile signs
+	// it, as well as the kubelets' certificates. The files may be renewed at any time.
 	CertFile, KeyFile string
-	// Budgets bound what strangers may take from the process; nil bounds the port alone.
+	// Budgets limit the resources that strangers may use in the process. With nil only the port has
+	// its limits.
 	Budgets *limit.Budgets
 }
 
-// Server is the addon. It implements component.Component, and component.Troubled: whether somebody else has its place.
+// Server is the addon. It implements component.Component and component.Troubled, which reports when
+// another program serves the metrics.
 type Server struct {
 	api.Troubles
 	cfg    Config
@@ -64,7 +68,7 @@ type Server struct {
 	ready  chan struct{}
 }
 
-// New makes the server. It may be called once in the life of a process.
+// New makes the server. It may be called once in a process.
 func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, client: cfg.Access.As(api.ServiceAccount(account), Name), ready: make(chan struct{})}
 	admin := cfg.Access.Admin(Name)
@@ -75,7 +79,8 @@ func New(cfg Config) (*Server, error) {
 	if s.objs, err = api.NewObjects(admin, Name); err != nil {
 		return nil, err
 	}
-	// The process has one registry; kube-apiserver shows what has no endpoint of its own.
+	// The process has one registry. kube-apiserver shows the metrics that have no endpoint of their
+	// own.
 	err = errors.Join(
 		scraper.RegisterScraperMetrics(legacyregistry.Register),
 		metricsapi.RegisterAPIMetrics(legacyregistry.Register),
@@ -90,7 +95,8 @@ func New(cfg Config) (*Server, error) {
 // Name implements component.Component.
 func (*Server) Name() string { return Name }
 
-// Ready implements component.Component: the API is served and the apiserver told where.
+// Ready implements component.Component. The addon is ready when the API is served and registered
+// with the apiserver.
 func (s *Server) Ready(ctx context.Context) error {
 	select {
 	case <-s.ready:
@@ -122,7 +128,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return nil
 	case errors.Is(err, api.ErrForeign):
-		// Somebody else serves the metrics. The API must stay up for them to change their mind.
+		// Another program serves the metrics. The API must stay up so that users can change this.
 		s.Note("the addon stands by", err.Error())
 		s.events.Warn(registrationRef(), "NotOurs", err.Error())
 		close(s.ready)
@@ -132,8 +138,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// serve runs the API until ctx ends. It is served before the apiserver is told of it, so that nobody finds it
-// missing.
+// serve runs the API until ctx ends. It serves the API before it registers it with the apiserver,
+// so that no client finds it missing.
 func (s *Server) serve(ctx context.Context, register api.Object) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

@@ -14,7 +14,7 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// Upstream's names, which tools know.
+// These are upstream's names, which other tools know.
 const (
 	namespace = metav1.NamespaceSystem
 	account   = "metrics-server" // of the Service and the service account
@@ -28,12 +28,12 @@ const (
 	servicePort = 443
 )
 
-// meta labels an object as upstream's are.
+// meta labels an object like upstream's objects.
 func meta(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"k8s-app": account}}
 }
 
-// objects is what must be there before the API is served.
+// objects returns the objects that must exist before the API is served.
 func (c Config) objects() []api.Object {
 	service := &corev1.Service{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: meta(namespace, account),
@@ -69,7 +69,7 @@ func (c Config) endpointSlice() *discoveryv1.EndpointSlice {
 	return slice
 }
 
-// rights are upstream's: what the account may do, and who may read metrics.
+// rights returns upstream's roles: the rights of the account, and the right to read metrics.
 func rights() []api.Object {
 	role := func(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
 		return &rbacv1.ClusterRole{
@@ -109,7 +109,8 @@ func rights() []api.Object {
 	}
 }
 
-// registration leads requests for the metrics API here. ca verifies our certificate.
+// registration makes the apiserver send requests for the metrics API to this server. ca verifies
+// the server's certificate.
 func registration(ca []byte) api.Object {
 	version := v1beta1.SchemeGroupVersion
 	return api.Object{
@@ -126,12 +127,13 @@ func registration(ca []byte) api.Object {
 	}
 }
 
-// Remove takes away what the addon made in the cluster.
+// Remove deletes what the addon made in the cluster.
 func Remove(ctx context.Context, access api.Access) error {
 	objects, err := api.NewObjects(access.Admin(Name), Name)
 	if err != nil {
 		return err
 	}
-	// Names suffice here. The registration goes first, so that nobody is led to a Service that is gone.
+	// The names suffice here. The registration goes first, so that no client is led to a Service
+	// that is gone.
 	return objects.Remove(ctx, append(Config{}.objects(), registration(nil))...)
 }

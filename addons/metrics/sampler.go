@@ -13,27 +13,30 @@ import (
 )
 
 const (
-	// freshFor is how long a sample serves all who ask: kubelets look at their containers no more often.
+	// freshFor is the time for which a sample serves all requests. Kubelets check their containers
+	// no more often.
 	freshFor = 10 * time.Second
-	// settle is how long after a pod has changed it is sampled: kubelets have looked at it by then.
+	// settle is the wait between a change of a pod and its sample. Kubelets have checked the pod by
+	// then.
 	settle = 15 * time.Second
-	// idleInterval is between samples when nobody asks and nothing changes. It is the longest time that
-	// the CPU use in an answer is the average of.
+	// idleInterval is the interval between samples without requests and changes. It is the longest
+	// time over which the CPU use in an answer is averaged.
 	idleInterval = time.Minute
-	// sinceStart is the age below which a container's CPU use is its average since it started, so that it
-	// has one with its first sample.
+	// sinceStart is the age below which a container's CPU use is its average since its start. So
+	// the container has a value at its first sample.
 	sinceStart = 20 * time.Second
-	// sampleTimeout is for one kubelet's answer, some milliseconds on an idle machine.
+	// sampleTimeout limits the answer of one kubelet, which takes some milliseconds on an idle
+	// machine.
 	sampleTimeout = 10 * time.Second
 )
 
-// sampler keeps two samples of each kubelet's counters, as CPU use is the difference of two. Upstream
-// takes one each 15 s for ever. This one takes them when somebody asks, when pods have changed, and once a
-// minute so that the older of the two is never too old.
+// sampler keeps two samples of each kubelet's counters, because CPU use is the difference of two.
+// Upstream takes one every 15 s for ever. This sampler takes them on a request, after pods have
+// changed, and once a minute, so that the older of the two is never too old.
 type sampler struct {
 	scraper scraper.Scraper
 	store   storage.Storage
-	nodes   func() []*corev1.Node // those that should answer
+	nodes   func() []*corev1.Node // the nodes that should answer
 
 	sampling sync.Mutex // guards last, and the store against two writers
 	last     time.Time
@@ -50,7 +53,7 @@ func newSampler(s scraper.Scraper, nodes func() []*corev1.Node) *sampler {
 	}
 }
 
-// run takes the samples that nobody asked for.
+// run takes the samples that no request needs.
 func (s *sampler) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -74,7 +77,7 @@ func (s *sampler) run(ctx context.Context) {
 	}
 }
 
-// within has a sample taken in d at the latest.
+// within causes a sample within d.
 func (s *sampler) within(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +90,7 @@ func (s *sampler) within(d time.Duration) {
 	}
 }
 
-// sample asks the kubelets, unless somebody just did.
+// sample queries the kubelets, unless there is a recent sample.
 func (s *sampler) sample(ctx context.Context) {
 	s.sampling.Lock()
 	defer s.sampling.Unlock()
@@ -99,14 +102,14 @@ func (s *sampler) sample(ctx context.Context) {
 	s.store.Store(batch)
 }
 
-// complete says whether there are two samples of every node.
+// complete reports whether there are two samples of every node.
 func (s *sampler) complete() bool {
 	nodes := s.nodes()
 	known, err := s.store.GetNodeMetrics(nodes...)
 	return err == nil && len(nodes) > 0 && len(known) == len(nodes)
 }
 
-// ask is for who has no context to ask with: the interface knows none.
+// ask takes a sample for callers without a context: the interface passes none.
 func (s *sampler) ask() {
 	ctx, cancel := context.WithTimeout(context.Background(), sampleTimeout)
 	defer cancel()

@@ -13,7 +13,8 @@ import (
 	"sigs.k8s.io/metrics-server/pkg/storage"
 )
 
-// kubelet answers for node "a" with one pod, whose container runs since started and uses a whole core.
+// kubelet answers for node "a" with one pod. The pod's container runs since started and uses a
+// whole core.
 type kubelet struct {
 	began, started time.Time
 	at             []time.Duration // when it was asked
@@ -51,7 +52,8 @@ func startSampler(t *testing.T) (*kubelet, *sampler) {
 	return k, s
 }
 
-func pass(d time.Duration) { time.Sleep(d); synctest.Wait() } // of a bubble's clock
+// pass lets time pass on the clock of a bubble.
+func pass(d time.Duration) { time.Sleep(d); synctest.Wait() }
 
 func seconds(list ...int) []time.Duration {
 	var out []time.Duration
