@@ -1,9 +1,10 @@
-// Package api is what every addon shares to work with the cluster: how it reaches the apiserver and as whom,
-// how the objects that it owns are kept there and taken away again, and how it tells users what is wrong.
+// Package api holds the code that addons share to work with the cluster. It covers the access to
+// the apiserver and the identity used there, the objects that an addon owns, and reports of
+// problems to users.
 //
-// An addon's objects carry the label ManagedBy=mote. Apply writes them by server-side apply and refuses to
-// touch an object of the same name without that label, which is somebody else's; Remove deletes only
-// objects with it. Everything here is safe for concurrent use.
+// An addon's objects carry the label ManagedBy=mote. Apply writes them by server-side apply. It
+// refuses to change a foreign object, which has the same name and lacks that label. Remove deletes
+// only objects with the label. Everything here is safe for concurrent use.
 package api
 
 import (
@@ -11,23 +12,25 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Access is how the addons reach the apiserver. The files may be renewed at any time: clients reread them.
+// Access defines how addons reach the apiserver. The files may be renewed at any time: clients read
+// them again.
 type Access struct {
 	// Server is the apiserver's URL, e.g. https://127.0.0.1:6443.
 	Server string
-	// CAFile verifies it. CertFile and KeyFile are an administrator's.
+	// CAFile verifies the server. CertFile and KeyFile are the client certificate and key of an
+	// administrator.
 	CAFile, CertFile, KeyFile string
 }
 
-// clientQPS is for an addon's own few requests, which come in a burst at its start. What protects the
-// apiserver is its own priority and fairness.
+// clientQPS and clientBurst allow an addon's few requests, which come in a burst at its start. The
+// apiserver protects itself by its own priority and fairness.
 const clientQPS, clientBurst = 50, 100
 
-// Admin is a client's configuration with all rights, for an addon's own objects and events.
+// Admin returns a client configuration with all rights, for an addon's own objects and events.
 func (a Access) Admin(addon string) *rest.Config { return a.As("", addon) }
 
-// As is a client's configuration that impersonates user, so that upstream's code has the rights of its own
-// ClusterRole and no more, and the audit log tells who did what.
+// As returns a client configuration that impersonates user. So upstream's code has exactly the
+// rights of its own ClusterRole, and the audit log shows which account made a request.
 func (a Access) As(user, addon string) *rest.Config {
 	return &rest.Config{
 		Host:            a.Server,
@@ -42,5 +45,5 @@ func (a Access) As(user, addon string) *rest.Config {
 	}
 }
 
-// ServiceAccount is the user name of a service account in kube-system.
+// ServiceAccount returns the user name of a service account in kube-system.
 func ServiceAccount(name string) string { return "system:serviceaccount:kube-system:" + name }

@@ -1,7 +1,7 @@
 package api
 
-// Changes joins the news of several watches: change may be called at any time and by anybody and never waits, and changed
-// has one value as long as there was any change since it was last received from.
+// Changes merges the notifications of several watches. Any goroutine may call change at any time;
+// it never waits. changed holds one value if there was any change since the last receive.
 func Changes() (changed <-chan struct{}, change func()) {
 	pending := make(chan struct{}, 1)
 	return pending, func() {

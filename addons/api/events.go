@@ -12,14 +12,15 @@ import (
 	"k8s.io/client-go/tools/record"
 )
 
-// Events tells users what an addon has to say about their objects: as events, and warnings in the log too.
+// Events reports the state of users' objects on behalf of an addon. It sends events, and also logs
+// warnings.
 type Events struct {
 	addon       string
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
 }
 
-// NewEvents makes an addon's teller. Close it.
+// NewEvents makes the Events of an addon. The caller closes it.
 func NewEvents(client kubernetes.Interface, addon string) *Events {
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
@@ -27,16 +28,16 @@ func NewEvents(client kubernetes.Interface, addon string) *Events {
 	return &Events{addon, broadcaster, broadcaster.NewRecorder(scheme.Scheme, source)}
 }
 
-// Warn says that something about object is wrong.
+// Warn reports that something is wrong with object.
 func (e *Events) Warn(object runtime.Object, reason, message string) {
 	slog.Warn("something is wrong", "component", e.addon, "reason", reason, "message", message)
 	e.recorder.Event(object, corev1.EventTypeWarning, reason, message)
 }
 
-// Tell says that something about object has changed for the better or as it should.
+// Tell reports a change of object that is an improvement or expected.
 func (e *Events) Tell(object runtime.Object, reason, format string, args ...any) {
 	e.recorder.Event(object, corev1.EventTypeNormal, reason, fmt.Sprintf(format, args...))
 }
 
-// Close sends nothing any more. Events under way may be lost.
+// Close stops the sending of events. Events that are not sent yet may be lost.
 func (e *Events) Close() { e.broadcaster.Shutdown() }

@@ -7,20 +7,21 @@ import (
 )
 
 const (
-	// attempt is what is said about the work as a whole in `mote status`.
+	// attempt is the subject in `mote status` for a report on the work as a whole.
 	attempt = "will be tried again"
-	// lookAgain is between attempts at what failed, and looks at what nobody tells of: that a program has
-	// stopped listening. Otherwise there is no timer.
+	// lookAgain is the interval of attempts after a failure, and of checks for changes without a
+	// notification, such as a program that has stopped listening. In other cases there is no timer.
 	lookAgain = 15 * time.Second
-	// restFactor is how many times as long as it took the work rests: what changes all the time costs a fifth of a
-	// processor at most. restMax bounds it, as the work may have been waiting for the apiserver.
+	// restFactor is the ratio of the rest after the work to the time that the work took. So
+	// constant changes cost at most a fifth of a processor. restMax limits the rest, because the
+	// work may have waited for the apiserver.
 	restFactor = 4
 	restMax    = time.Second
 )
 
-// Follow keeps what the cluster says in force until ctx ends: it calls sync at once, when something has changed, and
-// from time to time while it fails or says that it waits for something. A failure is kept in troubles, and is in the log
-// once. settled is called after the first time.
+// Follow applies the state of the cluster until ctx ends. It calls sync at once, after each change,
+// and at intervals while sync fails or reports that it waits. A failure is recorded in troubles and
+// logged once. settled is called after the first sync.
 func Follow(
 	ctx context.Context, addon string, troubles *Troubles, changed <-chan struct{}, settled func(), sync func(context.Context) (waiting bool, err error),
 ) {
@@ -56,7 +57,7 @@ func Follow(
 	}
 }
 
-// pause is false when ctx ended meanwhile.
+// pause waits for d. It returns false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

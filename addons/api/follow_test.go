@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestFollow looks at when the work is done, in the time of a clock that jumps.
+// TestFollow checks when the work is done, on a simulated clock.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -27,7 +27,7 @@ func TestFollow(t *testing.T) {
 				return outcome()
 			})
 		}()
-		// Changes in a burst: once at the beginning and once after the rest.
+		// A burst of changes causes one run at the beginning and one after the rest.
 		for range 10 {
 			change()
 			time.Sleep(10 * time.Millisecond)

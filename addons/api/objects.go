@@ -19,13 +19,14 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// The label that says whose an object is, and its value for ours.
+// ManagedBy is the label that names the owner of an object, and Mote is its value for mote's
+// objects.
 const (
 	ManagedBy = "app.kubernetes.io/managed-by"
 	Mote      = "mote"
 )
 
-// ErrForeign is wrapped by Apply's errors for objects that are somebody else's.
+// ErrForeign is wrapped by Apply's errors for foreign objects.
 var ErrForeign = errors.New("it is not mote's")
 
 // Object is one object that an addon owns.
@@ -33,17 +34,17 @@ type Object struct {
 	Resource schema.GroupVersionResource
 	// Object is a typed object with kind, name and, if it has one, namespace. Apply adds the label.
 	Object runtime.Object
-	// Once leaves the object alone when it is there: it is the users' to edit.
+	// Once makes Apply keep an object that exists, because users may edit it.
 	Once bool
 }
 
-// Objects is an addon's own objects in the cluster.
+// Objects manages an addon's own objects in the cluster.
 type Objects struct {
 	addon  string
 	client dynamic.Interface
 }
 
-// NewObjects makes the keeper of an addon's objects.
+// NewObjects makes the manager of an addon's objects.
 func NewObjects(config *rest.Config, addon string) (*Objects, error) {
 	config = rest.CopyConfig(config)
 	config.ContentType, config.AcceptContentTypes = "", "" // unstructured objects are JSON
@@ -54,7 +55,8 @@ func NewObjects(config *rest.Config, addon string) (*Objects, error) {
 	return &Objects{addon, client}, nil
 }
 
-// Check looks for an object that is somebody else's, so that Apply need not stop half way.
+// Check returns an error if one of the objects exists and is foreign. So Apply does not stop half
+// way.
 func (o *Objects) Check(ctx context.Context, objects ...Object) error {
 	for _, object := range objects {
 		u, err := toUnstructured(object.Object)
@@ -68,7 +70,7 @@ func (o *Objects) Check(ctx context.Context, objects ...Object) error {
 	return nil
 }
 
-// present is the object of u's name if it is there and ours, nil if there is none.
+// present returns the object with u's name if it exists and is mote's, or nil if there is none.
 func (o *Objects) present(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	present, err := o.client.Resource(resource).Namespace(u.GetNamespace()).Get(ctx, u.GetName(), metav1.GetOptions{})
 	switch {
@@ -82,7 +84,7 @@ func (o *Objects) present(ctx context.Context, resource schema.GroupVersionResou
 	return present, nil
 }
 
-// Apply writes objects as they are given, in order. An object that is so already costs no write.
+// Apply writes objects as given, in order. An object that is already equal costs no write.
 func (o *Objects) Apply(ctx context.Context, objects ...Object) error {
 	for _, object := range objects {
 		if err := o.apply(ctx, object); err != nil {
@@ -104,7 +106,7 @@ func (o *Objects) apply(ctx context.Context, object Object) error {
 	client := o.client.Resource(object.Resource).Namespace(u.GetNamespace())
 	_, err = client.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: Mote, Force: true})
 	if present != nil && immutable(err) && !contains(object.Resource) {
-		// Such as a Service's address after --cluster-dns was changed.
+		// One case is a Service's address after a change of --cluster-dns.
 		uid := present.GetUID()
 		if err = client.Delete(ctx, u.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}); err == nil {
 			_, err = client.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: Mote, Force: true})
@@ -116,8 +118,8 @@ func (o *Objects) apply(ctx context.Context, object Object) error {
 	return nil
 }
 
-// immutable says that all that the apiserver does not take is changes of fields that cannot be changed: a new object may
-// have them. Anything else wrong would be wrong with a new object too.
+// immutable reports whether all causes of the apiserver's refusal are changes of immutable fields.
+// A new object may have the new values. Any other cause would also apply to a new object.
 func immutable(err error) bool {
 	var status apierrors.APIStatus
 	if !apierrors.IsInvalid(err) || !errors.As(err, &status) || status.Status().Details == nil {
@@ -134,12 +136,13 @@ func immutable(err error) bool {
 	return len(causes) > 0
 }
 
-// contains says that other objects go with one: too many for a new one.
+// contains reports whether the deletion of an object also deletes other objects. That is too much
+// for a replacement.
 func contains(resource schema.GroupVersionResource) bool {
 	return resource.Resource == "namespaces" || resource.Resource == "customresourcedefinitions"
 }
 
-// Remove deletes those of the objects that are there and are ours, last first.
+// Remove deletes the objects that exist and are mote's, in reverse order.
 func (o *Objects) Remove(ctx context.Context, objects ...Object) error {
 	for i := len(objects) - 1; i >= 0; i-- {
 		u, err := toUnstructured(objects[i].Object)
@@ -159,7 +162,8 @@ func (o *Objects) Remove(ctx context.Context, objects ...Object) error {
 	return nil
 }
 
-// toUnstructured drops what a typed object says without meaning it.
+// toUnstructured converts an object and adds the label. It drops the fields that every typed object
+// contains: status and creationTimestamp.
 func toUnstructured(object runtime.Object) (*unstructured.Unstructured, error) {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 	if err != nil {
@@ -184,11 +188,12 @@ func title(u *unstructured.Unstructured) string {
 	return fmt.Sprintf("%s %s/%s", u.GetKind(), u.GetNamespace(), u.GetName())
 }
 
-// retryInterval is between attempts to do what the apiserver did not do: it is up, or will be back soon.
+// retryInterval is the wait between attempts after an error of the apiserver. It runs or will be
+// back soon.
 const retryInterval = time.Second
 
-// Retry calls do until it succeeds, and says once what is wrong. It gives up with the error when ctx ends, or
-// at once when trying again is of no use: the object is somebody else's.
+// Retry calls do until it succeeds, and logs the problem once. It returns the error when ctx ends,
+// or at once when another attempt is useless because the object is foreign.
 func Retry(ctx context.Context, addon string, do func(context.Context) error) error {
 	for said := false; ; said = true {
 		err := do(ctx)

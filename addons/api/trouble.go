@@ -2,5 +2,5 @@ package api
 
 import "github.com/mote-k8s/mote/internal/component"
 
-// Troubles is what an addon says in `mote status` while something that it was given is wrong.
+// Troubles holds an addon's reports in `mote status` on faulty input, as long as the fault lasts.
 type Troubles = component.Troubles
