@@ -1,12 +1,13 @@
-// Package addons holds what every cluster is expected to have and mote runs in its own process: no image, no
-// pod. Each addon is a package of one shape, described by its README:
+// Package addons holds the services that every cluster is expected to have. mote runs them in its
+// own process, without images and pods. Each addon is a package of the same shape, described by its
+// README:
 //
-//   - a Config, New, and a component that owns its objects in the cluster and keeps them;
-//   - Remove, which takes those objects away when the addon is disabled;
-//   - package api for what all share.
+//   - a Config, New, and a component that owns its objects in the cluster and maintains them;
+//   - Remove, which deletes those objects when the addon is disabled;
+//   - package api for the code that all addons share.
 //
-// Enter with Units: the list of addons (addons.go) is the only place that knows all of them. The addons import
-// neither server nor agent: Config is plain values.
+// Enter with Units. The list of addons (addons.go) is the only place that names all of them. The
+// addons import neither server nor agent: Config holds plain values.
 package addons
 
 import (
@@ -31,51 +32,56 @@ import (
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
-// Config is what addons are told about the cluster and the node.
+// Config describes the cluster and the node to the addons.
 type Config struct {
 	Access   api.Access
 	NodeName string
-	// Address is this node's own on the pod network; pods reach it.
+	// Address is this node's address on the pod network; pods reach it.
 	Address netip.Addr
-	// ServiceCIDR has the addresses of Services.
+	// ServiceCIDR contains the addresses of Services.
 	ServiceCIDR netip.Prefix
-	// ClusterDNS is the DNS Service's address, ClusterDomain its domain.
+	// ClusterDNS is the address of the DNS Service, and ClusterDomain its domain.
 	ClusterDNS    netip.Addr
 	ClusterDomain string
-	// Bridge is the interface that pods are behind; "" is a pod network that is not ours.
+	// Bridge is the interface of the pods. "" means that another program provides the pod network.
 	Bridge string
-	// Attachments is the directory where the CNI library notes what addresses pods were given.
+	// Attachments is the directory where the CNI library records the addresses of pods.
 	Attachments string
-	// LoadBalancerPool is the network whose addresses Services get; not valid: the node's own.
+	// LoadBalancerPool is the network from which Services get addresses. If it is not valid, they
+	// get the node's address.
 	LoadBalancerPool netip.Prefix
-	// IngressHTTPPort and IngressHTTPSPort are the node's, served while there are Ingresses.
+	// IngressHTTPPort and IngressHTTPSPort are ports of the node. They are served while there are
+	// Ingresses.
 	IngressHTTPPort, IngressHTTPSPort int
-	// DataDir lasts, RunDir does not. ManifestsDir is the users'.
+	// The content of DataDir is permanent, that of RunDir is not. ManifestsDir belongs to users.
 	DataDir, RunDir, ManifestsDir string
-	// ResolvConfs are resolver files that name upstream DNS servers, best first.
+	// ResolvConfs are resolver files that name upstream DNS servers, in order of preference.
 	ResolvConfs []string
-	// MetricsCertFile and MetricsKeyFile are what the metrics API is served with, for metrics.ServiceName.
+	// MetricsCertFile and MetricsKeyFile hold the serving certificate of the metrics API, for
+	// metrics.ServiceName.
 	MetricsCertFile, MetricsKeyFile string
-	// MetricsAddress is where the metrics of the components in Scraped are served to Prometheus; not valid: nowhere.
+	// MetricsAddress is the address where the metrics of the components in Scraped are served to
+	// Prometheus. If it is not valid, they are not served.
 	MetricsAddress netip.Addr
-	// Scraped are the names of components that serve metrics there and nothing to anybody else.
+	// Scraped names the components that serve metrics there to any client, and nothing else.
 	Scraped []string
-	// Budgets bound what strangers may take from the process by the addons' ports.
+	// Budgets limit the resources that strangers may use in the process through the addons' ports.
 	Budgets *limit.Budgets
-	// Disabled are names of addons that do not run and leave nothing in the cluster.
+	// Disabled names the addons that do not run and leave nothing in the cluster.
 	Disabled []string
 }
 
 // addon is a row of the list.
 type addon struct {
 	name  string
-	after []string // units that it needs
-	// wanted says whether a setting of its own asks for the addon, which --disable does not know; nil is always.
+	after []string // components that it needs
+	// wanted reports whether a setting other than --disable enables the addon; nil means always.
 	wanted func(Config) bool
-	// ourNetwork marks one that works on our pod network alone; another brings its own.
+	// ourNetwork marks an addon that works on mote's pod network only. Another pod network brings
+	// its own.
 	ourNetwork bool
 	make       func(Config) (component.Component, error)
-	// remove takes away what the addon left in the cluster when it ran last.
+	// remove deletes what the addon left in the cluster in its last run.
 	remove func(context.Context, api.Access) error
 }
 
@@ -151,7 +157,7 @@ func list() []addon {
 	}
 }
 
-// servers are the addons that policies know as pods.
+// servers returns the addons that policies treat as pods.
 func (c Config) servers() []api.Server {
 	if slices.Contains(c.Disabled, dns.Name) {
 		return nil
@@ -159,7 +165,7 @@ func (c Config) servers() []api.Server {
 	return []api.Server{dns.Pod(c.Address)}
 }
 
-// Names are the addons that can be disabled by name.
+// Names returns the names of the addons that can be disabled.
 func Names() []string {
 	var names []string
 	for _, a := range list() {
@@ -171,7 +177,8 @@ func Names() []string {
 	return names
 }
 
-// Units are the addons that are not disabled, and one that cleans up after those that are.
+// Units returns the addons that are not disabled, and a component that cleans up after the disabled
+// ones.
 func Units(cfg Config) ([]component.Unit, error) {
 	var units []component.Unit
 	var off []addon
@@ -194,7 +201,7 @@ func Units(cfg Config) ([]component.Unit, error) {
 	return units, nil
 }
 
-// removal is the component that takes away what disabled addons left.
+// removal is the component that deletes what disabled addons left.
 type removal struct {
 	access api.Access
 	addons []addon
@@ -213,7 +220,7 @@ func (r *removal) Run(ctx context.Context) error {
 	err := api.Retry(ctx, r.Name(), func(ctx context.Context) error {
 		var stay []addon
 		var errs []error
-		for _, a := range left { // one that cannot be removed does not keep the others
+		for _, a := range left { // an addon that cannot be removed does not stop the others
 			if err := a.remove(ctx, r.access); err != nil {
 				stay, errs = append(stay, a), append(errs, fmt.Errorf("remove addon %s: %w", a.name, err))
 			}

@@ -21,7 +21,8 @@ func TestDisabledAddonsAreRemovedAndDoNotRun(t *testing.T) {
 	require.Equal(t, "disabled-addons", units[0].Name())
 }
 
-// TestAnotherPodNetworkBringsItsOwnPolicies: what a former start left is removed as if it were disabled.
+// TestAnotherPodNetworkBringsItsOwnPolicies checks that the remains of a previous run are removed
+// as if the addon were disabled.
 func TestAnotherPodNetworkBringsItsOwnPolicies(t *testing.T) {
 	others := slices.DeleteFunc(Names(), func(name string) bool { return name == networkpolicy.Name })
 	units, err := Units(Config{Disabled: others})
@@ -45,7 +46,8 @@ func TestRemovalIsReadyWhenAllIsRemoved(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// TestRemovalTellsWhatHoldsItUp: one addon that cannot be removed does not keep the others.
+// TestRemovalTellsWhatHoldsItUp checks that an addon that cannot be removed is reported and does
+// not stop the others.
 func TestRemovalTellsWhatHoldsItUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tried, removed := 0, 0

@@ -20,15 +20,16 @@ import (
 	"github.com/mote-k8s/mote/internal/component"
 )
 
-// panicsEnv names the case that a copy of the test acts out.
+// panicsEnv names the case that a child process of the test runs.
 const panicsEnv = "MOTE_TEST_PANICS"
 
-// acted is how long a copy waits for its own end, which comes at once.
+// acted limits the wait of a child process for its own end, which comes at once.
 const acted = 30 * time.Second
 
-// TestPanicsEndTheProcess: what addons run on goroutines that libraries own must not die there unseen, which would
-// leave an addon half dead behind a process that looks well. DNS queries and HTTP requests, which anybody may send, are
-// the exceptions: each is answered with an error, and all else goes on.
+// TestPanicsEndTheProcess checks that a panic in an addon ends the process, also on goroutines that
+// libraries own. A panic that goes unnoticed would leave an addon half dead behind a process that
+// looks healthy. DNS queries and HTTP requests, which any client may send, are the exceptions: each
+// is answered with an error, and everything else continues.
 func TestPanicsEndTheProcess(t *testing.T) {
 	one := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "one"}}
 	handler := cache.ResourceEventHandlerFuncs{AddFunc: func(any) { panic("on purpose") }}
@@ -92,7 +93,7 @@ func TestPanicsEndTheProcess(t *testing.T) {
 	}
 }
 
-// panicking is a part that fails as badly as can be.
+// panicking is a component that panics.
 type panicking struct{}
 
 func (panicking) Name() string                { return "panicking" }
