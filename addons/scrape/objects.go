@@ -13,9 +13,10 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// target is a component's port. The port's name is that of kube-prometheus' monitors; it says whether to use TLS.
+// target is the port of a component. The port's name is the one in kube-prometheus' monitors; it
+// determines whether TLS is used.
 type target struct {
-	name     string // of the component, of its objects and in their labels
+	name     string // name of the component and its objects, also in their labels
 	portName string
 	port     int32
 }
@@ -32,12 +33,13 @@ func (c Config) targets() []target {
 	return slices.DeleteFunc(known(), func(t target) bool { return !slices.Contains(c.Components, t.name) })
 }
 
-// objects are the Service of a target and, as no pod is behind it, its endpoints in both forms.
+// objects returns the Service of a target and its endpoints in both forms. The endpoints are needed
+// because no pod is behind the Service.
 func (c Config) objects(t target) []api.Object {
 	meta := func() metav1.ObjectMeta {
 		return metav1.ObjectMeta{Name: t.name, Namespace: metav1.NamespaceSystem, Labels: map[string]string{
 			"app.kubernetes.io/name": t.name, // kube-prometheus selects it
-			"k8s-app":                t.name, // its forerunners and other software
+			"k8s-app":                t.name, // its predecessors and other software select it
 		}}
 	}
 	slice, legacy := meta(), meta()

@@ -1,11 +1,11 @@
-// Package scrape names the metrics ports of components that are not pods: a Service without a cluster address, with
-// endpoints on the node, for each. Monitoring software finds components by such Services; kube-prometheus' monitors select
-// the labels that they have.
+// Package scrape publishes the metrics ports of components that are not pods. For each component it
+// makes a Service without a cluster address, with endpoints on the node. Monitoring software finds
+// components by such Services; kube-prometheus' monitors select their labels.
 //
-// It owns Services, EndpointSlices and Endpoints in kube-system (objects.go). It runs with --expose-metrics=on only;
-// otherwise the ports are on loopback, and Remove takes the objects away.
+// It owns Services, EndpointSlices and Endpoints in kube-system (objects.go). It runs only with
+// --expose-metrics=on. Otherwise the ports are on loopback, and Remove deletes the objects.
 //
-// Enter with New and run the component. README.md says what was decided and why.
+// Enter with New and run the component. README.md describes the decisions and their reasons.
 package scrape
 
 import (
@@ -20,17 +20,18 @@ import (
 // Name is the addon's name in settings, status and logs.
 const Name = "scrape"
 
-// Config says where the components serve their metrics. It is never changed after New.
+// Config defines where the components serve their metrics. It never changes after New.
 type Config struct {
 	Access   api.Access
 	NodeName string
-	// Address is the node's.
+	// Address is the address of the node.
 	Address netip.Addr
-	// Components are names of those that serve metrics there.
+	// Components names the components that serve metrics there.
 	Components []string
 }
 
-// Targets is the addon. It implements component.Component, and component.Troubled: which objects are somebody else's.
+// Targets is the addon. It implements component.Component and component.Troubled, which reports
+// foreign objects.
 type Targets struct {
 	api.Troubles
 	cfg   Config
@@ -50,7 +51,7 @@ func New(cfg Config) (*Targets, error) {
 // Name implements component.Component.
 func (*Targets) Name() string { return Name }
 
-// Ready implements component.Component: the objects are written.
+// Ready implements component.Component. The addon is ready when the objects are written.
 func (t *Targets) Ready(ctx context.Context) error {
 	select {
 	case <-t.ready:
@@ -60,7 +61,8 @@ func (t *Targets) Ready(ctx context.Context) error {
 	}
 }
 
-// Run implements component.Component. A Service that somebody else has made stays, and the other components get theirs.
+// Run implements component.Component. A foreign Service stays unchanged, and the other components
+// get their Services.
 func (t *Targets) Run(ctx context.Context) error {
 	for _, target := range t.cfg.targets() {
 		objects := t.cfg.objects(target)
@@ -85,7 +87,7 @@ func (t *Targets) Run(ctx context.Context) error {
 	return nil
 }
 
-// Remove takes the objects away.
+// Remove deletes the objects.
 func Remove(ctx context.Context, access api.Access) error {
 	objs, err := api.NewObjects(access.Admin(Name), Name)
 	if err != nil {
@@ -93,7 +95,7 @@ func Remove(ctx context.Context, access api.Access) error {
 	}
 	var objects []api.Object
 	for _, target := range known() {
-		objects = append(objects, Config{}.objects(target)...) // names suffice here
+		objects = append(objects, Config{}.objects(target)...) // the names suffice here
 	}
 	return objs.Remove(ctx, objects...)
 }
