@@ -18,7 +18,8 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 )
 
-// The load of BenchmarkQuery keeps this number of queries open on each of this number of sockets.
+// benchSockets is the number of sockets in the load of BenchmarkQuery. benchWindow is the number of
+// queries that are open on each.
 const benchSockets, benchWindow = 8, 8
 
 // BenchmarkQuery measures the processor time of a query for a Service's name, over UDP and through
