@@ -16,7 +16,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// attachment is a sandbox on the pod network, as the CNI library records it when its plugins are
+// attachment is a pod sandbox on the pod network. The CNI library records it when its plugins are
 // done. That happens before the sandbox' first container starts, and long before the pod's status
 // has the address.
 type attachment struct {
