@@ -42,7 +42,7 @@ func keepStatus(ctx context.Context, kube kubernetes.Interface, i *networkingv1.
 	}
 	_, err := kube.NetworkingV1().Ingresses(i.Namespace).ApplyStatus(ctx, applyv1.Ingress(i.Name, i.Namespace).WithUID(i.UID).WithStatus(status),
 		metav1.ApplyOptions{FieldManager: manager, Force: true})
-	// The Ingress is gone, or another one has its name.
+	// NotFound and Conflict mean that the Ingress is gone, or that another one has its name.
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
