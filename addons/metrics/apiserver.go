@@ -63,8 +63,8 @@ func (s *Server) apiserver(ctx context.Context) (*genericapiserver.GenericAPISer
 	config.LoopbackClientConfig = &rest.Config{} // for hooks; no hook here would use it
 	// Figures and profiles of the process are served elsewhere.
 	config.EnableMetrics, config.EnableProfiling, config.EnableIndex = false, false, false
-	// These hooks wake up on a timer, one of them every second. Their figures describe a filter that
-	// the apiserver in front already has, and a store.
+	// These hooks wake up on a timer, one of them every second. Their figures describe a filter
+	// that the apiserver in front already has, and a store.
 	config.DisabledPostStartHooks.Insert("max-in-flight-filter", "storage-object-count-tracker-hook")
 	namer := openapinamer.NewDefinitionNamer(metricsapi.Scheme)
 	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)

@@ -53,7 +53,7 @@ func newSampler(s scraper.Scraper, nodes func() []*corev1.Node) *sampler {
 	}
 }
 
-// run takes the samples that no request needs.
+// run takes the samples that no request asks for.
 func (s *sampler) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
