@@ -219,7 +219,7 @@ func (k *Keeper) begin(ctx context.Context, w *work, files []file) error {
 		}
 	}
 	if w.chart != nil {
-		// The release has another name now.
+		// If the release has another name now, the old one is uninstalled.
 		if s.release != "" && s.release != w.chart.release() {
 			if err := k.uninstall(ctx, files, s.release, w.name); err != nil {
 				return err
