@@ -34,7 +34,7 @@ const (
 	lostTimeout = 20 * time.Second
 	// handshakeTimeout limits the TLS handshake with a backend.
 	handshakeTimeout = 10 * time.Second
-	// asideFor is the time during which an endpoint that refused a connection is tried last.
+	// asideFor is the time during which an endpoint is tried last after a failed connection.
 	asideFor = 10 * time.Second
 	// maxTries is the number of different endpoints tried for one request. It makes every request
 	// end within 15 s.
@@ -70,8 +70,8 @@ type backend struct {
 	handler   http.Handler
 }
 
-// RoundTrip tries the endpoints in turn. An endpoint that refuses the connection has not received
-// the request, so the request goes to another one.
+// RoundTrip tries the endpoints in turn. If no connection to an endpoint can be made, the endpoint
+// has not received the request, so the request goes to another one.
 func (b *backend) RoundTrip(r *http.Request) (*http.Response, error) {
 	if len(b.endpoints) == 0 {
 		return nil, errNoEndpoint

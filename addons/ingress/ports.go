@@ -28,7 +28,7 @@ type port struct {
 	front   *front // nil while the port is not served
 }
 
-// serve opens a port that is not open yet and closes a port that another program owns. It returns
+// serve opens a port that is not open yet, and closes it if a Service has it now. It returns
 // the problem if the port is not served.
 func (c *Controller) serve(ctx context.Context, p *port, node netip.Addr, services []*corev1.Service) (problem string, err error) {
 	owner := serviceWith(services, node, int32(p.number))
