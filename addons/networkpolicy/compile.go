@@ -153,8 +153,8 @@ func (c *compiler) egressRules(p *policy) []rule {
 	return rules
 }
 
-// serverRules admit those ports of a server that the rule would admit on the server's pod if it ran
-// as one.
+// serverRules returns rules that admit those ports of a server that the policy's rule would admit
+// on the server's pod elsewhere.
 func serverRules(a admission, s api.Server) []rule {
 	var rules []rule
 	for _, sp := range s.Ports {
@@ -177,7 +177,7 @@ func contains(spans []span[netip.Addr], a netip.Addr) bool {
 	return slices.ContainsFunc(spans, func(s span[netip.Addr]) bool { return !a.Less(s.first) && !s.last.Less(a) })
 }
 
-// combine appends a rule for each kind of peer on each kind of port.
+// combine returns a rule for each kind of peer on each kind of port.
 func (c *compiler) combine(p *policy, a admission, field string, ports []rule, target string) []rule {
 	var rules []rule
 	add := func(peers rule) {
