@@ -9,7 +9,8 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// TestEveryAddonCanBeDisabled: the settings do not link the addons, so they have names of their own.
+// TestEveryAddonCanBeDisabled compares the names in the settings with the addons: package settings
+// does not link the addons, so it has its own list of names.
 func TestEveryAddonCanBeDisabled(t *testing.T) {
 	require.Equal(t, addons.Names(), settings.Choices("disable"))
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// checkArgFiles refuses files of upstream arguments that upstream would read for ever: it opens whatever is under the name. A file that
-// is missing is upstream's to report, in its own words.
+// checkArgFiles refuses special files in upstream arguments: upstream opens any path it is given
+// and would read such a file forever. Upstream reports a missing file in its own words.
 func (m *Machine) checkArgFiles() error {
 	for _, part := range []struct {
 		setting string
@@ -40,9 +40,9 @@ func argFiles(name, value string) []string {
 	switch {
 	case !filepath.IsAbs(value):
 		return nil
-	case name == "config-dir": // the kubelet's drop-ins
+	case name == "config-dir": // drop-in files of the kubelet
 		files, err := filepath.Glob(filepath.Join(value, "*.conf"))
-		if err != nil { // the path has characters of a pattern
+		if err != nil { // the path contains pattern characters
 			return nil
 		}
 		return files

@@ -18,14 +18,14 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// Check looks at everything that a start needs from this machine. It changes nothing.
+// Check checks everything that a start needs from this machine. It changes nothing.
 func (m *Machine) Check() []agent.Finding {
 	named, naming := m.checkNodeName()
 	findings := append(agent.Check(named.agentConfig()), naming, m.checkDataDir(), m.checkInotify())
 	return append(findings, m.checkPorts()...)
 }
 
-// checkNodeName finds the node's name, and returns m with it.
+// checkNodeName finds the node's name and returns m with it.
 func (m *Machine) checkNodeName() (*Machine, agent.Finding) {
 	const name = "node-name"
 	named, note, err := m.Named()
@@ -35,7 +35,8 @@ func (m *Machine) checkNodeName() (*Machine, agent.Finding) {
 	return named, agent.Finding{Name: name, State: agent.StateOK, Message: cmp.Or(note, "the node is called "+named.NodeName)}
 }
 
-// checkDataDir looks who has the data directory and what a first start would need of its disk.
+// checkDataDir checks which process holds the data directory and whether the disk has the space
+// that a first start needs.
 func (m *Machine) checkDataDir() agent.Finding {
 	const name = "data-dir"
 	pid, err := holderOf(m.DataDir)
@@ -53,7 +54,8 @@ func (m *Machine) checkDataDir() agent.Finding {
 	return agent.Finding{Name: name, State: agent.StateOK, Message: m.DataDir + " is free"}
 }
 
-// checkInotify looks whether a start would find what it needs of the inotify limits. The mote that runs has its share already.
+// checkInotify checks whether the inotify limits leave enough for a start. A running mote has its
+// share already.
 func (m *Machine) checkInotify() agent.Finding {
 	f := agent.Finding{Name: "inotify", State: agent.StateOK, Message: "there is enough for a cluster"}
 	if pid, err := holderOf(m.DataDir); err == nil && pid != 0 {
@@ -67,13 +69,13 @@ func (m *Machine) checkInotify() agent.Finding {
 	return f
 }
 
-// checkPorts gives one finding for each port. Those of the mote that runs are its own.
+// checkPorts returns one finding for each port. Ports of the running mote count as free.
 func (m *Machine) checkPorts() []agent.Finding {
 	listeners, err := host.Sockets()
 	if err != nil {
 		return []agent.Finding{{Name: "ports", State: agent.StateFail, Message: err.Error()}}
 	}
-	pid, _ := holderOf(m.DataDir) // its error is data-dir's finding
+	pid, _ := holderOf(m.DataDir) // checkDataDir reports its error
 	var out []agent.Finding
 	for _, p := range m.portsOf() {
 		f := agent.Finding{Name: fmt.Sprintf("port %d", p.addr.Port()), State: agent.StateOK, Message: "free for " + p.who}
@@ -87,7 +89,7 @@ func (m *Machine) checkPorts() []agent.Finding {
 	return out
 }
 
-// CheckNetwork tries what pods expect of the running cluster's network, with two small pods of its own.
+// CheckNetwork tests the running cluster's network as pods use it, with two small pods of its own.
 func (m *Machine) CheckNetwork(ctx context.Context) ([]agent.Finding, error) {
 	if m.env.Getenv("MOTE_SANDBOX") != "" {
 		return nil, errors.New("cannot check the network of a cluster of \"mote run\": it is in namespaces of its own; check that of a \"mote server\"")
@@ -101,7 +103,7 @@ func (m *Machine) CheckNetwork(ctx context.Context) ([]agent.Finding, error) {
 		return nil, err
 	}
 	defer unlock()
-	// The running mote's settings count, not those that a start would have now.
+	// The settings of the running mote apply, not those that a new start would have.
 	m = m.with(func(s *settings.Settings) {
 		s.DataDir, s.CNI, s.ClusterCIDR, s.ClusterDomain = r.DataDir, r.Network.CNI, r.Network.ClusterCIDR, r.Network.ClusterDomain
 	})
@@ -128,8 +130,8 @@ func (m *Machine) CheckNetwork(ctx context.Context) ([]agent.Finding, error) {
 	return append(findings, tried...), nil
 }
 
-// lockNetworkCheck keeps two checks from taking away each other's pods. The lock is on a directory that is there
-// anyway and goes with the process.
+// lockNetworkCheck keeps two checks from removing each other's pods. The lock is on a directory
+// that exists anyway, and ends with the process.
 func lockNetworkCheck(dir string) (unlock func(), err error) {
 	unlock, err = dirlock.TryLock(dir)
 	if errors.Is(err, dirlock.ErrLocked) {

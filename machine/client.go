@@ -10,7 +10,7 @@ import (
 	"os"
 )
 
-// ErrNotRunning is wrapped by errors of what needs a running mote when there is none.
+// ErrNotRunning is wrapped by the errors of operations that need a running mote when none runs.
 var ErrNotRunning = errors.New("mote is not running")
 
 // Status asks the running mote for its status. The error wraps ErrNotRunning if none runs.
@@ -23,7 +23,7 @@ func (m *Machine) Status(ctx context.Context) (Report, error) {
 	return r, err
 }
 
-// askStatus asks the mote behind the socket path.
+// askStatus asks the mote that listens on the socket path for its status.
 func askStatus(ctx context.Context, path string) (Report, error) {
 	var r Report
 	var d net.Dialer

@@ -2,14 +2,15 @@ package machine
 
 import "runtime/debug"
 
-// Garbage collection, as GOGC: rare while a start allocates much that stays, thrifty afterwards.
-// The variable GOGC overrides both.
+// Targets of the garbage collector, in percent as in GOGC. It runs rarely during the start, which
+// allocates much memory that stays in use, and often afterwards to save memory. The variable GOGC
+// overrides both.
 const (
 	startGCPercent = 200
 	idleGCPercent  = 50
 )
 
-// settle trades the speed of the start for the memory of the years after it.
+// settle ends the fast collection of the start and saves memory from then on.
 func settle(getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(idleGCPercent)

@@ -12,12 +12,13 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// bridge is the pod network's interface.
+// bridge is the name of the pod network's interface.
 const bridge = "mote0"
 
 func (m *Machine) payloadRoot() string { return layout.Data(m.DataDir).Payload() }
 
-// serverURL is where the node reaches the apiserver: on loopback, unless it listens elsewhere only.
+// serverURL returns the URL at which the node reaches the apiserver: on loopback, unless the
+// apiserver listens only on another address.
 func (m *Machine) serverURL() string {
 	addr := m.HTTPSListenAddress
 	switch addr {
@@ -33,7 +34,8 @@ func (m *Machine) credentialsDir() string {
 	return layout.Data(m.DataDir).Credentials()
 }
 
-// nodeIP is the node's address in the cluster: the bridge's, which is stable, unless one was set.
+// nodeIP returns the node's address in the cluster: the one from the settings, or else the
+// bridge's, which is stable.
 func (m *Machine) nodeIP() netip.Addr {
 	if m.NodeIP.IsValid() {
 		return m.NodeIP
@@ -41,7 +43,7 @@ func (m *Machine) nodeIP() netip.Addr {
 	return m.BridgeAddress()
 }
 
-// agentConfig is the node that s describes.
+// agentConfig returns the configuration of the node.
 func (m *Machine) agentConfig() agent.Config {
 	return agent.Config{
 		DataDir:        m.DataDir,
@@ -70,7 +72,7 @@ func (m *Machine) agentConfig() agent.Config {
 	}
 }
 
-// addonsConfig is what the addons that s asks for need to know.
+// addonsConfig returns the configuration of the enabled addons.
 func (m *Machine) addonsConfig() addons.Config {
 	client, metrics := pki.Addons(layout.Data(m.DataDir)), pki.MetricsServer(layout.Data(m.DataDir))
 	var metricsAddress netip.Addr
@@ -102,8 +104,8 @@ func (m *Machine) addonsConfig() addons.Config {
 		DataDir:          m.DataDir,
 		RunDir:           m.RunDir,
 		ManifestsDir:     m.ManifestsDir,
-		// The pods' file first: it knows of servers behind a stub on loopback. The stub itself will do if
-		// there is nothing else.
+		// The pods' file comes first: it names the servers behind a stub resolver on loopback. The
+		// stub itself is used if there is nothing else.
 		ResolvConfs:     []string{layout.Data(m.DataDir).ResolvConf(), "/etc/resolv.conf"},
 		MetricsCertFile: metrics.CertFile,
 		MetricsKeyFile:  metrics.KeyFile,
@@ -114,7 +116,8 @@ func (m *Machine) addonsConfig() addons.Config {
 	}
 }
 
-// addonsAddress is where pods reach what runs in this process: the bridge, which strangers do not.
+// addonsAddress returns the address at which pods reach the services of this process: the bridge's,
+// which other machines cannot reach.
 func (m *Machine) addonsAddress() netip.Addr {
 	if m.CNI == "bridge" {
 		return m.BridgeAddress()
@@ -122,7 +125,7 @@ func (m *Machine) addonsAddress() netip.Addr {
 	return m.nodeIP()
 }
 
-// addonsBridge is where our pod network is, if it is ours.
+// addonsBridge returns the interface of the pod network if mote manages that network.
 func (m *Machine) addonsBridge() string {
 	if m.CNI == "bridge" {
 		return bridge
@@ -130,7 +133,7 @@ func (m *Machine) addonsBridge() string {
 	return ""
 }
 
-// Certificates are those that s describes.
+// Certificates returns the certificates that the settings describe.
 func (m *Machine) Certificates() pki.Certificates {
 	c := pki.Certificates{
 		DataDir: m.DataDir, NodeDir: m.credentialsDir(), AdminKubeconfig: m.Kubeconfig(), TLSSANs: m.TLSSANs,

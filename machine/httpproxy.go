@@ -12,17 +12,18 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// The variables that name proxies, as Go and most programs read them. Programs differ in the case that they prefer, so
-// both are always set to the same.
+// Variables that name proxies, as Go and most programs read them. Programs differ in the case that
+// they prefer, so both cases always get the same value.
 const (
 	httpProxyVariable  = "HTTP_PROXY"
 	httpsProxyVariable = "HTTPS_PROXY"
 	noProxyVariable    = "NO_PROXY"
 )
 
-// BypassProxy adds the cluster of m and the hosts of servers, which are names or URLs, to NO_PROXY, so that a proxy gets pulls of images and other requests
-// to the outside, and nothing that stays on this machine. It also puts the proxy settings of s into the environment.
-// net/http reads these variables once, at the first request of the process: call it before any client exists.
+// BypassProxy adds the cluster of m and the hosts of servers, which are names or URLs, to NO_PROXY.
+// A proxy then gets image pulls and other requests to the outside, and no request that stays on
+// this machine. It also puts the proxy settings into the environment. net/http reads these
+// variables once, at the first request of the process: call BypassProxy before any client exists.
 func (m *Machine) BypassProxy(servers ...string) error {
 	targets := m.directTargets()
 	for _, server := range servers {
@@ -31,21 +32,23 @@ func (m *Machine) BypassProxy(servers ...string) error {
 	return m.setProxy(targets)
 }
 
-// BypassLoopback adds this machine's loopback to NO_PROXY, for what reaches a cluster there.
+// BypassLoopback adds this machine's loopback to NO_PROXY, for clients that reach a cluster there.
 func BypassLoopback(e Env) error { return New(&settings.Settings{}, e).setProxy(loopbackTargets()) }
 
-// loopbackTargets keeps requests to this machine off a proxy, in the syntax of NO_PROXY. Not every program reads networks.
+// loopbackTargets returns the names and addresses of this machine in the syntax of NO_PROXY, so
+// that requests to it use no proxy. It lists addresses besides the network because some programs do
+// not understand networks there.
 func loopbackTargets() []string { return []string{"localhost", "127.0.0.1", "127.0.0.0/8", "::1"} }
 
-// directTargets lists what the cluster's own traffic goes to, in the syntax of NO_PROXY: networks, addresses and names,
-// where a name with a leading dot stands for all names below it.
+// directTargets returns the targets of the cluster's own traffic in the syntax of NO_PROXY:
+// networks, addresses and names. A name with a leading dot covers all names below it.
 func (m *Machine) directTargets() []string {
 	targets := append(loopbackTargets(),
 		m.ClusterCIDR.String(), m.ServiceCIDR.String(),
 		".svc", "."+m.ClusterDomain,
 		m.nodeIP().String(),
 	)
-	if m.NodeName != "" { // clients on the machine call the API alone
+	if m.NodeName != "" { // clients on the machine call the API by this name alone
 		targets = append(targets, m.NodeName)
 	}
 	if m.LoadBalancerPool.IsValid() {
@@ -57,8 +60,8 @@ func (m *Machine) directTargets() []string {
 	return targets
 }
 
-// setProxy sets the proxy variables of this process and of what it starts: to the settings where there are some, and with direct
-// added to NO_PROXY. Without a proxy it changes nothing.
+// setProxy sets the proxy variables of this process and its children: to the settings where they
+// are set, and with direct added to NO_PROXY. Without a proxy it changes nothing.
 func (m *Machine) setProxy(direct []string) error {
 	lookUp := func(setting, name string) string {
 		return cmp.Or(setting, m.env.Getenv(name), m.env.Getenv(strings.ToLower(name)))
@@ -84,8 +87,8 @@ func (m *Machine) setProxy(direct []string) error {
 	return nil
 }
 
-// extendNoProxy appends the targets that the list lacks. The list "*" keeps everything off the proxy already, and means that only while it
-// stands alone.
+// extendNoProxy appends the targets that the list lacks. The list "*" already bypasses the proxy
+// for everything, and has that meaning only while it is the only item.
 func extendNoProxy(list string, targets []string) string {
 	var items []string
 	for item := range strings.SplitSeq(list, ",") {
@@ -105,7 +108,7 @@ func extendNoProxy(list string, targets []string) string {
 	return strings.Join(items, ",")
 }
 
-// logProxy logs the proxy that pulls of images will use, without its password.
+// logProxy logs the proxy that image pulls will use, without its password.
 func logProxy(getenv func(string) string) {
 	for _, name := range []string{httpsProxyVariable, httpProxyVariable} {
 		value := getenv(name)
@@ -122,7 +125,7 @@ func logProxy(getenv func(string) string) {
 	}
 }
 
-// hostOf returns the host of a URL, for NO_PROXY; a text that is none is returned as it is.
+// hostOf returns the host of a URL, for NO_PROXY. It returns a text that is no URL unchanged.
 func hostOf(text string) string {
 	if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
 		return u.Hostname()

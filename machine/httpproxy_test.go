@@ -12,7 +12,8 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// TestBypassProxy asks the code that net/http itself uses which requests would go to the proxy.
+// TestBypassProxy checks which requests would use the proxy, with the code that net/http itself
+// uses.
 func TestBypassProxy(t *testing.T) {
 	const proxy = "http://user:secret@192.0.2.20:3128"
 	for name, given := range map[string]struct {

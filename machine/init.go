@@ -10,9 +10,10 @@ import (
 	"github.com/mote-k8s/mote/agent/payload"
 )
 
-// ExecUnderInit becomes a small program of the payload, unpacked to root, which runs argv as its child.
-// The first process of a container gets the orphans of all its containers, and reaping them in mote
-// would race with those parts of mote that wait for children of their own. It returns only on failure.
+// ExecUnderInit replaces this process with a small program of the payload, unpacked to root, which
+// runs argv as its child. The first process of a container becomes the parent of all orphans in the
+// container. If mote reaped them, it would race with its components that wait for their own
+// children. ExecUnderInit returns only on failure.
 func ExecUnderInit(ctx context.Context, root string, argv, environ []string) error {
 	dir, err := payload.Unpack(ctx, root)
 	if err != nil {
@@ -22,7 +23,7 @@ func ExecUnderInit(ctx context.Context, root string, argv, environ []string) err
 	return fmt.Errorf("start init: %w", err)
 }
 
-// ownCommand is the command line that started this process, with the path of the program in full.
+// ownCommand returns the command line that started this process, with the full path of the program.
 func ownCommand(args []string) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {

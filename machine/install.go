@@ -17,13 +17,13 @@ import (
 	"github.com/mote-k8s/mote/internal/pack"
 )
 
-// Where an installed mote lies. The unit files name InstalledFile too.
+// Paths of an installed mote. The unit files contain InstalledFile too.
 const (
 	serviceName = "mote"
-	// InstalledFile is where an installed mote lies.
+	// InstalledFile is the path of an installed mote.
 	InstalledFile = "/usr/local/bin/mote"
 	kubectlLink   = "/usr/local/bin/kubectl"
-	// installRecord lists what install made, a path on each line, for uninstall.
+	// installRecord lists the paths that install created, one on each line, for uninstall.
 	installRecord = "/usr/local/lib/mote/installed"
 )
 
@@ -33,18 +33,19 @@ var systemdUnit []byte
 //go:embed service/mote.openrc
 var openrcScript []byte
 
-// initSystem is a service manager: which files it wants, and how it is told.
+// initSystem is a service manager: the files that it needs and the commands that control it.
 type initSystem struct {
 	name string
-	unit string // path of the unit file, and its text
+	unit string // path of the unit file, and its content
 	text []byte
 	mode os.FileMode
-	link string // link to the unit that starts it at boot
-	// signs are paths of which one exists where it is installed; live exists while it runs.
+	link string // link to the unit, which starts it at boot
+	// signs are paths of which at least one exists where the service manager is installed; live
+	// exists while it runs.
 	signs  []string
 	live   string
-	first  []string // names that the first process has where it runs
-	reload []string // command that makes it read its files again, if it needs one
+	first  []string // names that the first process has where the service manager runs
+	reload []string // command that makes the service manager read its files again, if it needs one
 	start  []string
 }
 
@@ -70,18 +71,20 @@ func initSystems() []initSystem {
 	}
 }
 
-// Installer installs mote as a service of a machine, or removes it again.
+// Installer installs mote as a service of a machine, or removes it.
 type Installer struct {
-	// Root is the root directory of the machine: "/", or where the file system of another machine is mounted.
+	// Root is the root directory of the machine: "/", or the mount point of another machine's file
+	// system.
 	Root string
-	// Init is the service manager: auto, systemd, openrc or none.
+	// Init selects the service manager: auto, systemd, openrc or none.
 	Init string
-	// NoStart leaves the start to the next boot.
+	// NoStart leaves the start to the next boot of the machine.
 	NoStart bool
 	Env     Env
 }
 
-// Install copies the running program to the machine and makes it a service that starts at boot. On this machine it also starts it.
+// Install copies the running program to the machine and registers it as a service that starts at
+// boot. If Root is this machine, Install also starts the service.
 func (i Installer) Install(ctx context.Context) error {
 	service, err := i.choose(i.Init)
 	if err != nil {
@@ -97,7 +100,7 @@ func (i Installer) Install(ctx context.Context) error {
 	return i.start(ctx, *service)
 }
 
-// choose finds the service manager by the name init. None is fine: mote then is just a program.
+// choose returns the service manager named init. With none, mote is installed as a plain program.
 func (i Installer) choose(init string) (*initSystem, error) {
 	names := []string{"auto", "none"}
 	for _, s := range initSystems() {
@@ -147,7 +150,7 @@ func (i Installer) install(service *initSystem) error {
 	return nil
 }
 
-// start tells the running service manager, if it is the one of this machine.
+// start starts the service through the service manager, if that runs on this machine.
 func (i Installer) start(ctx context.Context, service initSystem) error {
 	if !exists(service.live) {
 		fmt.Fprintln(i.Env.Stderr, notStarted(service, firstProcess()))
@@ -168,7 +171,8 @@ func (i Installer) start(ctx context.Context, service initSystem) error {
 	return nil
 }
 
-// notStarted says why a service manager that does not run has not started mote, and what to do.
+// notStarted explains why mote was not started when the service manager does not run, and names the
+// next step.
 func notStarted(service initSystem, first string) string {
 	if slices.Contains(service.first, first) {
 		return service.name + " does not run yet; mote starts at the next boot"
@@ -186,7 +190,7 @@ func firstProcess() string {
 	return strings.TrimSpace(string(name))
 }
 
-// foreignKubectl tells whether the machine has a kubectl that is not our link.
+// foreignKubectl reports whether the machine has a kubectl other than mote's link.
 func (i Installer) foreignKubectl() bool {
 	if target, err := os.Readlink(i.path(kubectlLink)); err == nil && target == InstalledFile {
 		return false
@@ -195,7 +199,8 @@ func (i Installer) foreignKubectl() bool {
 		func(path string) bool { return exists(i.path(path)) })
 }
 
-// record adds paths to the record before they are made, so that an interrupted install can be undone.
+// record adds paths to the record before they are created, so that uninstall can undo an
+// interrupted install.
 func (i Installer) record(paths []string) error {
 	known, err := i.recorded()
 	if err != nil {
@@ -217,7 +222,7 @@ func (i Installer) recorded() ([]string, error) {
 	return strings.Fields(string(data)), nil
 }
 
-// copySelf copies the running program. A running mote keeps its old file until it is started again.
+// copySelf copies the running program. A running mote keeps its old file until it restarts.
 func (i Installer) copySelf() error {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
@@ -232,7 +237,7 @@ func (i Installer) copySelf() error {
 	if filepath.Clean(i.Root) != "/" {
 		return nil
 	}
-	// What a packed file has unpacked to run this is not needed any more.
+	// The unpacked program in the cache of a packed file is not needed any more.
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own file: %w", err)
@@ -274,7 +279,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// command runs a program of the service manager's and quotes what it says when it fails.
+// command runs a command of the service manager. The error of a failed command quotes its output.
 func command(ctx context.Context, argv []string) error {
 	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {
@@ -283,7 +288,7 @@ func command(ctx context.Context, argv []string) error {
 	return nil
 }
 
-// Uninstall removes what the record lists, and the record last.
+// Uninstall removes the paths in the record, and then the record itself.
 func (i Installer) Uninstall(ctx context.Context) error {
 	paths, err := i.recorded()
 	if err != nil {
@@ -302,7 +307,7 @@ func (i Installer) Uninstall(ctx context.Context) error {
 	if err := i.remove(installRecord); err != nil {
 		return err
 	}
-	// Ours alone, and empty now.
+	// The directory belongs to mote alone, and is empty now.
 	if err := os.Remove(filepath.Dir(i.path(installRecord))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("uninstall: %w", err)
 	}
@@ -314,7 +319,7 @@ func (i Installer) Uninstall(ctx context.Context) error {
 	return nil
 }
 
-// remove leaves a kubectl alone that took our link's place.
+// remove removes path. It keeps a kubectl that has replaced mote's link.
 func (i Installer) remove(path string) error {
 	if path == kubectlLink {
 		if target, err := os.Readlink(i.path(path)); err != nil || target != InstalledFile {

@@ -16,19 +16,21 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// minFree is what the first start needs: the unpacked programs (some 25 MiB), keys, an empty state
-// and some air, in bytes.
+// minFree is the free space that the first start needs, in bytes: for the unpacked programs (some
+// 25 MiB), keys, an empty state and a reserve.
 const minFree = 64 << 20
 
-// Lock says whose a data directory is: the running mote holds an open file description lock on the file "lock" in
-// it, which the kernel drops however the process ends. The file holds its pid, for people.
+// Lock is the exclusive right to use a data directory. The running mote holds an open file
+// description lock on the file "lock" in the directory. The kernel releases it whichever way the
+// process ends. The file contains the process ID, for people.
 type Lock struct {
 	file *os.File
 	dir  string
-	made bool // the directory was not there before
+	made bool // lockDataDir created the directory
 }
 
-// lockDataDir looks at the disk of directory dir, makes dir if need be, and takes it or says who has it.
+// lockDataDir checks the disk of directory dir, creates dir if necessary, and locks it. If another
+// process has the lock, the error names it.
 func lockDataDir(dir string) (*Lock, error) {
 	if err := checkSpace(dir); err != nil {
 		return nil, err
@@ -66,11 +68,12 @@ func takeLock(dir string) (*Lock, error) {
 		if current {
 			return l, nil
 		}
-		f.Close() // a reset removed the file between our opening and locking it
+		f.Close() // a reset removed the file after it was opened and before it was locked
 	}
 }
 
-// claim takes the lock and tells whether the file is still the one that others would look at.
+// claim takes the lock and reports whether the file is still the one that other processes would
+// open.
 func (l *Lock) claim() (current bool, err error) {
 	err = unix.FcntlFlock(l.file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 	if errors.Is(err, unix.EAGAIN) {
@@ -86,15 +89,15 @@ func (l *Lock) claim() (current bool, err error) {
 	if named, err := os.Stat(l.file.Name()); err != nil || !os.SameFile(own, named) {
 		return false, nil
 	}
-	// The pid of a former holder may be somebody else's by now.
+	// The process ID of a previous holder may belong to another process by now.
 	if err := l.file.Truncate(0); err != nil {
 		return false, DiskHint(fmt.Errorf("lock data directory: %w", err))
 	}
 	return true, nil
 }
 
-// undo gives the lock back and leaves no trace of it, unless the directory is in use already. It tells whether
-// there is no trace.
+// undo releases the lock and removes the files that it made, unless the directory is in use
+// already. It reports whether it removed all of them.
 func (l *Lock) undo() bool {
 	defer l.Close()
 	entries, err := os.ReadDir(l.dir)
@@ -102,7 +105,7 @@ func (l *Lock) undo() bool {
 		return false
 	}
 	if l.made {
-		_ = os.Remove(l.dir) // somebody may have put something there since
+		_ = os.Remove(l.dir) // another program may have put a file there since
 	}
 	return true
 }
@@ -112,16 +115,16 @@ func (l *Lock) writePID() error {
 	return err
 }
 
-// Close gives the data directory back.
+// Close releases the data directory.
 func (l *Lock) Close() error { return l.file.Close() }
 
-// checkSpace refuses a first start that would run out of disk halfway. A later start is let pass:
-// the kubelet may then free space, which nobody else would.
+// checkSpace refuses a first start that would run out of disk space halfway. It allows later
+// starts: the kubelet may then free space, which nothing else would do.
 func checkSpace(dir string) error {
 	if _, err := os.Stat(layout.Data(dir).Datastore()); err == nil {
 		return nil
 	}
-	on, err := disk.Of(dir) // which may not be there yet
+	on, err := disk.Of(dir) // dir itself may not exist yet
 	if err != nil {
 		return err
 	}
@@ -131,15 +134,15 @@ func checkSpace(dir string) error {
 	return nil
 }
 
-// dying is how long a mote that was killed may have a lock after its end: a child that it was just making holds its files
-// until it becomes another program.
+// dying is how long a lock can survive the end of a killed mote: a child that mote was just
+// starting holds its files until it executes another program.
 const dying = 5 * time.Second
 
 // Holder returns the process ID of the mote that runs on the data directory, or 0.
 func (m *Machine) Holder() (pid int, err error) { return holderOf(m.DataDir) }
 
-// holderOf returns the pid of the mote that runs on data directory dir, 0 when none does. For one that was killed a moment
-// ago it waits.
+// holderOf returns the process ID of the mote that runs on data directory dir, or 0 when none does.
+// If that mote was killed a moment ago, holderOf waits for its lock to end.
 func holderOf(dir string) (pid int, err error) {
 	for end := time.Now().Add(dying); ; time.Sleep(10 * time.Millisecond) {
 		pid, err = lockHolder(dir)
@@ -159,7 +162,7 @@ func lockHolder(dir string) (int, error) {
 		return 0, DiskHint(fmt.Errorf("look at the lock: %w", err))
 	}
 	defer f.Close()
-	// Asked for and not taken: whoever looks must not keep a mote from starting.
+	// Query the lock without taking it: a query must not keep a mote from starting.
 	lock := unix.Flock_t{Type: unix.F_WRLCK}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock); err != nil {
 		return 0, fmt.Errorf("look at the lock %s: %w", path, err)
@@ -178,7 +181,8 @@ func inUse(dir, pid string) error {
 	return fmt.Errorf("data directory %s is in use by mote (pid %s); \"mote stop\" it or choose another with --data-dir", dir, pid)
 }
 
-// pidIn reads the pid in a lock file, "unknown" for the moment between locking and writing.
+// pidIn returns the process ID in a lock file, or "unknown" in the moment between locking and
+// writing.
 func pidIn(path string) string {
 	data, err := os.ReadFile(path)
 	if pid := strings.TrimSpace(string(data)); err == nil && pid != "" {
@@ -187,7 +191,8 @@ func pidIn(path string) string {
 	return "unknown"
 }
 
-// DiskHint adds what to do to an error of a full, read-only or foreign disk that does not say it.
+// DiskHint adds the remedy to an error of a full, read-only or foreign disk, unless the error
+// contains it already.
 func DiskHint(err error) error {
 	switch {
 	case err == nil || strings.Contains(err.Error(), "--data-dir"):

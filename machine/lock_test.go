@@ -36,7 +36,8 @@ func TestLockIsHeldOnce(t *testing.T) {
 	require.NoError(t, lock.Close())
 }
 
-// TestHolderThatWasKilled: its pid is nobody's any more, and its lock goes a moment later.
+// TestHolderThatWasKilled kills a holder: its process ID no longer belongs to any process, and its
+// lock ends a moment later.
 func TestHolderThatWasKilled(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	lock, err := lockDataDir(dir)
@@ -59,7 +60,7 @@ func TestLockLeavesNoTraceWhenTheStartFails(t *testing.T) {
 	require.True(t, lock.undo())
 	require.NoDirExists(t, dir)
 
-	// A directory that was there stays, and so does a lock beside something else.
+	// A directory that existed before stays, and so does a lock beside another file.
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	lock, err = lockDataDir(dir)
 	require.NoError(t, err)
@@ -78,7 +79,7 @@ func TestResetRemovesOnlyWhatIsOurs(t *testing.T) {
 	data := layout.Data(dir)
 	for _, name := range []string{
 		"server/tls/a.key", "datastore/state.db", ".kubeconfig.tmp-1", "lock", "reset.json", "mine/notes.txt", "audit/audit.log",
-		// A restore that was killed while it unpacked, and one that replaced a cluster.
+		// Left by a restore that was killed while it unpacked, and by one that replaced a cluster.
 		"restore.new/server/tls/client-ca.key", "replaced-20261130T120000Z/server/encryption.yaml", "replaced-20261130T120000Z-2/a.key",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700))

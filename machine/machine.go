@@ -1,10 +1,12 @@
-// Package machine is the node that runs on this machine under one set of settings: its roles and their start order, the lock of its
-// data directory, its status, and what the verbs do to it from outside (stop, reset, install, checks).
+// Package machine is the node that runs on this machine under one set of settings: its roles and
+// their start order, the lock of its data directory, its status, and the operations of the verbs on
+// it from outside (stop, reset, install, checks).
 //
-// It is the only package that knows the settings as a whole. It turns them into the Config of each part once, so that a part
-// gets plain values. cmd/mote parses, calls this package and prints.
+// It is the only package that knows the settings as a whole. It converts them into the Config of
+// each component once, so that a component gets plain values. cmd/mote parses arguments, calls this
+// package and prints.
 //
-// Reading starts at Machine.Run, the life of a node. A Machine may be used by several goroutines.
+// Start reading at Machine.Run, the life of a node. A Machine is safe for concurrent use.
 package machine
 
 import (
@@ -13,35 +15,35 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// Machine is the node that settings describe, whether it runs or not.
+// Machine is the node that the settings describe, whether it runs or not.
 type Machine struct {
 	*settings.Settings
 	env Env
 }
 
-// Env is what a Machine gets from the program around it.
+// Env is the environment that the calling program gives a Machine.
 type Env struct {
 	// Args is the command line of the process, with the name of the program.
 	Args []string
-	// Stderr is where messages for people and the log go. Terminal reports whether a person watches it.
+	// Stderr receives messages for people and the log. Terminal reports whether it is a terminal.
 	Stderr   io.Writer
 	Terminal bool
-	// Getenv returns a variable of the environment, "" if it is not set.
+	// Getenv returns an environment variable, or "" if it is not set.
 	Getenv func(name string) string
-	// Steps reports the steps of what takes long.
+	// Steps reports the steps of long operations.
 	Steps Steps
 }
 
-// Steps reports what is done to people, step by step.
+// Steps reports the progress of an operation to people, step by step.
 type Steps interface {
-	// Do reports a step before or after it has called it, and returns the step's error.
+	// Do calls step, reports it before or after the call, and returns its error.
 	Do(what string, step func() error) error
 }
 
-// New returns the node that s describes. s must not be changed any more.
+// New returns the node that s describes. The caller must not change s afterwards.
 func New(s *settings.Settings, env Env) *Machine { return &Machine{s, env} }
 
-// with returns m with settings that change has changed.
+// with returns a Machine with the settings of m after change has changed a copy of them.
 func (m *Machine) with(change func(*settings.Settings)) *Machine {
 	s := *m.Settings
 	change(&s)

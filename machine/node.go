@@ -14,25 +14,26 @@ import (
 	v1 "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
-// NodeState is what the cluster says about this node.
+// NodeState is the state of this node according to the cluster.
 type NodeState struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
-	// Trouble is conditions that are bad, such as DiskPressure: it takes no pods then.
+	// Trouble lists bad conditions, such as DiskPressure. While there are any, the node takes no
+	// pods.
 	Trouble []string `json:"trouble,omitempty"`
 }
 
-// nodeWatch looks at this node's object through the apiserver.
+// nodeWatch reads this node's object from the apiserver.
 type nodeWatch struct {
 	name  string
-	since time.Time // a heartbeat from before is a former life's
+	since time.Time // a heartbeat from before is from a previous run
 	nodes v1.NodeInterface
 	pods  v1.PodInterface // of all namespaces
 }
 
-// newNodeWatch asks as the administrator, by files: a client rereads those when they are renewed, and a kubeconfig with
-// certificates inside never.
+// newNodeWatch connects as the administrator, with certificate files: a client reads files again
+// when they are renewed, and never a kubeconfig that contains the certificates.
 func (m *Machine) newNodeWatch(since time.Time) (*nodeWatch, error) {
 	client, err := v1.NewForConfig(m.addonsConfig().Access.Admin("status"))
 	if err != nil {
@@ -41,7 +42,7 @@ func (m *Machine) newNodeWatch(since time.Time) (*nodeWatch, error) {
 	return &nodeWatch{m.NodeName, since, client.Nodes(), client.Pods(metav1.NamespaceAll)}, nil
 }
 
-// state asks once.
+// state reads the node's state once.
 func (w *nodeWatch) state(ctx context.Context) NodeState {
 	node, err := w.nodes.Get(ctx, w.name, metav1.GetOptions{})
 	switch {
@@ -56,7 +57,7 @@ func (w *nodeWatch) state(ctx context.Context) NodeState {
 func (w *nodeWatch) judge(node *corev1.Node) NodeState {
 	s := NodeState{Name: w.name, Reason: "no Ready condition yet"}
 	for _, c := range node.Status.Conditions {
-		// Heartbeats have seconds only.
+		// Heartbeats have a resolution of one second.
 		fresh := !c.LastHeartbeatTime.Time.Before(w.since.Truncate(time.Second))
 		switch c.Type {
 		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
@@ -65,7 +66,7 @@ func (w *nodeWatch) judge(node *corev1.Node) NodeState {
 			}
 			continue
 		case corev1.NodeReady:
-		default: // of others than the kubelet
+		default: // set by components other than the kubelet
 			continue
 		}
 		s.Reason = c.Message
@@ -86,18 +87,20 @@ func pressure(c corev1.NodeCondition) string {
 	return text
 }
 
-// roleLabel makes the node a control plane for kubectl and for what is to run beside the apiserver. The kubelet
-// may not give itself a role (NodeRestriction).
+// roleLabel marks the node as a control plane, for kubectl and for pods that must run beside the
+// apiserver. The kubelet may not give itself a role (NodeRestriction).
 const roleLabel = "node-role.kubernetes.io/control-plane"
 
-// nodeReady is the last part of a start: it gives the node its role and is ready when the node is Ready.
+// nodeReady is the last component of a start. It gives the node its role, and is ready when the
+// node is Ready.
 type nodeReady struct {
 	*nodeWatch
-	// registeredSuffices is for a pod network that the user has yet to install.
+	// registeredSuffices makes a registered node count as ready, for a pod network that the user
+	// has yet to install.
 	registeredSuffices bool
 
 	done chan struct{}             // closed when ready
-	last atomic.Pointer[NodeState] // what is missing until then
+	last atomic.Pointer[NodeState] // the state that was not ready yet
 }
 
 func newNodeReady(watch *nodeWatch, registeredSuffices bool) *nodeReady {
@@ -109,7 +112,8 @@ func newNodeReady(watch *nodeWatch, registeredSuffices bool) *nodeReady {
 // Name implements component.Component.
 func (*nodeReady) Name() string { return "node" }
 
-// Run implements component.Component: it looks until the node is ready. After that the node needs nobody.
+// Run implements component.Component. It watches the node until it is ready, and then only waits
+// for ctx to end.
 func (n *nodeReady) Run(ctx context.Context) error {
 	for {
 		err := n.follow(ctx)
@@ -139,10 +143,10 @@ func (n *nodeReady) Ready(ctx context.Context) error {
 	}
 }
 
-// watchRetry spares an apiserver that has just refused or ended a watch.
+// watchRetry is the pause after the apiserver has refused or ended a watch, to spare it.
 const watchRetry = 200 * time.Millisecond
 
-// follow looks at the node until it is ready or the watch ends, as watches do now and then.
+// follow watches the node until it is ready or the watch ends, as watches do now and then.
 func (n *nodeReady) follow(ctx context.Context) error {
 	events, err := n.nodes.Watch(ctx, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, n.name).String(),

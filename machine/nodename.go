@@ -17,18 +17,21 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// maxNameFile bounds the files that hold a node's name, in bytes: a certificate takes some 2 KiB.
+// maxNameFile limits the size of the files that contain a node's name, in bytes: a certificate
+// takes some 2 KiB.
 const maxNameFile = 64 << 10
 
-// namelessHost is the node's name on a host that has none of its own.
+// namelessHost is the node's name on a host without a name.
 const namelessHost = "mote"
 
-// nodeNameFile holds the name of the node that the data directory belongs to. It may be edited while mote is stopped, to rename the node.
+// nodeNameFile returns the path of the file with the name of the node that owns the data directory.
+// A user may edit it while mote is stopped, to rename the node.
 func (m *Machine) nodeNameFile() string { return layout.Data(m.DataDir).NodeName() }
 
-// Named returns m with the name of its node. A data directory belongs to one node for good: pods, volumes and leases name it. So
-// the name that the directory has counts, then the setting, then the host's name. note says why the node is not called
-// as the host is; it is empty if there is nothing to explain.
+// Named returns m with the name of its node. A data directory belongs to one node for good: pods,
+// volumes and leases refer to its name. So the name in the data directory comes first, then the
+// setting, then the host's name. note explains why the node's name differs from the host's; it is
+// empty if there is nothing to explain.
 func (m *Machine) Named() (named *Machine, note string, err error) {
 	recorded, err := m.recordedNodeName()
 	if err != nil {
@@ -60,7 +63,8 @@ func (m *Machine) Named() (named *Machine, note string, err error) {
 	return named, note, err
 }
 
-// KubeconfigName is what kubeconfigs call the cluster of m, which has its node's name.
+// KubeconfigName returns the name of the cluster of m in kubeconfigs, which comes from its node's
+// name.
 func (m *Machine) KubeconfigName() string {
 	switch {
 	case m.ClusterName != "":
@@ -71,7 +75,8 @@ func (m *Machine) KubeconfigName() string {
 	return "mote-" + m.NodeName
 }
 
-// NodeNameOf returns the name of the node of s for a text; where it cannot be had the start of mote says why.
+// NodeNameOf returns the name of the node of m for use in a message. If the name cannot be found,
+// the start of mote reports why.
 func (m *Machine) NodeNameOf() string {
 	if named, _, err := m.Named(); err == nil {
 		return named.NodeName
@@ -79,19 +84,19 @@ func (m *Machine) NodeNameOf() string {
 	return m.NodeName
 }
 
-// hostNodeName makes a node's name of a host's.
+// hostNodeName derives a node's name from a host's.
 func hostNodeName(host string) (name, note string, err error) {
 	if nameless(host) {
 		return namelessHost, fmt.Sprintf("the host has no name of its own (%q), so the node is called %s; --node-name sets another before the first start", host, namelessHost), nil
 	}
-	// Kubernetes names are lower case; a host's name need not be.
+	// Kubernetes names are lower case; a host's name may have capitals.
 	if name, err = settings.ParseNodeName(strings.ToLower(host)); err != nil {
 		return "", "", fmt.Errorf("the host's name: %w; set --node-name", err)
 	}
 	return name, "", nil
 }
 
-// nameless tells whether a host has no name of its own. The kernel's is "(none)" until somebody sets one.
+// nameless reports whether a host has no name of its own. The kernel's default is "(none)".
 func nameless(host string) bool {
 	switch strings.ToLower(host) {
 	case "", "(none)", "localhost", "localhost.localdomain":
@@ -100,12 +105,13 @@ func nameless(host string) bool {
 	return false
 }
 
-// recordedNodeName returns the name of the node that the data directory belongs to, or "" before the first start. Directories from
-// before there was a file for it have the name in the kubelet's certificate alone.
+// recordedNodeName returns the name of the node that owns the data directory, or "" before the
+// first start. Directories that are older than the name file have the name in the kubelet's
+// certificate only.
 func (m *Machine) recordedNodeName() (string, error) {
 	path := m.nodeNameFile()
 	data, err := regular.ReadFile(path, maxNameFile)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // what is wrong with the directory is found when it is locked
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // locking the directory reports its faults
 		return certifiedNodeName(filepath.Join(m.credentialsDir(), "kubelet-client.crt"))
 	}
 	if err != nil {
@@ -118,7 +124,8 @@ func (m *Machine) recordedNodeName() (string, error) {
 	return name, nil
 }
 
-// certifiedNodeName returns the node that a kubelet's client certificate is for. A damaged one is made again at the start, and names nobody.
+// certifiedNodeName returns the node that a kubelet's client certificate is for. A damaged
+// certificate yields no name: the start replaces it.
 func certifiedNodeName(path string) (string, error) {
 	data, err := regular.ReadFile(path, maxNameFile)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
@@ -142,7 +149,7 @@ func certifiedNodeName(path string) (string, error) {
 	return name, nil
 }
 
-// recordNodeName keeps the node's name for all later starts.
+// recordNodeName saves the node's name for all later starts.
 func (m *Machine) recordNodeName() error {
 	path := m.nodeNameFile()
 	if data, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(data)) == m.NodeName {

@@ -6,11 +6,11 @@ import (
 	"os"
 )
 
-// serviceManager is told how we are in systemd's way: sd_notify(3).
+// serviceManager sends notifications to the service manager by systemd's protocol: sd_notify(3).
 type serviceManager struct{ socket string }
 
-// newServiceManager takes the socket out of the environment: a runc that inherited it would wait for
-// each container to notify.
+// newServiceManager removes the socket from the environment: a runc that inherited it would wait
+// for each container to notify.
 func newServiceManager(e Env) *serviceManager {
 	m := &serviceManager{e.Getenv("NOTIFY_SOCKET")}
 	if err := os.Unsetenv("NOTIFY_SOCKET"); err != nil {
@@ -26,7 +26,7 @@ func (m *serviceManager) tell(state string) {
 	if m.socket == "" {
 		return
 	}
-	// An @ is systemd's and Go's way alike to write an abstract socket.
+	// systemd and Go both write an abstract socket with a leading @.
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.socket, Net: "unixgram"})
 	if err == nil {
 		defer conn.Close()

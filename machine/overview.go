@@ -14,7 +14,7 @@ import (
 	"github.com/mote-k8s/mote/internal/disk"
 )
 
-// SnapshotInfo is a snapshot for programs.
+// SnapshotInfo describes a snapshot in JSON output.
 type SnapshotInfo struct {
 	Name       string    `json:"name"`
 	Path       string    `json:"path"`
@@ -37,8 +37,8 @@ func InfoOf(s snapshot.Snapshot) SnapshotInfo {
 	return info
 }
 
-// Overview is what "mote status" shows above the components: where the cluster is, and how its workloads, its disk and its
-// keys are. All but the pods is known without the API.
+// Overview is the part of "mote status" above the components: the location of the cluster and the
+// state of its workloads, disk and keys. Only the pods need the API.
 type Overview struct {
 	API        string `json:"api"`
 	Kubeconfig string `json:"kubeconfig"`
@@ -47,19 +47,19 @@ type Overview struct {
 	// Pods is nil while the API does not answer.
 	Pods *PodSummary `json:"pods,omitempty"`
 	Disk *DiskState  `json:"disk,omitempty"`
-	// Snapshot is the newest good one, nil before the first.
+	// Snapshot is the newest valid snapshot, nil before the first.
 	Snapshot *SnapshotInfo `json:"snapshot,omitempty"`
-	// Certificate is the one that ends first. mote renews it long before.
+	// Certificate is the certificate that expires first. mote renews it long before.
 	Certificate *CertificateEnd `json:"certificate,omitempty"`
 }
 
-// DiskState is the disk of the data directory, in bytes.
+// DiskState is the state of the data directory's disk, in bytes.
 type DiskState struct {
 	Free uint64 `json:"free"`
 	Size uint64 `json:"size"`
 }
 
-// CertificateEnd is when a certificate ends.
+// CertificateEnd is the expiry of a certificate.
 type CertificateEnd struct {
 	Name    string    `json:"name"`
 	Expires time.Time `json:"expires"`
@@ -69,9 +69,9 @@ type CertificateEnd struct {
 type PodSummary struct {
 	Running   int `json:"running"`
 	Completed int `json:"completed"`
-	// Troubled are those that neither run with all their containers nor have completed.
+	// Troubled lists the pods that have neither all containers running nor completed.
 	Troubled []PodTrouble `json:"troubled"`
-	// More is set when the cluster has more pods than were looked at.
+	// More is set when the cluster has more pods than were read.
 	More bool `json:"more,omitempty"`
 }
 
@@ -83,7 +83,8 @@ type PodTrouble struct {
 	Message   string `json:"message,omitempty"`
 }
 
-// makeOverview looks at all that is known now. What cannot be had is left out: the components' states say what is wrong.
+// makeOverview collects everything that is known now. It leaves out values that it cannot get: the
+// components' states report what is wrong.
 func (m *Machine) makeOverview(ctx context.Context, w *nodeWatch) Overview {
 	o := Overview{API: m.serverURL(), Kubeconfig: m.Kubeconfig(), Context: m.KubeconfigName(), NodeIP: m.nodeIP().String()}
 	if on, err := disk.Of(m.DataDir); err == nil {
@@ -106,10 +107,11 @@ func (m *Machine) makeOverview(ctx context.Context, w *nodeWatch) Overview {
 	return o
 }
 
-// MaxPods bounds how many pods the status looks at: several times what one node runs.
+// MaxPods limits how many pods the status reads: several times the pods of one node.
 const MaxPods = 1000
 
-// summarise asks for the pods once, from the apiserver's cache. It returns nil if the API does not answer.
+// summarise lists the pods once, from the apiserver's cache. It returns nil if the API does not
+// answer.
 func (w *nodeWatch) summarise(ctx context.Context) *PodSummary {
 	list, err := w.pods.List(ctx, metav1.ListOptions{ResourceVersion: "0", Limit: MaxPods})
 	if err != nil {
@@ -134,7 +136,8 @@ func (w *nodeWatch) summarise(ctx context.Context) *PodSummary {
 	return sum
 }
 
-// podReason returns why a pod does not run with all its containers, in the words of its status, or "" if it does or has completed.
+// podReason returns why a pod does not run with all its containers, in the words of the pod's
+// status. It returns "" if the pod runs or has completed.
 func podReason(pod *corev1.Pod) (reason, message string) {
 	if pod.Status.Phase == corev1.PodSucceeded {
 		return "", ""

@@ -12,14 +12,14 @@ import (
 	"github.com/mote-k8s/mote/internal/host"
 )
 
-// portUse is a port that mote will listen on, and the setting that would move it.
+// portUse is a port that mote will listen on, with the setting that changes it.
 type portUse struct {
 	addr    netip.AddrPort
 	who     string
 	setting string
 }
 
-// portsOf lists every fixed port of a node with settings s: docs/architecture.md, "Ports".
+// portsOf lists every fixed port of the node: docs/architecture.md, "Ports".
 func (m *Machine) portsOf() []portUse {
 	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	node := m.NodeIP
@@ -47,7 +47,7 @@ func (m *Machine) portsOf() []portUse {
 	return ports
 }
 
-// argPort is an upstream component's port, which the user's arguments may have moved.
+// argPort returns the port of an upstream component, which the user's arguments may have changed.
 func argPort(args []string, name string, addr netip.Addr, port uint16, who, setting string) portUse {
 	for _, a := range args {
 		text, ok := strings.CutPrefix(a, name+"=")
@@ -74,8 +74,8 @@ func checkPort(p portUse, sockets []host.Socket) error {
 	return nil
 }
 
-// collide tells whether one listener keeps another from its address: same port, and the same
-// address or one of them every address.
+// collide reports whether two listeners conflict: they have the same port, and the same address or
+// one of them listens on every address.
 func collide(a, b netip.AddrPort) bool {
 	if a.Port() != b.Port() {
 		return false

@@ -10,8 +10,8 @@ import (
 	"github.com/mote-k8s/mote/internal/inotify"
 )
 
-// preflight returns the first thing that keeps a node from running here, or else what makes it run
-// less well than it could. It changes nothing.
+// preflight returns an error for the first problem that keeps a node from running here, or else
+// warnings about problems that limit it. It changes nothing.
 func (m *Machine) preflight() (warnings []agent.Finding, err error) {
 	if payload.Dir(m.payloadRoot()) == "" {
 		return nil, payload.ErrAbsent

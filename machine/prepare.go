@@ -14,7 +14,7 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// Prepare makes the control plane's files and those of its one node.
+// Prepare creates the files of the control plane and of its one node.
 func (m *Machine) Prepare(store *datastore.Datastore, budgets *limit.Budgets, mostMemory int64) (*server.ControlPlane, error) {
 	hasState, err := store.HasState()
 	if err != nil {
@@ -60,7 +60,8 @@ func (m *Machine) Prepare(store *datastore.Datastore, budgets *limit.Budgets, mo
 	return plane, m.recordNodeName()
 }
 
-// restoreCommand returns the command that restores a snapshot. An encrypted one also needs the private key.
+// restoreCommand returns the command that restores a snapshot. An encrypted snapshot also needs the
+// private key.
 func restoreCommand(one snapshot.Snapshot) string {
 	command := "mote datastore snapshot restore " + one.Name
 	if one.Encryption != nil {
@@ -69,10 +70,11 @@ func restoreCommand(one snapshot.Snapshot) string {
 	return command
 }
 
-// keysHint adds to a refusal for lost keys how to get them back, and how to go on without them.
+// keysHint adds two remedies to an error for lost keys: how to get the keys back, and how to
+// continue without them.
 func (m *Machine) keysHint(lost *pki.LostKeysError) error {
 	from := "from a backup of that directory"
-	// Snapshots that cannot be listed are of no use now.
+	// If the snapshots cannot be listed, the hint leaves them out.
 	if list, err := snapshot.Folder(m.SnapshotDir).List(); err == nil {
 		good := slices.IndexFunc(list, func(one snapshot.Snapshot) bool { return one.Err == nil && one.Cluster != "" })
 		if good >= 0 {

@@ -17,11 +17,12 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
-// maxEvent is how long an event's message may be, in bytes: an event that is longer is refused.
+// maxEvent is the longest message that an event may have, in bytes: the apiserver refuses longer
+// ones.
 const maxEvent = 1024
 
-// tellRepairs makes the repairs of the datastore events of the node, and has them forgotten then: also those that a verb did on a mote that
-// was stopped.
+// tellRepairs reports the repairs of the datastore as events of the node and then removes them from
+// the list of unreported repairs. That includes repairs by a verb while mote was stopped.
 func (m *Machine) tellRepairs(ctx context.Context, store *datastore.Datastore) {
 	repairs := store.Repairs()
 	if len(repairs) == 0 {
@@ -58,7 +59,7 @@ func (m *Machine) sendRepairs(ctx context.Context, repairs []rescue.Repair) erro
 	}
 	for _, r := range repairs {
 		text := RepairText(r)
-		// Not through a recorder: what is told must be known to have been.
+		// No event recorder: it would not report whether the event was stored.
 		_, err := client.CoreV1().Events(metav1.NamespaceDefault).Create(ctx, &corev1.Event{
 			ObjectMeta:     metav1.ObjectMeta{GenerateName: node.Name + ".", Namespace: metav1.NamespaceDefault},
 			InvolvedObject: *ref, Type: corev1.EventTypeWarning, Reason: "DatastoreRepaired",
@@ -73,7 +74,7 @@ func (m *Machine) sendRepairs(ctx context.Context, repairs []rescue.Repair) erro
 	return nil
 }
 
-// RepairText is a repair for people.
+// RepairText describes a repair for people.
 func RepairText(r rescue.Repair) string {
 	text := r.What
 	if r.Lost != "" {

@@ -18,8 +18,9 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// Reset stops a running mote and removes the cluster with all that it made on the machine. It asks confirm before it changes anything,
-// unless that is nil. Without stopRunning it refuses while mote runs.
+// Reset stops a running mote and removes the cluster with everything that it made on the machine.
+// It calls confirm before it changes anything, unless confirm is nil. Without stopRunning it
+// refuses while mote runs.
 func (m *Machine) Reset(ctx context.Context, stopRunning bool, confirm func(question string) error) error {
 	m, err := m.resumed()
 	if err != nil {
@@ -49,9 +50,9 @@ func (m *Machine) Reset(ctx context.Context, stopRunning bool, confirm func(ques
 	return m.remove(ctx)
 }
 
-// remove takes the cluster away in steps that can each be repeated. The plan is there from the
-// first change to the last, so that a machine that went down in between is not taken for a whole
-// cluster: "mote server" refuses to start on it and "mote reset" goes on.
+// remove removes the cluster in steps that can be repeated. The plan exists from the first change
+// to the last, so that after a crash the remains are not taken for a whole cluster: "mote server"
+// refuses to start on them and "mote reset" continues.
 func (m *Machine) remove(ctx context.Context) error {
 	lock, err := takeLock(m.DataDir)
 	if err != nil {
@@ -85,8 +86,9 @@ func (m *Machine) remove(ctx context.Context) error {
 	return nil
 }
 
-// removeOurs removes what mote makes in dir, and dir when that leaves it empty. What somebody else put
-// there stays, as does a dir that is a mount point. The paths in last are removed after all others.
+// removeOurs removes the files that mote makes in dir, and dir itself if it is then empty. Foreign
+// files stay, and so does a dir that is a mount point. The paths in last are removed after all
+// others.
 func removeOurs(dir string, owns func(name string) bool, last ...string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -134,7 +136,8 @@ func sameDevice(a, b fs.FileInfo) bool {
 	return ok && also && x.Dev == y.Dev
 }
 
-// plan is the plan of a reset that has begun: all that its steps need, so that resuming needs no flags.
+// plan is the plan of a reset that has begun. It contains everything that the steps need, so that a
+// resumed reset needs no flags.
 type plan struct {
 	RunDir     string `json:"runDir"`
 	KubeletDir string `json:"kubeletDir"`
@@ -143,7 +146,7 @@ type plan struct {
 func (m *Machine) writePlan() error {
 	err := m.tryWritePlan()
 	if errors.Is(err, syscall.ENOSPC) {
-		// The unpacked programs are made anew by any start, so they may go before the plan is there.
+		// Every start unpacks these programs again, so they may be removed before the plan exists.
 		if err := os.RemoveAll(layout.Data(m.DataDir).Payload()); err != nil {
 			return fmt.Errorf("make room for the plan of the reset: %w", err)
 		}
@@ -168,7 +171,7 @@ func (m *Machine) tryWritePlan() error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// resumed returns m with the directories of a reset that was interrupted, if there was one.
+// resumed returns m with the directories of an interrupted reset, if there was one.
 func (m *Machine) resumed() (*Machine, error) {
 	data, err := os.ReadFile(layout.Data(m.DataDir).ResetPlan())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -179,12 +182,12 @@ func (m *Machine) resumed() (*Machine, error) {
 	}
 	var p plan
 	if err := json.Unmarshal(data, &p); err != nil || p.RunDir == "" {
-		return m, nil // interrupted while it was written: nothing was removed yet
+		return m, nil // interrupted while the plan was written: nothing was removed yet
 	}
 	return m.with(func(s *settings.Settings) { s.RunDir, s.KubeletDir = p.RunDir, p.KubeletDir }), nil
 }
 
-// checkNoReset refuses to start on what a reset left half removed.
+// checkNoReset refuses to start on a data directory that a reset has partly removed.
 func checkNoReset(dir string) error {
 	if _, err := os.Stat(layout.Data(dir).ResetPlan()); err == nil {
 		return fmt.Errorf("data directory %s is half removed: a reset was interrupted; run \"mote reset\" again", dir)

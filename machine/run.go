@@ -21,12 +21,12 @@ import (
 	"github.com/mote-k8s/mote/internal/memory"
 )
 
-// Run is the story of a node's life, docs/architecture.md, "Start-up". Whatever can be wrong with the
-// machine or the settings is found before anything is made, in steps 3 and 4.
+// Run runs the node from start to stop: docs/architecture.md, "Start-up". Steps 3 and 4 find every
+// fault of the machine and the settings before anything is created.
 func (m *Machine) Run(ctx context.Context) error {
 	started := time.Now()
 
-	// 1. One log, before anything can log.
+	// 1. Set up the one log, before anything can log.
 	history := &logging.History{}
 	log, err := logging.Setup(m.env.Stderr, history, m.LogLevel, m.LogFormat)
 	if err != nil {
@@ -46,10 +46,11 @@ func (m *Machine) Run(ctx context.Context) error {
 	if m.env.Getenv("GOGC") == "" {
 		debug.SetGCPercent(startGCPercent)
 	}
-	// What we start must not speak to the service manager in our name: runc would.
+	// Child processes must not notify the service manager in mote's name: runc would.
 	manager := newServiceManager(m.env)
 
-	// 2. As a container's first process we would have to reap strangers; leave that to init.
+	// 2. As a container's first process mote would have to reap foreign processes; an init does
+	// that.
 	if os.Getpid() == 1 {
 		argv, err := ownCommand(m.env.Args)
 		if err != nil {
@@ -58,13 +59,13 @@ func (m *Machine) Run(ctx context.Context) error {
 		return ExecUnderInit(ctx, m.payloadRoot(), argv, os.Environ())
 	}
 
-	// 3. What would stop us later is looked for now, because later something would be half made.
+	// 3. Check now for everything that would stop the start later, when it is half done.
 	warnings, err := m.preflight()
 	if err != nil {
 		return err
 	}
 
-	// 4. The parts judge their settings and arguments. That makes nothing.
+	// 4. The components check their settings and arguments. That creates nothing.
 	budgets, mostMemory, err := boundProcess()
 	if err != nil {
 		return err
@@ -80,21 +81,22 @@ func (m *Machine) Run(ctx context.Context) error {
 		return err
 	}
 
-	// 5. The data directory is ours alone from here on.
+	// 5. From here on this process has the data directory to itself.
 	lock, err := m.HoldStore()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
 
-	// 6. Keys, certificates, kubeconfigs: some milliseconds, and everybody needs them.
+	// 6. Create keys, certificates and kubeconfigs: it takes some milliseconds, and every component
+	// needs them.
 	plane, err := m.Prepare(store, budgets, mostMemory)
 	if err != nil && lock.undo() {
-		return DiskHint(err) // a wrong argument is found before anything is written
+		return DiskHint(err) // reports a wrong argument before anything is written
 	}
-	// "mote logs" tells of a start that fails, too.
+	// "mote logs" shows a failed start, too.
 	if err := history.Open(m.LogDir()); err != nil {
-		// A full disk keeps no cluster from running.
+		// A cluster also runs when the disk is full.
 		slog.Warn("\"mote logs\" will show nothing", "component", "mote", "err", err)
 	}
 	defer history.Close()
@@ -115,7 +117,7 @@ func (m *Machine) Run(ctx context.Context) error {
 		return err
 	}
 
-	// 7. The parts, in an order that units() gives, and the addons.
+	// 7. Collect the components in the order that units() defines, and the addons.
 	group, err := m.newGroup(m.units(plane, store, node, watch, started), budgets)
 	if err != nil {
 		return err
@@ -124,7 +126,7 @@ func (m *Machine) Run(ctx context.Context) error {
 	return m.runParts(ctx, &parts{group, watch, store, manager, log, started, budgets, note})
 }
 
-// parts are what a node runs, and who is told of it.
+// parts holds the components of a node and the receivers of its status.
 type parts struct {
 	group   *component.Group
 	watch   *nodeWatch
@@ -133,18 +135,19 @@ type parts struct {
 	log     *logging.Log
 	started time.Time
 	budgets *limit.Budgets
-	// nameNote says why the node is not called as its host is, or is empty.
+	// nameNote explains why the node's name differs from its host's, or is empty.
 	nameNote string
 }
 
-// runParts is the rest of the story.
+// runParts runs the remaining steps of Run.
 func (m *Machine) runParts(ctx context.Context, p *parts) error {
-	// 8. The first signal stops the parts in order; the second finds Go's default and ends us.
+	// 8. The first signal stops the components in order. A second signal kills the process, which
+	// is Go's default.
 	ctx, restore := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer restore()
 	context.AfterFunc(ctx, restore)
 
-	// 9. Tell who asks ("mote status") and who started us how we are.
+	// 9. Report the status to "mote status" and to the service manager.
 	status, err := listenStatus(m.StatusSocket(), func(ctx context.Context) Report {
 		return m.makeReport(ctx, p)
 	})
@@ -156,7 +159,7 @@ func (m *Machine) runParts(ctx context.Context, p *parts) error {
 	tellers.Go(func() { memory.GiveBack(ctx) })
 	tellers.Go(func() {
 		if p.group.Ready(ctx) != nil {
-			return // stopped or failed before; Run says it
+			return // stopped or failed earlier; Run returns the reason
 		}
 		p.manager.ready()
 		p.log.Started()
@@ -164,7 +167,7 @@ func (m *Machine) runParts(ctx context.Context, p *parts) error {
 		m.tellRepairs(ctx, p.store)
 	})
 
-	// 10. Run until a signal comes or a part ends.
+	// 10. Run until a signal arrives or a component ends.
 	context.AfterFunc(ctx, func() {
 		p.log.Stopping()
 		p.manager.stopping()
@@ -175,14 +178,16 @@ func (m *Machine) runParts(ctx context.Context, p *parts) error {
 	return DiskHint(err)
 }
 
-// logWarnings logs what is not right with the configuration files, which were read before there was a log.
+// logWarnings logs the warnings about the configuration files, which were read before the log
+// existed.
 func (m *Machine) logWarnings() {
 	for _, warning := range m.Warnings {
 		slog.Warn("configuration file is another user's", "component", "mote", "message", warning)
 	}
 }
 
-// boundProcess bounds what the process takes of the machine: memory, and descriptors by the budgets of its listeners.
+// boundProcess limits the resources that the process takes from the machine: memory directly, and
+// file descriptors by the budgets of its listeners.
 func boundProcess() (budgets *limit.Budgets, mostMemory int64, err error) {
 	usable, err := agent.UsableMemory()
 	if err != nil {

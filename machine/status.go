@@ -21,8 +21,8 @@ import (
 	"github.com/mote-k8s/mote/internal/version"
 )
 
-// statusTimeout bounds one question on the status socket, asked and answered on one machine; most of
-// it is for the node's state, which an apiserver under load may be slow to tell.
+// statusTimeout bounds one request on the status socket, which stays on one machine. Most of the
+// time is for the node's state, which an apiserver under load may return slowly.
 const statusTimeout = 3 * time.Second
 
 // Report is the JSON document that a running mote serves at /status on its status socket.
@@ -36,13 +36,14 @@ type Report struct {
 	Components []component.Status `json:"components"`
 	Network    NetworkSettings    `json:"network"`
 	Overview   Overview           `json:"overview"`
-	// NameNote says why the node is not called as its host is.
+	// NameNote explains why the node's name differs from its host's.
 	NameNote string `json:"nameNote,omitempty"`
-	// Repairs are what this start had to do to the datastore, and earlier ones or verbs that no server has told of.
+	// Repairs lists the repairs of the datastore by this start, and earlier ones, by starts or
+	// verbs, that no server has reported yet.
 	Repairs []rescue.Repair `json:"repairs,omitempty"`
 }
 
-// NetworkSettings are those of the running mote, which its flags may have set.
+// NetworkSettings are the network settings of the running mote, which its flags may have set.
 type NetworkSettings struct {
 	CNI           string       `json:"cni"`
 	ClusterCIDR   netip.Prefix `json:"clusterCIDR"`
@@ -50,12 +51,12 @@ type NetworkSettings struct {
 	ClusterDomain string       `json:"clusterDomain"`
 }
 
-// runs tells whether the running mote has a part of that name.
+// runs reports whether the running mote has a component of that name.
 func (r Report) runs(name string) bool {
 	return slices.ContainsFunc(r.Components, func(c component.Status) bool { return c.Name == name })
 }
 
-// makeReport is what "mote status" is told.
+// makeReport returns the report for "mote status".
 func (m *Machine) makeReport(ctx context.Context, p *parts) Report {
 	r := Report{
 		Version:    version.Get(),
@@ -72,7 +73,7 @@ func (m *Machine) makeReport(ctx context.Context, p *parts) Report {
 		r.Components[i].Trouble = append(c.Trouble, p.budgets.Trouble(c.Name)...)
 		r.Ready = r.Ready && c.State == component.Ready
 	}
-	var asked sync.WaitGroup // two questions to the API, either of which may have to wait
+	var asked sync.WaitGroup // two requests to the API, each of which may have to wait
 	asked.Go(func() { r.Node = p.watch.state(ctx) })
 	r.Overview = m.makeOverview(ctx, p.watch)
 	asked.Wait()
@@ -80,14 +81,15 @@ func (m *Machine) makeReport(ctx context.Context, p *parts) Report {
 	return r
 }
 
-// statusServer serves HTTP on the status socket: GET /status returns a Report, /debug/pprof/ has the profiles of this process.
+// statusServer serves HTTP on the status socket: GET /status returns a Report, and /debug/pprof/
+// returns the profiles of this process.
 type statusServer struct {
 	listener net.Listener
 	report   func(ctx context.Context) Report
 }
 
-// listenStatus makes the socket, mode 0600, in place of one that a killed mote left.
-// The data directory's lock has shown already that no other mote uses it.
+// listenStatus creates the socket, mode 0600, and replaces one that a killed mote left. The lock of
+// the data directory has already shown that no other mote uses it.
 func listenStatus(path string, tell func(ctx context.Context) Report) (*statusServer, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
@@ -105,7 +107,7 @@ func listenStatus(path string, tell func(ctx context.Context) Report) (*statusSe
 	return &statusServer{l, tell}, nil
 }
 
-// serve answers until ctx ends. A profile that is being recorded then ends with it.
+// serve answers requests until ctx ends. That also ends the recording of a profile.
 func (s *statusServer) serve(ctx context.Context) {
 	server := &http.Server{
 		Handler:           s.handler(),
@@ -129,7 +131,8 @@ func (s *statusServer) serve(ctx context.Context) {
 	}
 }
 
-// handler has the profiles besides the status, for nobody else shows them: every port of the cluster has them switched off.
+// handler serves the profiles besides the status. They are available only here: every port of the
+// cluster has them switched off.
 func (s *statusServer) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
@@ -140,7 +143,7 @@ func (s *statusServer) handler() http.Handler {
 			slog.Debug("status not delivered", "component", "mote", "err", err)
 		}
 	})
-	mux.HandleFunc("/debug/pprof/", pprof.Index) // which has heap, goroutine and the others by name
+	mux.HandleFunc("/debug/pprof/", pprof.Index) // also serves heap, goroutine and the others by name
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)

@@ -13,7 +13,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestStatusWhileTheAPIHangs: both questions to the API end with the caller's deadline, and say that it does not answer.
+// TestStatusWhileTheAPIHangs checks that both requests to the API end with the caller's deadline
+// and report that the API does not answer.
 func TestStatusWhileTheAPIHangs(t *testing.T) {
 	release := make(chan struct{})
 	api := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))

@@ -41,7 +41,8 @@ func TestNodeIsJudged(t *testing.T) {
 		judge(condition(corev1.NodeReady, yes, start), condition(corev1.NodePIDPressure, no, start), condition("NetworkingReady", yes, start)))
 }
 
-// TestPodReason has a pod for each way of not running, with the words that kubectl would show.
+// TestPodReason has a pod for each way of not running, and expects the words that kubectl would
+// show.
 func TestPodReason(t *testing.T) {
 	waiting := func(reason string) corev1.ContainerStatus {
 		return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "because"}}}
@@ -99,7 +100,8 @@ func TestStatusSocket(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotRunning)
 }
 
-// requireProfiles wants the profiles of this process on the socket: no port of the cluster has them.
+// requireProfiles requires the profiles of this process on the socket: no port of the cluster has
+// them.
 func requireProfiles(t *testing.T, socket string) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{
@@ -124,7 +126,8 @@ func requireProfiles(t *testing.T, socket string) {
 	}
 }
 
-// TestStatusSocketReplacesADeadOne: kill -9 leaves a socket that nobody listens on.
+// TestStatusSocketReplacesADeadOne replaces the socket that kill -9 leaves, on which no process
+// listens.
 func TestStatusSocketReplacesADeadOne(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mote.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

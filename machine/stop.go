@@ -14,8 +14,8 @@ import (
 	"github.com/mote-k8s/mote/agent"
 )
 
-// stopPatience is how long stop waits for an orderly end before it says so: the group's own limit for
-// one part is 10 s, and parts stop one after the other.
+// stopPatience is how long stop waits for an orderly end before it reports that it still waits. The
+// group gives one component 10 s to stop, and components stop one after the other.
 const stopPatience = 60 * time.Second
 
 func (m *Machine) Stop(ctx context.Context, all bool) error {
@@ -42,12 +42,12 @@ func (m *Machine) Stop(ctx context.Context, all bool) error {
 	return nil
 }
 
-// stopProcess ends the mote that runs as pid and waits until it is gone. A service manager that
-// would start it again is asked instead of the process.
+// stopProcess ends the mote that runs as pid and waits until it has ended. If a service manager
+// would restart the process, stopProcess stops the service instead.
 func stopProcess(ctx context.Context, pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return nil // just ended
+		return nil // it has just ended
 	}
 	if err != nil {
 		return fmt.Errorf("look at pid %d: %w", pid, err)
@@ -63,8 +63,8 @@ func stopProcess(ctx context.Context, pid int) error {
 	return awaitEnd(ctx, fd, pid)
 }
 
-// supervised tells whether OpenRC keeps mote running. systemd need not be asked: mote ends with
-// code 0 there, which Restart=on-failure leaves alone.
+// supervised reports whether OpenRC restarts mote. systemd needs no check: mote exits with code 0,
+// and Restart=on-failure does not restart after that.
 func supervised() bool {
 	_, err := os.Stat("/run/openrc/started/" + serviceName)
 	return err == nil
@@ -73,7 +73,7 @@ func supervised() bool {
 // awaitEnd waits on a pidfd, which becomes readable when its process has ended.
 func awaitEnd(ctx context.Context, fd, pid int) error {
 	deadline := time.Now().Add(stopPatience)
-	const look = 100 * time.Millisecond // how soon ctx's end is seen; the process' end is seen at once
+	const look = 100 * time.Millisecond // delay until the end of ctx is seen; the end of the process is seen at once
 	for ctx.Err() == nil && time.Now().Before(deadline) {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(look.Milliseconds()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
@@ -89,7 +89,7 @@ func awaitEnd(ctx context.Context, fd, pid int) error {
 	return fmt.Errorf("mote (pid %d) has not ended within %s; see its log, or end it with \"kill -9 %[1]d\"", pid, stopPatience)
 }
 
-// RequireRoot refuses to go on as anybody else.
+// RequireRoot returns an error for every user except root.
 func RequireRoot(verb string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%s needs root; try \"sudo mote %[1]s\"", verb)
@@ -97,11 +97,11 @@ func RequireRoot(verb string) error {
 	return nil
 }
 
-// StopService stops a mote that runs as the service. One that somebody started is left alone.
+// StopService stops a mote that runs as the service. It does not stop one that a user started.
 func (m *Machine) StopService(ctx context.Context) error {
 	pid, err := holderOf(m.DataDir)
 	if err != nil || pid == 0 {
-		return nil // who cannot look at the data directory may take the service away all the same
+		return nil // uninstalling the service needs no access to the data directory
 	}
 	if runsAsService(pid) {
 		return m.Stop(ctx, false)
@@ -110,7 +110,8 @@ func (m *Machine) StopService(ctx context.Context) error {
 	return nil
 }
 
-// runsAsService tells whether a service manager started process pid: systemd puts it into a group of the service's name.
+// runsAsService reports whether a service manager started process pid: systemd puts it into a
+// cgroup with the service's name.
 func runsAsService(pid int) bool {
 	if supervised() {
 		return true

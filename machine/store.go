@@ -25,19 +25,19 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// StoreDir in the data directory has the datastore's files.
+// StoreDir returns the directory of the datastore's files, in the data directory.
 func (m *Machine) StoreDir() string { return layout.Data(m.DataDir).Datastore() }
 
-// OwnEngine tells whether the cluster's state is in mote's own engine.
+// OwnEngine reports whether the cluster's state is in mote's own engine.
 func (m *Machine) OwnEngine() bool {
 	return m.DatastoreEndpoint == settings.Default("datastore-endpoint")
 }
 
-// StorePath is the file of mote's own engine.
+// StorePath returns the path of the file of mote's own engine.
 func (m *Machine) StorePath() string { return layout.Data(m.DataDir).State() }
 
-// newStore is the datastore that s describes. Its metrics are in the registry of the process; kube-apiserver
-// shows them.
+// newStore returns the datastore that the settings describe. It registers its metrics in the
+// registry of the process, which kube-apiserver serves.
 func (m *Machine) newStore() (*datastore.Datastore, error) {
 	store, err := m.OpenStore(m.DatastoreSocket())
 	if err != nil {
@@ -49,7 +49,7 @@ func (m *Machine) newStore() (*datastore.Datastore, error) {
 	return store, nil
 }
 
-// volatile are the keys that s allows to be kept in memory.
+// volatile returns the keys that the settings allow to be kept in memory.
 func (m *Machine) volatile() []string {
 	switch m.DatastoreVolatile {
 	case "none":
@@ -60,7 +60,7 @@ func (m *Machine) volatile() []string {
 	return datastore.DefaultVolatile()
 }
 
-// OpenStore is the datastore that s describes, served on socket.
+// OpenStore returns the datastore that the settings describe, served on socket.
 func (m *Machine) OpenStore(socket string) (*datastore.Datastore, error) {
 	cfg := m.StoreConfig()
 	cfg.Socket = socket
@@ -86,8 +86,8 @@ func (m *Machine) StoreConfig() datastore.Config {
 	}
 }
 
-// WithStore calls fn with a connection to the cluster's store: that of the running mote, or else one that is
-// opened for as long as fn takes, under the data directory's lock.
+// WithStore calls fn with a connection to the cluster's store: that of the running mote, or else
+// one that WithStore runs until fn returns, under the data directory's lock.
 func (m *Machine) WithStore(ctx context.Context, fn func(*grpc.ClientConn) error) error {
 	if err := RequireRoot("datastore"); err != nil {
 		return err
@@ -97,7 +97,7 @@ func (m *Machine) WithStore(ctx context.Context, fn func(*grpc.ClientConn) error
 		return err
 	}
 	if !strings.HasPrefix(store.Endpoint(), "unix:") {
-		return WithServed(ctx, store, fn) // an etcd elsewhere, whether or not mote runs
+		return WithServed(ctx, store, fn) // an external etcd, whether or not mote runs
 	}
 	pid, err := holderOf(m.DataDir)
 	if err != nil {
@@ -124,10 +124,11 @@ func WithConnection(endpoint string, fn func(*grpc.ClientConn) error) error {
 	return fn(conn)
 }
 
-// PrivateSocket is the name of the datastore's socket in a temporary directory, where only this process looks for it.
+// PrivateSocket is the name of the datastore's socket in a temporary directory that only this
+// process knows.
 const PrivateSocket = "socket"
 
-// withStopped runs the datastore of a stopped mote, on a socket that nobody else knows.
+// withStopped runs the datastore of a stopped mote, on a private socket.
 func (m *Machine) withStopped(ctx context.Context, fn func(*grpc.ClientConn) error) (err error) {
 	lock, err := m.LockStopped()
 	if err != nil {
@@ -146,7 +147,8 @@ func (m *Machine) withStopped(ctx context.Context, fn func(*grpc.ClientConn) err
 	return WithServed(ctx, store, fn)
 }
 
-// HoldStore takes the data directory for whoever runs its store: none that is being reset, and one whose restore is finished.
+// HoldStore locks the data directory for a process that runs its store. It refuses a directory that
+// is being reset, and finishes an interrupted restore.
 func (m *Machine) HoldStore() (*Lock, error) {
 	if err := checkNoReset(m.DataDir); err != nil {
 		return nil, err
@@ -161,7 +163,7 @@ func (m *Machine) HoldStore() (*Lock, error) {
 	return lock, nil
 }
 
-// LockStopped takes the data directory of a stopped mote, which must have a store.
+// LockStopped locks the data directory of a stopped mote, which must have a store.
 func (m *Machine) LockStopped() (*Lock, error) {
 	if err := checkNoReset(m.DataDir); err != nil {
 		return nil, err
@@ -183,7 +185,7 @@ func (m *Machine) LockStopped() (*Lock, error) {
 	return lock, nil
 }
 
-// resumeRestore finishes a restore that was interrupted, under the data directory's lock.
+// resumeRestore finishes an interrupted restore, under the data directory's lock.
 func (m *Machine) resumeRestore() error {
 	done, resumed, err := snapshot.Resume(m.DataDir)
 	if err != nil {
@@ -196,7 +198,7 @@ func (m *Machine) resumeRestore() error {
 	return nil
 }
 
-// SnapshotOrigin is what goes into a snapshot of this machine.
+// SnapshotOrigin returns the description of this machine for its snapshots.
 func (m *Machine) SnapshotOrigin() snapshot.Origin {
 	v := version.Get()
 	return snapshot.Origin{
@@ -204,7 +206,8 @@ func (m *Machine) SnapshotOrigin() snapshot.Origin {
 	}
 }
 
-// Images connects to the images of the running mote. The error wraps ErrNotRunning if none runs.
+// Images connects to the image store of the running mote. The error wraps ErrNotRunning if none
+// runs.
 func (m *Machine) Images() (*agent.ImageStore, error) {
 	if err := requireSocket(m.ContainerdSocket()); err != nil {
 		return nil, err
@@ -212,7 +215,8 @@ func (m *Machine) Images() (*agent.ImageStore, error) {
 	return agent.OpenImages(m.ContainerdSocket())
 }
 
-// requireSocket says that containerd is not there before its client does, in other words and after a timeout.
+// requireSocket reports a missing containerd at once and in mote's words; containerd's client would
+// do so after a timeout and in other words.
 func requireSocket(path string) error {
 	conn, err := net.Dial("unix", path)
 	switch {
@@ -226,7 +230,7 @@ func requireSocket(path string) error {
 	return fmt.Errorf("reach containerd: %w", err)
 }
 
-// WithServed calls fn with a connection to a store that runs as long as fn does.
+// WithServed calls fn with a connection to a store that runs until fn returns.
 func WithServed(outer context.Context, store *datastore.Datastore, fn func(*grpc.ClientConn) error) (err error) {
 	ctx, cancel := context.WithCancel(outer)
 	ended := make(chan error, 1)
@@ -240,7 +244,7 @@ func WithServed(outer context.Context, store *datastore.Datastore, fn func(*grpc
 	}()
 	if err := store.Ready(ctx); err != nil {
 		if ctx.Err() != nil && outer.Err() == nil {
-			return nil // Run has the reason
+			return nil // Run returns the reason
 		}
 		return err
 	}
@@ -252,7 +256,8 @@ func WithServed(outer context.Context, store *datastore.Datastore, fn func(*grpc
 	return fn(client.ActiveConnection())
 }
 
-// RestoreSnapshot puts the state and the keys of the snapshot in the file path in place of those in the data directory of a stopped mote.
+// RestoreSnapshot replaces the state and the keys in the data directory of a stopped mote with
+// those of the snapshot in the file path.
 func (m *Machine) RestoreSnapshot(ctx context.Context, path string, keys snapshot.Keys, progress snapshot.Progress) (snapshot.Restored, error) {
 	var done snapshot.Restored
 	if !m.OwnEngine() {

@@ -20,7 +20,8 @@ import (
 	"github.com/mote-k8s/mote/server"
 )
 
-// units is the start order. What nobody has to wait for starts at once; the stop is the reverse.
+// units returns the components in start order. Those that no other component waits for start at
+// once; the stop is in reverse order.
 func (m *Machine) units(plane *server.ControlPlane, store *datastore.Datastore,
 	node *agent.Node, watch *nodeWatch, started time.Time,
 ) []component.Unit {
@@ -28,20 +29,21 @@ func (m *Machine) units(plane *server.ControlPlane, store *datastore.Datastore,
 	ready := newNodeReady(watch, m.CNI == "none")
 	controllers := plane.ControllerManager()
 	list := []component.Unit{
-		// The bridge has the address that the apiserver advertises and the kubelet binds.
+		// The apiserver advertises the bridge's address and the kubelet binds it.
 		{Component: node.Network()},
 		{Component: store},
-		// While the apiserver starts, the rest of the machine is made ready for pods.
+		// While the apiserver starts, prepare the rest of the machine for pods.
 		{Component: &unpacking{root: m.payloadRoot(), done: make(chan struct{})}},
 		{Component: node.Containerd(), After: []string{"payload"}},
 		{Component: node.Images(), After: []string{"containerd"}},
 		{Component: plane.Renewal()},
 		{Component: say.when(plane.APIServer(), "API", "url", m.serverURL()), After: []string{"datastore", "network"}},
-		// Clients of the apiserver would only log that it is not there yet.
+		// Without this, clients of the apiserver would only log that it does not answer yet.
 		{Component: controllers, After: []string{"kube-apiserver"}},
 		{Component: plane.Scheduler(), After: []string{"kube-apiserver"}},
-		// The kubelet's CSI plugin must be initialised after the controller manager's, with which it
-		// shares a package variable (agent/README.md, "CSI"); all before that it does meanwhile.
+		// The kubelet's CSI plugin must be initialised after the controller manager's, with which
+		// it shares a package variable (agent/README.md, "CSI"). The kubelet does the work before
+		// that meanwhile.
 		{Component: node.Kubelet(controllers.Ready), After: []string{"kube-apiserver", "network", "images"}},
 	}
 	if m.Proxy != "none" {
@@ -55,7 +57,8 @@ func (m *Machine) units(plane *server.ControlPlane, store *datastore.Datastore,
 	})
 }
 
-// newGroup adds the addons. They need the parts, and no part needs them, but pods start under policies only.
+// newGroup adds the addons. They need the components, and no component needs them, except that pods
+// start only once policies are in force.
 func (m *Machine) newGroup(parts []component.Unit, budgets *limit.Budgets) (*component.Group, error) {
 	config := m.addonsConfig()
 	config.Budgets = budgets
@@ -75,8 +78,8 @@ func (m *Machine) newGroup(parts []component.Unit, budgets *limit.Budgets) (*com
 	return component.NewGroup(append(parts, addonUnits...)...)
 }
 
-// unpacking puts the per-pod programs on disk. It is a part of the group so that the control plane
-// starts meanwhile.
+// unpacking unpacks the per-pod programs to the disk. It is a component of the group so that the
+// control plane starts at the same time.
 type unpacking struct {
 	root string
 	done chan struct{}
@@ -105,7 +108,7 @@ func (u *unpacking) Ready(ctx context.Context) error {
 	}
 }
 
-// speaker tells a person at the terminal, or else the log, of the two moments that people wait for.
+// speaker reports the two moments that people wait for, on the terminal or else in the log.
 type speaker struct {
 	stderr   io.Writer
 	terminal bool
@@ -113,7 +116,7 @@ type speaker struct {
 	mu       sync.Mutex // keeps lines whole
 }
 
-// when tells that c, called what, is ready, once.
+// when wraps c, named what in the message, and reports once when it is ready.
 func (s *speaker) when(c component.Component, what, key, value string) component.Component {
 	return announced{c, func() {
 		after := time.Since(s.started).Round(10 * time.Millisecond)
@@ -141,7 +144,7 @@ func (a announced) Ready(ctx context.Context) error {
 	return err
 }
 
-// newSnapshots saves the store by the schedule.
+// newSnapshots returns the component that takes snapshots of the store on schedule.
 func (m *Machine) newSnapshots(store *datastore.Datastore) *snapshot.Schedule {
 	return &snapshot.Schedule{
 		Folder: snapshot.Folder(m.SnapshotDir), Source: store.Snapshot, Origin: m.SnapshotOrigin(),
