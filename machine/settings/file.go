@@ -11,7 +11,8 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// maxFileSize bounds a configuration file, in bytes: some thousand times what all settings take.
+// maxFileSize limits the size of a configuration file, in bytes: some thousand times the size of
+// all settings.
 const maxFileSize = 1 << 20
 
 // loadFile applies one configuration file to s. Errors name the file and the line.
@@ -20,7 +21,7 @@ func loadFile(path string, s *Settings) error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	// Who can write this file can become root by it.
+	// A user who can write this file can become root with it.
 	warning, err := regular.CheckOwner(path)
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
@@ -33,7 +34,7 @@ func loadFile(path string, s *Settings) error {
 		return syntaxError(path, err)
 	}
 	if len(doc.Content) == 0 {
-		return nil // empty, or comments alone
+		return nil // empty, or only comments
 	}
 	root := doc.Content[0]
 	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
@@ -104,7 +105,8 @@ func applyNode(v value, node *yaml.Node, appends bool) (line int, err error) {
 	return node.Line, nil
 }
 
-// syntaxError puts the line that the parser names ("yaml: line 3: did not find ...") behind the path.
+// syntaxError moves the line number in the parser's error ("yaml: line 3: did not find ...") behind
+// the path.
 func syntaxError(path string, err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if m := regexp.MustCompile(`^line (\d+): (.*)$`).FindStringSubmatch(text); m != nil {

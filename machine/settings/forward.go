@@ -6,10 +6,10 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Forward adds those settings to fs that a server in a sandbox may be given, and returns what turns
-// the flags that were set into the server's arguments. Files and the environment have no say: they
-// describe this machine's own cluster. Nor have settings of directories and of the API's address:
-// a sandbox has its own.
+// Forward adds the settings to fs that a server in a sandbox accepts. It returns a function that
+// converts the flags that were set into the server's arguments. Files and the environment do not
+// apply: they describe this machine's own cluster. Settings of directories and of the API's address
+// are not forwarded: a sandbox has its own.
 func Forward(fs *pflag.FlagSet) (args func() []string) {
 	rows := Table()
 	flags := make(map[string]*flag)

@@ -14,18 +14,18 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// DefaultConfig is the configuration file that is read when --config names no other.
+// DefaultConfig is the path of the configuration file without --config.
 const DefaultConfig = layout.Config
 
-// Env is the environment variable of the setting name.
+// Env returns the environment variable of the setting name.
 func Env(name string) string {
 	return "MOTE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// CheckEnviron refuses variables that look like a misspelt setting. Others whose names begin so are left alone: a Service called
-// mote sets some in pods.
+// CheckEnviron refuses variables that look like a misspelt setting. It ignores other variables with
+// the same prefix: a Service called mote sets some in pods.
 func CheckEnviron(environ []string) error {
-	const typos = 2 // two letters that changed places count as two
+	const typos = 2 // two swapped letters count as two
 	known := []string{Env("config")}
 	for _, s := range Table() {
 		known = append(known, Env(s.Name))
@@ -42,18 +42,18 @@ func CheckEnviron(environ []string) error {
 	return nil
 }
 
-// otherVariables are mote's, but no settings.
+// otherVariables returns mote's variables that are not settings.
 func otherVariables() []string {
 	return []string{"MOTE_CACHE_DIR", "MOTE_SANDBOX", "MOTE_SANDBOX_NAME", "MOTE_BINARY", "MOTE_TEST"}
 }
 
-// Loader gathers the settings of one command.
+// Loader loads the settings of one command.
 type Loader struct {
 	config string
 	flags  map[string]*flag
 }
 
-// Register adds the flags that verb takes to fs: --config, and the table's rows for verb.
+// Register adds the flags that verb takes to fs: --config, and the rows of the table for verb.
 func Register(fs *pflag.FlagSet, verb string) *Loader {
 	l := &Loader{flags: make(map[string]*flag)}
 	fs.StringVar(&l.config, "config", "", "configuration `file`; see also "+DefaultConfig+".d")
@@ -68,8 +68,8 @@ func Register(fs *pflag.FlagSet, verb string) *Loader {
 	return l
 }
 
-// register adds s to fs. A flag is checked when it is parsed, on Settings of its own, and applied in
-// Load.
+// register adds s to fs. A flag is checked when it is parsed, on Settings of its own, and applied
+// in Load.
 func (s *Setting) register(fs *pflag.FlagSet) *flag {
 	f := &flag{value: s.value(&Settings{})}
 	help := s.Help
@@ -88,10 +88,10 @@ func (s *Setting) register(fs *pflag.FlagSet) *flag {
 	return f
 }
 
-// annotation marks a flag with its section of the table.
+// annotation is the key under which a flag stores its section of the table.
 const annotation = "mote-section"
 
-// Section is the section of the table that a flag belongs to, "" for a verb's own flags.
+// Section returns the section of the table that a flag belongs to, or "" for a verb's own flags.
 func Section(f *pflag.Flag) string {
 	if s := f.Annotations[annotation]; len(s) > 0 {
 		return s[0]
@@ -99,7 +99,7 @@ func Section(f *pflag.Flag) string {
 	return ""
 }
 
-// Sections lists the table's sections in order.
+// Sections returns the table's sections in order.
 func Sections() []string {
 	var out []string
 	for _, s := range Table() {
@@ -110,7 +110,7 @@ func Sections() []string {
 	return out
 }
 
-// Default is the value of the setting name when nobody says anything.
+// Default returns the value of the setting name when it is not set.
 func Default(name string) string {
 	for _, s := range Table() {
 		if s.Name == name {
@@ -120,7 +120,7 @@ func Default(name string) string {
 	return ""
 }
 
-// Choices are the values that the setting name is limited to, nil when it is not.
+// Choices returns the values that the setting name is limited to, or nil when it is not limited.
 func Choices(name string) []string {
 	for _, s := range Table() {
 		if s.Name == name {
@@ -137,7 +137,7 @@ func (s *Setting) takenBy(verb string) bool {
 	return slices.ContainsFunc(s.Verbs, func(v string) bool { return verb == v || strings.HasPrefix(verb, v+" ") })
 }
 
-// flag is a setting on the command line: checked, and kept as text.
+// flag is a setting on the command line. Its value is checked and then kept as text.
 type flag struct {
 	value value
 	texts []string
@@ -151,13 +151,14 @@ func (f *flag) Set(text string) error {
 		return err
 	}
 	if !f.value.list {
-		f.texts = nil // the last one counts, as everywhere
+		f.texts = nil // the last one wins, as usual
 	}
 	f.texts = append(f.texts, text)
 	return nil
 }
 
-// Load reads the files and the environment, puts the flags over them, and returns the whole.
+// Load reads the files and the environment, applies the flags over them, and returns the complete
+// settings.
 func (l *Loader) Load(getenv func(string) string) (*Settings, error) {
 	s := &Settings{}
 	rows := Table()
@@ -190,8 +191,8 @@ func (l *Loader) Load(getenv func(string) string) (*Settings, error) {
 	return s, nil
 }
 
-// loadEnv applies one variable. A list's items are separated by white space, because commas are
-// part of many arguments.
+// loadEnv applies one variable. The items of a list are separated by white space, because many
+// arguments contain commas.
 func loadEnv(row Setting, s *Settings, text string) error {
 	if text == "" {
 		return nil
@@ -216,7 +217,8 @@ func replace(v value, texts []string) error {
 	return nil
 }
 
-// loadFiles applies the configuration file and those beside it. Only the default file may be absent.
+// loadFiles applies the configuration file and the files in its ".d" directory. Only the default
+// file may be missing.
 func (l *Loader) loadFiles(s *Settings, getenv func(string) string) error {
 	path := l.config
 	if path == "" {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestReference keeps docs/reference/settings.md true to the table. -update writes it.
+// TestReference compares docs/reference/settings.md with the table. -update writes the file.
 func TestReference(t *testing.T) {
 	const page = "../../docs/reference/settings.md"
 	if *update {
@@ -23,7 +23,7 @@ func TestReference(t *testing.T) {
 
 var update = goflag.Bool("update", false, "write docs/reference instead of comparing with it")
 
-// reference is docs/reference/settings.md: the table for people.
+// reference returns the content of docs/reference/settings.md: the table for people.
 func reference() string {
 	var b strings.Builder
 	b.WriteString(`# Settings

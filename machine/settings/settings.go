@@ -1,16 +1,17 @@
-// Package settings holds everything that can be configured in mote, in one table.
+// Package settings holds every setting of mote, in one table.
 //
-// The table makes the flags, the MOTE_* environment variables, the keys of the configuration files,
-// the help, the completion and docs/reference/settings.md. Nothing else in mote reads the
+// The table generates the flags, the MOTE_* environment variables, the keys of the configuration
+// files, the help, the completion and docs/reference/settings.md. Nothing else in mote reads the
 // environment or a configuration file for a setting.
 //
-// A value comes from, first found: flag, environment, file, default. Files are the one named by
-// --config and then the *.yaml beside it in the directory of the same name plus ".d", sorted by
-// name; a later file replaces what an earlier one said. A list is replaced as a whole, by a later
-// file as by a flag; the key "name+" in a file appends to what the files before it said.
+// The first source that sets a value wins: flag, environment, file, default. The files are the one
+// named by --config and then the *.yaml beside it in the directory of the same name plus ".d",
+// sorted by name. A later file replaces the values of an earlier one. A list is replaced as a
+// whole, by a later file and by a flag; the key "name+" in a file appends to the list of the files
+// before it.
 //
-// To enter: Register flags on a command, then Load once when it runs. A Settings is complete and
-// validated when Load returns it, and is never changed afterwards.
+// To use the package, Register flags on a command, then Load once when it runs. A Settings is
+// complete and validated when Load returns it, and is never changed afterwards.
 package settings
 
 import (
@@ -22,12 +23,12 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// Settings is what mote was told. The table documents each field.
+// Settings holds the value of every setting. The table documents each field.
 type Settings struct {
 	DataDir, RunDir, KubeletDir, ImageDir string
 	WriteKubeconfig                       string
 
-	// DatastoreEndpoint may hold a password: it must get into no output.
+	// DatastoreEndpoint may contain a password: no output may show it.
 	DatastoreEndpoint                                    string
 	DatastoreCAFile, DatastoreCertFile, DatastoreKeyFile string
 	DatastoreQuota                                       int64 // bytes
@@ -36,25 +37,25 @@ type Settings struct {
 	HTTPSListenAddress netip.Addr
 	HTTPSListenPort    int
 	TLSSANs            []string
-	ClusterName        string // from the node's name when empty
+	ClusterName        string // when empty: derived from the node's name
 
-	NodeName               string     // the data directory's, or else the host's, when empty
-	NodeIP                 netip.Addr // the bridge's when not valid
+	NodeName               string     // when empty: the data directory's, or else the host's
+	NodeIP                 netip.Addr // when not valid: the bridge's
 	NodeLabels, NodeTaints []string
 
 	ClusterCIDR, ServiceCIDR netip.Prefix
 	ClusterDNS               netip.Addr
 	ClusterDomain            string
 	CNI, Proxy               string
-	LoadBalancerPool         netip.Prefix // the node's address for all Services when not valid
+	LoadBalancerPool         netip.Prefix // when not valid: the node's address, for all Services
 
-	// HTTPProxy and HTTPSProxy may hold a password: they must get into no output.
+	// HTTPProxy and HTTPSProxy may contain a password: no output may show it.
 	HTTPProxy, HTTPSProxy string
 	NoProxy               []string
 
 	IngressHTTPPort, IngressHTTPSPort int
 
-	SnapshotSchedule  cron.Schedule // nil is never
+	SnapshotSchedule  cron.Schedule // nil means never
 	SnapshotRetention int
 	SnapshotDir       string
 	// SnapshotRecipients are age public keys.
@@ -71,36 +72,36 @@ type Settings struct {
 
 	LogLevel, LogFormat string
 
-	// Warnings are what is not right with the configuration files and refuses none of them.
+	// Warnings describe faults of the configuration files for which none of them is refused.
 	Warnings []string
 }
 
-// Kubeconfig is the path of the administrator's kubeconfig.
+// Kubeconfig returns the path of the admin kubeconfig.
 func (s *Settings) Kubeconfig() string { return layout.Data(s.DataDir).AdminKubeconfig() }
 
-// StatusSocket is the path of the socket on which a running mote tells its state.
+// StatusSocket returns the path of the socket on which a running mote reports its status.
 func (s *Settings) StatusSocket() string { return layout.Run(s.RunDir).StatusSocket() }
 
-// LogDir is where a running mote keeps the newest of its log.
+// LogDir returns the directory in which a running mote keeps its newest log records.
 func (s *Settings) LogDir() string { return layout.Run(s.RunDir).Logs() }
 
-// DatastoreSocket is the path of the socket on which the datastore is served.
+// DatastoreSocket returns the path of the socket on which the datastore is served.
 func (s *Settings) DatastoreSocket() string {
 	return layout.Run(s.RunDir).DatastoreSocket()
 }
 
-// ContainerdSocket is the path of containerd's socket, which serves the CRI too.
+// ContainerdSocket returns the path of containerd's socket, which serves the CRI too.
 func (s *Settings) ContainerdSocket() string {
 	return layout.Run(s.RunDir).ContainerdSocket()
 }
 
-// PodCIDR is this node's part of the pods' network: the first 256 addresses of it.
+// PodCIDR returns this node's share of the pod network: its first 256 addresses.
 func (s *Settings) PodCIDR() netip.Prefix { return netip.PrefixFrom(s.ClusterCIDR.Addr(), podBits) }
 
-// BridgeAddress is the first pod address, which the bridge keeps.
+// BridgeAddress returns the first pod address, which belongs to the bridge.
 func (s *Settings) BridgeAddress() netip.Addr { return s.PodCIDR().Addr().Next() }
 
-// MetricsAddress is where components serve their metrics that have no other use of the port.
+// MetricsAddress returns the address for the metrics of components whose port serves nothing else.
 func (s *Settings) MetricsAddress() netip.Addr {
 	switch {
 	case s.ExposeMetrics != "on":
@@ -115,11 +116,12 @@ func (s *Settings) MetricsAddress() netip.Addr {
 // enough for the kubelet's default of 110 pods.
 const podBits = 24
 
-// dnsOffset is where in the Services' network the DNS address lies by default: the tenth address,
+// dnsOffset is the default position of the DNS address in the Services' network: the tenth address,
 // as everywhere else in the Kubernetes world.
 const dnsOffset = 10
 
-// complete derives what was not set from what was, and checks what one value cannot tell alone.
+// complete derives the settings that are not set from the others, and makes the checks that need
+// several values.
 func (s *Settings) complete() error {
 	if s.ImageDir == "" {
 		s.ImageDir = layout.Data(s.DataDir).Images()

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// load runs the whole way from flags, environment and files to Settings. files are written below
-// a fresh directory whose config.yaml is the configuration; %s in want is that directory.
+// load loads Settings from flags, environment and files. It writes files below a fresh directory
+// whose config.yaml is the configuration; %s in want stands for that directory.
 func load(t *testing.T, files, env map[string]string, args ...string) (*Settings, string, error) {
 	t.Helper()
 	dir := t.TempDir()
@@ -159,7 +159,7 @@ func TestConfigFileThatIsNotThere(t *testing.T) {
 	require.EqualError(t, err, "read configuration: open /nowhere/config.yaml: no such file or directory")
 }
 
-// TestTable keeps the rows of one shape.
+// TestTable checks that all rows have the same shape.
 func TestTable(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, s := range Table() {
@@ -196,7 +196,8 @@ func TestDatastoreQuota(t *testing.T) {
 	}
 }
 
-// TestFilesOfEverybody: whoever can write a configuration file can become root by it.
+// TestFilesOfEverybody checks the owner and mode of configuration files: a user who can write one
+// can become root with it.
 func TestFilesOfEverybody(t *testing.T) {
 	dir := t.TempDir()
 	main, dropIn := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "config.yaml.d", "1.yaml")

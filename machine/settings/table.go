@@ -2,7 +2,7 @@ package settings
 
 import "github.com/mote-k8s/mote/internal/layout"
 
-// Sections of the table, in the order of help and reference.
+// Sections of the table, in the order of the help and the reference.
 const (
 	sectionFiles    = "Files"
 	sectionStore    = "Datastore"
@@ -17,15 +17,16 @@ const (
 
 // Setting is a row of the table.
 type Setting struct {
-	// Name is the flag without dashes and the key in a file; see Env for the variable.
+	// Name is the flag without dashes and the key in a file; Env returns the variable.
 	Name, Section, Help string
-	// Default is the value that applies when nothing is said; DefaultHelp describes it where it
-	// is worked out at start instead.
+	// Default is the value of a setting that is not set; DefaultHelp describes it when it is
+	// derived at the start instead.
 	Default, DefaultHelp string
-	// Verbs take the setting as a flag, and so do the verbs below them; a setting without is taken by server alone.
+	// Verbs lists the verbs that take the setting as a flag; so do the verbs below them. If it is
+	// empty, only server takes the setting.
 	Verbs []string
 
-	// value binds the row to its field.
+	// value binds the row to its field in Settings.
 	value func(*Settings) value
 }
 
@@ -306,5 +307,5 @@ func Table() []Setting {
 	}
 }
 
-// datastoreVerbs are those that may have to open the store.
+// datastoreVerbs returns the verbs that may have to open the store.
 func datastoreVerbs() []string { return []string{"server", "datastore"} }

@@ -18,12 +18,12 @@ import (
 	"github.com/mote-k8s/mote/datastore/snapshot"
 )
 
-// value is one setting's field, settable from text.
+// value is the field of one setting, which can be set from text.
 type value struct {
-	kind    string // what the text is, in one word, for help
+	kind    string // kind of the text, in one word, for the help
 	list    bool
 	choices []string
-	set     func(string) error // a list appends
+	set     func(string) error // appends to a list
 	clear   func()
 }
 
@@ -67,7 +67,8 @@ func choice(p *string, choices ...string) value {
 	return v
 }
 
-// choices is a list of them. Commas join several, as none of them has one.
+// choices returns a list of values from of. Commas separate several items, as no value contains
+// one.
 func choices(p *[]string, of ...string) value {
 	v := list(p, "name", nil)
 	v.set = func(text string) error {
@@ -83,7 +84,8 @@ func choices(p *[]string, of ...string) value {
 	return v
 }
 
-// anyText is judged by who uses it: an error here would repeat what may be a password.
+// anyText accepts every text. The user of the setting validates it: an error here would repeat what
+// may be a password.
 func anyText(text string) (string, error) { return text, nil }
 
 func absolutePath(text string) (string, error) {
@@ -93,7 +95,7 @@ func absolutePath(text string) (string, error) {
 	return filepath.Clean(text), nil
 }
 
-// auditPolicy reads off, default or a file.
+// auditPolicy accepts off, default or the path of a file.
 func auditPolicy(text string) (string, error) {
 	if text == "off" || text == "default" {
 		return text, nil
@@ -112,7 +114,7 @@ func port(text string) (int, error) {
 	return int(n), nil
 }
 
-// schedule reads cron's syntax; off is nil.
+// schedule parses cron's syntax; off yields nil.
 func schedule(text string) (cron.Schedule, error) {
 	if text == "off" {
 		return nil, nil
@@ -127,7 +129,7 @@ func schedule(text string) (cron.Schedule, error) {
 	return s, nil
 }
 
-// size reads bytes as Kubernetes writes them.
+// size parses a number of bytes in Kubernetes' notation.
 func size(text string) (int64, error) {
 	q, err := resource.ParseQuantity(text)
 	if err != nil || q.Value() <= 0 {
@@ -165,7 +167,7 @@ func network(text string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// contextName takes what can be typed after kubectl's --context without quotes.
+// contextName accepts names that need no quotes after kubectl's --context.
 func contextName(text string) (string, error) {
 	if !regexp.MustCompile(`^[A-Za-z0-9][-A-Za-z0-9_.@:/]*$`).MatchString(text) {
 		return "", fmt.Errorf("%q cannot name a cluster: it begins with a letter or digit, and only letters, digits and -_.@:/ follow", text)
@@ -173,7 +175,8 @@ func contextName(text string) (string, error) {
 	return text, nil
 }
 
-// proxyURL does not repeat the text in its errors: it may hold a password.
+// proxyURL parses the URL of a proxy. Its errors do not repeat the text, which may contain a
+// password.
 func proxyURL(text string) (string, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
@@ -182,7 +185,7 @@ func proxyURL(text string) (string, error) {
 	return text, nil
 }
 
-// proxyException takes one item of NO_PROXY.
+// proxyException accepts one item of NO_PROXY.
 func proxyException(text string) (string, error) {
 	if text == "" || strings.ContainsAny(text, ", \t") {
 		return "", fmt.Errorf("%q is not one name, address or network", text)
@@ -201,7 +204,7 @@ func hostOrAddress(text string) (string, error) {
 }
 
 func domain(text string) (string, error) {
-	// RFC 1123 names in lower case, as Kubernetes wants them.
+	// RFC 1123 names in lower case, as Kubernetes requires.
 	ok := regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`).MatchString(text)
 	if !ok || len(text) > 253 {
 		return "", fmt.Errorf("%q is not a DNS name in lower case", text)
@@ -209,10 +212,11 @@ func domain(text string) (string, error) {
 	return text, nil
 }
 
-// maxNodeName is the length of a label's value: a node's name is one of its labels, kubernetes.io/hostname.
+// maxNodeName is the longest value of a label: a node's name is the value of its label
+// kubernetes.io/hostname.
 const maxNodeName = 63
 
-// ParseNodeName returns text if it can name a node.
+// ParseNodeName returns text if it is a valid name of a node.
 func ParseNodeName(text string) (string, error) {
 	if len(text) > maxNodeName {
 		return "", fmt.Errorf("%q cannot name a node: it has %d characters, and a label's value, which it becomes, has at most %d", text, len(text), maxNodeName)
@@ -248,7 +252,7 @@ func cutLast(text, sep string) (before, after string, found bool) {
 
 func recipient(text string) (string, error) { return text, snapshot.CheckRecipient(text) }
 
-// argument takes --name=value too: that is how people copy it from upstream's documentation.
+// argument also accepts --name=value, because people copy that from upstream's documentation.
 func argument(text string) (string, error) {
 	arg := strings.TrimPrefix(text, "--")
 	name, _, ok := strings.Cut(arg, "=")
@@ -258,8 +262,7 @@ func argument(text string) (string, error) {
 	return arg, nil
 }
 
-// Nearest returns the known word that is closest to word, or "" when none is close enough to be
-// what was meant.
+// Nearest returns the known word that is closest to word, or "" when none is close enough.
 func Nearest(word string, known []string) string {
 	best, bestDistance := "", len(word)/3+1
 	for _, k := range known {
@@ -270,7 +273,8 @@ func Nearest(word string, known []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance: how many letters must be added, taken or changed.
+// distance returns the Levenshtein distance: the number of letters that must be added, removed or
+// changed.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
