@@ -1,5 +1,5 @@
 // Command packed is the launcher in front of the shipped mote file (internal/pack): it unpacks the
-// real program into a cache folder at the first start and becomes it.
+// real program into a cache directory at the first start and executes it.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	// become returns only when it could not.
+	// become returns only on failure.
 	fmt.Fprintln(os.Stderr, "mote:", become())
 	os.Exit(1)
 }
@@ -26,7 +26,7 @@ func become() error {
 	return fmt.Errorf("run %s: %w", path, syscall.Exec(path, os.Args, os.Environ()))
 }
 
-// place unpacks to the first cache folder that can be written.
+// place unpacks to the first writable cache directory.
 func place() (string, error) {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -52,7 +52,8 @@ func place() (string, error) {
 	return "", fmt.Errorf("cannot unpack mote, which needs %d MiB: %w; name a folder with MOTE_CACHE_DIR", program.Size>>20, errors.Join(errs...))
 }
 
-// cacheRoots are the folders to try, best first. /run is for machines with a read-only /var.
+// cacheRoots returns the directories to try, best first. /run is for machines with a read-only
+// /var.
 func cacheRoots() []string {
 	if dir := os.Getenv("MOTE_CACHE_DIR"); dir != "" {
 		return []string{dir}
