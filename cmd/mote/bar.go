@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// barWidth is in characters: with the words beside it a line fits into 80.
+// barWidth is in characters: with the words beside it a line fits into 80 columns.
 const barWidth = 30
 
-// bar tells a person at a terminal how far long work is. Elsewhere it says each step once.
+// bar shows the progress of long work on a terminal. Elsewhere it prints each step once.
 type bar struct {
 	w        io.Writer
 	terminal bool
@@ -19,7 +19,7 @@ type bar struct {
 
 func newBar(e *env) *bar { return &bar{w: e.stderr, terminal: isTerminal(e.stderr)} }
 
-// show draws the bar if it has moved.
+// show draws the bar if it has changed.
 func (p *bar) show(step string, done, total int64) {
 	percent := int64(100)
 	if total > 0 {
@@ -40,7 +40,7 @@ func (p *bar) show(step string, done, total int64) {
 	}
 }
 
-// end leaves the bar's line.
+// end ends the line of the bar.
 func (p *bar) end() {
 	if p.terminal && p.step != "" {
 		fmt.Fprintln(p.w)

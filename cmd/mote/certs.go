@@ -66,7 +66,8 @@ code is 1 when anything has expired or is broken; a start of mote makes again wh
 		if output.json() {
 			err = printJSON(e.stdout, struct {
 				Certificates []pki.Certificate `json:"certificates"`
-				// RestartPending: authorities were changed, and a start of mote is to take them.
+				// RestartPending is true when authorities were changed and the change takes effect
+				// at the next start of mote.
 				RestartPending bool `json:"restartPending"`
 			}{found, waiting})
 		} else {
@@ -196,7 +197,7 @@ elsewhere, other nodes, webhooks. Pods get new tokens when they are started agai
 	return cmd
 }
 
-// tellNames prints what was done to whom, and what comes next.
+// tellNames prints the action, the names that it changed, and the next step.
 func tellNames(e *env, what string, names []string, asJSON bool, next string) error {
 	if asJSON {
 		return printJSON(e.stdout, map[string][]string{what: names})
@@ -272,7 +273,7 @@ year or more to go.`,
 	return cmd
 }
 
-// nextStart says when a change of authorities takes effect.
+// nextStart explains when a change of authorities takes effect.
 func nextStart(m *machine.Machine) string {
 	if pid, err := m.Holder(); err == nil && pid != 0 {
 		return fmt.Sprintf("Next: restart mote (pid %d), which takes them; containers go on. ", pid)

@@ -11,7 +11,7 @@ import (
 	"github.com/mote-k8s/mote/agent"
 )
 
-// newCheckCommand returns the verb that looks whether this machine can run mote.
+// newCheckCommand returns the verb that checks whether this machine can run mote.
 func newCheckCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check [net]",
@@ -33,7 +33,7 @@ func newCheckCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-// tellFindings prints findings. Its error is verdict with the names of those that failed.
+// tellFindings prints findings. If any failed, it returns an error with verdict and their names.
 func tellFindings(e *env, findings []agent.Finding, asJSON bool, verdict string) error {
 	var err error
 	if asJSON {

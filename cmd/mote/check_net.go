@@ -11,7 +11,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newCheckNetCommand returns the verb that tries the running cluster's network.
+// newCheckNetCommand returns the verb that tests the running cluster's network.
 func newCheckNetCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "net",
@@ -31,7 +31,7 @@ taken away again. Nothing is pulled, and no internet is needed. The exit code is
 		if err != nil {
 			return err
 		}
-		// Who interrupts it wants the pods gone too. A second signal finds Go's default.
+		// On interrupt, delete the test pods first. A second signal kills the process.
 		ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer restore()
 		quiet := context.AfterFunc(ctx, func() {

@@ -6,7 +6,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// newCtrCommand returns containerd's ctr, pointed at mote's containerd and Kubernetes' namespace.
+// newCtrCommand returns containerd's ctr, configured for mote's containerd and the namespace of
+// Kubernetes.
 func newCtrCommand(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:                "ctr",

@@ -41,8 +41,10 @@ socket, and while it is stopped, on the files in the data directory; those that 
 	return cmd
 }
 
-// attend has all verbs below cmd end with SIGINT and SIGTERM in good order: a store is closed, and what is half done removed. A second
-// signal ends them at once. It also routes what libraries log, before any can: left alone, kine prints whole requests, Secrets among them.
+// attend makes SIGINT and SIGTERM end all verbs below cmd in good order: they close the store and
+// remove partial results. A second signal ends them at once. attend also routes the logs of
+// libraries before any of them can log: without that, kine prints whole requests, Secrets among
+// them.
 func attend(e *env, cmd *cobra.Command) {
 	for _, below := range cmd.Commands() {
 		attend(e, below)
@@ -67,7 +69,7 @@ func attend(e *env, cmd *cobra.Command) {
 	}
 }
 
-// oneArg refuses any number of arguments but one.
+// oneArg accepts exactly one argument.
 func oneArg(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -80,7 +82,7 @@ func oneArg(what string) cobra.PositionalArgs {
 	}
 }
 
-// parseRevision reads a revision that a person typed.
+// parseRevision parses a revision that a person typed.
 func parseRevision(text string) (int64, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 1 {

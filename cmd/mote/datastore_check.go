@@ -12,7 +12,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newDatastoreCheckCommand returns the verb that looks for damage.
+// newDatastoreCheckCommand returns the verb that checks the store for damage.
 func newDatastoreCheckCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -51,7 +51,8 @@ hundred megabytes.`,
 	return cmd
 }
 
-// checkStore looks at a running mote's store, or else at the files of a stopped one, which it does not open: to open them repairs what it can.
+// checkStore checks a running mote's store, or else the files of a stopped one. It does not open
+// those files, because opening them repairs what it can.
 func checkStore(ctx context.Context, m *machine.Machine) (found []string, err error) {
 	if err := machine.RequireRoot("datastore check"); err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// newDatastoreCompactCommand returns the verb that gives up history.
+// newDatastoreCompactCommand returns the verb that discards history.
 func newDatastoreCompactCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compact [REVISION]",

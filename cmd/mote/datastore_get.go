@@ -50,7 +50,7 @@ as JSON, Secrets encrypted. With --prefix, each key that begins with KEY is prin
 	return cmd
 }
 
-// storedKey is a key for programs.
+// storedKey is a key in JSON output.
 type storedKey struct {
 	Key            string `json:"key"`
 	CreateRevision int64  `json:"createRevision"`
@@ -61,7 +61,8 @@ type storedKey struct {
 	Value          []byte `json:"value,omitempty"` // base64
 }
 
-// pageSize is how many keys are read at once, so that a large store is printed in little memory.
+// pageSize is the number of keys that one request reads, so that printing a large store takes
+// little memory.
 const pageSize = 500
 
 func get(ctx context.Context, w io.Writer, conn *grpc.ClientConn, key string, o getOptions, asJSON bool) error {
@@ -94,11 +95,12 @@ func get(ctx context.Context, w io.Writer, conn *grpc.ClientConn, key string, o 
 	return nil
 }
 
-// eachKey calls fn with what is stored, page by page, all at the revision of the first page.
+// eachKey calls fn with each stored key. It reads page by page, all at the revision of the first
+// page.
 func eachKey(ctx context.Context, client etcdserverpb.KVClient, key string, o getOptions, fn func(*mvccpb.KeyValue) error) error {
 	req := &etcdserverpb.RangeRequest{Key: []byte(key), KeysOnly: o.keysOnly, Revision: o.revision}
 	if o.prefix {
-		req.RangeEnd, req.Limit = prefixEnd(key), pageSize // kine takes no limit with one key
+		req.RangeEnd, req.Limit = prefixEnd(key), pageSize // kine accepts no limit with a single key
 	}
 	for {
 		resp, err := client.Range(ctx, req)
@@ -121,7 +123,7 @@ func eachKey(ctx context.Context, client etcdserverpb.KVClient, key string, o ge
 	}
 }
 
-// prefixEnd is the end of the range of keys that begin with prefix.
+// prefixEnd returns the end of the range of keys that begin with prefix.
 func prefixEnd(prefix string) []byte {
 	end := []byte(prefix)
 	for i := len(end) - 1; i >= 0; i-- {
@@ -130,7 +132,7 @@ func prefixEnd(prefix string) []byte {
 			return end[:i+1]
 		}
 	}
-	return []byte{0} // there is no end
+	return []byte{0} // the range has no end
 }
 
 func getError(err error, revision int64) error {
@@ -143,7 +145,7 @@ func getError(err error, revision int64) error {
 	return storeError("read", err)
 }
 
-// storeError says an error of the store's protocol in one line.
+// storeError renders an error of the store's protocol in one line.
 func storeError(what string, err error) error {
 	return fmt.Errorf("%s datastore: %s", what, status.Convert(err).Message())
 }

@@ -17,12 +17,12 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// migrated is what the verb tells programs.
+// migrated is the verb's result in JSON output.
 type migrated struct {
 	Keys     int64  `json:"keys"`
 	Revision int64  `json:"revision"`
 	Target   string `json:"target"`
-	// Running says that the source's server went on writing.
+	// Running is true when the source's server continued to write.
 	Running bool `json:"running"`
 }
 
@@ -86,7 +86,7 @@ func readEndpoint(e *env, text string) (string, error) {
 	return text, nil
 }
 
-// migrate copies the store, that of the running mote or the files of a stopped one.
+// migrate copies the store of the running mote, or the files of a stopped one.
 func migrate(ctx context.Context, e *env, m *machine.Machine, to datastore.Config) (done migrated, err error) {
 	dir, err := os.MkdirTemp("", "mote-migrate-")
 	if err != nil {
@@ -94,7 +94,7 @@ func migrate(ctx context.Context, e *env, m *machine.Machine, to datastore.Confi
 	}
 	defer os.RemoveAll(dir)
 	to.Path, to.Socket = m.StorePath(), filepath.Join(dir, "target.sock")
-	to.Volatile = []string{} // a copy has nothing that is written again soon
+	to.Volatile = []string{} // a copy has no keys that are written again soon
 	target, err := datastore.New(to)
 	if err != nil {
 		return done, err

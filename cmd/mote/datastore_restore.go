@@ -67,7 +67,7 @@ changes nothing, or is finished by the next start of mote. An encrypted snapshot
 	return cmd
 }
 
-// restoredInfo is a restore for programs.
+// restoredInfo is the result of a restore in JSON output.
 type restoredInfo struct {
 	Path     string    `json:"path"`
 	Revision int64     `json:"revision"`

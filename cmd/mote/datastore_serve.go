@@ -61,10 +61,11 @@ func serveStore(ctx context.Context, e *env, m *machine.Machine, o serveOptions)
 		return err
 	}
 	cfg := m.StoreConfig()
-	cfg.Endpoint, cfg.CAFile, cfg.CertFile, cfg.KeyFile = "", "", "", "" // mote's own engine, whatever the cluster uses
+	// always mote's own engine, whatever engine the cluster uses
+	cfg.Endpoint, cfg.CAFile, cfg.CertFile, cfg.KeyFile = "", "", "", ""
 	cfg.Listen = o.listen
 	if o.path != "" {
-		cfg.Restore = nil // the cluster's snapshots are of another store
+		cfg.Restore = nil // the cluster's snapshots belong to another store
 		if cfg.Path, err = filepath.Abs(o.path); err != nil {
 			return fmt.Errorf("find %s: %w", o.path, err)
 		}
@@ -73,7 +74,7 @@ func serveStore(ctx context.Context, e *env, m *machine.Machine, o serveOptions)
 	if isSocket {
 		cfg.Socket = socket
 	} else {
-		// The component has a private socket of its own in any case.
+		// The component always needs a private socket of its own.
 		dir, err := os.MkdirTemp("", "mote-datastore-")
 		if err != nil {
 			return fmt.Errorf("make a folder for the datastore's socket: %w", err)
@@ -96,7 +97,7 @@ func serveStore(ctx context.Context, e *env, m *machine.Machine, o serveOptions)
 	return runStore(ctx, e, store, o)
 }
 
-// runStore runs store until ctx ends, and says when it serves.
+// runStore runs store until ctx ends, and prints a line when it serves.
 func runStore(ctx context.Context, e *env, store *datastore.Datastore, o serveOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -108,7 +109,7 @@ func runStore(ctx context.Context, e *env, store *datastore.Datastore, o serveOp
 	err := store.Ready(ctx)
 	if err == nil {
 		fmt.Fprintf(e.stderr, "Serving on %s; stop with ^C\n", o.address)
-		if o.path != "" { // no server will come that tells more than the log has told
+		if o.path != "" { // no server will start that could report more than the log has
 			err = store.RepairsReported()
 		}
 	}

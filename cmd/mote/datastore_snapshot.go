@@ -94,7 +94,7 @@ func saveSnapshot(ctx context.Context, e *env, m *machine.Machine, name string, 
 	var saved snapshot.Snapshot
 	err := m.WithStore(ctx, func(conn *grpc.ClientConn) error {
 		if _, err := datastore.FetchStatus(ctx, conn); err != nil {
-			return err // other databases answer in many ways
+			return err // other databases report this in many ways
 		}
 		return newSteps(e).long("Save a snapshot", quiet, func(progress func(done, all int64)) (err error) {
 			saved, err = snapshot.Folder(m.SnapshotDir).Save(ctx, name, snapshot.FromConnection(conn), m.SnapshotOrigin(), progress)

@@ -18,7 +18,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newDatastoreStatusCommand returns the verb that says how the store is.
+// newDatastoreStatusCommand returns the verb that shows the status of the store.
 func newDatastoreStatusCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -48,12 +48,12 @@ func newDatastoreStatusCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-// storeReport is what datastore status says.
+// storeReport is the output of datastore status.
 type storeReport struct {
 	datastore.Status
 	Keys         int64                 `json:"keys"`
 	Alarms       []string              `json:"alarms"`
-	LastSnapshot *machine.SnapshotInfo `json:"lastSnapshot"` // null without any
+	LastSnapshot *machine.SnapshotInfo `json:"lastSnapshot"` // null if there is none
 }
 
 func reportStore(ctx context.Context, conn *grpc.ClientConn, m *machine.Machine) (storeReport, error) {
@@ -130,7 +130,7 @@ func fileSize(n int64) string {
 	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 }
 
-// notOurs says what to do about a datastore that is not of mote's own engine.
+// notOurs adds the next step to an error about a datastore that does not use mote's own engine.
 func notOurs(err error) error {
 	if errors.Is(err, datastore.ErrNotOurs) || errors.Is(err, snapshot.ErrUnserved) {
 		return errors.New("the datastore is another database, which this verb knows nothing of: use its own tools, or bring the data to mote's own with \"mote datastore migrate\"")

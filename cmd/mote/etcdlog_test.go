@@ -17,7 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 )
 
-// lockedBuffer is written by goroutines that outlive the test.
+// lockedBuffer is a buffer that goroutines may write to after the test has ended.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -35,8 +35,9 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// TestEtcdClientLogsHere: the apiserver's etcd client, whose logger nobody can set, writes into the one log. It
-// fails if internal/logging is initialised after the package that makes that logger.
+// TestEtcdClientLogsHere checks that the apiserver's etcd client, whose logger cannot be set,
+// writes into the one log. It fails if internal/logging is initialised after the package that makes
+// that logger.
 func TestEtcdClientLogsHere(t *testing.T) {
 	var log lockedBuffer
 	before := slog.Default()
@@ -56,7 +57,7 @@ func TestEtcdClientLogsHere(t *testing.T) {
 	check, err := factory.CreateHealthCheck(*cfg, stop)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		_ = check() // fails: this server knows no method
+		_ = check() // fails: this server has no methods
 		return strings.Contains(log.String(), `"component":"kube-apiserver","client":"etcd"`)
 	}, time.Minute, 10*time.Millisecond)
 }

@@ -45,7 +45,8 @@ func withImages(load func() (*machine.Machine, error), do func(*agent.ImageStore
 	return errors.Join(do(store), store.Close())
 }
 
-// needArgs refuses fewer than least arguments, or more than that if exact is set, in one line.
+// needArgs requires at least least arguments, or exactly that many if exact is set. Its error has
+// one line.
 func needArgs(least int, exact bool, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < least || exact && len(args) > least {
@@ -55,7 +56,8 @@ func needArgs(least int, exact bool, what string) cobra.PositionalArgs {
 	}
 }
 
-// eachName returns a verb's function that calls do with each argument and prints the name that it returns.
+// eachName returns the function of a verb that calls do with each argument and prints the returned
+// name.
 func eachName(e *env, load func() (*machine.Machine, error), quiet *bool,
 	do func(ctx context.Context, store *agent.ImageStore, name string) (string, error),
 ) func(*cobra.Command, []string) error {

@@ -68,7 +68,8 @@ archives in the image directory (--image-dir of mote server) for as long as they
 	return cmd
 }
 
-// openArchives opens all archives before the first is imported, so that a wrong name changes nothing.
+// openArchives opens all archives before the first is imported, so that a wrong name leaves the
+// images unchanged.
 func openArchives(e *env, paths []string) ([]io.ReadCloser, error) {
 	var archives []io.ReadCloser
 	for _, path := range paths {
@@ -102,7 +103,7 @@ func importAll(ctx context.Context, store *agent.ImageStore, paths []string, arc
 	return imported, nil
 }
 
-// noteLatest says what pods do with the tag latest.
+// noteLatest explains how pods treat the tag latest.
 func noteLatest(w io.Writer, imported []importedImage) {
 	for _, i := range imported {
 		if strings.HasSuffix(i.Name, ":latest") {

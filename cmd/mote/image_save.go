@@ -39,7 +39,8 @@ machine's platform. Without --file it goes to standard output.`,
 	return cmd
 }
 
-// saveFile writes the archive beside its place and renames it, so that no half archive is ever at path.
+// saveFile writes the archive to a temporary file beside path and renames it, so that path never
+// has a partial archive.
 func saveFile(ctx context.Context, store *agent.ImageStore, path string, names []string) error {
 	part := path + ".part"
 	f, err := os.OpenFile(part, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)

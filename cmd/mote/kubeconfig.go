@@ -24,7 +24,8 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// maxKubeconfig bounds a kubeconfig, in bytes: one with certificates takes some 6 KiB for each cluster.
+// maxKubeconfig limits the size of a kubeconfig, in bytes: one with certificates takes some 6 KiB
+// for each cluster.
 const maxKubeconfig = 16 << 20
 
 // kubeconfigOptions are the flags of kubeconfig.
@@ -32,7 +33,7 @@ type kubeconfigOptions struct {
 	server, name, merge, remove string
 }
 
-// newKubeconfigCommand returns the verb that hands the administrator's kubeconfig to other machines.
+// newKubeconfigCommand returns the verb that prints the admin kubeconfig for use on other machines.
 func newKubeconfigCommand(e *env) *cobra.Command {
 	var o kubeconfigOptions
 	cmd := &cobra.Command{
@@ -106,8 +107,8 @@ func (o kubeconfigOptions) run(e *env, m *machine.Machine) error {
 	return err
 }
 
-// remoteURL returns the API's URL for the name or URL of --server, if kube-apiserver can show a certificate for it. local is
-// the URL on this machine.
+// remoteURL returns the API's URL for the name or URL of --server, if kube-apiserver's certificate
+// is valid for it. local is the URL on this machine.
 func (o kubeconfigOptions) remoteURL(m *machine.Machine, local string) (string, error) {
 	text := o.server
 	if !strings.Contains(text, "://") {
@@ -179,7 +180,8 @@ type kubeconfigEntry struct {
 	user    *clientcmdapi.AuthInfo
 }
 
-// put adds the entry to config, and makes it the current context of one that has none. It keeps the namespace of a context that is there.
+// put adds the entry to config, and makes it the current context if config has none. It keeps the
+// namespace of an existing context.
 func (k kubeconfigEntry) put(config *clientcmdapi.Config) {
 	context := clientcmdapi.NewContext()
 	if old := config.Contexts[k.name]; old != nil {
@@ -192,7 +194,8 @@ func (k kubeconfigEntry) put(config *clientcmdapi.Config) {
 	}
 }
 
-// takenIn tells whether config has another cluster of the name. The same one has the same authority.
+// takenIn reports whether config has another cluster of the same name. It is the same cluster if
+// the authority is the same.
 func (k kubeconfigEntry) takenIn(config *clientcmdapi.Config) bool {
 	old := config.Clusters[k.name]
 	return old != nil && !bytes.Equal(old.CertificateAuthorityData, k.cluster.CertificateAuthorityData) ||
@@ -239,8 +242,8 @@ func (k kubeconfigEntry) removeFrom(e *env, path string) error {
 	return replaceKubeconfig(path, config)
 }
 
-// replaceKubeconfig writes a kubeconfig of a person's: where a link leads to, for the owner that the file or its directory has, and with
-// the file's mode, or else 0600.
+// replaceKubeconfig writes a user's kubeconfig. It follows links, keeps the owner of the file or of
+// its directory, and keeps the file's mode; a new file gets 0600.
 func replaceKubeconfig(path string, config *clientcmdapi.Config) error {
 	data, err := clientcmd.Write(*config)
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newKubectlCommand returns upstream's kubectl. Its arguments, output and exit codes are its own.
+// newKubectlCommand returns upstream's kubectl, with its own arguments, output and exit codes.
 func newKubectlCommand(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:                "kubectl",
@@ -47,21 +47,23 @@ func newKubectlCommand(e *env) *cobra.Command {
 	}
 }
 
-// advice is what to say when kubectl fails with a server that its arguments did not name.
+// advice is a message for a kubectl command that fails at a server that its arguments did not name.
 type advice struct {
-	server string // HOST:PORT, as kubectl's message has it
+	server string // HOST:PORT, as in kubectl's message
 	text   func() string
 }
 
 // noKubeconfig is a kubeconfig without clusters.
 const noKubeconfig = "/dev/null"
 
-// nobodysServer is what kubectl asks when nothing names a cluster. Somebody may have named it; then a line too much is said.
+// nobodysServer is the server that kubectl uses when nothing names a cluster. A user may have named
+// the same server; then one line too many is printed.
 const nobodysServer = "localhost:8080"
 
-// defaultKubeconfig lets kubectl, and the plugins that it starts, find this machine's cluster, and no other: "mote kubectl" does
-// not go to the cluster of ~/.kube/config because mote has none. A program called kubectl does, as everywhere.
-// sandbox names a cluster of "mote run" instead. A --kubeconfig flag still wins over the variable.
+// defaultKubeconfig selects this machine's cluster for kubectl and the plugins that it starts, and
+// no other cluster: if mote has none, "mote kubectl" does not use the cluster of ~/.kube/config
+// instead. A program called kubectl does, as everywhere. sandbox names a cluster of "mote run" to
+// use instead. A --kubeconfig flag still overrides the variable.
 func defaultKubeconfig(e *env, sandbox string) (advice, error) {
 	if e.getenv("KUBECONFIG") != "" && sandbox == "" {
 		return advice{}, nil
@@ -96,7 +98,7 @@ func defaultKubeconfig(e *env, sandbox string) (advice, error) {
 	return advice{nobodysServer, func() string { return missing }}, nil
 }
 
-// useKubeconfig gives kubectl the kubeconfig of the cluster of s, if this user may read it.
+// useKubeconfig gives kubectl the kubeconfig of the cluster of m, if this user may read it.
 func useKubeconfig(e *env, m *machine.Machine) error {
 	f, err := regular.Open(m.Kubeconfig())
 	if err != nil {
@@ -109,7 +111,7 @@ func useKubeconfig(e *env, m *machine.Machine) error {
 	return os.Setenv("KUBECONFIG", m.Kubeconfig())
 }
 
-// stoppedAdvice says that mote is stopped when its API cannot be reached.
+// stoppedAdvice reports that mote is stopped when its API cannot be reached.
 func stoppedAdvice(m *machine.Machine) advice {
 	u, err := url.Parse(apiServer(m))
 	if err != nil {
@@ -123,7 +125,8 @@ func stoppedAdvice(m *machine.Machine) advice {
 	}}
 }
 
-// apiServer returns the URL that the kubeconfig of s names, or "" if it cannot be read: kubectl says why.
+// apiServer returns the URL in the kubeconfig of m, or "" if the file cannot be read: kubectl
+// reports the reason.
 func apiServer(m *machine.Machine) string {
 	config, err := clientcmd.BuildConfigFromFlags("", m.Kubeconfig())
 	if err != nil {
@@ -132,7 +135,7 @@ func apiServer(m *machine.Machine) string {
 	return config.Host
 }
 
-// explainFailure adds the advice to what kubectl says when it fails with the server of the advice.
+// explainFailure adds the advice to kubectl's error when kubectl fails at the server of the advice.
 func explainFailure(a advice) {
 	if a.server == "" {
 		return
@@ -143,13 +146,13 @@ func explainFailure(a advice) {
 				message = strings.TrimSuffix(message, "\n") + "\nmote: " + text
 			}
 		}
-		cmdutil.DefaultBehaviorOnFatal() // which prints, and ends the process
+		cmdutil.DefaultBehaviorOnFatal() // prints, and ends the process
 		cmdutil.CheckErr(exec.CodeExitError{Err: errors.New(message), Code: code})
 	})
 }
 
 func runKubectl(e *env, args []string) error {
-	// Plugins and .kuberc are handled while the command is made, before flags are parsed.
+	// kubectl handles plugins and .kuberc while it makes the command, before flags are parsed.
 	if _, err := logs.GlogSetter(kubectl.GetLogVerbosity(args)); err != nil {
 		return err
 	}

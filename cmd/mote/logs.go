@@ -16,14 +16,14 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// logFilter says which records "mote logs" shows.
+// logFilter selects the records that "mote logs" shows.
 type logFilter struct {
-	component string // "" is all
+	component string // "" selects all
 	level     slog.Level
 	since     time.Time
 }
 
-// newLogsCommand returns the verb that shows what the mote of this machine has logged.
+// newLogsCommand returns the verb that shows the log of this machine's mote.
 func newLogsCommand(e *env) *cobra.Command {
 	var component, level string
 	var since time.Duration
@@ -45,7 +45,7 @@ there when the server runs with --log-level=debug. The logs of pods are shown by
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is logged from now on")
 	cmd.Flags().DurationVar(&since, "since", 0, "show what is not older than this, as 90s, 10m, 2h")
 	cmd.Flags().StringVar(&level, "level", "debug", "least level that is shown ("+strings.Join(logging.Levels(), ", ")+")")
-	// They err only for a flag that is not there.
+	// These calls fail only for a flag that does not exist.
 	levels := cobra.FixedCompletions(logging.Levels(), cobra.ShellCompDirectiveNoFileComp)
 	if err := cmd.RegisterFlagCompletionFunc("level", levels); err != nil {
 		panic(err)
@@ -77,7 +77,7 @@ there when the server runs with --log-level=debug. The logs of pods are shown by
 			case !filter.shows(r):
 				return nil
 			case output.json() && r.OfNobody():
-				return nil // no JSON
+				return nil // not JSON
 			case output.json():
 				_, err := fmt.Fprintf(e.stdout, "%s\n", r.Line)
 				return err
@@ -88,14 +88,15 @@ there when the server runs with --log-level=debug. The logs of pods are shown by
 	return cmd
 }
 
-// shows tells whether a record is asked for. What a crash left is of every component.
+// shows reports whether the filter selects a record. The output of a crash belongs to every
+// component.
 func (f logFilter) shows(r logging.Record) bool {
 	return (f.component == "" || f.component == r.Component || r.OfNobody()) &&
 		r.Level >= f.level && !r.Time.Before(f.since)
 }
 
-// findComponent returns the name in the log of the component that is called name. A component that has not
-// logged anything is known while it runs.
+// findComponent returns the name under which the component called name logs. A component that has
+// not logged yet is known only while mote runs.
 func findComponent(ctx context.Context, m *machine.Machine, name string) (string, error) {
 	known := logging.Components()
 	err := logging.Read(ctx, m.LogDir(), false, func(r logging.Record) error {
@@ -121,7 +122,7 @@ func findComponent(ctx context.Context, m *machine.Machine, name string) (string
 	return "", fmt.Errorf("no component is called %q; there are %s", name, strings.Join(slices.Compact(known), ", "))
 }
 
-// logHint adds what to do to an error of a log that is not there or not ours.
+// logHint adds the next step to the error for a log that is missing or that this user may not read.
 func logHint(err error, m *machine.Machine) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -1,9 +1,9 @@
 // Command mote runs a whole Kubernetes node in one process and is the client for it.
 //
-// The package owns the verbs, one file for each: they parse, call and print. What a node is and does lies in package machine, clusters
-// of "mote run" in package sandbox.
+// The package owns the verbs, one file for each: they parse, call and print. Package machine
+// implements the node and its operations, package sandbox the clusters of "mote run".
 //
-// Reading starts at run below, then at the verb's file: "mote server" is server.go.
+// Start reading at run below, then at the verb's file: "mote server" is server.go.
 package main
 
 import (
@@ -23,24 +23,26 @@ func main() {
 	os.Exit(exitCode(err, os.Stderr))
 }
 
-// env is what a verb knows of the world around it.
+// env is the environment of a verb: arguments, streams and variables.
 type env struct {
 	args           []string // the whole command line
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
-	environ        []string // NAME=value, for names that are misspelt
+	environ        []string // NAME=value, to find misspelt names
 }
 
-// machine is what the package of that name needs of e.
+// machine returns the part of e that package machine needs.
 func (e *env) machine() machine.Env {
 	return machine.Env{Args: e.args, Stderr: e.stderr, Terminal: isTerminal(e.stderr), Getenv: e.lookUp, Steps: newSteps(e)}
 }
 
-// lookUp is getenv for callers that keep it: a sandbox that is entered later counts too.
+// lookUp calls getenv at the time of the call, for callers that keep the function: a sandbox that
+// is entered later then counts too.
 func (e *env) lookUp(name string) string { return e.getenv(name) }
 
-// exitError ends the program with a code of its own. A nil err prints nothing: it has been said.
+// exitError ends the program with a code of its own. With a nil err nothing is printed: the verb
+// has printed it already.
 type exitError struct {
 	code int
 	err  error
@@ -56,7 +58,7 @@ func (e *exitError) Error() string {
 func (e *exitError) Unwrap() error { return e.err }
 
 // run executes the command line args, whose first element is the program's name. A file or link
-// called kubectl or ctr acts as that verb, so that a link is all that it takes to have it.
+// called kubectl or ctr acts as that verb, so a link is enough to install it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	e := &env{args: args, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, environ: os.Environ()}
 	name, rest := filepath.Base(args[0]), args[1:]
@@ -68,7 +70,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return root.ExecuteContext(ctx)
 }
 
-// exitCode says err in one line on stderr and returns the process's exit code.
+// exitCode prints err in one line on stderr and returns the process's exit code.
 func exitCode(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0

@@ -13,18 +13,18 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// outputFlag adds -o to cmd: text, or one JSON document for programs, or one in more forms. The returned text is valid
-// once flags are parsed.
+// outputFlag adds -o to cmd: text, one JSON document for programs, or one of the forms in more. The
+// returned format is valid once flags are parsed.
 func outputFlag(cmd *cobra.Command, more ...string) *format {
 	f := &format{form: "text", forms: append([]string{"text", "json"}, more...)}
 	cmd.Flags().VarP(f, "output", "o", "form of the output ("+strings.Join(f.forms, ", ")+")")
 	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(f.forms, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // only for a flag that is not there
+		panic(err) // only for a flag that does not exist
 	}
 	return f
 }
 
-// format is how a verb prints its result.
+// format is the output format of a verb.
 type format struct {
 	form  string
 	forms []string
@@ -47,10 +47,10 @@ func (f *format) Set(text string) error {
 
 func (f *format) json() bool { return f.form == "json" }
 
-// document tells whether a program reads the output.
+// document reports whether the output is for a program.
 func (f *format) document() bool { return f.form != "text" }
 
-// print writes v as the document that was asked for.
+// print writes v in the requested format.
 func (f *format) print(w io.Writer, v any) error {
 	if f.form != "yaml" {
 		return printJSON(w, v)
@@ -70,13 +70,13 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// isTerminal tells whether a person watches w or types at it.
+// isTerminal reports whether w is a terminal, for output or input.
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// steps tells people what a verb does, a line for each step, on stderr: stdout is for data.
+// steps prints the steps of a verb for people, a line for each step, on stderr: stdout is for data.
 type steps struct {
 	w        io.Writer
 	terminal bool
@@ -84,7 +84,8 @@ type steps struct {
 
 func newSteps(e *env) *steps { return &steps{w: e.stderr, terminal: isTerminal(e.stderr)} }
 
-// Do runs one step. On a terminal its line gets a tick or a cross; elsewhere it is printed when done.
+// Do runs one step. On a terminal its line gets a tick or a cross; elsewhere the line is printed
+// when the step is done.
 func (s *steps) Do(what string, step func() error) error {
 	if s.terminal {
 		fmt.Fprintf(s.w, "   %s", what)
@@ -101,7 +102,8 @@ func (s *steps) Do(what string, step func() error) error {
 	return err
 }
 
-// oneLine folds an error's lines: what several parts said at once is still one error to the user.
+// oneLine joins the lines of an error: errors of several components at once are still one error for
+// the user.
 func oneLine(err error) string {
 	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
 	for i, l := range lines {
@@ -110,7 +112,8 @@ func oneLine(err error) string {
 	return strings.Join(lines, "; ")
 }
 
-// long is do for work that says how far it is: on a terminal its line has the percentage. Quiet work prints nothing.
+// long is Do for work that reports its progress: on a terminal the line shows the percentage. Quiet
+// work prints nothing.
 func (s *steps) long(what string, quiet bool, work func(progress func(done, all int64)) error) error {
 	if quiet {
 		return work(func(int64, int64) {})

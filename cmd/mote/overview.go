@@ -10,7 +10,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// shownPods is how many pods that do not run are listed for people; -o json has all.
+// shownPods is the number of pods that do not run in the list for people; -o json lists all.
 const shownPods = 10
 
 func printOverview(w io.Writer, r machine.Report, now time.Time) error {

@@ -14,7 +14,8 @@ import (
 
 var update = flag.Bool("update", false, "write docs/reference instead of comparing with it")
 
-// TestReference keeps docs/reference/commands.md true to every verb's help. -update writes it.
+// TestReference compares docs/reference/commands.md with the help of every verb. -update writes the
+// file.
 func TestReference(t *testing.T) {
 	const page = "../../docs/reference/commands.md"
 	var b bytes.Buffer

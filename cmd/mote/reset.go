@@ -40,7 +40,7 @@ An interrupted reset is finished by the next one.`,
 	return cmd
 }
 
-// reset removes the cluster of m, after a question unless yes is set.
+// reset removes the cluster of m, after a confirmation unless yes is set.
 func reset(ctx context.Context, e *env, m *machine.Machine, yes, stopFirst bool) error {
 	if yes {
 		return m.Reset(ctx, stopFirst, nil)
@@ -48,7 +48,7 @@ func reset(ctx context.Context, e *env, m *machine.Machine, yes, stopFirst bool)
 	return m.Reset(ctx, stopFirst, func(question string) error { return confirm(e, question) })
 }
 
-// confirm asks a person. Without one, only --yes will do.
+// confirm asks for confirmation on a terminal. Without a terminal, --yes is required.
 func confirm(e *env, question string) error {
 	if !isTerminal(e.stdin) {
 		return errors.New("nobody to ask: standard input is no terminal; say --yes")

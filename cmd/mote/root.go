@@ -30,7 +30,7 @@ func newRootCommand(e *env) *cobra.Command {
 		Use:               "mote",
 		Short:             "A whole Kubernetes in one file",
 		Args:              cobra.ArbitraryArgs, // so that RunE can refuse them in one line
-		SilenceErrors:     true,                // main prints that line
+		SilenceErrors:     true,                // main prints the error
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -50,7 +50,8 @@ func newRootCommand(e *env) *cobra.Command {
 			return nil
 		},
 	}
-	// Upstream registers a flag of this name for every program that links it; ours takes its place.
+	// Upstream registers a flag of this name for every program that links it; mote's flag replaces
+	// it.
 	root.PersistentFlags().Bool(versionFlag, false, "print mote's version")
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
@@ -88,16 +89,17 @@ func newRootCommand(e *env) *cobra.Command {
 	return root
 }
 
-// withSettings registers the settings that the table gives to verb, with completion, and returns a
-// function that loads them once the flags are parsed.
+// withSettings registers the settings of verb in the table, with completion, and returns a function
+// that loads them once the flags are parsed.
 func withSettings(cmd *cobra.Command, e *env, verb string) func() (*machine.Machine, error) {
 	loader := settings.Register(cmd.Flags(), verb)
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if settings.Section(f) == "" || f.Value.Type() == "path" || f.Value.Type() == "string" {
-			return // a verb's own flag; or the shell completes files
+			return // a verb's own flag, or one for which the shell completes files
 		}
 		complete := cobra.FixedCompletions(settings.Choices(f.Name), cobra.ShellCompDirectiveNoFileComp)
-		// It errs only for a flag that is not there or has one already; neither can be here.
+		// It fails only for a flag that does not exist or that has a function already; neither can
+		// happen here.
 		if err := cmd.RegisterFlagCompletionFunc(f.Name, complete); err != nil {
 			panic(err)
 		}
@@ -122,7 +124,7 @@ func withSettings(cmd *cobra.Command, e *env, verb string) func() (*machine.Mach
 	}
 }
 
-// ambientSettings loads the settings of a verb whose flags are all somebody else's: from the
+// ambientSettings loads the settings of a verb whose flags all belong to another program: from the
 // environment and the files.
 func ambientSettings(e *env) (*machine.Machine, error) {
 	return loadSettings(e, settings.Register(pflag.NewFlagSet("", pflag.ContinueOnError), ""))
@@ -139,7 +141,7 @@ func loadSettings(e *env, loader *settings.Loader) (*machine.Machine, error) {
 	return machine.New(s, e.machine()), nil
 }
 
-// noArgs refuses arguments in one line.
+// noArgs refuses arguments with an error of one line.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%s takes no arguments, but got %q; see \"%s --help\"", verb(cmd), args[0], cmd.CommandPath())
@@ -147,7 +149,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// verb is how an error calls cmd: its path without the program's name, which main prints.
+// verb returns the name of cmd in errors: its path without the program's name, which main prints.
 func verb(cmd *cobra.Command) string {
 	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }
@@ -165,7 +167,7 @@ func unknownVerb(cmd *cobra.Command, word string) error {
 	return fmt.Errorf("unknown command %q; \"%s --help\" lists what there is", word, cmd.CommandPath())
 }
 
-// flagError rewords pflag's errors: which flag of which verb, and what to do.
+// flagError rewords pflag's errors: they name the flag, the verb and the next step.
 func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
@@ -188,7 +190,8 @@ func flagError(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%s: %w; %s", verb(cmd), err, see)
 }
 
-// writeHelp writes what a verb does, its flags by section, and the verbs below it by group.
+// writeHelp writes the description of a verb, its flags by section, and the verbs below it by
+// group.
 func writeHelp(w io.Writer, cmd *cobra.Command) {
 	about := cmd.Long
 	if about == "" {

@@ -21,7 +21,7 @@ import (
 	"github.com/mote-k8s/mote/sandbox"
 )
 
-// Exit codes of a command that does not run, as a shell's.
+// Exit codes when the command did not run or was killed, as those of a shell.
 const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
@@ -66,7 +66,7 @@ variables do not apply to it; the flags below do.`,
 		GroupID: groupRun,
 	}
 	flags := cmd.Flags()
-	flags.SetInterspersed(false) // what follows COMMAND is COMMAND's
+	flags.SetInterspersed(false) // flags after COMMAND belong to COMMAND
 	flags.StringVar(&o.name, "name", "", "`name` of the cluster for other terminals (default: its id)")
 	flags.BoolVar(&o.list, "list", false, "list the clusters that run, and start none")
 	flags.StringVar(&o.artifacts, "artifacts", "", "write objects, events and logs to this `directory` when COMMAND has ended")
@@ -93,12 +93,13 @@ variables do not apply to it; the flags below do.`,
 		}
 		cfg.Args = append([]string{"server"}, serverArgs()...)
 		if o.dir == "" {
-			cfg.Args = append(cfg.Args, "--snapshot-schedule=off") // its memory goes with it
+			cfg.Args = append(cfg.Args, "--snapshot-schedule=off") // the sandbox's memory disappears with it
 		}
 		return runSandbox(cmd.Context(), e, &o, cfg, args)
 	}
 	for name, values := range map[string][]string{"wait": {sandbox.WaitAPI, sandbox.WaitNode}, "publish": nil} {
-		// It errs only for a flag that is not there or has one already; neither can be here.
+		// It fails only for a flag that does not exist or that has a function already; neither can
+		// happen here.
 		if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 			panic(err)
 		}
@@ -106,7 +107,7 @@ variables do not apply to it; the flags below do.`,
 	return cmd
 }
 
-// config is the sandbox that the flags describe.
+// config returns the sandbox that the flags describe.
 func (o *runOptions) config(e *env) (sandbox.Config, error) {
 	cfg := sandbox.Config{Name: o.name, Dir: o.dir, Images: o.images, Wait: o.wait}
 	for _, path := range o.images {
@@ -131,8 +132,8 @@ func (o *runOptions) config(e *env) (sandbox.Config, error) {
 	return cfg, nil
 }
 
-// runSandbox runs args against the cluster that cfg describes. What can be wrong with either is
-// found before anything is made.
+// runSandbox runs args against the cluster that cfg describes. It checks both before it creates
+// anything.
 func runSandbox(ctx context.Context, e *env, o *runOptions, cfg sandbox.Config, args []string) error {
 	interactive := len(args) == 0
 	if interactive {
@@ -144,11 +145,11 @@ func runSandbox(ctx context.Context, e *env, o *runOptions, cfg sandbox.Config, 
 	if err := checkArtifacts(o.artifacts); err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 4) // a few, so that none is lost while one is dealt with
+	signals := make(chan os.Signal, 4) // a few, so that none is lost while another is handled
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 
-	// COMMAND finds the API on a port of the loopback.
+	// COMMAND reaches the API on a port of the loopback.
 	if err := machine.BypassLoopback(e.machine()); err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func runSandbox(ctx context.Context, e *env, o *runOptions, cfg sandbox.Config, 
 	return &exitError{code: max(code, 1), err: err}
 }
 
-// shell is what runs when no command is given.
+// shell returns the command that runs when none is given.
 func shell(e *env) string {
 	if sh := e.getenv("SHELL"); sh != "" {
 		return sh
@@ -189,12 +190,12 @@ func shell(e *env) string {
 	return "/bin/sh"
 }
 
-// signalError is why a start that a signal interrupted ended.
+// signalError is the error of a start that a signal interrupted.
 type signalError struct{ signal syscall.Signal }
 
 func (e *signalError) Error() string { return "interrupted (" + e.signal.String() + ")" }
 
-// startSandbox starts a cluster unless a signal comes first.
+// startSandbox starts a cluster unless a signal arrives first.
 func startSandbox(ctx context.Context, cfg sandbox.Config, signals <-chan os.Signal) (*sandbox.Sandbox, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -212,12 +213,13 @@ func startSandbox(ctx context.Context, cfg sandbox.Config, signals <-chan os.Sig
 	close(started)
 	<-watching
 	if interrupted := (*signalError)(nil); err == nil && errors.As(context.Cause(ctx), &interrupted) {
-		return nil, errors.Join(interrupted, s.Close()) // it came in the very last moment
+		return nil, errors.Join(interrupted, s.Close()) // the signal arrived at the very last moment
 	}
 	return s, err
 }
 
-// explain turns an error of the start into the program's, and shows what the server said about it.
+// explain converts an error of the start into an error of the program, and shows the server's
+// messages about it.
 func explain(e *env, err error) error {
 	var interrupted *signalError
 	if errors.As(err, &interrupted) {
@@ -248,8 +250,8 @@ func notRunnable(name string, err error) error {
 	return &exitError{code: code, err: fmt.Errorf("cannot run %s: %w", name, err)}
 }
 
-// progress shows the steps of a start: a line with a tick or a cross for each on a terminal, a plain
-// line for each that is done elsewhere.
+// progress shows the steps of a start: on a terminal a line with a tick or a cross for each step,
+// elsewhere a plain line for each finished step.
 type progress struct {
 	w        io.Writer
 	terminal bool

@@ -16,14 +16,16 @@ import (
 )
 
 const (
-	// reportTimeout bounds the look at a cluster whose command has failed: a few requests.
+	// reportTimeout bounds the report on a cluster whose command has failed: it takes a few
+	// requests.
 	reportTimeout = 20 * time.Second
-	// artifactsTimeout bounds the reading of all its objects and logs.
+	// artifactsTimeout bounds the time to read all objects and logs of the cluster.
 	artifactsTimeout = 2 * time.Minute
 )
 
-// misplacedCommand is the error for words after run without "--" before them. "mote run ls" is as often a mistake
-// for another verb as a command, and a whole cluster is much for a mistake.
+// misplacedCommand returns the error for words after run without "--" before them. "mote run ls"
+// may as well be a typing error for another verb as a command, and starting a whole cluster by
+// mistake costs much.
 func misplacedCommand(cmd *cobra.Command, args []string, list bool) error {
 	if list {
 		return fmt.Errorf("run: --list starts nothing; leave out %q", args[0])
@@ -41,8 +43,9 @@ func misplacedCommand(cmd *cobra.Command, args []string, list bool) error {
 	return fmt.Errorf("run: a command comes after \"--\": %s", right)
 }
 
-// markPrompt lets the shell of command show in its prompt whose shell it is. It reads what it would have read
-// anyway before that. Other shells than bash and those that know ENV stay as they are.
+// markPrompt makes the shell of command show the sandbox in its prompt. The shell still reads its
+// usual startup files first. It works for bash and shells that know ENV; other shells stay
+// unchanged.
 func markPrompt(s *sandbox.Sandbox, command *sandbox.Command, e *env) error {
 	mark := "(mote:" + s.Name() + ") "
 	switch filepath.Base(command.Args[0]) {
@@ -67,7 +70,7 @@ func markPrompt(s *sandbox.Sandbox, command *sandbox.Command, e *env) error {
 	return nil
 }
 
-// greeting is the one line before a shell.
+// greeting returns the one line that is printed before a shell.
 func greeting(s *sandbox.Sandbox, dir string) string {
 	end := "removes the cluster with all that is in it"
 	if dir != "" {
@@ -76,7 +79,7 @@ func greeting(s *sandbox.Sandbox, dir string) string {
 	return fmt.Sprintf("A shell of this host with the throwaway cluster %s: kubectl, mote and ctr use it; \"exit\" %s.", s.Name(), end)
 }
 
-// farewell is the one line after it.
+// farewell returns the one line that is printed after a shell.
 func farewell(s *sandbox.Sandbox, dir string) string {
 	if dir != "" {
 		return fmt.Sprintf("The cluster %s is stopped; \"mote run --dir %s\" starts it again.", s.Name(), dir)
@@ -84,12 +87,13 @@ func farewell(s *sandbox.Sandbox, dir string) string {
 	return fmt.Sprintf("The cluster %s is removed.", s.Name())
 }
 
-// interruptedCode reports whether somebody ended the command on purpose.
+// interruptedCode reports whether a user ended the command on purpose.
 func interruptedCode(code int) bool {
 	return code == exitSignal+int(syscall.SIGINT) || code == exitSignal+int(syscall.SIGTERM) || code == exitSignal+int(syscall.SIGHUP)
 }
 
-// checkArtifacts makes the directory now: after an hour of tests is late for an error.
+// checkArtifacts creates the directory before the command runs: an error after an hour of tests
+// would come too late.
 func checkArtifacts(dir string) error {
 	if dir == "" {
 		return nil
@@ -100,8 +104,9 @@ func checkArtifacts(dir string) error {
 	return nil
 }
 
-// writeAftermath writes what is to be read of the cluster after its command: a report if that has failed, and the artifacts.
-// Both only help a person, so an error of theirs is printed and changes no exit code. A signal cuts them short.
+// writeAftermath writes information about the cluster after its command: a report if the command
+// has failed, and the artifacts. Both only help a person, so an error while writing them is printed
+// and does not change the exit code. A signal stops the writing early.
 func writeAftermath(ctx context.Context, e *env, s *sandbox.Sandbox, artifacts string, failed bool, signals <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -10,7 +10,7 @@ import (
 	"github.com/mote-k8s/mote/sandbox"
 )
 
-// newSandboxCommands returns the verbs under which package sandbox executes this file.
+// newSandboxCommands returns the verbs with which package sandbox executes this program.
 func newSandboxCommands(e *env) []*cobra.Command {
 	return []*cobra.Command{
 		{
@@ -30,7 +30,8 @@ func newSandboxCommands(e *env) []*cobra.Command {
 	}
 }
 
-// becomeServer turns this process, the first of a sandbox, into the sandbox's init with its server.
+// becomeServer turns this process, the first of a sandbox, into the sandbox's init, which runs its
+// server.
 func becomeServer(ctx context.Context, e *env) error {
 	argv, environ, err := sandbox.Enter(e.stdin)
 	if err != nil {

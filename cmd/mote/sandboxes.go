@@ -15,10 +15,11 @@ import (
 	"github.com/mote-k8s/mote/sandbox"
 )
 
-// sandboxFlag names a cluster of "mote run" for a verb.
+// sandboxFlag is the flag that names a cluster of "mote run" for a verb.
 const sandboxFlag = "sandbox"
 
-// sandboxVerbs can be asked about a cluster of "mote run", besides kubectl and ctr, whose flags are upstream's.
+// sandboxVerbs returns the verbs that work on a cluster of "mote run". kubectl and ctr, whose flags
+// are upstream's, do so too.
 func sandboxVerbs() []string { return []string{"status", "logs", "image"} }
 
 // listSandboxes writes the table of "mote run --list".
@@ -41,8 +42,9 @@ func listSandboxes(e *env, quiet bool) error {
 	return t.Flush()
 }
 
-// useSandbox points the verb at the sandbox called name. Without a name it points it at the only sandbox of the
-// machine, and says so, if nothing else can be meant: no setting or variable names a cluster, and this machine has none.
+// useSandbox points the verb at the sandbox called name. Without a name it points the verb at the
+// machine's only sandbox, and prints that, if no other cluster can be meant: no setting or variable
+// names a cluster, and this machine has none.
 func useSandbox(e *env, name string, m *machine.Machine) (changed bool, err error) {
 	if name != "" {
 		found, err := sandbox.Find(name)
@@ -59,7 +61,7 @@ func useSandbox(e *env, name string, m *machine.Machine) (changed bool, err erro
 	}
 	all, err := sandbox.List()
 	if err != nil || len(all) == 0 {
-		return false, nil // only root sees them
+		return false, nil // only root can list them
 	}
 	if len(all) > 1 {
 		var names []string
@@ -72,7 +74,7 @@ func useSandbox(e *env, name string, m *machine.Machine) (changed bool, err erro
 	return true, e.enter(all[0])
 }
 
-// elsewhereImpossible reports whether neither the settings nor the machine name another cluster.
+// elsewhereImpossible reports whether neither the settings nor the machine have another cluster.
 func elsewhereImpossible(e *env, m *machine.Machine) bool {
 	for _, name := range []string{"KUBECONFIG", "MOTE_SANDBOX", "CONTAINERD_ADDRESS"} {
 		if e.getenv(name) != "" {
@@ -90,7 +92,7 @@ func absent(path string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// enter sets the variables of i, for this process' settings and the programs that it starts.
+// enter sets the variables of i, for the settings of this process and the programs that it starts.
 func (e *env) enter(i sandbox.Info) error {
 	values := make(map[string]string)
 	for _, entry := range i.Env() {
@@ -110,8 +112,8 @@ func (e *env) enter(i sandbox.Info) error {
 	return nil
 }
 
-// cutSandboxFlag takes --sandbox from the front of another program's arguments, the one place where it cannot be meant
-// for that program.
+// cutSandboxFlag removes --sandbox from the front of another program's arguments, the only position
+// where it cannot be meant for that program.
 func cutSandboxFlag(args []string) (name string, rest []string, err error) {
 	if len(args) == 0 {
 		return "", args, nil

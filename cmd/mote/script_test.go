@@ -21,8 +21,9 @@ import (
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
-// TestMain makes this test the program mote for the scripts below testdata, under each of its names,
-// two programs that get in its way, one that makes its keys, and one that writes into its store.
+// TestMain makes this test binary the program mote for the scripts below testdata, under each of
+// its names, and four helper programs: two that get in its way, one that makes its keys, and one
+// that writes into its store.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"mote": main, "kubectl": main, "ctr": main,
@@ -33,7 +34,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts runs testdata/*.txtar. A script that could start a node does so in namespaces of its own.
+// TestScripts runs testdata/*.txtar. A script that could start a node runs in namespaces of its
+// own.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for namespaces and mounts")
@@ -42,7 +44,7 @@ func TestScripts(t *testing.T) {
 		Dir:                "testdata",
 		RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
-			// Scripts that become nobody need to reach the program too.
+			// Scripts that run as an unprivileged user need access to the program too.
 			program, err := exec.LookPath("mote")
 			if err != nil {
 				return err
@@ -57,7 +59,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// listenMain is the program "listen ADDRESS COMMAND...": it runs COMMAND while it listens.
+// listenMain implements the program "listen ADDRESS COMMAND...": it runs COMMAND while it listens.
 func listenMain(address string, argv []string) int {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -68,7 +70,8 @@ func listenMain(address string, argv []string) int {
 	return runChild(argv)
 }
 
-// holdMain is the program "hold DIR COMMAND...": it runs COMMAND while it has the data directory.
+// holdMain implements the program "hold DIR COMMAND...": it runs COMMAND while it holds the lock of
+// the data directory.
 func holdMain(dir string, argv []string) int {
 	lock, err := machine.New(&settings.Settings{DataDir: dir}, machine.Env{}).HoldStore()
 	if err != nil {
@@ -79,7 +82,8 @@ func holdMain(dir string, argv []string) int {
 	return runChild(argv)
 }
 
-// issueMain is the program "issue FLAG...": it makes what "mote server FLAG..." makes before it starts anything.
+// issueMain implements the program "issue FLAG...": it creates the files that "mote server FLAG..."
+// creates before it starts any component.
 func issueMain(args []string) int {
 	fs := pflag.NewFlagSet("issue", pflag.ContinueOnError)
 	loader := settings.Register(fs, "server")
@@ -105,7 +109,7 @@ func issueMain(args []string) int {
 	return 0
 }
 
-// putMain is the program "put ENDPOINT KEY VALUE", which waits for the endpoint.
+// putMain implements the program "put ENDPOINT KEY VALUE", which waits for the endpoint.
 func putMain(endpoint, key, value string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newStatusCommand returns the verb that says how the mote of this machine is.
+// newStatusCommand returns the verb that shows the status of the mote on this machine.
 func newStatusCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status",
@@ -101,7 +101,8 @@ func missing(c component.Status) string {
 	return ""
 }
 
-// notReady is the verb's outcome: nil, or which parts are not ready.
+// notReady returns the outcome of the verb: nil, or an error that names the components that are not
+// ready.
 func notReady(r machine.Report, quiet bool) error {
 	if r.Ready {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newStopCommand returns the verb that stops the mote of this machine.
+// newStopCommand returns the verb that stops the mote on this machine.
 func newStopCommand(e *env) *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{

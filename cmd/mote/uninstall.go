@@ -8,7 +8,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newUninstallCommand returns the verb that takes back what install did.
+// newUninstallCommand returns the verb that removes the mote service.
 func newUninstallCommand(e *env) *cobra.Command {
 	i := machine.Installer{Env: e.machine()}
 	var withData, yes bool

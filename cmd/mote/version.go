@@ -9,7 +9,7 @@ import (
 	"github.com/mote-k8s/mote/internal/version"
 )
 
-// newVersionCommand returns the verb that prints what this file is made of.
+// newVersionCommand returns the verb that prints the versions of the components in this file.
 func newVersionCommand(e *env) *cobra.Command {
 	var short, texts bool
 	cmd := &cobra.Command{
