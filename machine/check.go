@@ -69,7 +69,8 @@ func (m *Machine) checkInotify() agent.Finding {
 	return f
 }
 
-// checkPorts returns one finding for each port. Ports of the running mote count as free.
+// checkPorts returns one finding for each port. A port that is in use while mote runs is no
+// failure: the running mote has it.
 func (m *Machine) checkPorts() []agent.Finding {
 	listeners, err := host.Sockets()
 	if err != nil {

@@ -23,9 +23,9 @@ const (
 	artifactsTimeout = 2 * time.Minute
 )
 
-// misplacedCommand returns the error for words after run without "--" before them. "mote run ls"
-// may as well be a typing error for another verb as a command, and starting a whole cluster by
-// mistake costs much.
+// misplacedCommand returns the error for words after run without "--" before them. "mote run ls" is
+// as often meant for another verb as for a command, and starting a whole cluster is too much for a
+// mistake.
 func misplacedCommand(cmd *cobra.Command, args []string, list bool) error {
 	if list {
 		return fmt.Errorf("run: --list starts nothing; leave out %q", args[0])
