@@ -30,7 +30,7 @@ type apiServer struct {
 	watches   *fair.Gate
 }
 
-// newAPIServer parses the arguments; nothing that they name need exist yet.
+// newAPIServer parses the arguments; the files that they name need not exist yet.
 func newAPIServer(cfg Config, creds *pki.Credentials) (*apiServer, error) {
 	s := &apiServer{cfg: cfg, creds: creds, options: options.NewServerRunOptions(), watches: newWatchGate(cfg.Memory)}
 	addNodeRanges(s.options, cfg)
@@ -54,14 +54,16 @@ func (s *apiServer) args() []arg {
 		{"tls-cert-file", tls("apiserver.crt")},
 		{"tls-private-key-file", tls("apiserver.key")},
 		{"tls-cipher-suites", strings.Join(ciphers.Names(), ",")},
-		// Profiles of the process are on mote's own socket, for root alone.
+		// The profiles of the process are on mote's own socket, for root only.
 		{"profiling", "false"},
 		{"service-cluster-ip-range", s.cfg.ServiceCIDR.String()},
-		// The endpoint of the kubernetes Service is this server, always. Upstream's default asks the
-		// datastore for a lease every ten seconds to find that out, and writes each time.
+		// This server is always the endpoint of the kubernetes Service. Upstream's default finds
+		// that out through a lease in the datastore: it asks every ten seconds and writes each
+		// time.
 		{"endpoint-reconciler-type", "master-count"},
 
-		// Anonymous requests stay on by default, as upstream: RBAC grants them health and version only.
+		// Anonymous requests stay on by default, as upstream: RBAC grants them only health and
+		// version.
 		{"client-ca-file", s.creds.Bundle(pki.ClientAuthority)},
 		{"authorization-mode", "Node,RBAC"},
 		{"enable-admission-plugins", s.admissionPlugins()},
@@ -73,7 +75,7 @@ func (s *apiServer) args() []arg {
 		{"kubelet-certificate-authority", s.creds.Bundle(pki.ServerAuthority)},
 		{"kubelet-client-certificate", tls("apiserver-kubelet-client.crt")},
 		{"kubelet-client-key", tls("apiserver-kubelet-client.key")},
-		// Addresses first: nothing guarantees that a node's name resolves.
+		// Addresses come first: nothing guarantees that a node's name resolves.
 		{"kubelet-preferred-address-types", "InternalIP,ExternalIP,InternalDNS,ExternalDNS,Hostname"},
 
 		{"requestheader-client-ca-file", s.creds.Bundle(pki.FrontProxyAuthority)},
@@ -84,16 +86,17 @@ func (s *apiServer) args() []arg {
 		{"requestheader-extra-headers-prefix", "X-Remote-Extra-"},
 		{"proxy-client-cert-file", tls("front-proxy-client.crt")},
 		{"proxy-client-key-file", tls("front-proxy-client.key")},
-		// At a stop open watches end at once. Without this the stop waits for them for a minute, and
-		// those of the other parts of this process never end by themselves.
+		// At a stop, open watches end at once. Without this the stop waits a minute for them, and
+		// the watches of this process's other components never end by themselves.
 		{"shutdown-watch-termination-grace-period", "2s"},
-		// Aggregated servers and webhooks are called at their endpoints, without waiting for
-		// kube-proxy's rules.
+		// The apiserver calls aggregated servers and webhooks at their endpoints, without waiting
+		// for kube-proxy's rules.
 		{"enable-aggregator-routing", "true"},
 	})
 }
 
-// datastoreArgs give TLS files to an etcd elsewhere only: our own socket is no server's.
+// datastoreArgs returns the arguments for the datastore. Only an external etcd gets TLS files:
+// mote's own socket uses no TLS.
 func (s *apiServer) datastoreArgs() []arg {
 	args := []arg{{"etcd-servers", s.cfg.DatastoreEndpoint}}
 	if !strings.HasPrefix(s.cfg.DatastoreEndpoint, "https://") {
@@ -109,7 +112,7 @@ func (s *apiServer) datastoreArgs() []arg {
 	return args
 }
 
-// complete finds whatever upstream holds against the arguments' values.
+// complete reports every fault that upstream finds in the values of the arguments.
 func (s *apiServer) complete() error {
 	completed, err := s.options.Complete(context.Background())
 	if err != nil {
@@ -144,8 +147,8 @@ func (s *apiServer) Run(ctx context.Context) error {
 	}
 	boundLists(&config.Aggregator.GenericConfig.Config, s.cfg.Memory)
 	boundWatches(&config.Aggregator.GenericConfig.Config, s.watches)
-	// bootstrap.go says why these two hooks are ours. The set is shared by the three servers of the
-	// chain; a hook that the arguments disabled is already in it.
+	// mote replaces these two hooks; bootstrap.go explains why. The three servers of the chain
+	// share the set, and a hook that the arguments disabled is already in it.
 	disabled := config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks
 	hooks := bootstrapHooks()
 	hooks[trustHook] = s.forgetAuthorities()
@@ -183,7 +186,7 @@ func (s *apiServer) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready asks as the administrator, whom no missing RBAC rule keeps out.
+// Ready asks as the administrator, who has access whatever RBAC rules are missing.
 func (s *apiServer) Ready(ctx context.Context) error {
 	admin := pki.Admin(layout.Data(s.cfg.DataDir))
 	cert, err := tls.LoadX509KeyPair(admin.CertFile, admin.KeyFile)

@@ -11,11 +11,11 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 )
 
-// arg is one upstream flag and its value.
+// arg is one upstream flag with its value.
 type arg struct{ name, value string }
 
-// parseArgs sets mote's own arguments and then the user's in an upstream component's flags. option is
-// the mote option that the user's came from, e.g. "apiserver-arg"; errors name it.
+// parseArgs sets mote's own arguments and then the user's in an upstream component's flags. option
+// is the mote option that the user's arguments came from, e.g. "apiserver-arg"; errors name it.
 func parseArgs(sections cliflag.NamedFlagSets, option string, ours []arg, users []string) error {
 	flags := pflag.NewFlagSet(option, pflag.ContinueOnError)
 	flags.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
@@ -28,7 +28,8 @@ func parseArgs(sections cliflag.NamedFlagSets, option string, ours []arg, users 
 		return err
 	}
 	for _, a := range ours {
-		// Lists add up when they are set again, so ours has to go where the user gave his own. A plugin more is no reason to lose
+		// A list flag that is set again gets more items, so mote's value is left out where the user
+		// gave one. Admission plugins are the exception: to enable one more must not drop
 		// NodeRestriction.
 		replaced := slices.ContainsFunc(given, func(user arg) bool { return user.name == a.name })
 		if replaced && a.name != "enable-admission-plugins" {
@@ -46,7 +47,7 @@ func parseArgs(sections cliflag.NamedFlagSets, option string, ours []arg, users 
 	return nil
 }
 
-// splitArgs reads name=value, or name alone where upstream's flag may stand alone.
+// splitArgs parses name=value, or a name alone where upstream's flag needs no value.
 func splitArgs(flags *pflag.FlagSet, option string, users []string) ([]arg, error) {
 	logging := pflag.NewFlagSet("logging", pflag.ContinueOnError)
 	logsapi.AddFlags(logsapi.NewLoggingConfiguration(), logging)
@@ -71,7 +72,7 @@ func splitArgs(flags *pflag.FlagSet, option string, users []string) ([]arg, erro
 	return given, nil
 }
 
-// deprecations turns what pflag prints about deprecated flags into log records.
+// deprecations turns pflag's output about deprecated flags into log records.
 type deprecations struct{ option string }
 
 func (d deprecations) Write(p []byte) (int, error) {
@@ -79,7 +80,7 @@ func (d deprecations) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// argNames are the names in the user's arguments, spelled as upstream does.
+// argNames returns the names in the user's arguments, in upstream's spelling.
 func argNames(users []string) []string {
 	var names []string
 	for _, user := range users {
@@ -89,7 +90,7 @@ func argNames(users []string) []string {
 	return names
 }
 
-// argValues are the values that the user gives to one argument.
+// argValues returns the values that the user gives to one argument.
 func argValues(users []string, name string) []string {
 	var values []string
 	for i, given := range argNames(users) {

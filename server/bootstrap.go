@@ -21,16 +21,17 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// Upstream's two hooks that write bootstrap objects begin by sleeping a second, which is most of the
-// time from exec to ready, and then write some 150 objects one after the other. Ours, of the same
-// names, write the same objects, by the same reconciler, at once and side by side.
+// Upstream's two hooks that write bootstrap objects first sleep for a second, which is most of the
+// time from exec to ready. Then they write some 150 objects one after the other. mote's hooks of
+// the same names write the same objects, with the same reconciler, without the sleep and in
+// parallel.
 const (
 	bootstrapRetry   = 50 * time.Millisecond
-	bootstrapTimeout = 30 * time.Second // upstream's: then the server gives up
-	bootstrapWriters = 16               // the datastore joins concurrent writes into one fsync
+	bootstrapTimeout = 30 * time.Second // as upstream: then the server gives up
+	bootstrapWriters = 16               // the datastore combines concurrent writes into one fsync
 )
 
-// task is one object to be written; it may be repeated.
+// task writes one object; it may be repeated.
 type task func(ctx context.Context) error
 
 func bootstrapHooks() map[string]genericapiserver.PostStartHookFunc {
@@ -50,7 +51,7 @@ func hook(tasks func(kubernetes.Interface) []task) genericapiserver.PostStartHoo
 	}
 }
 
-// runTasks runs tasks side by side and repeats those that failed, until none is left.
+// runTasks runs tasks in parallel and repeats the failed ones until none is left.
 func runTasks(ctx context.Context, tasks []task) error {
 	var errs []error
 	err := wait.PollUntilContextTimeout(ctx, bootstrapRetry, bootstrapTimeout, true, func(ctx context.Context) (bool, error) {
@@ -88,8 +89,9 @@ func runOnce(ctx context.Context, tasks []task) (failed []task, errs []error) {
 	return failed, errs
 }
 
-// roleTasks reconciles upstream's bootstrap policy, and our binding for the apiserver as the kubelets'
-// client. What upstream migrates from clusters older than 1.14 is left out: none of ours is.
+// roleTasks returns the tasks that reconcile upstream's bootstrap policy, and mote's binding for
+// the apiserver as the kubelets' client. It omits upstream's migrations from clusters older than
+// 1.14: no mote cluster is that old.
 func roleTasks(client kubernetes.Interface) []task {
 	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
 	var tasks []task
@@ -129,7 +131,8 @@ func roleTasks(client kubernetes.Interface) []task {
 	return tasks
 }
 
-// kubeletClientBinding lets the apiserver call kubelets: logs, exec, metrics.
+// kubeletClientBinding returns the binding that lets the apiserver call kubelets: logs, exec,
+// metrics.
 func kubeletClientBinding() rbacv1.ClusterRoleBinding {
 	return rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{

@@ -17,7 +17,7 @@ import (
 
 var y2027 = time.Date(2027, time.March, 1, 0, 0, 0, 0, time.UTC)
 
-// year is how long a leaf is valid.
+// year is the lifetime of a leaf.
 const year = 365 * 24 * time.Hour
 
 func testConfig(t *testing.T) Config {
@@ -31,7 +31,7 @@ func testConfig(t *testing.T) Config {
 	}.withDefaults()
 }
 
-// issue makes every file of the control plane and of one node, as Prepare and IssueNode do.
+// issue creates every file of the control plane and of one node, as Prepare and IssueNode do.
 func issue(t *testing.T, cfg Config, now time.Time) *pki.Credentials {
 	c := pki.New(layout.Data(cfg.DataDir))
 	require.NoError(t, c.MakeDirs())
@@ -46,7 +46,7 @@ func issue(t *testing.T, cfg Config, now time.Time) *pki.Credentials {
 
 func nodeDir(cfg Config) string { return filepath.Join(cfg.DataDir, "agent", "credentials") }
 
-// leaves returns the paths of the certificates in directories, without those of authorities.
+// leaves returns the paths of the certificates in directories, except those of authorities.
 func leaves(t *testing.T, dirs ...string) []string {
 	var paths []string
 	for _, dir := range dirs {
@@ -79,7 +79,8 @@ func endOf(t *testing.T, path string) time.Time {
 	return pki.CertificatesIn(data)[0].NotAfter
 }
 
-// TestPrepareRefusesLostKeys: with a datastore that has state nothing is made anew; without, all is.
+// TestPrepareRefusesLostKeys checks that a datastore with state keeps Prepare from creating lost
+// keys anew. Without state Prepare creates all of them.
 func TestPrepareRefusesLostKeys(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.HasState = true
@@ -89,7 +90,8 @@ func TestPrepareRefusesLostKeys(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(cfg.DataDir, "server"))
 }
 
-// TestCopyThatCannotBeWritten: the administrator's copy stops no renewal, of a node's certificates least.
+// TestCopyThatCannotBeWritten checks that a copy of the admin kubeconfig that cannot be written
+// stops no renewal, least of all that of a node's certificates.
 func TestCopyThatCannotBeWritten(t *testing.T) {
 	cfg := testConfig(t)
 	c := issue(t, cfg, y2027)
@@ -111,7 +113,8 @@ func TestCopyThatCannotBeWritten(t *testing.T) {
 	require.Equal(t, string(kubeconfig), string(copied))
 }
 
-// TestVanishedDirectory: what goes away below a running server is in its status until it is back.
+// TestVanishedDirectory removes a directory below a running server: the status reports it until it
+// is back.
 func TestVanishedDirectory(t *testing.T) {
 	cfg := testConfig(t)
 	c := issue(t, cfg, y2027)

@@ -12,61 +12,68 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// Config says what control plane to run. Prepare copies, defaults and validates it once; it is
+// Config describes the control plane to run. Prepare copies, defaults and validates it once; it is
 // never changed afterwards.
 type Config struct {
-	// DataDir holds the PKI, kubeconfigs and encryption key (<data-dir>/server). Made with mode 0700.
+	// DataDir holds the PKI, kubeconfigs and encryption key (<data-dir>/server). It is created with
+	// mode 0700.
 	DataDir string
-	// AdminKubeconfig is the path that the administrator's kubeconfig is written to, mode 0600.
+	// AdminKubeconfig is the path of the admin kubeconfig, which is written with mode 0600.
 	AdminKubeconfig string
-	// ClusterName is what kubeconfigs call the cluster, its administrator and the context. Default "mote".
+	// ClusterName is the name of the cluster, its administrator and the context in kubeconfigs.
+	// Default "mote".
 	ClusterName string
-	// KubeconfigCopy is the path of a further copy of it, or empty. It may lie anywhere; it is kept up to date.
+	// KubeconfigCopy is the path of a copy of the admin kubeconfig, or empty. It may be anywhere;
+	// mote keeps it up to date.
 	KubeconfigCopy string
-	// HasState says that the datastore holds a cluster already. Prepare then fails with a *LostKeysError
-	// where it would otherwise make that cluster's keys anew.
+	// HasState is true when the datastore holds a cluster already. Prepare then fails with a
+	// *LostKeysError where it would otherwise create that cluster's keys anew.
 	HasState bool
-	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock, or several URLs of one
-	// etcd, joined by commas.
+	// DatastoreEndpoint is an etcd v3 endpoint, e.g. unix:///run/mote/sockets/datastore.sock, or
+	// several URLs of one etcd, joined by commas.
 	DatastoreEndpoint string
-	// DatastoreCAFile verifies an etcd whose URLs are https; DatastoreCertFile and DatastoreKeyFile are ours before
-	// it. All may be empty.
+	// DatastoreCAFile verifies an etcd whose URLs are https; DatastoreCertFile and DatastoreKeyFile
+	// are the client certificate for it and its key. All may be empty.
 	DatastoreCAFile, DatastoreCertFile, DatastoreKeyFile string
-	// ListenAddress and ListenPort are where kube-apiserver serves HTTPS. Default 0.0.0.0:6443.
-	// With a specific address other than loopback, mote's own parts use that address too.
+	// ListenAddress and ListenPort are the address of kube-apiserver's HTTPS. Default 0.0.0.0:6443.
+	// With a specific address other than loopback, mote's own components use that address too.
 	ListenAddress netip.Addr
 	ListenPort    int
-	// AdvertiseAddress is what the kubernetes Service's endpoint holds: the bridge address.
+	// AdvertiseAddress is the endpoint of the kubernetes Service: the bridge address.
 	AdvertiseAddress netip.Addr
 	// TLSSANs are further names and addresses for the apiserver's serving certificate.
 	TLSSANs []string
-	// ClusterCIDR, ServiceCIDR are the pods' and Services' networks; ClusterDNS lies in ServiceCIDR.
-	// Default 10.42.0.0/16 and 10.43.0.0/16. Each node gets a /24 of ClusterCIDR.
+	// ClusterCIDR and ServiceCIDR are the networks of pods and Services; ClusterDNS lies in
+	// ServiceCIDR. Default 10.42.0.0/16 and 10.43.0.0/16. Each node gets a /24 of ClusterCIDR.
 	ClusterCIDR, ServiceCIDR netip.Prefix
-	// NodeRanges are the pod networks of the nodes that mote makes, by node name. Other nodes get another /24 of ClusterCIDR.
+	// NodeRanges are the pod networks of the nodes that mote creates, by node name. Other nodes get
+	// another /24 of ClusterCIDR.
 	NodeRanges map[string]netip.Prefix
 	// ClusterDomain is the DNS suffix of Services and part of the service-account issuer: changing
 	// it invalidates the tokens in running pods. Default cluster.local.
 	ClusterDomain string
-	// MetricsAddress is where the controller manager and the scheduler listen. Default 127.0.0.1. On another one, those whom RBAC allows
-	// may read their metrics.
+	// MetricsAddress is the address on which the controller manager and the scheduler listen.
+	// Default 127.0.0.1. On another address, users with RBAC permission may read their metrics.
 	MetricsAddress netip.Addr
-	// Budgets bound what strangers may take from the process; nil bounds each port alone.
+	// Budgets limit the resources that foreign clients may take from the process; nil limits each
+	// port alone.
 	Budgets *limit.Budgets
-	// Memory is what the process should use at most, in bytes; requests are bounded by it. 0 leaves upstream's bounds.
+	// Memory is the most memory that the process should use, in bytes; it limits the requests. 0
+	// keeps upstream's limits.
 	Memory int64
 	// Profile is ProfileDefault or ProfileCIS.
 	Profile string
-	// AuditPolicy is AuditOff, AuditDefault or the path of a policy file (audit.k8s.io/v1). Default AuditOff, or AuditDefault with
-	// ProfileCIS.
+	// AuditPolicy is AuditOff, AuditDefault or the path of a policy file (audit.k8s.io/v1). Default
+	// AuditOff, or AuditDefault with ProfileCIS.
 	AuditPolicy string
-	// Extra arguments, each name=value without dashes, for the upstream components. One that mote
-	// sets too replaces mote's value; a name given several times adds up where upstream's flag does.
+	// Extra arguments for the upstream components, each name=value without dashes. One that mote
+	// sets too replaces mote's value. A name that is given several times adds up where upstream's
+	// flag does.
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs []string
 }
 
-// nodeCIDRBits is the size of each node's share of ClusterCIDR. The agent's bridge uses the first
-// one, 10.42.0.0/24 by default, so the two must agree.
+// nodeCIDRBits is the prefix length of each node's share of ClusterCIDR. The agent's bridge uses
+// the first share, 10.42.0.0/24 by default, so the two must agree.
 const nodeCIDRBits = 24
 
 func (c Config) withDefaults() Config {
@@ -150,8 +157,8 @@ func (c Config) validate() error {
 	return nil
 }
 
-// url is where mote's own parts and the administrator on this machine reach the apiserver:
-// loopback, unless the apiserver listens elsewhere only.
+// url returns the URL at which mote's own components and the administrator on this machine reach
+// the apiserver: on loopback, unless the apiserver listens only on another address.
 func (c Config) url() string {
 	addr := c.ListenAddress
 	switch {
@@ -163,7 +170,7 @@ func (c Config) url() string {
 	return "https://" + netip.AddrPortFrom(addr, uint16(c.ListenPort)).String()
 }
 
-// pki is what the certificates and kubeconfigs need to know.
+// pki returns the configuration of the certificates and kubeconfigs.
 func (c Config) pki() pki.Config {
 	return pki.Config{
 		URL: c.url(), ClusterName: c.ClusterName, ClusterDomain: c.ClusterDomain,
@@ -172,5 +179,5 @@ func (c Config) pki() pki.Config {
 	}
 }
 
-// apiServiceAddress is the kubernetes Service's address: the first of ServiceCIDR.
+// apiServiceAddress returns the kubernetes Service's address: the first of ServiceCIDR.
 func (c Config) apiServiceAddress() netip.Addr { return c.ServiceCIDR.Addr().Next() }

@@ -26,10 +26,10 @@ import (
 type controllerManager struct {
 	cfg     Config
 	options *options.KubeControllerManagerOptions
-	health  string // URL, of when the options were parsed: Run changes them
+	health  string // URL from when the options were parsed: Run changes the options
 }
 
-// newControllerManager parses the arguments; nothing that they name need exist yet.
+// newControllerManager parses the arguments; the files that they name need not exist yet.
 func newControllerManager(cfg Config, creds *pki.Credentials) (*controllerManager, error) {
 	opts, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
@@ -46,7 +46,8 @@ func newControllerManager(cfg Config, creds *pki.Credentials) (*controllerManage
 	return &controllerManager{cfg: cfg, options: opts, health: healthURL(opts.SecureServing, "/healthz?verbose")}, nil
 }
 
-// validate finds what upstream holds against the arguments' values, feature gates being set.
+// validate reports the faults that upstream finds in the arguments' values. Feature gates must be
+// set before.
 func (c *controllerManager) validate() error {
 	err := c.options.Validate(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 	if err != nil {
@@ -59,16 +60,17 @@ func controllerManagerArgs(cfg Config, creds *pki.Credentials) []arg {
 	kubeconfig := creds.Kubeconfig("controller-manager")
 	args := servingArgs(cfg, creds, kubeconfig)
 	if cfg.Profile == ProfileCIS {
-		// Pods that have ended stay to be looked at, upstream 12,500 of them. A node runs 110.
+		// Pods that have ended stay for inspection. Upstream keeps 12,500 of them; a node runs 110.
 		args = append(args, arg{"terminated-pod-gc-threshold", "100"})
 	}
 	return append(args, []arg{
 		{"secure-port", "10257"},
 		{"use-service-account-credentials", "true"},
-		// Upstream makes this directory, by default one below /usr, which may be read-only and which no reset would remove.
+		// Upstream creates this directory, by default one below /usr, which may be read-only and
+		// which no reset would remove.
 		{"flex-volume-plugin-dir", layout.Data(cfg.DataDir).VolumePlugins()},
-		// Making some 40 service accounts at the first start takes 4 s at upstream's 20 requests/s. What
-		// protects the apiserver is its own priority and fairness.
+		// The first start creates some 40 service accounts, which takes 4 s at upstream's 20
+		// requests/s. The apiserver protects itself with priority and fairness.
 		{"kube-api-qps", "200"},
 		{"kube-api-burst", "400"},
 
@@ -90,14 +92,15 @@ func controllerManagerArgs(cfg Config, creds *pki.Credentials) []arg {
 	}...)
 }
 
-// servingArgs are the arguments that the controller manager and the scheduler share. With the files
-// at hand, neither asks the apiserver for its authentication settings or makes an RSA key at start.
+// servingArgs returns the arguments that the controller manager and the scheduler share. With these
+// files neither asks the apiserver for its authentication settings or creates an RSA key at the
+// start.
 func servingArgs(cfg Config, creds *pki.Credentials, kubeconfig string) []arg {
 	return []arg{
 		{"kubeconfig", kubeconfig},
 		{"authentication-kubeconfig", kubeconfig},
 		{"authorization-kubeconfig", kubeconfig},
-		{"leader-elect", "false"}, // one server; and a lease is a write every two seconds
+		{"leader-elect", "false"}, // there is one server, and a lease costs a write every two seconds
 		{"bind-address", cfg.MetricsAddress.String()},
 		{"tls-cert-file", creds.Path("localhost.crt")},
 		{"tls-private-key-file", creds.Path("localhost.key")},
@@ -109,7 +112,7 @@ func servingArgs(cfg Config, creds *pki.Credentials, kubeconfig string) []arg {
 	}
 }
 
-// needsPort refuses to switch off the port that Ready asks.
+// needsPort refuses arguments that switch off the port that Ready uses.
 func needsPort(option string, serving *apiserveroptions.SecureServingOptions) error {
 	if serving.BindPort == 0 {
 		return fmt.Errorf(`unsupported --%s "secure-port=0": mote asks this port whether the component is ready`, option)
@@ -117,7 +120,7 @@ func needsPort(option string, serving *apiserveroptions.SecureServingOptions) er
 	return nil
 }
 
-// healthURL is a health endpoint of a component that serves on its own port.
+// healthURL returns the URL of a health endpoint on a component's own port.
 func healthURL(serving *apiserveroptions.SecureServingOptions, path string) string {
 	host := serving.BindAddress.String()
 	if serving.BindAddress.IsUnspecified() {
@@ -126,8 +129,8 @@ func healthURL(serving *apiserveroptions.SecureServingOptions, path string) stri
 	return fmt.Sprintf("https://%s%s", joinHostPort(host, serving.BindPort), path)
 }
 
-// healthTLS does not verify: the answer is no secret, nothing secret is sent, and the user may have
-// given the port a certificate of his own.
+// healthTLS returns a configuration that does not verify the server: neither the request nor the
+// answer is secret, and the user may have given the port another certificate.
 func healthTLS() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
 
 func (*controllerManager) Name() string { return "kube-controller-manager" }
@@ -159,9 +162,9 @@ func (c *controllerManager) Run(ctx context.Context) error {
 	return nil
 }
 
-// createServiceAccounts makes the controllers' service accounts side by side. Upstream makes each one
-// that is missing, with three requests, while it builds the controllers one after the other, and the
-// kubelet waits for the last.
+// createServiceAccounts creates the controllers' service accounts in parallel. Upstream creates
+// each missing one, with three requests, while it builds the controllers one after the other, and
+// the kubelet waits for the last.
 func createServiceAccounts(ctx context.Context, client kubernetes.Interface) error {
 	accounts := client.CoreV1().ServiceAccounts(metav1.NamespaceSystem)
 	existing, err := accounts.List(ctx, metav1.ListOptions{})
@@ -190,9 +193,9 @@ func createServiceAccounts(ctx context.Context, client kubernetes.Interface) err
 	return runTasks(ctx, tasks)
 }
 
-// Ready waits until /healthz lists a controller: upstream adds them all at once, when the last has
-// been built. Their constructors initialise the volume plugins, and nothing else does (attach-detach,
-// persistent volume binder and expander; k8s.io/kubernetes/pkg/controller/volume).
+// Ready waits until /healthz lists a controller: upstream adds them all at once, after it has built
+// the last. Only their constructors initialise the volume plugins (attach-detach, persistent volume
+// binder and expander; k8s.io/kubernetes/pkg/controller/volume).
 func (c *controllerManager) Ready(ctx context.Context) error {
 	known := app.KnownControllers()
 	return waitHealthy(ctx, healthTLS(), c.health, func(body string) error {

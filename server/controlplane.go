@@ -21,12 +21,12 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// renewalInterval is how often certificates are looked at: soon enough after a clock was set or an
-// address came, at a cost of a few system calls.
+// renewalInterval is the interval between checks of the certificates: soon enough after the clock
+// was set or an address was added, at a cost of a few system calls.
 const renewalInterval = time.Minute
 
-// ControlPlane is a prepared control plane: its files are made and its arguments are known to be
-// good. Its components share the process's package variables, so there is one for each process.
+// ControlPlane is a prepared control plane: its files exist and its arguments are valid. Its
+// components share the process's package variables, so a process can have only one.
 type ControlPlane struct {
 	cfg   Config
 	creds *pki.Credentials
@@ -36,21 +36,21 @@ type ControlPlane struct {
 	controllerManager *controllerManager
 	scheduler         *scheduler
 
-	mu    sync.Mutex // guards nodes, and the certificate files against two writers
+	mu    sync.Mutex // guards nodes, and allows one writer of the certificate files
 	nodes map[string]node
 
-	trouble atomic.Pointer[renewalTrouble] // of the last renewal; nil when it went well
+	trouble atomic.Pointer[renewalTrouble] // of the last renewal; nil after success
 }
 
-// node is what IssueNode was told about a credentials directory, for its renewal.
+// node holds the arguments of IssueNode for a credentials directory, for its renewal.
 type node struct {
 	name  string
 	addrs []netip.Addr
 }
 
-// Prepare validates cfg and parses the extra arguments before it makes anything; then it makes the
-// PKI, kubeconfigs and encryption configuration, or renews what needs it. Interrupted at any moment,
-// it may be called again.
+// Prepare validates cfg and parses the extra arguments before it creates anything. Then it creates
+// the PKI, kubeconfigs and encryption configuration, or renews what needs it. It may be interrupted
+// at any moment and called again.
 func Prepare(cfg Config) (*ControlPlane, error) {
 	return prepare(cfg, time.Now)
 }
@@ -85,15 +85,15 @@ func prepare(cfg Config, now func() time.Time) (*ControlPlane, error) {
 	if err := c.apiserver.writePolicies(); err != nil {
 		return nil, err
 	}
-	// Only now, because completing reads the service-account key.
+	// Not earlier, because completing reads the service-account key.
 	if err := c.apiserver.complete(); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// parseOptions builds the components' upstream options. They share one registry of feature gates and
-// emulated versions, which takes effect for the whole process when all arguments are known.
+// parseOptions builds the components' upstream options. They share one registry of feature gates
+// and emulated versions, which takes effect for the whole process once all arguments are known.
 func (c *ControlPlane) parseOptions() error {
 	var err error
 	if c.apiserver, err = newAPIServer(c.cfg, c.creds); err != nil {
@@ -118,7 +118,8 @@ func (c *ControlPlane) parseOptions() error {
 	utilfeature.DefaultMutableFeatureGate.AddMetrics()
 	registry.AddMetrics()
 
-	// Several parts of one process apply the same log settings; the second must not be an error.
+	// Several components of one process apply the same log settings; the second time must not be an
+	// error.
 	logsapi.ReapplyHandling = logsapi.ReapplyHandlingIgnoreUnchanged
 	verbosity := max(c.apiserver.options.Logs.Verbosity, c.controllerManager.options.Logs.Verbosity, c.scheduler.options.Logs.Verbosity)
 	if verbosity > 0 {
@@ -131,25 +132,26 @@ func (c *ControlPlane) parseOptions() error {
 	return nil
 }
 
-// APIServer is kube-apiserver. It is ready when /readyz says so.
+// APIServer returns kube-apiserver. It is ready when /readyz returns ok.
 func (c *ControlPlane) APIServer() component.Component { return c.apiserver }
 
-// ControllerManager is kube-controller-manager. It is to start when the apiserver is ready; it is
-// ready when all controllers are built. From then on it does not initialise volume plugins any more,
-// and a kubelet may start in this process: the CSI plugin keeps a package variable that the last to
-// initialise owns, and that has to be the kubelet, or CSINode is never written.
+// ControllerManager returns kube-controller-manager. Start it when the apiserver is ready; it is
+// ready when all controllers are built. After that it no longer initialises volume plugins, and a
+// kubelet may start in this process. The CSI plugin keeps a package variable that belongs to the
+// component that initialises it last. That must be the kubelet, or else CSINode is never written.
 func (c *ControlPlane) ControllerManager() component.Component { return c.controllerManager }
 
-// Scheduler is kube-scheduler. It is to start when the apiserver is ready; it is ready when it has
+// Scheduler returns kube-scheduler. Start it when the apiserver is ready; it is ready when it has
 // seen all nodes and pods.
 func (c *ControlPlane) Scheduler() component.Component { return c.scheduler }
 
-// Renewal keeps certificates valid and the apiserver's up to date with the machine's addresses while
-// the process runs, those of nodes that IssueNode wrote in this process included.
+// Renewal returns the component that keeps certificates valid, and the apiserver's up to date with
+// the machine's addresses. That includes the certificates of nodes that IssueNode wrote in this
+// process.
 func (c *ControlPlane) Renewal() component.Component { return renewal{c} }
 
-// IssueNode writes, or brings up to date, the credentials directory of a node: see "The seam" in
-// docs/architecture.md. addrs are what the apiserver may reach the kubelet at.
+// IssueNode writes the credentials directory of a node, or brings it up to date: see "The seam" in
+// docs/architecture.md. addrs are the addresses at which the apiserver may reach the kubelet.
 func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error {
 	if problems := validation.IsDNS1123Subdomain(nodeName); len(problems) > 0 {
 		return fmt.Errorf("node name %q: %s", nodeName, strings.Join(problems, "; "))
@@ -166,7 +168,7 @@ func (c *ControlPlane) IssueNode(dir, nodeName string, addrs []netip.Addr) error
 	return nil
 }
 
-// load makes the folders first, as the lock needs one.
+// load creates the directories first, because the lock needs one.
 func (c *ControlPlane) load() error {
 	if err := c.creds.MakeDirs(); err != nil {
 		return err
@@ -179,7 +181,8 @@ func (c *ControlPlane) load() error {
 	return c.creds.Load()
 }
 
-// lock keeps the certificate files for one writer, in this process and outside.
+// lock gives the caller the exclusive right to write the certificate files, in this process and
+// among other processes.
 func (c *ControlPlane) lock() (unlock func(), err error) {
 	c.mu.Lock()
 	release, err := c.creds.Lock()
@@ -190,9 +193,10 @@ func (c *ControlPlane) lock() (unlock func(), err error) {
 	return func() { release(); c.mu.Unlock() }, nil
 }
 
-// renew brings every certificate up to date. Who uses them rereads them: the apiserver and the kubelet
-// are notified of changed files, clients look every five minutes. The copy of the kubeconfig comes last, as it lies in a
-// place that is not ours: one that cannot be written keeps nothing else from being renewed.
+// renew brings every certificate up to date. Their users read them again: the apiserver and the
+// kubelet are notified of changed files, clients check every five minutes. The copy of the
+// kubeconfig comes last, as it may be anywhere: a copy that cannot be written stops no other
+// renewal.
 func (c *ControlPlane) renew() error {
 	if err := c.renewCertificates(); err != nil {
 		return err
@@ -206,7 +210,7 @@ func (c *ControlPlane) renewCertificates() error {
 		return err
 	}
 	defer unlock()
-	// What a verb decided on and was killed over.
+	// Finish a change that a verb began before it was killed.
 	if err := c.creds.FinishRotation(); err != nil {
 		return err
 	}
@@ -249,8 +253,8 @@ func (r renewal) Run(ctx context.Context) error {
 	}
 }
 
-// try renews what needs it. A full disk is no reason to stop a cluster whose certificates have months
-// to go: what goes wrong is logged once, and is in the status until it is over.
+// try renews what needs it. A full disk is no reason to stop a cluster whose certificates are valid
+// for months: an error is logged once, and stays in the status until a renewal succeeds.
 func (r renewal) try() {
 	err := r.renew()
 	before := r.trouble.Load()
@@ -270,7 +274,7 @@ func (r renewal) Trouble() []string { return r.trouble.Load().lines() }
 // Ready implements component.Component.
 func (renewal) Ready(context.Context) error { return nil }
 
-// renewalTrouble is what `mote status` shows while certificates cannot be renewed.
+// renewalTrouble is shown by "mote status" while certificates cannot be renewed.
 type renewalTrouble struct {
 	since time.Time
 	text  string

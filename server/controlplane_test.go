@@ -31,12 +31,12 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// inNamespace is set for the copy of this test that has a network namespace of its own.
+// inNamespace is set for the child process of this test that has a network namespace of its own.
 const inNamespace = "MOTE_TEST_IN_NAMESPACE"
 
-const startTimeout = 2 * time.Minute // for machines that build something else at the same time
+const startTimeout = 2 * time.Minute // long enough for machines that compile something at the same time
 
-// TestControlPlane runs the three components over a real etcd: the store of mote is another package's.
+// TestControlPlane runs the three components over a real etcd: mote's store is in another package.
 func TestControlPlane(t *testing.T) {
 	etcd := findEtcd(t)
 	if os.Getenv(inNamespace) == "" {
@@ -101,7 +101,7 @@ func startEtcd(t *testing.T, path string) string {
 	return endpoint
 }
 
-// run starts the first component and, when it is ready, the others; stop ends all.
+// run starts the first component and, when it is ready, the others; stop stops all.
 func run(t *testing.T, first component.Component, others ...component.Component) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := map[string]chan error{}
@@ -209,8 +209,8 @@ func checkStrangers(t *testing.T, admin *rest.Config) {
 	require.NoError(t, err)
 }
 
-// checkTrust: whom aggregated API servers trust is what upstream writes plus an authority of former times, until the
-// next start.
+// checkTrust checks the ConfigMap with the authorities that aggregated API servers trust. Upstream
+// writes the present ones. A previous one stays in it until the next start removes it.
 func checkTrust(t *testing.T, client kubernetes.Interface, plane *ControlPlane) {
 	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	const name = "extension-apiserver-authentication"
@@ -236,7 +236,8 @@ func checkTrust(t *testing.T, client kubernetes.Interface, plane *ControlPlane) 
 	}
 }
 
-// authorityOf returns the certificate of another cluster's client authority, which it makes in dir.
+// authorityOf returns the certificate of another cluster's client authority, which it creates in
+// dir.
 func authorityOf(t *testing.T, dir string) string {
 	other := pki.New(layout.Data(dir))
 	require.NoError(t, other.MakeDirs())
@@ -246,8 +247,9 @@ func authorityOf(t *testing.T, dir string) string {
 	return string(data)
 }
 
-// checkNode asks as the kubelet that IssueNode made: it may register itself, and no other. It has its pod network from then on, and
-// the controller manager gives another one to a node that mote did not make.
+// checkNode acts as the kubelet of IssueNode: it may register itself and no other node. Its node
+// has its pod network from the start, and the controller manager gives another one to a node that
+// mote did not create.
 func checkNode(t *testing.T, client kubernetes.Interface, plane *ControlPlane) {
 	dir := filepath.Join(t.TempDir(), "credentials")
 	require.NoError(t, plane.IssueNode(dir, "node1", nil))
@@ -275,8 +277,8 @@ func checkNode(t *testing.T, client kubernetes.Interface, plane *ControlPlane) {
 	}, startTimeout, 50*time.Millisecond)
 }
 
-// checkRenewal lets most of the certificates' life pass and waits for the running apiserver to serve
-// the new one.
+// checkRenewal lets most of the certificates' lifetime pass and waits until the running apiserver
+// serves the new one.
 func checkRenewal(t *testing.T, plane *ControlPlane) {
 	served := func() string {
 		conn, err := tls.Dial("tcp", net.JoinHostPort("127.0.0.1", "6443"), &tls.Config{InsecureSkipVerify: true})

@@ -1,10 +1,11 @@
-// Package server is mote's control plane: kube-apiserver, kube-controller-manager and kube-scheduler as
-// components of the calling process, with certificates and kubeconfigs that package pki makes.
+// Package server is mote's control plane: kube-apiserver, kube-controller-manager and
+// kube-scheduler as components of the calling process. Package pki creates their certificates and
+// kubeconfigs.
 //
-// Enter it with Prepare, which validates the configuration and the extra arguments and makes or
-// renews every file below <data-dir>/server; then run the components of the ControlPlane that it
-// returns. The apiserver must be ready before the other two start, and the controller manager must
-// be ready before a kubelet starts in the same process (see ControllerManager).
+// Start with Prepare. It validates the configuration and the extra arguments and creates or renews
+// every file below <data-dir>/server. Then run the components of the ControlPlane that it returns.
+// The apiserver must be ready before the other two start, and the controller manager must be ready
+// before a kubelet starts in the same process (see ControllerManager).
 //
 // Upstream keeps feature gates, log settings, metrics and /configz in package variables, so a
 // process has one control plane: each component's Run may be called once in the life of a process.

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// Upstream exports no event for "ready", so Ready asks again and again while a component starts:
-// often enough to lose a few milliseconds only, rarely enough not to slow the start.
+// Upstream exports no event for "ready", so Ready polls while a component starts: often enough to
+// lose only a few milliseconds, rarely enough not to slow the start.
 const (
 	probeInterval    = 5 * time.Millisecond
 	probeMaxInterval = 50 * time.Millisecond
-	probeTimeout     = 5 * time.Second // for one question; the listener may be open before it answers
+	probeTimeout     = 5 * time.Second // for one request; the listener may be open before it answers
 )
 
-// waitHealthy asks url until it answers 200 and body satisfies accept. When ctx ends first, the error
-// says what is missing.
+// waitHealthy polls url until it answers 200 and accept accepts the body. When ctx ends first, the
+// error describes what is missing.
 func waitHealthy(ctx context.Context, config *tls.Config, url string, accept func(body string) error) error {
 	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
@@ -58,8 +58,8 @@ func probe(ctx context.Context, client *http.Client, url string, accept func(bod
 	return accept(string(body))
 }
 
-// failedChecks finds what is wrong in the answer of a Kubernetes health endpoint, whose lines are
-// "[+]name ok" or "[-]name failed: reason withheld".
+// failedChecks returns the failed checks in the answer of a Kubernetes health endpoint, whose lines
+// are "[+]name ok" or "[-]name failed: reason withheld".
 func failedChecks(body string) string {
 	var failed []string
 	for line := range strings.Lines(body) {
@@ -74,7 +74,7 @@ func failedChecks(body string) string {
 	return "waiting for " + strings.Join(failed, ", ")
 }
 
-// passedChecks finds the names that a verbose answer of a health endpoint lists as ok.
+// passedChecks returns the names that a verbose answer of a health endpoint lists as ok.
 func passedChecks(body string) []string {
 	var passed []string
 	for line := range strings.Lines(body) {
@@ -88,6 +88,6 @@ func passedChecks(body string) []string {
 
 func acceptAny(string) error { return nil }
 
-// errStopped is the cause when an upstream component returns without an error though nobody asked
-// it to stop.
+// errStopped is the cause when an upstream component returns without an error before it was asked
+// to stop.
 var errStopped = errors.New("stopped by itself")

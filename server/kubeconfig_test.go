@@ -7,7 +7,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// TestClusterNames merges the kubeconfigs of two clusters, as kubectl does: each context leads to its own.
+// TestClusterNames merges the kubeconfigs of two clusters, as kubectl does: each context leads to
+// its own cluster.
 func TestClusterNames(t *testing.T) {
 	one, two := testConfig(t), testConfig(t)
 	one.ClusterName, two.ClusterName = "mote-one", "mote-two"
@@ -30,7 +31,8 @@ func TestClusterNames(t *testing.T) {
 	}
 }
 
-// TestRenamedCluster: a kubeconfig that was made when every cluster was called mote keeps its context and the namespace in it.
+// TestRenamedCluster checks that a kubeconfig from the time when every cluster was called mote
+// keeps its context and the namespace in it.
 func TestRenamedCluster(t *testing.T) {
 	cfg := testConfig(t)
 	_, err := Prepare(cfg)

@@ -10,13 +10,14 @@ import (
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
-// handshakeTimeout is for a client's TLS handshake, which takes two round trips. Upstream's own limit, 32 s, is for
-// the request's header too.
+// handshakeTimeout bounds a client's TLS handshake, which takes two round trips. Upstream's own
+// limit of 32 s also covers the request's header.
 const handshakeTimeout = 20 * time.Second
 
-// apiBudget is for kube-apiserver's port. An idle connection costs some 40 kB after its handshake, so strangers take
-// 160 MB at most, and one of them 40 MB. HTTP/2 has all requests of a client on one connection; a load balancer in
-// front of the API has room for a thousand clients.
+// apiBudget returns the budget of kube-apiserver's port. An idle connection costs some 40 kB after
+// its handshake, so foreign clients together take 160 MB at most, and one source 40 MB. HTTP/2 has
+// all requests of a client on one connection; a load balancer in front of the API has room for a
+// thousand clients.
 func apiBudget() limit.Config {
 	const name = "kube-apiserver"
 	return limit.Config{
@@ -25,15 +26,15 @@ func apiBudget() limit.Config {
 	}
 }
 
-// statusBudget is for a port with a component's health and metrics.
+// statusBudget returns the budget of a port with a component's health and metrics.
 func statusBudget(name string) limit.Config {
 	return limit.Config{
 		Component: name, Name: name, Connections: 128, PerAddress: 32, Own: 128, Start: handshakeTimeout, TLS: true,
 	}
 }
 
-// listen opens the port of a component in place of upstream, which would accept everything. It leaves the port to
-// upstream where the user's arguments share it with another process.
+// listen opens the port of a component in place of upstream, which would accept every connection.
+// It leaves the port to upstream where the user's arguments share it with another process.
 func (c Config) listen(ctx context.Context, serving *apiserveroptions.SecureServingOptions, budget limit.Config) (stop func(), err error) {
 	if serving.PermitPortSharing || serving.PermitAddressSharing {
 		return func() {}, nil

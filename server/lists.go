@@ -23,26 +23,32 @@ import (
 )
 
 const (
-	// largeList is the size of stored objects from which a list is bounded. Below it even a hundred at once do no harm.
+	// largeList is the size of stored objects from which a list is limited. Below it even a hundred
+	// lists at once do no harm.
 	largeList = 16 << 20
-	// largeYAML is the size from which YAML is converted object by object: upstream takes 20 MB for it.
+	// largeYAML is the size from which YAML is converted object by object: upstream takes 20 MB for
+	// a list of that size.
 	largeYAML = 256 << 10
-	// tableCopies is how often the stored size a table takes: the objects of its rows as JSON, twice the size of protobuf, in a
-	// buffer that grows by doubling. TestListCosts measures it.
+	// tableCopies is the memory of a table in multiples of the stored size: it has the objects of
+	// its rows as JSON, twice the size of protobuf, in a buffer that grows by doubling.
+	// TestListCosts measures it.
 	tableCopies = 4
-	// datastoreCopies is how often the stored size a list takes that is read from the datastore: the answer as bytes,
-	// and the decoded objects, which are maps of fields for custom resources. TestListCosts measures it.
+	// datastoreCopies is the memory of a list from the datastore in multiples of the stored size:
+	// it has the answer as bytes, and the decoded objects, which are maps of fields for custom
+	// resources. TestListCosts measures it.
 	datastoreCopies = 10
-	// leastListMemory is for lists that are not streamed where the memory limit is small.
+	// leastListMemory is the memory for lists that are not streamed where the memory limit is
+	// small.
 	leastListMemory = 128 << 20
-	// listWait is how long such a list waits for others, and maxListWaiters how many do. Waiting lists keep their seats
-	// in priority and fairness.
+	// listWait bounds how long such a list waits for others, and maxListWaiters how many lists
+	// wait. Waiting lists keep their seats in priority and fairness.
 	listWait       = 10 * time.Second
 	maxListWaiters = 32
 )
 
-// inflight is how many requests are served at once, mutating or not. A request that is no list costs up to some
-// megabytes: an object of 1.5 MB, decoded, converted and encoded. Upstream's 600 are for 2 GB.
+// inflight returns the numbers of requests that are served at once, reading and mutating. A request
+// other than a list costs up to some megabytes: an object of 1.5 MB, decoded, converted and
+// encoded. Upstream's 600 are for 2 GB.
 func inflight(memory int64) (reading, mutating int64) {
 	const perRequest, least, upstream = 2 << 30 / 600, 120, 600
 	if memory == 0 {
@@ -52,14 +58,16 @@ func inflight(memory int64) (reading, mutating int64) {
 	return total * 2 / 3, total / 3
 }
 
-// listBound keeps lists of many large objects from taking all memory. kube-apiserver streams most lists object by
-// object. It holds all of a list, several times, when the list is to be indented, which it does for browsers and curl
-// without being asked (k8s.io/apiserver/pkg/endpoints/handlers/negotiation), when it is YAML, when it is a table, and
-// when it comes from the datastore and not from the cache. Priority and fairness does not help: it counts a list as 10 MB at most, and
-// administrators are exempt.
+// listBound keeps lists of many large objects from taking all memory. kube-apiserver streams most
+// lists object by object. In four cases it holds the whole list in memory, several times: when the
+// list is indented, which it does unasked for browsers and curl
+// (k8s.io/apiserver/pkg/endpoints/handlers/negotiation), when it is YAML, when it is a table, and
+// when it comes from the datastore and not from the cache. Priority and fairness does not help: it
+// counts a list as 10 MB at most, and administrators are exempt.
 //
-// Large lists are not indented, so that they are streamed, and YAML is converted from streamed JSON. Those that cannot
-// be streamed share an amount of memory: they are answered one after another, or refused (429).
+// Large lists are not indented, so that they are streamed, and YAML is converted from streamed
+// JSON. Lists that cannot be streamed share an amount of memory: they are answered one after
+// another, or refused (429).
 type listBound struct {
 	stats   func(groupResource string) (storage.Stats, error)
 	memory  int64
@@ -69,8 +77,8 @@ type listBound struct {
 	next    http.Handler
 }
 
-// boundLists puts a listBound between upstream's filters and the API. It is for the first server of the chain, through which
-// all requests go.
+// boundLists puts a listBound between upstream's filters and the API. Call it for the first server
+// of the chain, which gets all requests.
 func boundLists(config *genericapiserver.Config, memory int64) {
 	memory = max(memory/4, leastListMemory)
 	build, tracker := config.BuildHandlerChainFunc, config.StorageObjectCountTracker
@@ -98,7 +106,7 @@ func (b *listBound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	options := metav1.ListOptions{}
 	if metav1.Convert_url_Values_To_v1_ListOptions(&query, &options, nil) != nil {
-		b.next.ServeHTTP(w, r) // which refuses it
+		b.next.ServeHTTP(w, r) // refuses it
 		return
 	}
 	size, next, media := b.size(info, options.Limit), b.next, negotiate(r, false)
@@ -131,8 +139,8 @@ func (b *listBound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	next.ServeHTTP(w, r)
 }
 
-// size estimates how large the objects of a list are as they are stored. Nobody counts them by namespace, so a namespace
-// is taken for the whole cluster.
+// size estimates the stored size of a list's objects. There are no counts by namespace, so a
+// namespace counts as the whole cluster.
 func (b *listBound) size(info *request.RequestInfo, limit int64) int64 {
 	if info.Name != "" {
 		return 0 // one object
@@ -140,7 +148,7 @@ func (b *listBound) size(info *request.RequestInfo, limit int64) int64 {
 	written := b.written.of(resourceOf(info))
 	stats, err := b.stats(resourceOf(info))
 	if err != nil {
-		return written // served elsewhere, or not counted yet
+		return written // another server serves it, or it is not counted yet
 	}
 	count := stats.ObjectCount
 	if limit > 0 {
@@ -166,7 +174,7 @@ func (b *listBound) acquire(ctx context.Context, cost int64) bool {
 	return b.shared.Acquire(ctx, cost) == nil
 }
 
-// indented says what upstream's isPrettyPrint does.
+// indented returns the same as upstream's isPrettyPrint.
 func indented(r *http.Request, query url.Values) bool {
 	if asked := query.Get("pretty"); asked != "" {
 		pretty, _ := strconv.ParseBool(asked)
@@ -191,8 +199,8 @@ func withoutIndentation(r *http.Request, query url.Values, media negotiation.Med
 	return changed
 }
 
-// negotiate returns the media type that upstream answers r with; the zero value if there is none. Custom resources cannot be had
-// as protobuf: for them noProtobuf is set.
+// negotiate returns the media type that upstream answers r with, or the zero value if there is
+// none. Custom resources are not available as protobuf: for them noProtobuf is set.
 func negotiate(r *http.Request, noProtobuf bool) negotiation.MediaTypeOptions {
 	types := slices.Clone(scheme.Codecs.SupportedMediaTypes())
 	if noProtobuf {
@@ -205,7 +213,7 @@ func negotiate(r *http.Request, noProtobuf bool) negotiation.MediaTypeOptions {
 	return media
 }
 
-// transforms are those that upstream's resources allow.
+// transforms allows the transformations that upstream's resources allow.
 type transforms struct{}
 
 func (transforms) AllowsMediaTypeTransform(_, subtype string, to *schema.GroupVersionKind) bool {
@@ -222,7 +230,7 @@ func (transforms) AllowsMediaTypeTransform(_, subtype string, to *schema.GroupVe
 func (transforms) AllowsServerVersion(version string) bool { return version == "v1" }
 func (transforms) AllowsStreamSchema(string) bool          { return false }
 
-// mediaType names what media is in another encoding, not indented.
+// mediaType returns the name of media in another encoding, not indented.
 func mediaType(media negotiation.MediaTypeOptions, encoding string) string {
 	if to := media.Convert; to != nil {
 		return fmt.Sprintf("%s;as=%s;v=%s;g=%s", encoding, to.Kind, to.Version, to.Group)
@@ -230,8 +238,9 @@ func mediaType(media negotiation.MediaTypeOptions, encoding string) string {
 	return encoding
 }
 
-// copiesOf returns how often the stored size a list takes, or 0 if it is written object by object from the cache. It is not
-// indented, and YAML takes what JSON does. Rows of a table hold the objects' metadata, which may be all that is large.
+// copiesOf returns the memory of a list in multiples of the stored size, or 0 if it is written
+// object by object from the cache. The list is not indented, and YAML takes as much as JSON. The
+// rows of a table hold the objects' metadata, which may be the only large part of them.
 func copiesOf(media negotiation.MediaTypeOptions, query url.Values, options metav1.ListOptions) (copies int64) {
 	if media.Convert != nil && media.Convert.Kind == "Table" && query.Get("includeObject") != string(metav1.IncludeNone) {
 		copies += tableCopies

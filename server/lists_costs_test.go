@@ -20,9 +20,9 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// livePeak runs f and returns how many bytes more than before were reachable at once.
+// livePeak runs f and returns the most bytes that were reachable at once, above those before.
 func livePeak(f func()) int64 {
-	defer debug.SetGCPercent(debug.SetGCPercent(5)) // collections follow each other closely, so garbage is not measured
+	defer debug.SetGCPercent(debug.SetGCPercent(5)) // frequent collections, so that garbage is not measured
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	read := func() int64 { metrics.Read(live); return int64(live[0].Value.Uint64()) }
 	runtime.GC()
@@ -48,7 +48,7 @@ func livePeak(f func()) int64 {
 	return max(most, read()) - before
 }
 
-// densePod has what most pods have: many small fields.
+// densePod returns a pod with many small fields, as most pods have.
 func densePod(i int) *corev1.Pod {
 	fields := `{"f:status":{"f:conditions":{` + strings.Repeat(`"k:{\"type\":\"Ready\"}":{".":{},"f:lastProbeTime":{},"f:status":{},"f:type":{}},`, 4) + `"f:phase":{}},"f:startTime":{}}}`
 	container := corev1.Container{
@@ -69,7 +69,7 @@ func densePod(i int) *corev1.Pod {
 	return p
 }
 
-// stored is an object as the datastore has it, and how it is read from there.
+// stored returns an object as the datastore has it, and a function that decodes it.
 func stored(t *testing.T, object kruntime.Object) (data []byte, read func() kruntime.Object) {
 	if u, ok := object.(*unstructured.Unstructured); ok {
 		data, err := u.MarshalJSON()
@@ -90,7 +90,8 @@ func stored(t *testing.T, object kruntime.Object) (data []byte, read func() krun
 	}
 }
 
-// TestListCosts holds the numbers that lists are bounded by against upstream's encoders and decoders.
+// TestListCosts compares the figures that limit lists with the memory that upstream's encoders and
+// decoders take.
 func TestListCosts(t *testing.T) {
 	large := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{Kind: "ConfigMap", APIVersion: "v1"}, Data: map[string]string{"a": strings.Repeat("a line of \"text\"\n", 30_000)}}
 	custom, err := kruntime.DefaultUnstructuredConverter.ToUnstructured(densePod(1))
@@ -121,7 +122,8 @@ func TestListCosts(t *testing.T) {
 			streamed := times(livePeak(func() { discardYAML(answer(list, http.StatusOK)) }))
 			t.Logf("of %d bytes stored: decoded %.1f, a table %.1f, YAML of a list %.1f", size, decoded, whole, streamed)
 			require.LessOrEqual(t, whole, float64(tableCopies)+1)
-			// Converted as a whole, lists of many fields take 50 to 80 times their size.
+			// Converted as a whole, lists of objects with many fields take 50 to 80 times their
+			// size.
 			require.Less(t, streamed*float64(size), float64(12*len(data)+4<<20), "an object at a time, and buffers")
 		})
 	}

@@ -6,23 +6,25 @@ import (
 )
 
 const (
-	// countInterval is how old kube-apiserver's counts of objects may be: it asks the datastore once a minute.
+	// countInterval is the greatest age of kube-apiserver's counts of objects: it asks the
+	// datastore once a minute.
 	countInterval = 90 * time.Second
-	// unknownBody is taken for the size of a request that does not say it: the largest object that is stored.
+	// unknownBody is the assumed size of a request without a length: the largest object that can be
+	// stored.
 	unknownBody = 1_500_000
-	// maxGrowing is how many resources are followed at once. Clients choose the names.
+	// maxGrowing limits how many resources are tracked at once, because clients choose the names.
 	maxGrowing = 1000
 )
 
-// growth is how many bytes of each resource clients have written in the last one to two intervals: what counts of
-// objects may not have yet.
+// growth counts the bytes of each resource that clients have written in the last one to two
+// intervals: the counts of objects may not include them yet.
 type growth struct {
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	began    time.Time
 	now, old map[string]int64
 }
 
-// add notes a request that writes, with the length of its body or -1.
+// add records a request that writes, with the length of its body or -1.
 func (g *growth) add(resource string, length int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -42,7 +44,7 @@ func (g *growth) of(resource string) int64 {
 	return g.now[resource] + g.old[resource]
 }
 
-// turn is called with mu held.
+// turn starts the next interval when the present one is over. The caller holds mu.
 func (g *growth) turn() {
 	switch age := time.Since(g.began); {
 	case age >= 2*countInterval:

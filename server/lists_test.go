@@ -15,7 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 )
 
-// list asks b for a list; header is name and value.
+// list requests a list from b; header is name and value.
 func list(b *listBound, target string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodGet, target, nil)
 	if len(header) == 2 {
@@ -56,7 +56,8 @@ func TestLargeListsAreNotIndented(t *testing.T) {
 	}
 }
 
-// TestListsThatAreNotStreamedShareMemory: one at a time where all memory is one's, others wait and are refused in the end.
+// TestListsThatAreNotStreamedShareMemory uses lists that each take all the memory: they are
+// answered one at a time, and those that wait too long are refused.
 func TestListsThatAreNotStreamedShareMemory(t *testing.T) {
 	for what, args := range map[string][]string{
 		"tables with objects":   {"/api/v1/configmaps?includeObject=Object", "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"},
@@ -107,7 +108,8 @@ func TestInflightByMemory(t *testing.T) {
 	}
 }
 
-// TestObjectsThatAreNotCountedYet: what was written in the last minutes counts, and is forgotten when counts have it.
+// TestObjectsThatAreNotCountedYet checks that writes of the last minutes count, and no longer do
+// when the counts include them.
 func TestObjectsThatAreNotCountedYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got string
@@ -124,7 +126,7 @@ func TestObjectsThatAreNotCountedYet(t *testing.T) {
 		write(-1)
 		list(b, "/api/v1/configmaps?pretty=true")
 		require.Equal(t, "pretty=false", got)
-		time.Sleep(countInterval) // the bubble's clock: costs no real time
+		time.Sleep(countInterval) // on the clock of synctest: costs no real time
 		list(b, "/api/v1/configmaps?pretty=true")
 		require.Equal(t, "pretty=false", got, "counts may be that old")
 		time.Sleep(countInterval)

@@ -14,33 +14,36 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// serveYAML lets next answer r as JSON and converts the answer to YAML, one object at a time. Upstream converts a whole
-// list at once, which takes 80 times its stored size for objects of many small fields (TestListCosts).
-// accept is the media type to ask next for.
+// serveYAML lets next answer r as JSON and converts the answer to YAML, one object at a time.
+// Upstream converts a whole list at once, which takes 80 times its stored size for objects of many
+// small fields (TestListCosts). accept is the media type to request from next.
 func serveYAML(w http.ResponseWriter, r *http.Request, accept string, next http.Handler) {
 	asked := r.Clone(r.Context())
 	asked.Header.Set("Accept", accept)
 	asked.Header.Del("Accept-Encoding") // a compressed answer could not be converted
 	y := &yamlResponse{ResponseWriter: w}
 	defer func() {
-		// A handler that panics has not written all of its answer. The client must not take what it has for all.
+		// A handler that panics has not written all of its answer. The client must not take the
+		// partial answer for a whole one.
 		y.end(io.ErrUnexpectedEOF)
 	}()
 	next.ServeHTTP(y, asked)
 	if err := y.end(nil); err != nil {
-		panic(http.ErrAbortHandler) // the answer has begun: only a broken connection shows the client that it is not whole
+		panic(http.ErrAbortHandler) // the answer has begun: only a broken connection shows the client that it is incomplete
 	}
 }
 
-// yamlResponse converts the JSON that a handler writes. The handler writes into a pipe; a goroutine, which end waits for, reads from it.
+// yamlResponse converts the JSON that a handler writes. The handler writes into a pipe. A goroutine
+// reads from the pipe; end waits for that goroutine.
 type yamlResponse struct {
 	http.ResponseWriter
 	begun bool
-	pipe  *io.PipeWriter // nil while nothing is converted
+	pipe  *io.PipeWriter // nil unless a conversion runs
 	done  chan error
 }
 
-// WriteHeader implements http.ResponseWriter. An answer that is not JSON, such as a plain error, passes as it is.
+// WriteHeader implements http.ResponseWriter. It passes an answer that is not JSON, such as a plain
+// error, unchanged.
 func (y *yamlResponse) WriteHeader(code int) {
 	y.begun = true
 	if kind, _, err := mime.ParseMediaType(y.Header().Get("Content-Type")); err == nil && kind == runtime.ContentTypeJSON {
@@ -51,7 +54,7 @@ func (y *yamlResponse) WriteHeader(code int) {
 		y.done = make(chan error, 1)
 		go func() {
 			err := convertToYAML(y.ResponseWriter, from)
-			from.CloseWithError(err) // the handler's next write fails with it
+			from.CloseWithError(err) // makes the handler's next write fail
 			y.done <- err
 		}()
 	}
@@ -69,7 +72,8 @@ func (y *yamlResponse) Write(data []byte) (int, error) {
 	return y.pipe.Write(data)
 }
 
-// end says that the handler writes no more, why if it is not done, and waits for the conversion. Only the first call counts.
+// end ends the answer and waits for the conversion. why is the reason if the handler has not
+// written all of it, or else nil. Only the first call counts.
 func (y *yamlResponse) end(why error) error {
 	if y.pipe == nil {
 		return nil
@@ -79,8 +83,9 @@ func (y *yamlResponse) end(why error) error {
 	return <-y.done
 }
 
-// convertToYAML writes the JSON object of r as YAML as sigs.k8s.io/yaml does, fields by name. The arrays "items" of a
-// list and "rows" of a table are converted element by element, and nothing else may be large.
+// convertToYAML writes the JSON object of r as YAML in the format of sigs.k8s.io/yaml, fields by
+// name. It converts the arrays "items" of a list and "rows" of a table element by element; all
+// other fields must be small.
 func convertToYAML(w io.Writer, r io.Reader) error {
 	out, in := bufio.NewWriterSize(w, 64<<10), json.NewDecoder(r)
 	if token, err := in.Token(); err != nil || token != json.Delim('{') {
@@ -117,7 +122,8 @@ func convertToYAML(w io.Writer, r io.Reader) error {
 	return out.Flush()
 }
 
-// writeFields writes and forgets the fields whose names come before the given one; all for "".
+// writeFields writes and then deletes the fields whose names come before the given one; all fields
+// for "".
 func writeFields(out *bufio.Writer, fields map[string]json.RawMessage, before string) error {
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		if before != "" && name > before {
@@ -139,7 +145,7 @@ func writeFields(out *bufio.Writer, fields map[string]json.RawMessage, before st
 	return nil
 }
 
-// convertArray writes a field whose value, an array or null, in has next.
+// convertArray writes a field whose value, an array or null, is next in in.
 func convertArray(out *bufio.Writer, in *json.Decoder, name string) error {
 	switch token, err := in.Token(); {
 	case err != nil:
@@ -160,7 +166,7 @@ func convertArray(out *bufio.Writer, in *json.Decoder, name string) error {
 		if err := in.Decode(&element); err != nil {
 			return err
 		}
-		// As an array of one it is indented as it is in the whole list.
+		// As an array of one element it gets the same indentation as in the whole list.
 		data, err := yaml.JSONToYAML(slices.Concat([]byte("["), element, []byte("]")))
 		if err != nil {
 			return err

@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// trickyStrings are written in different ways in YAML.
+// trickyStrings are strings that YAML writes in different ways.
 var trickyStrings = []string{
 	"", " ", "a", "true", "1e3", "0x1f", "null", "~", "- a", "a: b", "# a", "'", `"`, "a\nb\n", "a\n\n\nb", "\n a\n  b", " a\nb ", "\ttab\n\n",
 	"a\u2028b", "\x00\x1b", "ü", "=", "2026-12-01", strings.Repeat("word ", 60), strings.Repeat("line of text\n\n", 9), strings.Repeat("  x\n", 5) + "  ",
@@ -36,10 +36,10 @@ func trickyConfigMaps() *corev1.ConfigMapList {
 	return l
 }
 
-// streaming are the encoders that kube-apiserver has.
+// streaming holds the encoders of kube-apiserver.
 var streaming = serializer.NewCodecFactory(scheme.Scheme, serializer.WithStreamingCollectionEncodingToJSON())
 
-// answer lets upstream write objects as it does for any request.
+// answer returns a handler that writes objects with upstream's code, as for any request.
 func answer(object runtime.Object, code int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, _ := runtime.SerializerInfoForMediaType(streaming.SupportedMediaTypes(), r.Header.Get("Accept"))
@@ -61,7 +61,8 @@ func askYAML(next http.Handler, convert bool) *httptest.ResponseRecorder {
 	return w
 }
 
-// TestYAMLIsAsUpstreamWritesIt compares with the encoder that upstream asks for the whole list.
+// TestYAMLIsAsUpstreamWritesIt compares the output with that of upstream's encoder for the whole
+// list.
 func TestYAMLIsAsUpstreamWritesIt(t *testing.T) {
 	for name, test := range map[string]struct {
 		object runtime.Object
@@ -110,7 +111,7 @@ func TestYAMLOfOtherAnswers(t *testing.T) {
 	})
 }
 
-// TestYAMLWhoseClientIsGone: the handler's writes fail, so that it need not write all.
+// TestYAMLWhoseClientIsGone checks that the handler's writes fail, so that it can stop early.
 func TestYAMLWhoseClientIsGone(t *testing.T) {
 	gone := errors.New("connection reset")
 	pipe, in := io.Pipe()

@@ -17,14 +17,16 @@ import (
 	"k8s.io/apiserver/pkg/server/mux"
 	genericcontrollermanager "k8s.io/controller-manager/app"
 
-	// Upstream's commands register these, and not the packages that mote calls: requests of clients, and the version.
+	// Upstream's commands register these metrics, and the packages that mote calls do not: requests
+	// of clients, and the version.
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 
 	"github.com/mote-k8s/mote/internal/series"
 )
 
-// replaceMetrics puts the pages with a component's own metrics where upstream put those of the whole process.
+// replaceMetrics replaces upstream's pages, which show the metrics of the whole process, with pages
+// of a component's own metrics.
 func replaceMetrics(paths *mux.PathRecorderMux, c series.Component) {
 	for path, page := range series.Endpoints(c) {
 		paths.Unregister(path)
@@ -32,25 +34,27 @@ func replaceMetrics(paths *mux.PathRecorderMux, c series.Component) {
 	}
 }
 
-// front serves the port of a component in place of upstream's server, which shows the metrics of the whole process to
-// whoever may read its own. Everything else is answered by upstream's handler.
+// front serves the port of a component in place of upstream's server, which shows the metrics of
+// the whole process to everyone who may read the component's own. Upstream's handler answers all
+// other requests.
 //
-// Upstream builds that handler inside its Run and gives it to its server only. So upstream's server is given a listener in
-// memory and the front asks it once: net/http passes the server, and with it the handler, to the authenticator in the
-// context of the request (http.ServerContextKey). The memory listener has no other use.
+// Upstream builds that handler inside its Run and gives it only to its server. So upstream's server
+// gets a listener in memory and the front sends it one request: net/http passes the server, and
+// with it the handler, to the authenticator in the context of the request (http.ServerContextKey).
+// The memory listener has no other use.
 type front struct {
 	component series.Component
-	serving   genericserver.SecureServingInfo // of the component's port
+	serving   genericserver.SecureServingInfo // for the component's port
 	authn     genericserver.AuthenticationInfo
 	authz     *genericserver.AuthorizationInfo
 	memory    *bufconn.Listener
-	handler   chan http.Handler // upstream's; it holds one
+	handler   chan http.Handler // upstream's; capacity 1
 }
 
-// memoryBuffer is for one TLS handshake.
+// memoryBuffer is large enough for one TLS handshake.
 const memoryBuffer = 16 << 10
 
-// newFront takes the port from a component's configuration, before upstream runs with it.
+// newFront takes the port out of a component's configuration, before upstream runs with it.
 func newFront(
 	c series.Component, serving *genericserver.SecureServingInfo, authn *genericserver.AuthenticationInfo, authz *genericserver.AuthorizationInfo,
 ) (*front, error) {
@@ -62,7 +66,7 @@ func newFront(
 		component: c, serving: *serving, authn: *authn, authz: authz,
 		memory: bufconn.Listen(memoryBuffer), handler: make(chan http.Handler, 1),
 	}
-	// The content of now, as nobody renews what is used once.
+	// The present content, because a certificate for one use needs no renewal.
 	pair, err := dynamiccertificates.NewStaticCertKeyContent(f.memory.Addr().String(), certificate, key)
 	if err != nil {
 		return nil, fmt.Errorf("read its certificate: %w", err)
@@ -72,7 +76,8 @@ func newFront(
 	return f, nil
 }
 
-// handlerFinder is an authenticator that finds the handler of the server that it is called from, with the first request.
+// handlerFinder is an authenticator that finds the handler of the server that calls it, at the
+// first request.
 type handlerFinder struct {
 	authenticator.Request
 	found chan<- http.Handler
@@ -89,7 +94,8 @@ func (h *handlerFinder) AuthenticateRequest(r *http.Request) (*authenticator.Res
 	return h.Request.AuthenticateRequest(r)
 }
 
-// serve serves the component's port from when upstream has made its handler until stop is called, which waits.
+// serve serves the component's port once upstream has made its handler, until stop is called. stop
+// waits for the end.
 func (f *front) serve(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -128,7 +134,8 @@ func (f *front) find(ctx context.Context) (http.Handler, error) {
 	}
 }
 
-// pages are upstream's, except the component's own metrics, behind the same authentication and authorization.
+// pages returns upstream's pages with the component's own metrics in place of the process's, behind
+// the same authentication and authorization.
 func (f *front) pages(upstream http.Handler) http.Handler {
 	own := map[string]http.Handler{}
 	for path, page := range series.Endpoints(f.component) {

@@ -94,7 +94,7 @@ func TestFrontShowsOwnMetrics(t *testing.T) {
 	}
 }
 
-// TestFrontEndsWithoutUpstream: upstream may fail before it serves.
+// TestFrontEndsWithoutUpstream checks that the front ends if upstream fails before it serves.
 func TestFrontEndsWithoutUpstream(t *testing.T) {
 	cert, key, err := certutil.GenerateSelfSignedCertKey("localhost", nil, nil)
 	require.NoError(t, err)
@@ -112,7 +112,7 @@ func TestFrontEndsWithoutUpstream(t *testing.T) {
 	front.serve(t.Context())()
 }
 
-// TestHealthChecksOfControllersAreTheirs: a health check has the name of its controller.
+// TestHealthChecksOfControllersAreTheirs checks that a health check has the name of its controller.
 func TestHealthChecksOfControllersAreTheirs(t *testing.T) {
 	for _, name := range app.KnownControllers() {
 		require.Equal(t, series.ControllerManager, series.CheckOwner(name), name)

@@ -12,19 +12,23 @@ import (
 	core "k8s.io/kubernetes/pkg/apis/core"
 )
 
-// nodeRangesPlugin is an admission plugin of mote's. --apiserver-arg=disable-admission-plugins names it as it does upstream's.
+// nodeRangesPlugin is the name of an admission plugin of mote.
+// --apiserver-arg=disable-admission-plugins accepts it like the names of upstream's plugins.
 const nodeRangesPlugin = "NodePodCIDR"
 
-// nodeRanges gives a node that registers the pod network that it uses. Without it the controller manager's
-// allocator chooses one some moments later. It then knows nodes from a cache, so it may choose a second one before it
-// sees the first, which kube-apiserver refuses: three errors in the log of a healthy start. Nor does it know which one
-// the agent's bridge has. It takes a network that a node has already as used, and gives others to other nodes.
+// nodeRanges gives a node the pod network that it uses when it registers. Without this the
+// controller manager's allocator chooses one some moments later. The allocator reads nodes from a
+// cache, so it may choose a second network before it sees the first, and kube-apiserver refuses the
+// second: that puts three errors into the log of a healthy start. The allocator also does not know
+// which network the agent's bridge has. It treats a network that a node already has as used, and
+// gives others to other nodes.
 type nodeRanges struct {
 	*admission.Handler
 	ranges map[string]netip.Prefix // pod networks by node
 }
 
-// addNodeRanges enables the plugin, except where the user's arguments have the controller manager give other networks or none.
+// addNodeRanges enables the plugin, unless the user's arguments make the controller manager give
+// other networks or none.
 func addNodeRanges(opts *options.ServerRunOptions, cfg Config) {
 	theirs := []string{"allocate-node-cidrs", "cluster-cidr", "node-cidr-mask-size", "node-cidr-mask-size-ipv4", "cidr-allocator-type"}
 	if slices.ContainsFunc(argNames(cfg.ControllerManagerArgs), func(name string) bool { return slices.Contains(theirs, name) }) {

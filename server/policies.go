@@ -17,14 +17,14 @@ import (
 
 // Values of Config.Profile.
 const (
-	// ProfileDefault is what breaks no workload that upstream runs.
+	// ProfileDefault breaks no workload that runs on upstream Kubernetes.
 	ProfileDefault = "default"
-	// ProfileCIS also meets the controls of the CIS Kubernetes benchmark that some workloads have to be changed for:
-	// docs/explanation/security.md.
+	// ProfileCIS also meets the controls of the CIS Kubernetes benchmark for which some workloads
+	// have to be changed: docs/explanation/security.md.
 	ProfileCIS = "cis"
 )
 
-// Values of Config.AuditPolicy that are no file.
+// Values of Config.AuditPolicy other than a file.
 const (
 	AuditOff     = "off"
 	AuditDefault = "default"
@@ -33,16 +33,19 @@ const (
 //go:embed policies
 var policies embed.FS
 
-// policyFile is the copy of a file of policies/ for upstream, which reads its configuration from files only.
+// policyFile returns the path of the copy of a file of policies/ for upstream, which reads its
+// configuration only from files.
 func (s *apiServer) policyFile(name string) string {
 	return filepath.Join(layout.Data(s.cfg.DataDir).Policies(), name)
 }
 
-// AuditLog is the audit log. It is outside <data-dir>/server, which snapshots hold whole.
+// AuditLog returns the path of the audit log. It is outside <data-dir>/server, because snapshots
+// contain all of that directory.
 func (c Config) AuditLog() string { return layout.Data(c.DataDir).AuditLog() }
 
-// auditArgs turn on the log when there is a policy. Ten files of 100 MB for 30 days at most are the CIS benchmark's figures; the
-// nine that are finished are compressed, to a tenth or less. Upstream makes the directory with mode 0700 and the files with 0600.
+// auditArgs returns the arguments that turn on the log when there is a policy. Ten files of 100 MB
+// for 30 days at most are the CIS benchmark's figures; the nine that are finished are compressed,
+// to a tenth or less. Upstream creates the directory with mode 0700 and the files with 0600.
 func (s *apiServer) auditArgs() []arg {
 	file := s.cfg.AuditPolicy
 	switch file {
@@ -61,32 +64,35 @@ func (s *apiServer) auditArgs() []arg {
 	}
 }
 
-// profileArgs are those of ProfileCIS.
+// profileArgs returns the arguments of ProfileCIS.
 func (s *apiServer) profileArgs() []arg {
 	if s.cfg.Profile != ProfileCIS {
 		return nil
 	}
 	args := []arg{
-		// Pods' tokens then live an hour and not a year. Upstream's year is for clients that read theirs once.
+		// Pods' tokens are then valid for an hour instead of a year. Upstream's year is for clients
+		// that read their token once.
 		{"service-account-extend-token-expiration", "false"},
 		{"admission-control-config-file", s.policyFile("admission.yaml")},
 	}
 	if s.ownAuthentication() {
-		// Upstream takes these flags or the file. Without the file anonymous requests are all or nothing.
+		// Upstream takes either these flags or the file. Without the file anonymous requests can
+		// only be all on or all off.
 		return append(args, arg{"anonymous-auth", "false"})
 	}
 	return append(args, arg{"authentication-config", s.policyFile("authentication.yaml")})
 }
 
-// ownAuthentication reports whether the user's arguments exclude an authentication configuration of ours.
+// ownAuthentication reports whether the user's arguments exclude mote's authentication
+// configuration.
 func (s *apiServer) ownAuthentication() bool {
 	return slices.ContainsFunc(argNames(s.cfg.APIServerArgs), func(name string) bool {
 		return name == "anonymous-auth" || strings.HasPrefix(name, "oidc-")
 	})
 }
 
-// admissionPlugins are those that are enabled next to upstream's defaults. The user's are added (parseArgs), and those that he
-// disables are left out, as upstream refuses a plugin that is in both lists.
+// admissionPlugins returns the plugins to enable besides upstream's defaults. parseArgs adds the
+// user's. Plugins that the user disables are left out, as upstream refuses a plugin in both lists.
 func (s *apiServer) admissionPlugins() string {
 	plugins := []string{"NodeRestriction"}
 	if s.cfg.Profile == ProfileCIS {
@@ -126,7 +132,8 @@ func (s *apiServer) writePolicies() error {
 	return nil
 }
 
-// checkAuditPolicy reads the user's policy before anything is made: upstream reads it when the datastore already runs.
+// checkAuditPolicy reads the user's policy before anything is created: upstream would read it when
+// the datastore already runs.
 func checkAuditPolicy(file string) error {
 	if file == AuditOff || file == AuditDefault {
 		return nil

@@ -32,7 +32,8 @@ func TestProfile(t *testing.T) {
 	}
 }
 
-// TestProfileGivesWay: the user's arguments win, and those that upstream does not take beside ours leave ours out.
+// TestProfileGivesWay checks that the user's arguments win. Where upstream does not accept both,
+// mote's are left out.
 func TestProfileGivesWay(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.Profile, cfg.AuditPolicy = ProfileCIS, AuditOff
@@ -86,7 +87,7 @@ func TestAuditPolicyFile(t *testing.T) {
 	require.NoError(t, write(good, 0o644))
 }
 
-// TestAuditPolicy asks upstream's evaluator what the policy in the file does.
+// TestAuditPolicy asks upstream's evaluator how the policy in the file treats requests.
 func TestAuditPolicy(t *testing.T) {
 	data, err := policies.ReadFile("policies/audit.yaml")
 	require.NoError(t, err)

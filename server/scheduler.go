@@ -16,10 +16,10 @@ import (
 type scheduler struct {
 	cfg     Config
 	options *options.Options
-	health  string // URL, of when the options were parsed: Run changes them
+	health  string // URL from when the options were parsed: Run changes the options
 }
 
-// newScheduler parses the arguments; nothing that they name need exist yet.
+// newScheduler parses the arguments; the files that they name need not exist yet.
 func newScheduler(cfg Config, creds *pki.Credentials) (*scheduler, error) {
 	opts := options.NewOptions()
 	ours := append(servingArgs(cfg, creds, creds.Kubeconfig("scheduler")), arg{"secure-port", "10259"})
@@ -49,14 +49,14 @@ func (s *scheduler) Run(ctx context.Context) error {
 		return fmt.Errorf("configure: %w", err)
 	}
 	defer front.serve(ctx)()
-	// Run has an error for every ending, the asked one included.
+	// Run returns an error for every end, also for a requested one.
 	if err := app.Run(ctx, config, instance); ctx.Err() == nil {
 		return err
 	}
 	return nil
 }
 
-// Ready waits until /readyz, which turns ok when the scheduler has seen all nodes and pods.
+// Ready waits until /readyz returns ok, after the scheduler has seen all nodes and pods.
 func (s *scheduler) Ready(ctx context.Context) error {
 	return waitHealthy(ctx, healthTLS(), s.health, acceptAny)
 }

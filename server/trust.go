@@ -17,14 +17,15 @@ import (
 	"github.com/mote-k8s/mote/server/pki"
 )
 
-// trustHook is ours alone and replaces none of upstream's.
+// trustHook is a hook of mote's own and replaces none of upstream's.
 const trustHook = "mote/cluster-authentication-trust"
 
-// trustRetry is between attempts to tell aggregated API servers whom to trust no more.
+// trustRetry is the pause between attempts to remove authorities from the list for aggregated API
+// servers.
 const trustRetry = 5 * time.Second
 
-// forgetAuthorities takes authorities that the apiserver does not trust any more out of the ConfigMap by which aggregated
-// API servers learn whom to trust: upstream's controller only ever adds to it.
+// forgetAuthorities removes authorities that the apiserver no longer trusts from the ConfigMap with
+// the authorities that aggregated API servers trust: upstream's controller only ever adds to it.
 func (s *apiServer) forgetAuthorities() genericapiserver.PostStartHookFunc {
 	files := map[string]string{
 		"client-ca-file":               s.options.Authentication.ClientCert.ClientCA,
@@ -35,7 +36,8 @@ func (s *apiServer) forgetAuthorities() genericapiserver.PostStartHookFunc {
 		if err != nil {
 			return fmt.Errorf("make client: %w", err)
 		}
-		// Nobody waits for it: a webhook that must be asked may be a pod, which starts after the apiserver only.
+		// The start does not wait for it: a webhook that must be asked may be a pod, which can only
+		// start after the apiserver.
 		go func() {
 			said := ""
 			_ = wait.PollUntilContextCancel(hook, trustRetry, true, func(ctx context.Context) (bool, error) {
@@ -46,7 +48,7 @@ func (s *apiServer) forgetAuthorities() genericapiserver.PostStartHookFunc {
 						"component", "kube-apiserver", "err", err)
 				}
 				return err == nil, nil
-			}) // its error is the server's end
+			}) // its error only means that the server stops
 		}()
 		return nil
 	}
@@ -56,7 +58,7 @@ func forgetAuthorities(ctx context.Context, client kubernetes.Interface, files m
 	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	config, err := maps.Get(ctx, "extension-apiserver-authentication", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil // a first start: upstream's controller makes it
+		return nil // the first start: upstream's controller creates the ConfigMap
 	}
 	if err != nil {
 		return err
