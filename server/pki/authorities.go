@@ -24,9 +24,9 @@ import (
 //
 //	present ──rotate──► present + old trusted ──finish──► present
 //
-// Between them leaves are the new authority's, its certificate by the old one (cross) behind them:
-// whoever knows only the old authority, a copied kubeconfig or a pod that has been running for
-// long, verifies them still.
+// Between the steps, leaves are signed by the new authority. Each leaf is followed by the new
+// authority's certificate signed by the old one (cross). So clients that know only the old
+// authority still verify the leaves: a copied kubeconfig, or a pod that has run for long.
 
 // outgoing returns the names of the authorities that were replaced and are still trusted.
 func (c *Credentials) outgoing() ([]string, error) {
@@ -47,7 +47,7 @@ func (c *Credentials) outgoing() ([]string, error) {
 	return names, err
 }
 
-// replace adds to p what puts next in the place of the authority called name. It first verifies
+// replace adds the files to p that replace the authority called name by next. It first verifies
 // that next can sign the given leaves.
 func (c *Credentials) replace(p *plan, name string, next *authority, keyPEM []byte, leaves []leafFile, now time.Time) error {
 	old := *c.authorities()[name]
@@ -62,10 +62,10 @@ func (c *Credentials) replace(p *plan, name string, next *authority, keyPEM []by
 	p.add(base+".crt", next.certPEM, 0o644)
 	p.add(base+bundleSuffix, append(append([]byte{}, next.certPEM...), old.certPEM...), 0o644)
 	if name != ServerAuthority {
-		return nil // who verifies clients is told whom to trust, by this server or the cluster
+		return nil // this server or the cluster gives the verifiers of clients the list of trusted authorities
 	}
 	if now.After(old.cert.NotAfter) {
-		return nil // nobody can verify by it any more
+		return nil // no client can verify by it any more
 	}
 	crossed, err := next.crossedBy(old)
 	if err != nil {
@@ -78,16 +78,17 @@ func (c *Credentials) replace(p *plan, name string, next *authority, keyPEM []by
 	return nil
 }
 
-// manualAdvice says how to replace an authority where a transition is impossible.
+// manualAdvice explains how to replace an authority where a transition is impossible.
 func (c *Credentials) manualAdvice(name string) string {
 	return fmt.Sprintf("; to change it without a transition, stop mote, put the new one's files in the place of %s and .key, "+
 		"start mote, and give every client the new kubeconfig", c.Path(name+".crt"))
 }
 
-// crossedBy returns ca with its certificate by the authority before it.
+// crossedBy returns ca with a certificate for it that old has signed.
 func (ca *authority) crossedBy(old *authority) (*authority, error) {
 	template := authorityTemplate(pkix.Name{})
-	// As it is written: leaves name their issuer so, and OpenSSL and Go write one name differently.
+	// The raw name: leaves contain their issuer's name as bytes, and OpenSSL and Go encode one name
+	// differently.
 	template.RawSubject = ca.cert.RawSubject
 	template.NotAfter = ca.cert.NotAfter
 	if old.cert.NotAfter.Before(template.NotAfter) {
@@ -103,7 +104,7 @@ func (ca *authority) crossedBy(old *authority) (*authority, error) {
 	return &crossed, nil
 }
 
-// verifyLeaves issues each of leaves and verifies it as a client does that trusts root alone.
+// verifyLeaves issues each of leaves and verifies it as a client that trusts only root does.
 func (ca *authority) verifyLeaves(leaves []leafFile, root *x509.Certificate, now time.Time) error {
 	if len(ca.cross) > 0 && root.MaxPathLenZero {
 		return errors.New("the present one allows no authority below it (path length 0)")
@@ -126,8 +127,8 @@ func (ca *authority) verifyLeaves(leaves []leafFile, root *x509.Certificate, now
 		for _, cert := range chain[1:] {
 			intermediates.AddCert(cert)
 		}
-		// Names are judged too: those that a leaf has must be ones that its authorities may vouch
-		// for.
+		// This verifies names too: the authorities must be permitted to certify the names in a
+		// leaf.
 		_, err = chain[0].Verify(x509.VerifyOptions{
 			Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{l.usage},
 		})
@@ -138,7 +139,7 @@ func (ca *authority) verifyLeaves(leaves []leafFile, root *x509.Certificate, now
 	return nil
 }
 
-// current returns the subject of the leaf on disk, or of the one that would be made.
+// current returns the subject of the leaf on disk, or of the one that would be created.
 func (l leafFile) current() subject {
 	cert, _ := readCertificate(l.base + ".crt")
 	if cert == nil || cert.Subject.CommonName != l.commonName || !slices.Equal(cert.ExtKeyUsage, []x509.ExtKeyUsage{l.usage}) {
@@ -147,8 +148,8 @@ func (l leafFile) current() subject {
 	return subjectOf(cert)
 }
 
-// replaceTokenKey adds to p a new key for service-account tokens, beside the public half of the
-// present one. With from, only if that directory has one.
+// replaceTokenKey adds a new key for service-account tokens to p, with the public half of the
+// present key. With from, it does so only if that directory has a key.
 func (c *Credentials) replaceTokenKey(p *plan, from string) (bool, error) {
 	old, err := parseKeyFile(c.Path(tokenKey))
 	if err != nil {
@@ -173,9 +174,9 @@ func (c *Credentials) replaceTokenKey(p *plan, from string) (bool, error) {
 	return true, nil
 }
 
-// nextAuthority makes an authority, or reads it from the directory from; it returns nil if the
-// directory has none of that name. A new authority has its key in its name: some clients mix up two
-// of one name.
+// nextAuthority creates an authority, or reads it from the directory from. It returns nil if the
+// directory has none of that name. The name of a new authority contains its key: some clients
+// confuse two authorities of one name.
 func nextAuthority(name, from string, now time.Time) (*authority, []byte, error) {
 	key, keyPEM, err := nextKey(name+".key", from)
 	if err != nil {
@@ -210,7 +211,7 @@ func nextAuthority(name, from string, now time.Time) (*authority, []byte, error)
 	return &authority{cert: certs[0], certPEM: encodeCertificate(certs[0]), key: key}, keyPEM, nil
 }
 
-// nextKey makes a key, or reads it from the directory from; it returns nil if the directory has
+// nextKey creates a key, or reads it from the directory from. It returns nil if the directory has
 // none of that name.
 func nextKey(name, from string) (crypto.Signer, []byte, error) {
 	if from == "" {
@@ -227,8 +228,8 @@ func nextKey(name, from string) (crypto.Signer, []byte, error) {
 	return key, keyPEM, err
 }
 
-// checkTokenKey refuses a key that no token can be signed with: JWS has algorithms for three curves
-// (RFC 7518, section 3.4).
+// checkTokenKey refuses a key that cannot sign tokens: JWS has algorithms for three curves (RFC
+// 7518, section 3.4).
 func checkTokenKey(key crypto.Signer) error {
 	public, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok {
@@ -241,7 +242,7 @@ func checkTokenKey(key crypto.Signer) error {
 	return fmt.Errorf("its curve is %s, and tokens are signed with P-256, P-384 or P-521", public.Curve.Params().Name)
 }
 
-// checkAuthority returns why a user's authority cannot be used.
+// checkAuthority returns an error if a user's authority cannot be used.
 func checkAuthority(cert *x509.Certificate, key crypto.Signer, now time.Time) error {
 	switch {
 	case !cert.IsCA || !cert.BasicConstraintsValid:

@@ -25,13 +25,13 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// leafLifetime is how long a leaf is valid. It is renewed when a third of that is left, so a
-// machine that always runs has at least four months in hand.
+// leafLifetime is how long a leaf is valid. It is renewed when a third of that time is left, so on
+// a machine that always runs a leaf is valid for at least four more months.
 const leafLifetime = 365 * 24 * time.Hour
 
-// These bound the validity of certificates. A machine without a clock boots at 1970, so nothing
-// may begin later. An authority does not end: RFC 5280, section 4.1.2.5, gives this date for
-// "no well-defined expiration date".
+// Limits of the validity of certificates. A machine without a clock boots in 1970, so no
+// certificate may begin later. An authority does not expire: RFC 5280, section 4.1.2.5, defines
+// this date as "no well-defined expiration date".
 var (
 	validFrom  = time.Unix(0, 0).UTC()
 	noEnd      = time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
@@ -43,22 +43,22 @@ type authority struct {
 	cert    *x509.Certificate
 	certPEM []byte
 	key     crypto.Signer
-	// trusted is what peers of this authority's leaves get: certPEM and, behind it during a
-	// rotation, the authorities whose leaves are still good (authorities.go).
+	// trusted is the PEM bundle for the peers of this authority's leaves: certPEM and, during a
+	// rotation, the authorities whose leaves are still valid (authorities.go).
 	trusted []byte
-	// cross is this authority's certificate by the one before it, while that is trusted, or empty.
-	// It goes behind each leaf, so that clients that know only the old authority trust the new
+	// cross is this authority's certificate signed by the previous one while that is trusted, or
+	// empty. It follows each leaf, so that clients that know only the old authority trust the new
 	// one's leaves.
 	cross []byte
 }
 
-// What lies beside an authority's certificate.
+// Suffixes of the files beside an authority's certificate.
 const (
 	bundleSuffix = "-bundle.crt"
 	crossSuffix  = "-cross.crt"
 )
 
-// subject is what a leaf certificate says about its holder.
+// subject describes the holder of a leaf certificate.
 type subject struct {
 	commonName    string
 	organizations []string
@@ -92,9 +92,9 @@ func subjectOf(cert *x509.Certificate) subject {
 	return s
 }
 
-// loadAuthority reads the authority in base.crt and base.key, and makes what is missing, including
-// base-bundle.crt with what is trusted. A crash can leave a key without a certificate, which is
-// then signed; never the other way round.
+// loadAuthority reads the authority in base.crt and base.key, and creates the missing files,
+// including base-bundle.crt with the trusted authorities. A crash can leave a key without a
+// certificate, which is then signed. It never leaves a certificate without a key.
 func loadAuthority(base, commonName string) (*authority, error) {
 	ca, err := loadPair(base, commonName)
 	if err != nil {
@@ -114,8 +114,8 @@ func loadAuthority(base, commonName string) (*authority, error) {
 		}
 		ca.cross, err = readOptional(base + crossSuffix)
 	} else {
-		// Left by another authority, which was taken away: nothing of it is trusted. The bundle is
-		// the last to go, as it tells.
+		// The files belong to a previous authority that was removed: none of its certificates is
+		// trusted. The bundle is removed last, because it shows that the work is not done.
 		err = durable.RemoveFile(base + crossSuffix)
 	}
 	if err != nil {
@@ -197,9 +197,9 @@ func authorityTemplate(name pkix.Name) *x509.Certificate {
 	}
 }
 
-// ensureLeaf makes base.crt a certificate of ca for s that need not be renewed at now, and base.key
-// its private key. It reports whether it changed the certificate. It keeps a key that can be read:
-// the pair then stays consistent for whoever reads the two files in between.
+// ensureLeaf makes base.crt a certificate of ca for s that needs no renewal at now, and base.key
+// its private key. It reports whether it changed the certificate. It keeps a readable key: the pair
+// then stays consistent for clients that read the two files during the change.
 func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, error) {
 	key, err := readKey(base + ".key")
 	if err != nil {
@@ -221,15 +221,16 @@ func (ca *authority) ensureLeaf(base string, s subject, now time.Time) (bool, er
 	return true, durable.WriteFile(base+".crt", certPEM, 0o644)
 }
 
-// issue signs a leaf. What it returns goes into a file as it is.
+// issue signs a leaf. It returns the content of the certificate file.
 func (ca *authority) issue(s subject, key crypto.Signer, now time.Time) ([]byte, error) {
 	notAfter := now.Add(leafLifetime)
 	if now.Before(clockFloor) {
-		// The clock was never set and may jump decades at any time: no end is right until it is.
+		// The clock was never set and may jump by decades at any time: until then no expiry date is
+		// right.
 		notAfter = noEnd
 	}
 	if notAfter.After(ca.cert.NotAfter) {
-		notAfter = ca.cert.NotAfter // a user's own authority may end
+		notAfter = ca.cert.NotAfter // a user's own authority may expire
 	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: s.commonName, Organization: s.organizations},
@@ -245,7 +246,8 @@ func (ca *authority) issue(s subject, key crypto.Signer, now time.Time) ([]byte,
 	return append(certPEM, ca.cross...), err
 }
 
-// matches says whether cert is of ca, belongs to key and says exactly what s does.
+// matches reports whether ca signed cert, and whether cert belongs to key and has exactly the
+// content of s.
 func (ca *authority) matches(cert *x509.Certificate, key crypto.Signer, s subject) bool {
 	return cert.CheckSignatureFrom(ca.cert) == nil &&
 		keyMatches(key, cert) &&
@@ -256,8 +258,8 @@ func (ca *authority) matches(cert *x509.Certificate, key crypto.Signer, s subjec
 		slices.EqualFunc(cert.IPAddresses, netIPs(s.addrs), net.IP.Equal)
 }
 
-// needsRenewal says whether a leaf is near its end, or was made without an end because there was no
-// clock and there is one now. A leaf that ends with its authority cannot be renewed for longer.
+// needsRenewal reports whether a leaf is near its expiry, or was issued without expiry for lack of
+// a clock that is set now. A leaf that expires with its authority cannot be renewed for longer.
 func (ca *authority) needsRenewal(cert *x509.Certificate, now time.Time) bool {
 	if cert.NotAfter.Equal(noEnd) {
 		return !now.Before(clockFloor)
@@ -284,8 +286,8 @@ func parseCertificate(data []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-// CertificatesIn returns the certificates of a PEM bundle. It leaves out those that cannot be read:
-// nobody trusts them.
+// CertificatesIn returns the certificates of a PEM bundle. It omits those that cannot be read:
+// clients do not trust them.
 func CertificatesIn(bundle []byte) []*x509.Certificate {
 	var certs []*x509.Certificate
 	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
@@ -318,8 +320,8 @@ func makeKey(path string) (crypto.Signer, error) {
 	return key, durable.WriteFile(path, data, 0o600)
 }
 
-// newKey returns an ECDSA P-256 private key and its encoding in the SEC 1 form, which every reader
-// of Kubernetes accepts, the one of service-account keys included.
+// newKey returns an ECDSA P-256 private key and its encoding in the SEC 1 form. All readers of keys
+// in Kubernetes accept that form, also that of service-account keys.
 func newKey() (crypto.Signer, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -329,7 +331,7 @@ func newKey() (crypto.Signer, []byte, error) {
 	return key, data, err
 }
 
-// readKey reads a private key and makes it readable for its owner alone.
+// readKey reads a private key and sets the file's mode so that only its owner can read it.
 func readKey(path string) (crypto.Signer, error) {
 	key, err := parseKeyFile(path)
 	if err != nil {
@@ -338,7 +340,8 @@ func readKey(path string) (crypto.Signer, error) {
 	return key, durable.SetMode(path, 0o600)
 }
 
-// maxPEM bounds a file of keys or certificates, in bytes: an authority's take some 2 KiB.
+// maxPEM limits the size of a file of keys or certificates, in bytes: an authority's take some 2
+// KiB.
 const maxPEM = 1 << 20
 
 func parseKeyFile(path string) (crypto.Signer, error) {

@@ -26,7 +26,7 @@ var (
 	y2050 = time.Date(2050, time.March, 1, 0, 0, 0, 0, time.UTC)
 )
 
-// setup is the directory of a control plane and what its certificates are for.
+// setup is the directory of a control plane and the configuration of its certificates.
 type setup struct {
 	Config
 	DataDir string
@@ -44,7 +44,7 @@ func testConfig(t *testing.T) setup {
 	}}
 }
 
-// issueAll makes every file of the control plane and of one node, as Prepare and IssueNode do.
+// issueAll creates every file of the control plane and of one node, as Prepare and IssueNode do.
 func issueAll(t *testing.T, cfg setup, now time.Time) *Credentials {
 	c := New(layout.Data(cfg.DataDir))
 	require.NoError(t, issue(c, cfg, now))
@@ -70,7 +70,7 @@ func issue(c *Credentials, cfg setup, now time.Time) error {
 
 func nodeDir(cfg setup) string { return filepath.Join(cfg.DataDir, "agent", "credentials") }
 
-// leaves are all certificate files without their authorities', by path without extension.
+// leaves returns all certificate files except those of authorities, by path without extension.
 func leaves(c *Credentials, cfg setup) map[string]*authority {
 	node := func(name string) string { return filepath.Join(nodeDir(cfg), name) }
 	return map[string]*authority{
@@ -90,7 +90,7 @@ func readCert(t *testing.T, path string) *x509.Certificate {
 	return cert
 }
 
-// verifyAll checks each leaf the way that a peer does at now: chain, dates, key, usage.
+// verifyAll checks each leaf as a peer does at now: chain, dates, key, usage.
 func verifyAll(t *testing.T, c *Credentials, cfg setup, now time.Time) {
 	for base, ca := range leaves(c, cfg) {
 		_, err := tls.LoadX509KeyPair(base+".crt", base+".key")
@@ -109,7 +109,7 @@ func TestCertificatesHoldAtAnyClock(t *testing.T) {
 			cfg := testConfig(t)
 			c := issueAll(t, cfg, made)
 			verifyAll(t, c, cfg, made)
-			verifyAll(t, c, cfg, y1970) // a clock that was lost
+			verifyAll(t, c, cfg, y1970) // the clock was lost
 			verifyAll(t, c, cfg, made.Add(leafLifetime*2/3))
 		})
 	}
@@ -118,7 +118,7 @@ func TestCertificatesHoldAtAnyClock(t *testing.T) {
 func TestClockThatIsSetLater(t *testing.T) {
 	cfg := testConfig(t)
 	c := issueAll(t, cfg, y1970)
-	verifyAll(t, c, cfg, y2050) // the clock jumps before anything was renewed
+	verifyAll(t, c, cfg, y2050) // the clock jumps before any renewal
 	issueAll(t, cfg, y2027)
 	for base := range leaves(c, cfg) {
 		require.Equal(t, y2027.Add(leafLifetime), readCert(t, base+".crt").NotAfter, base)
@@ -182,7 +182,7 @@ func TestFileModes(t *testing.T) {
 		require.NoError(t, err)
 		want := os.FileMode(0o600)
 		switch {
-		case path == filepath.Join(cfg.DataDir, "agent"): // the agent's
+		case path == filepath.Join(cfg.DataDir, "agent"): // belongs to the agent
 			return nil
 		case entry.IsDir():
 			want = 0o700
@@ -195,8 +195,8 @@ func TestFileModes(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestCrash cuts the work after each write: whichever files are there by then, the next start makes a
-// whole set of them and keeps those that it finds.
+// TestCrash stops the work after each write: whichever files exist by then, the next start
+// completes the set and keeps the files that it finds.
 func TestCrash(t *testing.T) {
 	cfg := testConfig(t)
 	order := recordWrites(t, cfg)
@@ -226,7 +226,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// recordWrites issues everything and returns the paths in the order in which they got their names.
+// recordWrites issues everything and returns the paths in the order in which the files were renamed
+// to them.
 func recordWrites(t *testing.T, cfg setup) []string {
 	watcher, err := fsnotify.NewBufferedWatcher(1000)
 	require.NoError(t, err)
@@ -287,7 +288,7 @@ func TestDamage(t *testing.T) {
 		again := issueAll(t, cfg, y2027)
 		require.True(t, samePublic(c.clientCA.key.Public(), again.clientCA.key.Public()))
 		verifyAll(t, again, cfg, y2027)
-		verifyAll(t, c, cfg, y2027) // who holds the old certificate trusts the same leaves
+		verifyAll(t, c, cfg, y2027) // clients with the old certificate trust the same leaves
 	})
 	t.Run("an authority's lost key is not replaced", func(t *testing.T) {
 		for _, damage := range []func(path string) error{os.Remove, func(path string) error { return os.WriteFile(path, nil, 0o600) }} {

@@ -18,19 +18,19 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// Certificates is the certificates and keys of a node on disk, for verbs that check or change them,
-// whether or not a server runs. Its methods are safe beside a running server.
+// Certificates gives access to the certificates and keys of a node on disk, for verbs that check or
+// change them, whether or not a server runs. Its methods are safe beside a running server.
 type Certificates struct {
 	// DataDir is the data directory of the server.
 	DataDir string
-	// NodeDir, below DataDir, is the credentials directory of the node.
+	// NodeDir is the credentials directory of the node, below DataDir.
 	NodeDir string
-	// AdminKubeconfig, below DataDir, is Config.AdminKubeconfig.
+	// AdminKubeconfig is Config.AdminKubeconfig, below DataDir.
 	AdminKubeconfig string
-	// Copies are further copies of it, anywhere.
+	// Copies are the paths of copies of the admin kubeconfig, anywhere.
 	Copies []string
-	// TLSSANs are names that Check wants in the apiserver's certificate beside those that every
-	// cluster has.
+	// TLSSANs are the names that Check requires in the apiserver's certificate besides those of
+	// every cluster.
 	TLSSANs []string
 }
 
@@ -38,7 +38,7 @@ func (c Certificates) credentials() *Credentials {
 	return New(layout.Data(c.DataDir))
 }
 
-// lock takes the files for a change, and finishes one that was interrupted.
+// lock locks the files for a change, and finishes an interrupted one.
 func (c Certificates) lock() (*Credentials, func(), error) {
 	creds := c.credentials()
 	release, err := creds.Lock()
@@ -66,7 +66,7 @@ func (c Certificates) absent() error {
 	return fmt.Errorf("there are no certificates in %s; \"mote server\" makes them, and --data-dir names another directory", c.DataDir)
 }
 
-// Waiting says whether a change of authorities waits for the next start of the server.
+// Waiting reports whether a change of authorities waits for the next start of the server.
 func (c Certificates) Waiting() (bool, error) {
 	_, err := os.Stat(c.credentials().plan(authoritiesPlan))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,8 +83,7 @@ func (c Certificates) noneWaiting() error {
 	return err
 }
 
-// read reads the authorities. It makes none: at most it brings the bundle of trusted ones up to
-// date.
+// read reads the authorities. It creates none: at most it updates the bundle of trusted ones.
 func (c *Credentials) read() error {
 	for _, name := range authorityNames() {
 		base := c.Path(name)
@@ -128,8 +127,8 @@ func leavesOf(all []leafFile, authority string) []leafFile {
 	return slices.DeleteFunc(all, func(l leafFile) bool { return l.authority != authority })
 }
 
-// nodeName returns the node that the kubelet's client certificate is for. Its other certificate is
-// checked against that.
+// nodeName returns the node in the kubelet's client certificate. The kubelet's serving certificate
+// is checked against that name.
 func (c Certificates) nodeName() string {
 	data, err := os.ReadFile(filepath.Join(c.NodeDir, "kubelet-client.crt"))
 	if err != nil {
@@ -143,9 +142,9 @@ func (c Certificates) nodeName() string {
 }
 
 // Rotate renews leaves at once, by name or all, with the names and addresses that they have, and
-// puts the administrator's into the admin kubeconfig. All of them are renewed or, if that fails,
-// none. A running server takes the new ones without a restart. newKeys replaces their keys too. It
-// returns the names of the renewed leaves.
+// writes the administrator's into the admin kubeconfig. Either all of them are renewed or none. A
+// running server uses the new ones without a restart. newKeys replaces their keys too. It returns
+// the names of the renewed leaves.
 func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]string, error) {
 	creds, release, err := c.lock()
 	if err != nil {
@@ -191,7 +190,7 @@ func (c Certificates) Rotate(names []string, newKeys bool, now time.Time) ([]str
 	return renewed, nil
 }
 
-// choose returns the leaves with these names; without names, all.
+// choose returns the leaves with these names, or all leaves without names.
 func choose(all []leafFile, names []string) ([]leafFile, error) {
 	if len(names) == 0 {
 		return all, nil
@@ -208,7 +207,7 @@ func choose(all []leafFile, names []string) ([]leafFile, error) {
 	return slices.DeleteFunc(all, func(l leafFile) bool { return !slices.Contains(names, l.name) }), nil
 }
 
-// reissue signs the subject of a leaf once more.
+// reissue signs a new certificate with the subject of a leaf.
 func (c *Credentials) reissue(l leafFile, newKeys bool, now time.Time) (certPEM, keyPEM []byte, err error) {
 	const again = "; mote makes it again at its next start, or within a minute while it runs"
 	data, err := os.ReadFile(l.base + ".crt")
@@ -252,10 +251,11 @@ func (c Certificates) kubeconfigWith(certPEM, keyPEM []byte) ([]byte, error) {
 	return clientcmd.Write(*config)
 }
 
-// RotateAuthorities decides on new authorities and a new key of service-account tokens. The next
-// start of the server takes them and renews everything. The old ones stay trusted beside them until
-// FinishAuthorities. With from, it takes those in that directory, and only those that it has. It
-// returns their names.
+// RotateAuthorities plans new authorities and a new key for service-account tokens. The next start
+// of the server applies the plan and renews all certificates. The old ones stay trusted beside the
+// new ones until FinishAuthorities. With from, it uses the authorities and the key in that
+// directory, and replaces only those that the directory has. It returns the names of the replaced
+// ones.
 func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, error) {
 	creds, release, err := c.lock()
 	if err != nil {
@@ -297,7 +297,7 @@ func (c Certificates) RotateAuthorities(from string, now time.Time) ([]string, e
 	return names, p.write(c.DataDir, creds.plan(authoritiesPlan))
 }
 
-// FinishAuthorities decides that the authorities and keys before the present ones are no longer
+// FinishAuthorities plans that the authorities and keys before the present ones are no longer
 // trusted, from the next start of the server on. It returns their names.
 func (c Certificates) FinishAuthorities() ([]string, error) {
 	creds, release, err := c.lock()

@@ -27,7 +27,7 @@ func certificatesOf(cfg setup) Certificates {
 	return Certificates{DataDir: cfg.DataDir, NodeDir: nodeDir(cfg), AdminKubeconfig: cfg.AdminKubeconfig, TLSSANs: cfg.TLSSANs}
 }
 
-// problems are those of Check, by name.
+// problems returns the problems that Check finds, by name.
 func problems(t *testing.T, c Certificates, now time.Time) map[string][]string {
 	t.Helper()
 	found, err := c.Check(now)
@@ -67,7 +67,7 @@ func TestCheckOfGoodOnes(t *testing.T) {
 
 func TestCheckFindsDamage(t *testing.T) {
 	year := leafLifetime + time.Hour
-	// What another cluster's would be.
+	// Files of another cluster.
 	foreign := testConfig(t)
 	other := issueAll(t, foreign, y2027)
 	for _, test := range []struct {
@@ -187,7 +187,8 @@ func TestRotate(t *testing.T) {
 	require.Equal(t, after, contents(t, cfg.DataDir), "a server has nothing to add")
 }
 
-// TestRotateIsWholeOrNot cuts a rotation after each file that it writes: who comes next finishes it.
+// TestRotateIsWholeOrNot interrupts a rotation after each file that it writes: the next process
+// finishes it.
 func TestRotateIsWholeOrNot(t *testing.T) {
 	cfg := testConfig(t)
 	c := issueAll(t, cfg, y2027)
@@ -227,7 +228,8 @@ func rotationPlan(t *testing.T, cfg setup, c *Credentials) plan {
 	return p
 }
 
-// knows is what an outsider keeps: whom he trusts, who he is, and a token's verification.
+// knows is the knowledge of a client: the authorities that it trusts, its own certificate, and a
+// token to verify.
 type knows struct {
 	roots  []byte
 	client *x509.Certificate
@@ -241,7 +243,7 @@ func outsider(t *testing.T, cfg setup) knows {
 	return knows{admin.Clusters[admin.CurrentContext].CertificateAuthorityData, client}
 }
 
-// reaches says whether the apiserver is trusted by who, and he by the apiserver.
+// reaches reports whether who trusts the apiserver, and whether the apiserver trusts who.
 func (who knows) reaches(t *testing.T, c *Credentials) (server, client bool) {
 	pool := func(bundle []byte) *x509.CertPool {
 		p := x509.NewCertPool()
@@ -330,8 +332,8 @@ func TestRotateAuthorities(t *testing.T) {
 	require.Equal(t, encryption, contents(t, cfg.DataDir)[third.data.EncryptionConfig()], "Secrets can still be read")
 }
 
-// TestAuthoritiesAreWholeOrNot cuts the start that takes new authorities after each file, and the start that retires
-// the old ones: the next start has all of it.
+// TestAuthoritiesAreWholeOrNot interrupts the start that applies new authorities after each file,
+// and likewise the start that retires the old ones: the next start completes the change.
 func TestAuthoritiesAreWholeOrNot(t *testing.T) {
 	for _, step := range []struct {
 		name    string
@@ -386,7 +388,8 @@ func TestLostAuthorityCertificateAfterRotation(t *testing.T) {
 	verifyAll(t, c, cfg, y2027)
 }
 
-// TestAuthorityThatWasRemoved: who is gone with certificate and key, or was replaced by hand, is not trusted any more.
+// TestAuthorityThatWasRemoved checks that an authority is no longer trusted after its certificate
+// and key were removed or replaced by hand.
 func TestAuthorityThatWasRemoved(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -458,7 +461,7 @@ func TestOwnAuthorities(t *testing.T) {
 	again := contents(t, cfg.DataDir)
 	issueAll(t, cfg, y2027.Add(time.Hour))
 	require.Equal(t, again, contents(t, cfg.DataDir))
-	// Near the authority's end certificates end with it, and are not made again each minute.
+	// Near the authority's expiry, leaves expire with it and are not renewed each minute.
 	end := y2027.Add(10*leafLifetime - 24*time.Hour)
 	issueAll(t, cfg, end)
 	require.Equal(t, c.clientCA.cert.NotAfter, readCert(t, c.Path("admin.crt")).NotAfter)
@@ -535,7 +538,8 @@ func TestOwnAuthorities(t *testing.T) {
 	}
 }
 
-// opensslName is a name as OpenSSL writes it: UTF8String, and the common name before the organization.
+// opensslName returns a name in OpenSSL's encoding: UTF8String, and the common name before the
+// organization.
 func opensslName(t *testing.T) []byte {
 	var relative []asn1.RawValue
 	for _, one := range []struct {
@@ -551,8 +555,8 @@ func opensslName(t *testing.T) []byte {
 	return der
 }
 
-// TestCrossOfOpenSSLsAuthority: who knows the old authority alone reaches a server whose new one OpenSSL made, and
-// again from that one to the next.
+// TestCrossOfOpenSSLsAuthority checks that a client that knows only the old authority reaches a
+// server whose new authority OpenSSL created, and again after the change from that one to the next.
 func TestCrossOfOpenSSLsAuthority(t *testing.T) {
 	cfg := testConfig(t)
 	issueAll(t, cfg, y2027)

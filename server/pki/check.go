@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Kinds of what Check finds.
+// Kinds of a Certificate.
 const (
 	KindAuthority  = "authority"
 	KindLeaf       = "certificate"
@@ -23,7 +23,7 @@ const (
 	KindKey        = "key"
 )
 
-// Certificate is what Check found about one certificate, kubeconfig or key.
+// Certificate is the result of Check for one certificate, kubeconfig or key.
 type Certificate struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"`
@@ -31,13 +31,13 @@ type Certificate struct {
 	// Subject and Issuer are common names; for a kubeconfig, those of its client certificate.
 	Subject string `json:"subject,omitempty"`
 	Issuer  string `json:"issuer,omitempty"`
-	// Expires is nil for what has no end: mote's own authorities, keys.
+	// Expires is nil for files without expiry: mote's own authorities, keys.
 	Expires *time.Time `json:"expires,omitempty"`
-	// DaysLeft are the days until Expires, rounded down; negative when it has passed.
+	// DaysLeft is the number of days until Expires, rounded down; negative after that.
 	DaysLeft *int `json:"daysLeft,omitempty"`
-	// Made is when the file of a key was written.
+	// Made is the time when the file of a key was written.
 	Made *time.Time `json:"made,omitempty"`
-	// Problems say why it is not good for its purpose, one phrase each.
+	// Problems lists why it does not fit its purpose, one phrase each.
 	Problems []string `json:"problems,omitempty"`
 }
 
@@ -80,7 +80,7 @@ type checker struct {
 	found   []Certificate
 }
 
-// checkAuthority checks an authority, and lists those before it that are still trusted.
+// checkAuthority checks an authority, and lists the previous ones that are still trusted.
 func (k *checker) checkAuthority(name string) {
 	base := k.creds.Path(name)
 	found := Certificate{Name: name, Kind: KindAuthority, File: base + ".crt"}
@@ -98,7 +98,7 @@ func (k *checker) checkAuthority(name string) {
 	k.found = append(k.found, found)
 	bundle, err := readOptional(base + bundleSuffix)
 	if err != nil {
-		return // as unreadable as its neighbour, which has been told of
+		return // unreadable for the same reason as the file beside it, which is reported
 	}
 	for _, old := range CertificatesIn(bundle) {
 		if cert != nil && old.Equal(cert) {
@@ -167,7 +167,7 @@ func (k *checker) checkKubeconfig(name, path string) {
 	}
 }
 
-// readKubeconfig returns certificate, key and authorities of the current context, from files or
+// readKubeconfig returns the certificate, key and authorities of the current context, from files or
 // from the kubeconfig itself.
 func readKubeconfig(path string) (certPEM, keyPEM, caPEM []byte, err error) {
 	config, err := clientcmd.LoadFromFile(path)
@@ -198,7 +198,7 @@ func dataOrFile(data []byte, path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// checkTokenKey checks the key of service-account tokens, which has an age and no end.
+// checkTokenKey checks the key of service-account tokens, which has an age and no expiry.
 func (k *checker) checkTokenKey() {
 	path := k.creds.Path(tokenKey)
 	found := Certificate{Name: "service-account", Kind: KindKey, File: path}
@@ -231,7 +231,7 @@ func (c *Certificate) add(problem string) {
 	}
 }
 
-// describe says who a certificate is for, who signed it, and when it ends.
+// describe fills in a certificate's holder, issuer and expiry.
 func (c *Certificate) describe(cert *x509.Certificate, now time.Time) {
 	c.Subject, c.Issuer = cert.Subject.CommonName, cert.Issuer.CommonName
 	if now.Before(cert.NotBefore) {

@@ -9,9 +9,9 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// updateCopy writes a file that may lie anywhere. It writes it in place: the path may be a link, or
-// only the file may be writable. The file is for its owner alone, even if others could read the one
-// that was there.
+// updateCopy writes a file that may be anywhere. It writes the file in place: the path may be a
+// link, or only the file may be writable. Only the owner may read the file, even if other users
+// could read the previous one.
 func updateCopy(path string, data []byte) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("copy the kubeconfig: %s is no file; set another --write-kubeconfig", path)

@@ -11,7 +11,8 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// TestUnchangedFilesAreNotWritten: what is looked at every minute must not cost flash a write each time.
+// TestUnchangedFilesAreNotWritten checks that the check of each minute does not write to flash each
+// time.
 func TestUnchangedFilesAreNotWritten(t *testing.T) {
 	dir := t.TempDir()
 	file, sub := filepath.Join(dir, "file"), filepath.Join(dir, "dir")
@@ -36,7 +37,7 @@ func TestUnchangedFilesAreNotWritten(t *testing.T) {
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }
 
-// TestCopyToNoFile: a pipe would be waited for.
+// TestCopyToNoFile refuses special files: writing to a pipe would wait for a reader.
 func TestCopyToNoFile(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	require.NoError(t, syscall.Mkfifo(pipe, 0o600))

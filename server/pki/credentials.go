@@ -16,29 +16,30 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// KubeletClientUser is the user that the apiserver is to a kubelet. It is bound to upstream's
-// ClusterRole for that and is no administrator.
+// KubeletClientUser is the apiserver's user at a kubelet. It is bound to upstream's ClusterRole for
+// that and is no administrator.
 const KubeletClientUser = "mote:apiserver-kubelet-client"
 
-// FrontProxyUser is the user that the apiserver is to an aggregated API server.
+// FrontProxyUser is the apiserver's user at an aggregated API server.
 const FrontProxyUser = "front-proxy-client"
 
-// Credentials is everything below <data-dir>/server that proves who is who.
+// Credentials holds the keys and certificates below <data-dir>/server, which prove the identities
+// in a cluster.
 type Credentials struct {
 	data         layout.Data
-	serverCA     *authority // of what serves: the apiserver, kubelets
-	clientCA     *authority // of who calls the apiserver or a kubelet
-	frontProxyCA *authority // of the apiserver towards aggregated API servers
+	serverCA     *authority // signs servers: the apiserver, kubelets
+	clientCA     *authority // signs clients of the apiserver and of kubelets
+	frontProxyCA *authority // signs the apiserver as a client of aggregated API servers
 }
 
-// New returns the credentials of a data directory. It reads and makes nothing.
+// New returns the credentials of a data directory. It reads and creates no files.
 func New(data layout.Data) *Credentials { return &Credentials{data: data} }
 
 // Path returns a path below server/tls.
 func (c *Credentials) Path(name string) string { return filepath.Join(c.data.TLS(), name) }
 
-// Bundle returns the path of the authorities that verify the certificates of one: itself and,
-// during a rotation, the one before it.
+// Bundle returns the path of the bundle that verifies the certificates of authority: its own
+// certificate and, during a rotation, that of the previous one.
 func (c *Credentials) Bundle(authority string) string { return c.Path(authority + bundleSuffix) }
 
 // TokenKey returns the path of the key that signs service-account tokens.
@@ -47,21 +48,23 @@ func (c *Credentials) TokenKey() string { return c.Path(tokenKey) }
 // TokenPublicKeys returns the path of the keys that verify service-account tokens.
 func (c *Credentials) TokenPublicKeys() string { return c.Path(tokenPublicKeys) }
 
-// ServerAuthorities returns what verifies the apiserver and kubelets, in PEM, as it was loaded.
+// ServerAuthorities returns the authorities that verify the apiserver and kubelets, in PEM, as they
+// were loaded.
 func (c *Credentials) ServerAuthorities() []byte { return c.serverCA.trusted }
 
-// Files says where one holder's certificate is, its private key, and the authorities that verify
-// its peers: paths of PEM files. Their contents change when they are renewed.
+// Files are the paths of one holder's certificate, its private key, and the authorities that verify
+// its peers, all in PEM. Renewals change the contents of the files.
 type Files struct{ CAFile, CertFile, KeyFile string }
 
-// Admin returns where the administrator's credentials are. Whoever has them owns the cluster.
+// Admin returns the paths of the administrator's credentials. They give full control of the
+// cluster.
 func Admin(data layout.Data) Files { return files(data, "admin") }
 
-// Addons returns where the credentials of the addons are. They may do as much as the administrator,
-// and have a user of their own.
+// Addons returns the paths of the addons' credentials. They have the administrator's permissions,
+// and a user of their own.
 func Addons(data layout.Data) Files { return files(data, "addons") }
 
-// MetricsServer returns where the serving certificate of the metrics API is.
+// MetricsServer returns the paths of the serving certificate of the metrics API.
 func MetricsServer(data layout.Data) Files { return files(data, "metrics-server") }
 
 func files(data layout.Data, leaf string) Files {
@@ -72,8 +75,8 @@ func files(data layout.Data, leaf string) Files {
 // plan returns the path of a plan for a change of the files.
 func (c *Credentials) plan(name string) string { return filepath.Join(c.data.Server(), name) }
 
-// Load reads the authorities and the service-account keys, and makes those that are missing. It
-// first carries out changes that were decided on before. MakeDirs must have been called.
+// Load reads the authorities and the service-account keys, and creates the missing ones. It first
+// applies changes that were planned before. MakeDirs must have been called.
 func (c *Credentials) Load() (err error) {
 	for _, plan := range []string{leavesPlan, authoritiesPlan} {
 		if err := carryOut(string(c.data), c.plan(plan)); err != nil {
@@ -88,7 +91,7 @@ func (c *Credentials) Load() (err error) {
 	return c.loadTokenKeys()
 }
 
-// MakeDirs makes the directories of the files. Lock needs one of them.
+// MakeDirs creates the directories of the files. Lock needs one of them.
 func (c *Credentials) MakeDirs() error {
 	if err := durable.MakeDir(c.data.Server()); err != nil {
 		return err
@@ -120,7 +123,7 @@ func commonNames() map[string]string {
 	}
 }
 
-// leaf is a certificate that mote makes: server/tls/name.crt, or in the directory of a node.
+// leaf is a certificate that mote creates: server/tls/name.crt, or in the directory of a node.
 type leaf struct {
 	name      string
 	authority string
@@ -132,13 +135,14 @@ func clientSubject(user string, groups ...string) subject {
 }
 
 // controlPlaneLeaves returns the leaves in server/tls. apiserver is the subject of the apiserver's
-// own.
+// serving certificate.
 func controlPlaneLeaves(apiserver subject) []leaf {
 	localhost := subject{
 		commonName: "localhost", usage: x509.ExtKeyUsageServerAuth,
 		names: []string{"localhost"}, addrs: loopbackAddrs(),
 	}
-	// Who serves the metrics API in this process, as the apiserver calls a Service's backend.
+	// The server of the metrics API in this process, under the name by which the apiserver calls a
+	// Service's backend.
 	metricsServer := subject{
 		commonName: "metrics-server", usage: x509.ExtKeyUsageServerAuth,
 		names: []string{"metrics-server.kube-system.svc"},
@@ -150,7 +154,7 @@ func controlPlaneLeaves(apiserver subject) []leaf {
 		{"apiserver-kubelet-client", ClientAuthority, clientSubject(KubeletClientUser)},
 		{"front-proxy-client", FrontProxyAuthority, clientSubject(FrontProxyUser)},
 		{"admin", ClientAuthority, clientSubject("admin", "system:masters")},
-		// A user of their own, so that an audit log and priority levels distinguish addons from
+		// A user of its own, so that an audit log and priority levels distinguish addons from
 		// people.
 		{"addons", ClientAuthority, clientSubject("mote:addons", "system:masters")},
 		{"controller-manager", ClientAuthority, clientSubject("system:kube-controller-manager")},
@@ -171,7 +175,7 @@ func nodeLeaves(nodeName string, addrs []netip.Addr) []leaf {
 	}
 }
 
-// ensure makes or renews leaves in dir and returns the names of those that changed.
+// ensure creates or renews leaves in dir and returns the names of those that changed.
 func (c *Credentials) ensure(dir string, leaves []leaf, now time.Time) ([]string, error) {
 	var changed []string
 	for _, l := range leaves {
@@ -186,7 +190,7 @@ func (c *Credentials) ensure(dir string, leaves []leaf, now time.Time) ([]string
 	return changed, nil
 }
 
-// Renew makes the leaves and kubeconfigs of the control plane, and renews those that need it at
+// Renew creates the leaves and kubeconfigs of the control plane, and renews those that need it at
 // now. It returns the names of the certificates that changed.
 func (c *Credentials) Renew(cfg Config, now time.Time) ([]string, error) {
 	apiserver, err := servingSubject(cfg)
@@ -211,9 +215,9 @@ func (c *Credentials) Renew(cfg Config, now time.Time) ([]string, error) {
 }
 
 // IssueNode writes the credentials directory of a node (docs/architecture.md, "The seam"). addrs
-// are the node's, url is the apiserver's. The kubeconfigs name key files beside them and do not
-// hold the keys, because clients reread only files. It returns the names of the certificates that
-// changed.
+// are the node's addresses, url is the apiserver's URL. The kubeconfigs refer to key files beside
+// them and do not contain the keys, because clients only read files again. It returns the names of
+// the certificates that changed.
 func (c *Credentials) IssueNode(dir, nodeName string, addrs []netip.Addr, url string, now time.Time) ([]string, error) {
 	if err := durable.MakeDir(dir); err != nil {
 		return nil, err
@@ -238,7 +242,7 @@ func (c *Credentials) IssueNode(dir, nodeName string, addrs []netip.Addr, url st
 }
 
 // servingSubject returns the subject of the apiserver's serving certificate: every name and address
-// that it may be called by, including the machine's present addresses.
+// at which clients may call it, including the machine's present addresses.
 func servingSubject(cfg Config) (subject, error) {
 	s := subject{
 		commonName: "kube-apiserver", usage: x509.ExtKeyUsageServerAuth,
@@ -263,8 +267,8 @@ func servingSubject(cfg Config) (subject, error) {
 	return s, nil
 }
 
-// hostAddrs returns the machine's addresses except link-local ones, which come and go with every
-// pod's veth and cannot be called without a zone anyway.
+// hostAddrs returns the machine's addresses except link-local ones, which appear and disappear with
+// every pod's veth and cannot be called without a zone anyway.
 func hostAddrs() ([]netip.Addr, error) {
 	found, err := net.InterfaceAddrs()
 	if err != nil {

@@ -1,18 +1,19 @@
-// Package pki is what proves who is who in a cluster: authorities, certificates, private keys, the
-// keys of service-account tokens, kubeconfigs, and the key that encrypts Secrets, all below
-// <data-dir>/server, and the credentials of a node in a directory of their own.
+// Package pki owns the files that prove identities in a cluster: authorities, certificates, private
+// keys, the keys of service-account tokens, kubeconfigs, and the key that encrypts Secrets, all
+// below <data-dir>/server, and the credentials of a node in a directory of their own.
 //
-// There are two ways in. Credentials is for the server: it makes what is missing, renews what is
-// about to end, and says where everything is; Admin and Addons say where the credentials of these
-// clients are. Certificates is for verbs: it checks the files, renews them and replaces
-// authorities, also beside a server in another process, from which Lock keeps it apart.
+// It has two entry points. Credentials is for the server: it creates missing files, renews expiring
+// ones, and returns all paths; Admin and Addons return the paths of the credentials of these
+// clients. Certificates is for verbs: it checks the files, renews them and replaces authorities. It
+// works also beside a server in another process, because both use Lock.
 //
-// It knows nothing of the components that use the files: they reread what has changed.
+// The package knows nothing about the components that use the files: they read changed files again.
 //
-// Invariants: files are replaced by rename after fsync; a private key is on disk before the
-// certificate that names it and is kept when that certificate is renewed. Files that only make
-// sense together are a plan first, in one file, which is carried out however often it takes
-// (plan.go). Hence a crash at any moment leaves files from which the next start goes on.
+// Invariants: files are replaced by rename after fsync. A private key is on disk before the
+// certificate that contains its public half, and is kept when that certificate is renewed. Changes
+// of files that belong together are first written as a plan, in one file, which is applied as often
+// as necessary (plan.go). So after a crash at any moment the next start can continue from the
+// files.
 //
 // Methods of Credentials that write need Lock, and one goroutine at a time; those of Certificates
 // lock by themselves.

@@ -15,10 +15,10 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// EnsureEncryption makes the file that says how Secrets are encrypted in the datastore, unless it
-// is there: from then on it belongs to the operator, who rotates keys by adding one to it.
-// ../README.md says why secretbox. Identity comes last so that what was written before can still be
-// read.
+// EnsureEncryption creates the file that configures the encryption of Secrets in the datastore,
+// unless it exists: from then on it belongs to the operator, who rotates keys by adding one to it.
+// ../README.md explains the choice of secretbox. Identity comes last so that data written before
+// can still be read.
 func EnsureEncryption(path string) error {
 	if _, err := os.Stat(path); err == nil {
 		return durable.SetMode(path, 0o600)

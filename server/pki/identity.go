@@ -9,14 +9,15 @@ import (
 	"strings"
 )
 
-// LostKeysError is the refusal to start on a datastore whose cluster has lost its keys. New ones
-// would make another cluster of it: no client, node or token would be trusted, and no Secret be
-// readable.
+// LostKeysError is returned when a start would run on a datastore whose cluster has lost its keys.
+// New keys would make it another cluster: no client, node or token would be trusted, and no Secret
+// could be read.
 type LostKeysError struct {
-	// Dir is the directory of the files, and Missing are their paths below it.
+	// Dir is the directory of the files, and Missing lists their paths below it.
 	Dir     string
 	Missing []string
-	// Sealed is true when the key of the Secrets is among them: without a backup these are lost.
+	// Sealed is true when the key of the Secrets is missing too: without a backup the Secrets are
+	// lost.
 	Sealed bool
 }
 
@@ -25,9 +26,9 @@ func (e *LostKeysError) Error() string {
 	return fmt.Sprintf("the datastore holds a cluster, but its keys are missing in %s: %s", e.Dir, strings.Join(e.Missing, ", "))
 }
 
-// CheckKeys returns a *LostKeysError if the keys of a cluster that exists would have to be made
-// anew. A single authority or the key of the tokens may be removed to have it made again; all of
-// them are not missing on purpose.
+// CheckKeys returns a *LostKeysError if the keys of an existing cluster would have to be created
+// anew. A user may remove a single authority or the key of the tokens to replace it; all of them
+// are not missing on purpose.
 func (c *Credentials) CheckKeys() error {
 	lost := &LostKeysError{Dir: c.data.Server()}
 	identity := []string{c.Path(ServerAuthority + ".key"), c.Path(ClientAuthority + ".key"), c.Path(tokenKey)}
@@ -55,7 +56,7 @@ func (c *Credentials) CheckKeys() error {
 	return lost
 }
 
-// absent returns the paths at which there is nothing.
+// absent returns the paths at which no file exists.
 func absent(paths ...string) ([]string, error) {
 	var missing []string
 	for _, path := range paths {
@@ -69,8 +70,8 @@ func absent(paths ...string) ([]string, error) {
 	return missing, nil
 }
 
-// Init makes authorities and service-account keys for a cluster that has lost all of them. It
-// refuses if any is there, and changes no encryption key.
+// Init creates authorities and service-account keys for a cluster that has lost all of them. It
+// refuses if any exists, and changes no encryption key.
 func (c Certificates) Init() error {
 	creds := c.credentials()
 	var lost *LostKeysError
@@ -97,7 +98,7 @@ func (c Certificates) Init() error {
 	return nil
 }
 
-// goneError says that the directory of the certificates was removed below a running server.
+// goneError reports that the directory of the certificates was removed while the server ran.
 func goneError(dir string, err error) error {
 	return fmt.Errorf("%s is gone (%w): restore it from a snapshot or a backup before the next start; until then the running server keeps its keys in memory",
 		dir, err)

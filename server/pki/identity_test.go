@@ -11,7 +11,7 @@ import (
 func TestLostKeysAreRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		remove  []string // below <data-dir>/server
-		missing []string // nil when the start goes on
+		missing []string // nil when the start continues
 		sealed  bool
 	}{
 		"tls":            {[]string{"tls"}, []string{"tls/server-ca.key", "tls/client-ca.key", "tls/service-account.key"}, false},

@@ -11,12 +11,12 @@ import (
 )
 
 // DefaultClusterName is the name of the cluster, user and context in kubeconfigs of a cluster
-// without a name of its own. It was once the name in those of every cluster.
+// without a name of its own. In the past it was the name in the kubeconfigs of every cluster.
 const DefaultClusterName = "mote"
 
-// writeAdminKubeconfig writes the one kubeconfig that people copy elsewhere, hence with the
-// certificates inside. Its names are the cluster's, so that those of several clusters can be merged
-// into one file.
+// writeAdminKubeconfig writes the one kubeconfig that people copy to other machines, which is why
+// it contains the certificates. It uses the cluster's name, so that the kubeconfigs of several
+// clusters can be merged into one file.
 func (c *Credentials) writeAdminKubeconfig(cfg Config) error {
 	cert, err := os.ReadFile(c.Path("admin.crt"))
 	if err != nil {
@@ -33,12 +33,12 @@ func (c *Credentials) writeAdminKubeconfig(cfg Config) error {
 	return saveKubeconfig(cfg.AdminKubeconfig, config)
 }
 
-// keepContexts keeps what people change in the admin kubeconfig: the namespace that they chose, and
-// the context with the name that all clusters once had, which scripts may use.
+// keepContexts keeps the changes that people make in the admin kubeconfig: the namespace that they
+// chose, and the context with the name that all clusters had in the past, which scripts may use.
 func keepContexts(config *clientcmdapi.Config, path string) {
 	old, err := clientcmd.LoadFromFile(path)
 	if err != nil {
-		return // the first one, or a damaged one
+		return // there is none yet, or it is damaged
 	}
 	name := config.CurrentContext
 	if context := old.Contexts[old.CurrentContext]; context != nil {
@@ -57,7 +57,7 @@ func adminUser(config *clientcmdapi.Config) *clientcmdapi.AuthInfo {
 	return nil
 }
 
-// CopyKubeconfig brings the copy of the admin kubeconfig up to date, if there is to be one.
+// CopyKubeconfig brings the copy of the admin kubeconfig up to date, if one is configured.
 func CopyKubeconfig(cfg Config) error {
 	if cfg.KubeconfigCopy == "" {
 		return nil

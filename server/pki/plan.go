@@ -12,23 +12,23 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Changes of several files that belong together are a plan first: one file in <data-dir>/server,
-// written whole or not at all. From then on the change happens, whoever crashes: it is carried out
-// as often as it takes, then the plan is removed.
+// A change of several files that belong together is first written as a plan: one file in
+// <data-dir>/server, written whole or not at all. From then on the change happens, even after
+// crashes: the plan is applied as often as necessary and then removed.
 const (
-	// leavesPlan is carried out at once by the verb that wrote it, or by a server within a minute
-	// or at its next start.
+	// leavesPlan is applied at once by the verb that wrote it, or by a server within a minute or at
+	// its next start.
 	leavesPlan = "certificates.plan"
-	// authoritiesPlan is carried out only at the start of a server: the parts of a running one read
-	// much of it once.
+	// authoritiesPlan is applied only at the start of a server: the components of a running one
+	// read many of these files only once.
 	authoritiesPlan = "authorities.plan"
 )
 
 // plannedFile is one file of a plan.
 type plannedFile struct {
-	Path string      `json:"path"` // below the data directory, so that a restored one may lie elsewhere
+	Path string      `json:"path"` // below the data directory, so that a restored one may be in another place
 	Mode fs.FileMode `json:"mode"`
-	Data []byte      `json:"data"` // none removes the file
+	Data []byte      `json:"data"` // empty: remove the file
 }
 
 type plan []plannedFile
@@ -37,7 +37,7 @@ func (p *plan) add(path string, data []byte, mode fs.FileMode) {
 	*p = append(*p, plannedFile{path, mode, data})
 }
 
-// write decides on the change.
+// write writes the plan, which makes the change final.
 func (p plan) write(dataDir, path string) error {
 	for i := range p {
 		rel, err := filepath.Rel(dataDir, p[i].Path)
@@ -53,11 +53,11 @@ func (p plan) write(dataDir, path string) error {
 	return durable.WriteFile(path, data, 0o600)
 }
 
-// FinishRotation carries out a rotation that a verb decided on and was killed over. The files must
-// be locked.
+// FinishRotation applies a rotation that a verb planned before it was killed. The files must be
+// locked.
 func (c *Credentials) FinishRotation() error { return carryOut(string(c.data), c.plan(leavesPlan)) }
 
-// carryOut makes the change of the plan at path, if there is one.
+// carryOut applies the plan at path, if there is one, and removes it.
 func carryOut(dataDir, path string) error {
 	p, err := readPlan(path)
 	if err != nil || p == nil {

@@ -15,14 +15,14 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// The keys of service-account tokens in server/tls.
+// Files of the keys of service-account tokens in server/tls.
 const (
-	tokenKey        = "service-account.key" // signs
-	tokenPublicKeys = "service-account.pub" // verify: the signing key's first, then those whose tokens are still good
+	tokenKey        = "service-account.key" // signs tokens
+	tokenPublicKeys = "service-account.pub" // verify tokens: the signing key's first, then those whose tokens are still valid
 )
 
-// loadTokenKeys makes the keys of service-account tokens if they are missing. A signing key that is
-// new because the old one was lost or removed leaves no other trusted.
+// loadTokenKeys creates missing keys of service-account tokens. When the signing key was lost or
+// removed and is created anew, no other key stays trusted.
 func (c *Credentials) loadTokenKeys() error {
 	key, err := readKey(c.Path(tokenKey))
 	var others []crypto.PublicKey
@@ -47,8 +47,8 @@ func (c *Credentials) loadTokenKeys() error {
 	return durable.UpdateFile(c.Path(tokenPublicKeys), data, 0o600)
 }
 
-// oldTokenKeys returns the keys that verify tokens beside key. A file without key's own public key
-// was left by another key and does not count.
+// oldTokenKeys returns the keys other than key that verify tokens. A file without key's own public
+// key was left by another key and does not count.
 func (c *Credentials) oldTokenKeys(key crypto.Signer) ([]crypto.PublicKey, error) {
 	data, err := readOptional(c.Path(tokenPublicKeys))
 	if err != nil || data == nil {
@@ -56,7 +56,7 @@ func (c *Credentials) oldTokenKeys(key crypto.Signer) ([]crypto.PublicKey, error
 	}
 	keys, err := keyutil.ParsePublicKeysPEM(data)
 	if err != nil {
-		return nil, nil // made again from what there is
+		return nil, nil // created again from the existing keys
 	}
 	var old []crypto.PublicKey
 	own := false
