@@ -9,7 +9,7 @@ import (
 // Component is a component that has a metrics endpoint of its own.
 type Component string
 
-// Components, by the names that Prometheus jobs usually have.
+// Components, by the usual names of Prometheus jobs.
 const (
 	APIServer         Component = "kube-apiserver"
 	ControllerManager Component = "kube-controller-manager"
@@ -19,25 +19,27 @@ const (
 	CoreDNS           Component = "coredns"
 )
 
-// everywhere are families that describe the process. Each endpoint shows them, as the endpoint of a process of its
-// own would: dashboards read memory, processor time and start time by job.
+// everywhere reports whether a family describes the process. Each endpoint shows these families, as
+// the endpoint of a separate process would: dashboards read memory, processor time and start time
+// by job.
 func everywhere(family string) bool {
 	return strings.HasPrefix(family, "go_") || strings.HasPrefix(family, "process_")
 }
 
-// owners are the beginnings of families' names; the longest that fits decides. Names and components are those of
-// upstream's list, k8s.io/kubernetes/test/instrumentation/documentation/documentation-list.yaml, which owner_test.go
-// compares. Families that upstream has in every component, and that one process has once, belong to kube-apiserver: it is
-// the endpoint that every Prometheus scrapes.
+// owners maps components to prefixes of family names; the longest prefix that matches decides.
+// Names and components come from upstream's list,
+// k8s.io/kubernetes/test/instrumentation/documentation/documentation-list.yaml, which owner_test.go
+// compares. Some families exist in every upstream component and once in one process. They belong to
+// kube-apiserver, the endpoint that every Prometheus scrapes.
 func owners() map[Component][]string {
 	return map[Component][]string{
 		APIServer: {
 			"aggregator_", "apiextensions_", "apiserver_", "authenticated_user_", "authentication_", "authorization_", "etcd_",
 			"field_validation_", "grpc_client_", "kube_apiserver_", "node_authorizer_", "pod_security_", "serviceaccount_", "watch_cache_",
-			// Of all components.
+			// Families of all components.
 			"cardinality_enforcement_", "disabled_metrics_", "hidden_metrics_", "informer_", "kubernetes_", "leader_election_",
 			"registered_metrics_", "rest_client_", "version_info", "workqueue_",
-			// Of mote, its SQL datastores, and addons without an endpoint.
+			// Families of mote, its SQL datastores, and addons without an endpoint.
 			"kine_", "metrics_server_", "mote_",
 		},
 		ControllerManager: {
@@ -48,7 +50,8 @@ func owners() map[Component][]string {
 			"root_ca_cert_publisher_", "running_managed_controllers", "selinux_warning_controller_", "statefulset_controller_",
 			"storage_count_attachable_volumes_", "taint_eviction_controller_", "ttl_after_finished_controller_",
 			"volume_operation_errors_", "volume_operation_total_errors",
-			// Of the cloud controller manager, whose controllers the controller manager registers too.
+			// Families of the cloud controller manager, whose controllers the controller manager
+			// registers too.
 			"cloud_provider_", "node_controller_", "route_controller_", "service_controller_",
 		},
 		Scheduler: {"scheduler_", "kube_pod_resource_"},
@@ -61,8 +64,8 @@ func owners() map[Component][]string {
 	}
 }
 
-// Owner returns the component that shows a family. known is false for a family that the table does not have: kube-apiserver
-// shows it, so that nothing is lost.
+// Owner returns the component that shows a family. known is false for a family that is missing in
+// the table: kube-apiserver shows it, so that nothing is lost.
 func Owner(family string) (owner Component, known bool) {
 	owner = APIServer
 	longest := 0
@@ -76,8 +79,8 @@ func Owner(family string) (owner Component, known bool) {
 	return owner, longest > 0
 }
 
-// splitBy returns the function that finds the owner of a series by its label "name", for families that several components
-// fill with names of their own; nil for all other families.
+// splitBy returns the function that finds the owner of a series by its label "name", for families
+// that several components fill with names of their own. It returns nil for all other families.
 func splitBy(family string) func(name string) Component {
 	switch {
 	case strings.HasPrefix(family, "workqueue_"):
@@ -88,8 +91,9 @@ func splitBy(family string) func(name string) Component {
 	return nil
 }
 
-// queueOwner knows the queues of kube-apiserver and the kubelet. All others are of the controller manager, which has a
-// queue or more for each controller.
+// queueOwner returns the owner of a work queue. It knows the queues of kube-apiserver and the
+// kubelet. All others belong to the controller manager, which has at least one queue for each
+// controller.
 func queueOwner(name string) Component {
 	switch name {
 	case "APIServiceRegistrationController", "DiscoveryController", "LocalAvailabilityController", "RemoteAvailabilityController",
@@ -109,7 +113,8 @@ func queueOwner(name string) Component {
 	return ControllerManager
 }
 
-// CheckOwner returns the component whose health check has a name. "ping", "log" and "shutdown" are of several, and counted together.
+// CheckOwner returns the component of the health check called name. "ping", "log" and "shutdown"
+// belong to several components, and are counted together.
 func CheckOwner(name string) Component {
 	switch {
 	case name == "sched-handler-sync":
@@ -122,7 +127,8 @@ func CheckOwner(name string) Component {
 	return APIServer
 }
 
-// only returns what component c shows of a family, nil for nothing. The family is not changed.
+// only returns the series of a family that component c shows, or nil if there are none. It does not
+// change the family.
 func only(c Component, family *dto.MetricFamily) *dto.MetricFamily {
 	if everywhere(family.GetName()) {
 		return family

@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestOwnersAreUpstreams compares the table with upstream's list of metrics: a new version of Kubernetes that has a family
-// that nobody owns, or that moved, fails here.
+// TestOwnersAreUpstreams compares the table with upstream's list of metrics. It fails when a new
+// version of Kubernetes has a family without an owner, or one that moved.
 func TestOwnersAreUpstreams(t *testing.T) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
 	require.NoError(t, err)
@@ -35,10 +35,10 @@ func TestOwnersAreUpstreams(t *testing.T) {
 		require.NotEmpty(t, metric.ComponentEndpoints, name)
 		where := metric.ComponentEndpoints[0]
 		switch {
-		// The kubelet has registries of their own for these.
+		// The kubelet has separate registries for these.
 		case where.Endpoint == "/metrics/resource", where.Endpoint == "/metrics/probes":
 			continue
-		// A program of etcd's.
+		// A program of etcd.
 		case where.Component == "etcd-version-monitor":
 			continue
 		case !known:

@@ -1,12 +1,15 @@
-// Package series shows the metrics of one component out of a registry that all components of the process share.
+// Package series shows the metrics of one component out of a registry that all components of the
+// process share.
 //
-// Upstream's components register what they measure in one registry for each process. In mote that is one for all of
-// them, so the endpoint of one component would show those of the others too: Prometheus would store everything once for
-// each endpoint, and whoever reaches the port of DNS would read names and UIDs of all pods.
+// Upstream's components register their metrics in one registry for each process. In mote all of
+// them share that registry, so the endpoint of one component would show the metrics of the others
+// too. Prometheus would store every series once for each endpoint, and every client that reaches
+// the port of DNS could read the names and UIDs of all pods.
 //
-// Endpoints has the pages of a component of Kubernetes; Of and Handler show another registry. Owner says whose a family is
-// (owner.go). Each series has one owner, except those of the process itself ("go_", "process_"), which every endpoint
-// shows. A family that nobody owns is shown by kube-apiserver and logged once.
+// Endpoints returns the pages of a component of Kubernetes; Of and Handler show another registry.
+// Owner returns the owner of a family (owner.go). Each series has one owner, except those of the
+// process itself ("go_", "process_"), which every endpoint shows. kube-apiserver shows a family
+// without an owner, which is logged once.
 package series
 
 import (
@@ -23,17 +26,18 @@ import (
 )
 
 const (
-	// maxScrapes at once on one endpoint: gathering takes the processor for some tens of milliseconds.
+	// maxScrapes limits the scrapes at once on one endpoint: collecting the metrics takes the
+	// processor for some tens of milliseconds.
 	maxScrapes = 3
 	// scrapeTimeout is Prometheus' own default.
 	scrapeTimeout = 10 * time.Second
-	// fresh is how long what was gathered is shown again. Gathering runs the collectors of all components, and a
-	// client may ask without pause.
+	// fresh is how long collected metrics are reused. Collecting runs the collectors of all
+	// components, and a client may ask without pause.
 	fresh = 2 * time.Second
 )
 
-// Endpoints returns the pages with metrics of a component of Kubernetes, by path: "/metrics", and "/metrics/slis" with its
-// health checks. Authentication and authorization are the caller's.
+// Endpoints returns the metrics pages of a component of Kubernetes, by path: "/metrics", and
+// "/metrics/slis" with its health checks. The caller provides authentication and authorization.
 func Endpoints(c Component) map[string]http.Handler {
 	return map[string]http.Handler{
 		"/metrics":      Handler(Of(legacyregistry.DefaultGatherer, c)),
@@ -41,8 +45,8 @@ func Endpoints(c Component) map[string]http.Handler {
 	}
 }
 
-// Of returns a gatherer of the series of all that c owns, and of those of the process. It gathers at most once in two
-// seconds.
+// Of returns a gatherer of all series that c owns, and of those of the process. It runs the
+// collectors at most once in two seconds.
 func Of(all prometheus.Gatherer, c Component) prometheus.Gatherer {
 	return &some{all: all, component: c, unowned: map[string]bool{}}
 }
@@ -51,11 +55,11 @@ type some struct {
 	all       prometheus.Gatherer
 	component Component
 
-	mu       sync.Mutex // guards what follows; held while gathering
+	mu       sync.Mutex // guards the fields below; held while collecting
 	gathered bool       // families and err are fresh
 	families []*dto.MetricFamily
 	err      error
-	unowned  map[string]bool // families that are logged
+	unowned  map[string]bool // families that were logged
 }
 
 // Gather implements prometheus.Gatherer.
@@ -73,7 +77,7 @@ func (s *some) Gather() ([]*dto.MetricFamily, error) {
 			s.report(own.GetName())
 		}
 	}
-	// Some megabytes need not stay until the next scrape.
+	// The metrics take some megabytes, which need not stay until the next scrape.
 	time.AfterFunc(fresh, s.forget)
 	return s.families, s.err
 }
@@ -84,7 +88,7 @@ func (s *some) forget() {
 	s.families, s.err, s.gathered = nil, nil, false
 }
 
-// report logs a family that no component owns, once. It is called with mu held.
+// report logs a family that no component owns, once. The caller holds mu.
 func (s *some) report(family string) {
 	if _, known := Owner(family); known || everywhere(family) || s.unowned[family] {
 		return
@@ -93,8 +97,8 @@ func (s *some) report(family string) {
 	slog.Warn("no component owns these metrics, kube-apiserver shows them", "component", "mote", "family", family)
 }
 
-// Handler serves the metrics of a gatherer, to a few clients at once. A collector that fails does not keep the others
-// from being shown.
+// Handler serves the metrics of a gatherer, to a few clients at once. If a collector fails, the
+// metrics of the others are still shown.
 func Handler(gatherer prometheus.Gatherer) http.Handler {
 	pages := promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: maxScrapes, Timeout: scrapeTimeout,

@@ -18,7 +18,8 @@ func components() []Component {
 	return []Component{APIServer, ControllerManager, Scheduler, Kubelet, KubeProxy, CoreDNS}
 }
 
-// registryOf has counters of these names with the label "name", 1 for each value.
+// registryOf returns a registry with counters of these names, which have the label "name" and count
+// 1 for each value.
 func registryOf(names []string, values ...string) *prometheus.Registry {
 	registry := prometheus.NewPedanticRegistry()
 	for _, name := range names {
@@ -31,7 +32,8 @@ func registryOf(names []string, values ...string) *prometheus.Registry {
 	return registry
 }
 
-// TestOnlyOwnSeriesAreShown, and all series of a family.
+// TestOnlyOwnSeriesAreShown checks that the other components' series are left out, and that no
+// series of a family is missing.
 func TestOnlyOwnSeriesAreShown(t *testing.T) {
 	registry := registryOf([]string{"coredns_dns_requests_total", "kubeproxy_sync_total", "kubelet_pods", "x_coredns_total"}, "a", "b")
 	registry.MustRegister(collectors.NewGoCollector())
@@ -47,7 +49,8 @@ func TestOnlyOwnSeriesAreShown(t *testing.T) {
 	require.NotContains(t, string(body), "x_coredns_total")
 }
 
-// TestEverySeriesHasOneEndpoint: the series of all endpoints together are those of the registry, each once.
+// TestEverySeriesHasOneEndpoint checks that all endpoints together show each series of the registry
+// exactly once.
 func TestEverySeriesHasOneEndpoint(t *testing.T) {
 	registry := registryOf([]string{
 		"apiserver_request_total", "node_authorizer_x_total", "node_collector_x_total", "scheduler_x_total", "kubelet_x_total",
@@ -89,8 +92,8 @@ func TestEverySeriesHasOneEndpoint(t *testing.T) {
 	}
 }
 
-// TestGatheringIsRare: clients that ask without pause do not make the collectors run without pause, and what was gathered
-// does not stay.
+// TestGatheringIsRare checks that clients that ask without pause do not make the collectors run
+// without pause, and that the collected metrics are dropped later.
 func TestGatheringIsRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gathered, name := 0, "coredns_x"
@@ -107,7 +110,7 @@ func TestGatheringIsRare(t *testing.T) {
 			gather()
 		}
 		require.Equal(t, 1, gathered)
-		time.Sleep(fresh) // of the test's own clock
+		time.Sleep(fresh) // on the clock of synctest
 		synctest.Wait()
 		require.Nil(t, only.(*some).families)
 		gather()
@@ -115,7 +118,8 @@ func TestGatheringIsRare(t *testing.T) {
 	})
 }
 
-// TestMetricsCannotBeReset: upstream's handler of the scheduler empties the registry of the whole process.
+// TestMetricsCannotBeReset guards against upstream's handler of the scheduler, which empties the
+// registry of the whole process.
 func TestMetricsCannotBeReset(t *testing.T) {
 	for _, page := range Endpoints(Scheduler) {
 		response := httptest.NewRecorder()
