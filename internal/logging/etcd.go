@@ -11,19 +11,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// zapScheme names the place to which zap loggers write that are made after this package's init function.
+// zapScheme is the URL scheme of the output for zap loggers that are made after this package's init
+// function.
 const zapScheme = "mote-log"
 
-// init routes the logger of the apiserver's etcd clients. k8s.io/apiserver makes that in an init function of
-// its own, from this configuration, and exports no way to replace it:
+// init routes the logger of the apiserver's etcd clients. k8s.io/apiserver makes that logger in an
+// init function of its own, from this configuration, and exports no way to replace it:
 // https://github.com/kubernetes/kubernetes/blob/v1.36.3/staging/src/k8s.io/apiserver/pkg/storage/storagebackend/factory/etcd3.go#L82
-// This one runs first: of the packages whose imports are initialised, the first by import path is next (the Go
-// specification, "Program initialization"), and everything that this package imports, the other one imports
-// too or comes before it by path. TestEtcdClientLogsHere fails if that changes.
+// This init function runs first. Of the packages whose imports are initialised, the first by import
+// path is next (the Go specification, "Program initialization"). Every package that this package
+// imports is also imported by the other one or comes before it by path. TestEtcdClientLogsHere
+// fails if that changes.
 func init() {
 	sink := func(*url.URL) (zap.Sink, error) { return zapSink{}, nil }
 	if err := zap.RegisterSink(zapScheme, sink); err != nil {
-		return // the name is taken: zap goes on to write to stderr
+		return // the name is taken: zap continues to write to stderr
 	}
 	logutil.DefaultZapLoggerConfig.OutputPaths = []string{zapScheme + ":"}
 	logutil.DefaultZapLoggerConfig.ErrorOutputPaths = []string{zapScheme + ":"}
@@ -71,7 +73,7 @@ func (zapSink) Write(p []byte) (int, error) {
 	return len(p), handler.Handle(ctx, r)
 }
 
-// zapLevel is the level of zap's name for it. Upstream's info is routine.
+// zapLevel returns the level for zap's name of it. Upstream's info is routine.
 func zapLevel(name string) slog.Level {
 	switch name {
 	case "debug", "info":

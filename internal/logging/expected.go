@@ -5,21 +5,21 @@ import (
 	"strings"
 )
 
-// Phase is a part of the process' life; phases can be combined.
+// Phase is a phase of the process's life; phases can be combined.
 type Phase uint32
 
 const (
 	// Starting lasts until startGrace after Started.
 	Starting Phase = 1 << iota
-	// Running comes then.
+	// Running follows Starting.
 	Running
 	// Stopping begins with the signal.
 	Stopping
-	// Always is all of them.
+	// Always combines all phases.
 	Always = Starting | Running | Stopping
 )
 
-// String names the phases, for the reference.
+// String returns the names of the phases, for the reference.
 func (p Phase) String() string {
 	switch p {
 	case Always:
@@ -34,19 +34,21 @@ func (p Phase) String() string {
 	return "running"
 }
 
-// Expectation is a warning or error of an upstream component that a healthy cluster logs too. It becomes a
-// debug record during some phases; another error in the same message, and the same line in another phase, stay.
+// Expectation describes a warning or error of an upstream component that a healthy cluster logs
+// too. It becomes a debug record during some phases. The same message with another error keeps its
+// level, and so does the same line in another phase.
 type Expectation struct {
 	Component string
-	// Message is the whole message, or its beginning if it ends with "*". A bare "*" is for a stop only.
+	// Message is the whole message, or its beginning if it ends with "*". A bare "*" is for a stop
+	// only.
 	Message string
-	// Err is a part of the error; "" if the message is enough.
+	// Err is a substring of the error; "" if the message is enough.
 	Err string
-	// During is when the line is expected.
+	// During is the phase in which the line is expected.
 	During Phase
-	// Reason says why the line appears and why nothing needs to be done.
+	// Reason explains why the line appears and why no action is needed.
 	Reason string
-	// Source is where upstream logs it, or its report of the bug.
+	// Source is the place where upstream logs it, or upstream's report of the bug.
 	Source string
 	// Key and Value are an attribute that the record must have, if Key is not "".
 	Key, Value string
@@ -85,7 +87,7 @@ const (
 	sourceContainerd = "https://github.com/containerd/containerd/blob/v2.3.7/"
 )
 
-// Expected is the table of all of them, by component. docs/reference/log.md shows it.
+// Expected returns the table of all expectations, by component. docs/reference/log.md shows it.
 func Expected() []Expectation {
 	var all []Expectation
 	for _, part := range [][]Expectation{
@@ -136,8 +138,9 @@ func expectedOfControlPlane() []Expectation {
 	}
 }
 
-// expectedOfMetrics: the APIService of the metrics API is in the datastore from the start before; its server,
-// an addon, starts after the apiserver, and after the controllers that read the list of all APIs.
+// expectedOfMetrics returns the expectations about the metrics API: its APIService is in the
+// datastore from the previous start. Its server, an addon, starts after the apiserver, and after
+// the controllers that read the list of all APIs.
 func expectedOfMetrics() []Expectation {
 	const (
 		api    = "v1beta1.metrics.k8s.io"
@@ -248,7 +251,8 @@ func expectedOfNode() []Expectation {
 	}
 }
 
-// expectedOfStop: upstream components do not wait for all of their loops when their context ends.
+// expectedOfStop returns the expectations for a stop: upstream components do not wait for all of
+// their loops when their context ends.
 func expectedOfStop() []Expectation {
 	const (
 		cut  = "A loop that was cut off in a request when the process stopped."

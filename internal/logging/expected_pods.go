@@ -1,7 +1,8 @@
 package logging
 
-// expectedOfRemovals: pods, containers and namespaces are deleted all the time, and upstream components that are in the
-// middle of something with one of them log an error which they handle.
+// expectedOfRemovals returns the expectations about removals: pods, containers and namespaces are
+// deleted all the time, and upstream components that are working on one of them then log an error,
+// which they handle.
 func expectedOfRemovals() []Expectation {
 	const (
 		listed   = "The container was removed between the kubelet's list of all containers and its look at this one. Upstream's comment: that is normal."
@@ -86,7 +87,8 @@ func expectedOfRemovals() []Expectation {
 	}
 }
 
-// expectedOfPods: lines that upstream logs as errors about pods that are as they should be.
+// expectedOfPods returns the expectations for lines that upstream logs as errors about healthy
+// pods.
 func expectedOfPods() []Expectation {
 	return []Expectation{
 		{

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLinesOfDeletedPods checks lines of real clusters: those about what was deleted meanwhile are lowered, and the same
-// messages with another error stay.
+// TestLinesOfDeletedPods checks lines of real clusters: those about objects that were deleted
+// meanwhile are lowered, and the same messages with another error stay.
 func TestLinesOfDeletedPods(t *testing.T) {
 	const (
 		gone        = `pods "web-0" not found`

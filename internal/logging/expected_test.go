@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestExpectedLines: a row lowers its own line in its own phase, and nothing else.
+// TestExpectedLines checks that a row lowers its own line in its own phase, and nothing else.
 func TestExpectedLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
@@ -38,7 +38,7 @@ func TestExpectedLines(t *testing.T) {
 		}
 		require.Equal(t, others, log())
 		l.Started()
-		time.Sleep(startGrace - time.Second) // the clock is synctest's
+		time.Sleep(startGrace - time.Second) // on the clock of synctest
 		require.Equal(t, others, log())
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -49,13 +49,13 @@ func TestExpectedLines(t *testing.T) {
 		l.Stopping()
 		slog.Error("reconcile", "component", "containerd", "error", "database not open")
 		slog.Error("Failed cleaning pods", "component", "kubelet", "err", "rpc error: code = Canceled desc = context canceled")
-		slog.Error("Failed cleaning pods", "component", "kubelet", "err", "disk full") // a real one, in a stop too
+		slog.Error("Failed cleaning pods", "component", "kubelet", "err", "disk full") // a real error, also during a stop
 		require.Len(t, lines(t, &b), 2)
-		time.Sleep(3 * limitWindow) // for the limiter's timer to end
+		time.Sleep(3 * limitWindow) // until the limiter's timer ends
 	})
 }
 
-// TestExpectedLinesAreDebugLines: --log-level=debug shows them.
+// TestExpectedLinesAreDebugLines checks that --log-level=debug shows them.
 func TestExpectedLinesAreDebugLines(t *testing.T) {
 	var b bytes.Buffer
 	setUp(t, &b, nil, "debug", "json")
@@ -65,7 +65,8 @@ func TestExpectedLinesAreDebugLines(t *testing.T) {
 	require.Equal(t, "DEBUG", got[0]["level"])
 }
 
-// TestExpectedTable: each row says why and where, and none matches more than one kind of line.
+// TestExpectedTable checks that each row has a reason and a source, and that none matches more than
+// one kind of line.
 func TestExpectedTable(t *testing.T) {
 	known := Components()
 	for _, e := range Expected() {

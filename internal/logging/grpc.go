@@ -10,11 +10,12 @@ import (
 	"google.golang.org/grpc/grpclog"
 )
 
-// routeGRPC replaces the logger that an upstream package has set in its init function: the last one wins there.
+// routeGRPC replaces the logger that an upstream package has set in its init function: gRPC uses
+// the logger that was set last.
 func routeGRPC(handler slog.Handler) { grpclog.SetLoggerV2(grpcLog{handler}) }
 
-// grpcLog is gRPC's logger. Its info and warnings tell of each connection that ends, and are debug records.
-// gRPC ends the process itself after a fatal record.
+// grpcLog is gRPC's logger. gRPC's info and warnings report each connection that ends, and become
+// debug records. gRPC ends the process itself after a fatal record.
 type grpcLog struct{ handler slog.Handler }
 
 func (l grpcLog) log(level slog.Level, message string) {

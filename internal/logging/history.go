@@ -12,26 +12,27 @@ import (
 const (
 	historyFile = "mote.log"
 	olderFile   = "mote.log.1"
-	// historySize is how big one of the two files gets. They usually lie in a tmpfs and cost memory: at level info a start
-	// writes some 24 KB and a quiet day next to nothing.
+	// historySize is the maximum size of each of the two files. They are usually in a tmpfs and
+	// cost memory: at level info a start writes some 24 KB and a quiet day next to nothing.
 	historySize = 1 << 20
-	// earlySize is how much is kept until Open.
+	// earlySize is how many bytes are kept until Open.
 	earlySize = 64 << 10
 )
 
-// History keeps the newest records in two files of a directory, one JSON document a line, for Read. The directory should
-// be in memory: what it holds is written anew at each line, which flash does not like, and need not outlive the machine's boot.
-// Who wants it for longer keeps what Setup writes to w. Before Open, records wait in memory.
+// History keeps the newest records in two files of a directory, one JSON document per line, for
+// Read. The directory should be in memory: each line changes a file, which wears out flash, and the
+// records need not survive a reboot. To keep records longer, keep the output that Setup writes to
+// w. Before Open, records wait in memory.
 type History struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	dir   string
 	file  *os.File
 	size  int64
 	early []byte
 }
 
-// Open begins to write in dir, which it makes for root alone, after what former processes wrote there. A crash of this process
-// is written there too.
+// Open begins to write in dir, which it creates for root alone. Records follow those of earlier
+// processes. The output of a crash of this process goes there too.
 func (h *History) Open(dir string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -64,7 +65,7 @@ func (h *History) open() error {
 	return nil
 }
 
-// Write implements io.Writer. p is one record or several whole ones.
+// Write implements io.Writer. p is one or more whole records.
 func (h *History) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -91,7 +92,7 @@ func (h *History) write(p []byte) (int, error) {
 	return n, nil
 }
 
-// rotate makes the file the older one, in the place of the one before.
+// rotate makes the current file the older one, in place of the previous older one.
 func (h *History) rotate() error {
 	if h.file != nil {
 		err := errors.Join(h.file.Close(), os.Rename(filepath.Join(h.dir, historyFile), filepath.Join(h.dir, olderFile)))
@@ -103,7 +104,7 @@ func (h *History) rotate() error {
 	return h.open()
 }
 
-// Close ends it. Records that come later wait in vain.
+// Close ends the history. Later records are not written.
 func (h *History) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

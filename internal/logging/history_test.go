@@ -41,7 +41,7 @@ func TestHistoryReadsAsItWasLogged(t *testing.T) {
 	slog.Warn("two words", "component", "kubelet", "n", 3, "list", []string{"a"}, "quoted", `a "b" c=d`)
 	require.NoError(t, h.Close())
 
-	// A later process goes on, after a crash.
+	// A later process continues the file, after a crash.
 	file, err := os.OpenFile(filepath.Join(dir, historyFile), os.O_APPEND|os.O_WRONLY, 0)
 	require.NoError(t, err)
 	_, err = file.WriteString("panic: boom\n\n")
@@ -71,7 +71,8 @@ func TestHistoryReadsAsItWasLogged(t *testing.T) {
 	}
 }
 
-// TestAttributesMayHaveAnyName: they hide nothing of the record, and make no crash of it.
+// TestAttributesMayHaveAnyName checks that no attribute hides a part of the record or makes the
+// record look like a crash.
 func TestAttributesMayHaveAnyName(t *testing.T) {
 	dir := t.TempDir()
 	h := openHistory(t, dir)
@@ -100,7 +101,7 @@ func record(n int) []byte {
 	return fmt.Appendf(nil, `{"time":"2026-01-02T03:04:05Z","level":"INFO","msg":"%d %s"}`+"\n", n, strings.Repeat("x", 1000))
 }
 
-// TestHistoryIsBounded: two files of historySize hold the newest records, without a hole.
+// TestHistoryIsBounded checks that two files of historySize hold the newest records, without a gap.
 func TestHistoryIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	h := openHistory(t, dir)
@@ -126,7 +127,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 }
 
-// TestFollow sees every record through a change of files.
+// TestFollow checks that a follower sees every record when the files rotate.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -152,7 +153,7 @@ func TestFollow(t *testing.T) {
 				write(n)
 			}
 			if n%400 == 0 {
-				time.Sleep(followInterval) // the clock is synctest's
+				time.Sleep(followInterval) // on the clock of synctest
 				synctest.Wait()
 			}
 			want = append(want, fmt.Sprint(n))

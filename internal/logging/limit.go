@@ -8,38 +8,38 @@ import (
 )
 
 const (
-	// limitWindow is how often the count of a repeated line is written.
+	// limitWindow is the interval at which the count of a repeated line is written.
 	limitWindow = time.Minute
-	// limitBurst is how many lines of one kind are written in the first window of that kind. A burst of
-	// failures of different objects shows several of them.
+	// limitBurst is how many lines of one kind are written in its first window. A burst of failures
+	// of different objects shows several of them.
 	limitBurst = 10
-	// limitKinds bounds the memory: one kind keeps its last record, some 500 bytes.
+	// limitKinds bounds the memory: each kind keeps its last record, some 500 bytes.
 	limitKinds = 512
-	// classSize is how much of a message or error tells its kind.
+	// classSize is how many bytes of a message or error determine its kind.
 	classSize = 160
 )
 
-// kind is what repeated records have in common. message and err are classes.
+// kind identifies records that count as repeated. message and err are classes.
 type kind struct {
 	level                   slog.Level
 	component, message, err string
 }
 
-// limiter writes the first limitBurst records of a kind and counts the others. Once in limitWindow it writes
-// the newest of those with the attribute repeated, their number. A kind that was counted in one window is
-// only counted in the next one; a kind that was silent for a window begins anew. Beyond limitKinds, records of
-// further kinds count as one kind for each level.
+// limiter writes the first limitBurst records of a kind and counts the others. Once in limitWindow
+// it writes the newest counted record, with their number in the attribute repeated. A kind that was
+// counted in one window is only counted in the next one. A kind that was silent for a window starts
+// again. Beyond limitKinds, records of further kinds count as one kind for each level.
 //
 // No timer runs while no warning or error is logged.
 type limiter struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	kinds map[kind]*repeats
 	timer *time.Timer // nil while kinds is empty
 }
 
-// repeats are the records of one kind in the current window.
+// repeats holds the records of one kind in the current window.
 type repeats struct {
-	left    int  // how many may still be written
+	left    int  // number of records that may still be written
 	seen    bool // in this window
 	counted int
 	last    slog.Record
@@ -48,7 +48,7 @@ type repeats struct {
 
 func newLimiter() *limiter { return &limiter{kinds: make(map[kind]*repeats)} }
 
-// handle writes r by next, or counts it.
+// handle writes r with next, or counts it.
 func (l *limiter) handle(ctx context.Context, next slog.Handler, k kind, r slog.Record) error {
 	if l.admit(next, k, r) {
 		return next.Handle(ctx, r)
@@ -83,7 +83,7 @@ func (l *limiter) admit(next slog.Handler, k kind, r slog.Record) bool {
 	return false
 }
 
-// turn ends a window.
+// turn ends a window and begins the next.
 func (l *limiter) turn() {
 	l.mu.Lock()
 	done := l.summaries()
@@ -135,11 +135,11 @@ func write(done []repeats) {
 	}
 }
 
-// class returns text without what differs from one record of a kind to the next: words with digits, and what
-// is in quotation marks.
+// class returns text without the words that differ between records of a kind: words with digits,
+// and text in quotation marks.
 func class(text string) string {
 	out := make([]byte, 0, min(len(text), classSize))
-	word := 0 // where the current word begins in out
+	word := 0 // start of the current word in out
 	quoted, digit := byte(0), false
 	for i := 0; i < len(text) && len(out) < classSize; i++ {
 		c := text[i]

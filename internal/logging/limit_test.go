@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lockedBuffer takes what the limiter's timer writes while the test reads.
+// lockedBuffer receives the output of the limiter's timer while the test reads.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer // guarded by mu
@@ -32,7 +32,8 @@ func (l *lockedBuffer) Read(p []byte) (int, error) {
 	return l.b.Read(p)
 }
 
-// TestRepeatedLines: the first lines of a kind are written, then one a minute with the count, until a quiet minute.
+// TestRepeatedLines checks that the first lines of a kind are written, then one a minute with the
+// count, until a quiet minute.
 func TestRepeatedLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b lockedBuffer
@@ -49,7 +50,7 @@ func TestRepeatedLines(t *testing.T) {
 		require.Len(t, got, limitBurst+2)
 		require.EqualValues(t, limitBurst-1, got[limitBurst-1]["n"])
 
-		time.Sleep(limitWindow) // the clock is synctest's
+		time.Sleep(limitWindow) // on the clock of synctest
 		synctest.Wait()
 		got = lines(t, &b)
 		require.Len(t, got, 1)
@@ -57,7 +58,7 @@ func TestRepeatedLines(t *testing.T) {
 		require.EqualValues(t, 999, got[0]["n"])
 		require.Equal(t, "ERROR", got[0]["level"])
 
-		flood(500) // the next minute: counted only
+		flood(500) // in the next minute they are only counted
 		require.Empty(t, lines(t, &b))
 		time.Sleep(limitWindow)
 		synctest.Wait()
@@ -65,7 +66,7 @@ func TestRepeatedLines(t *testing.T) {
 		require.Len(t, got, 1)
 		require.EqualValues(t, 500, got[0]["repeated"])
 
-		time.Sleep(2 * limitWindow) // quiet: the kind is forgotten, and no timer runs
+		time.Sleep(2 * limitWindow) // quiet: the kind is dropped, and no timer runs
 		synctest.Wait()
 		require.Empty(t, l.limiter.kinds)
 		require.Nil(t, l.limiter.timer)
@@ -82,7 +83,8 @@ func TestRepeatedLines(t *testing.T) {
 	})
 }
 
-// TestLimiterIsBounded: messages without end take the memory of limitKinds, and an unlimited number of lines neither.
+// TestLimiterIsBounded checks that endless messages take no more memory than limitKinds, and write
+// no unlimited number of lines.
 func TestLimiterIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b lockedBuffer
@@ -103,7 +105,7 @@ func TestLimiterIsBounded(t *testing.T) {
 	})
 }
 
-// TestInfoIsNotLimited: mote's own changes of state are few, and each is written.
+// TestInfoIsNotLimited checks that each of mote's own changes of state is written; there are few.
 func TestInfoIsNotLimited(t *testing.T) {
 	var b bytes.Buffer
 	setUp(t, &b, nil, "info", "json")
@@ -132,7 +134,7 @@ func TestClass(t *testing.T) {
 	require.LessOrEqual(t, len(class(string(bytes.Repeat([]byte("long "), 1000)))), classSize)
 }
 
-// BenchmarkRepeated is what a counted line costs.
+// BenchmarkRepeated measures the cost of a counted line.
 func BenchmarkRepeated(b *testing.B) {
 	l, err := Setup(io.Discard, nil, "info", "text")
 	if err != nil {
@@ -146,7 +148,7 @@ func BenchmarkRepeated(b *testing.B) {
 	}
 }
 
-// BenchmarkWritten is what a line costs that is written, for comparison.
+// BenchmarkWritten measures the cost of a written line, for comparison.
 func BenchmarkWritten(b *testing.B) {
 	if _, err := Setup(io.Discard, nil, "info", "text"); err != nil {
 		b.Fatal(err)

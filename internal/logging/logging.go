@@ -1,18 +1,19 @@
-// Package logging makes one log of everything that runs in the process: mote's own log/slog records, and
-// those of klog (Kubernetes), logrus (containerd, kine), zap (the etcd client), gRPC, and package log
+// Package logging combines all logs of the process into one: mote's own log/slog records, and those
+// of klog (Kubernetes), logrus (containerd, kine), zap (the etcd client), gRPC, and package log
 // (CoreDNS, Go's HTTP servers). Every record has a component key.
 //
 // Three rules keep the log readable:
 //
-//   - Upstream components log their routine at "info". Those records are debug records here; their
+//   - Upstream components log their routine at "info". Those records become debug records here;
+//     their
 //     warnings and errors keep their level.
-//   - Expected lists the warnings and errors that a healthy cluster logs all the same, with the reason.
-//     They become debug records, most of them in one phase of the process only.
+//   - Expected lists the warnings and errors that a healthy cluster logs too, with the reason.
+//     They become debug records, most of them only in one phase of the process.
 //   - Warnings and errors that repeat are counted: see limiter.
 //
-// Setup is called once, by main, before anything starts; the loggers are safe for concurrent use. A server
-// keeps its newest records in a History too, which Read reads. docs/reference/log.md is made from the tables
-// of this package.
+// main calls Setup once, before anything starts; the loggers are safe for concurrent use. A server
+// also keeps its newest records in a History, which Read reads. docs/reference/log.md is generated
+// from the tables of this package.
 package logging
 
 import (
@@ -26,33 +27,35 @@ import (
 	"time"
 )
 
-// Levels and Formats are the values that Setup takes, for help texts and completion.
+// Levels and Formats return the values that Setup accepts, for help texts and completion.
 func Levels() []string  { return []string{"debug", "info", "warn", "error"} }
 func Formats() []string { return []string{"text", "json"} }
 
-// startGrace is how long after Started the lines of a start are still expected: kube-proxy and the garbage
-// collector make their first rounds a few seconds after they are ready, on a slow machine many.
+// startGrace is how long after Started the lines of a start are still expected: kube-proxy and the
+// garbage collector make their first rounds a few seconds after they are ready, on a slow machine
+// many seconds.
 const startGrace = time.Minute
 
-// Log is the process' log.
+// Log is the log of the process.
 type Log struct {
 	phase   atomic.Uint32 // a Phase; Starting until Started
 	limiter *limiter
 }
 
-// Started says that every component is ready: startGrace later nothing is expected any more because of the start.
+// Started records that every component is ready: startGrace later the lines of a start are no
+// longer expected.
 func (l *Log) Started() {
 	time.AfterFunc(startGrace, func() { l.phase.CompareAndSwap(uint32(Starting), uint32(Running)) })
 }
 
-// Stopping says that the components are being stopped from now on.
+// Stopping records that the components are being stopped from now on.
 func (l *Log) Stopping() { l.phase.Store(uint32(Stopping)) }
 
-// Flush writes the counts of repeated lines that wait for the end of their minute.
+// Flush writes the counts of repeated lines whose minute has not ended yet.
 func (l *Log) Flush() { l.limiter.flush() }
 
-// Setup writes records of at least level to w in format ("text" or "json") and to history, if it is not nil, makes that
-// slog's default and routes every upstream logger to it.
+// Setup writes records from the minimum log level on to w in format ("text" or "json") and to
+// history, if that is not nil. It makes this slog's default and routes every upstream logger to it.
 func Setup(w io.Writer, history *History, level, format string) (*Log, error) {
 	var min slog.Level
 	if err := min.UnmarshalText([]byte(level)); err != nil {
@@ -82,7 +85,7 @@ func Setup(w io.Writer, history *History, level, format string) (*Log, error) {
 	return l, nil
 }
 
-// readable has durations in JSON read as in text, and not as numbers of nanoseconds.
+// readable formats durations in JSON as in text, and not as numbers of nanoseconds.
 func readable(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		a.Value = slog.StringValue(a.Value.String())
@@ -100,13 +103,13 @@ func Components() []string {
 	return slices.Compact(names)
 }
 
-// desk is the handler that every record passes: it lowers what Expected lists and counts what repeats.
+// desk is the handler of every record: it lowers those in Expected and counts repeated ones.
 type desk struct {
 	next      slog.Handler
 	log       *Log
 	expected  map[string][]Expectation // by component
-	component string                   // of WithAttrs, or ""
-	err       string                   // of WithAttrs, or ""
+	component string                   // from WithAttrs, or ""
+	err       string                   // from WithAttrs, or ""
 	grouped   bool                     // later attributes are in a group
 }
 
@@ -115,7 +118,7 @@ func (d desk) Enabled(ctx context.Context, level slog.Level) bool { return d.nex
 
 // Handle implements slog.Handler.
 func (d desk) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level < slog.LevelWarn { // neither expected errors nor a flood: only users ask for more
+	if r.Level < slog.LevelWarn { // lower levels have no expected errors and no flood, unless a user asks for more
 		return d.next.Handle(ctx, r)
 	}
 	component, err := d.component, d.err
@@ -139,7 +142,7 @@ func (d desk) Handle(ctx context.Context, r slog.Record) error {
 	return d.log.limiter.handle(ctx, d.next, kind{r.Level, component, class(r.Message), class(err)}, r)
 }
 
-// note returns the component and the error, unless a is one of them.
+// note returns component and err as updated by a. The first component and the last error count.
 func note(a slog.Attr, component, err string) (string, string) {
 	switch a.Key {
 	case "component":

@@ -31,7 +31,7 @@ func lines(t *testing.T, b io.Reader) []map[string]any {
 	return out
 }
 
-// setUp makes a log of an own minute: nothing is counted across tests.
+// setUp makes a log with a limiter of its own: no count passes from one test to another.
 func setUp(t *testing.T, w io.Writer, history *History, level, format string) *Log {
 	t.Helper()
 	l, err := Setup(w, history, level, format)
@@ -86,7 +86,8 @@ func TestSetupRoutesEveryLogger(t *testing.T) {
 	require.Equal(t, "x", got[2]["id"])
 }
 
-// TestKine: its lines are the datastore's, and those with an object in them nobody's.
+// TestKine checks that kine's lines belong to the datastore, and that lines with an object in them
+// are dropped.
 func TestKine(t *testing.T) {
 	var b bytes.Buffer
 	h := hook{slog.NewJSONHandler(&b, nil)}

@@ -15,24 +15,26 @@ import (
 	"time"
 )
 
-// followInterval is how often a followed log is looked at. It costs one read that finds nothing.
+// followInterval is the interval at which a followed log is read. It costs one read that finds
+// nothing.
 const followInterval = 200 * time.Millisecond
 
-// Record is one record of a History, or a line that is none: the runtime's words when the process crashed. Such a
-// line has the time of the record before it, level error and no component.
+// Record is one record of a History, or a line that is not a record: the output of the runtime when
+// the process crashed. Such a line has the time of the record before it, level error and no
+// component.
 type Record struct {
 	Time      time.Time
 	Level     slog.Level
 	Message   string
 	Component string
-	// Line is as it was written, without its end.
+	// Line is the line as it was written, without the line break.
 	Line []byte `json:"-"`
-	// crash marks a line that is no record.
+	// crash marks a line that is not a record.
 	crash bool
 }
 
-// Read calls each with every record of the History in dir, oldest first, and with follow with those to come, until
-// ctx ends. The error is fs.ErrNotExist where no History was.
+// Read calls each with every record of the History in dir, oldest first. With follow it continues
+// with new records until ctx ends. The error is fs.ErrNotExist if dir has no History.
 func Read(ctx context.Context, dir string, follow bool, each func(Record) error) error {
 	path := filepath.Join(dir, historyFile)
 	file, err := os.Open(path)
@@ -47,7 +49,7 @@ func Read(ctx context.Context, dir string, follow bool, each func(Record) error)
 	tick := time.NewTicker(followInterval)
 	defer tick.Stop()
 	for {
-		// Looked at before reading: what was written until then is read from the file that is open.
+		// Check before reading: the lines that were written until then are read from the open file.
 		replaced := !sameFile(r.file, path)
 		if err := r.lines(); err != nil {
 			return err
@@ -80,11 +82,11 @@ func sameFile(file *os.File, path string) bool {
 type reader struct {
 	file *os.File
 	each func(Record) error
-	rest []byte // of a line whose end is not there yet
+	rest []byte // of a line that is not complete yet
 	last time.Time
 }
 
-// readOlder reads the older file first, unless it is the one that is open and has just been renamed.
+// readOlder reads the older file first, unless it is the open file, which has just been renamed.
 func (r *reader) readOlder(path string) error {
 	older, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -104,7 +106,7 @@ func (r *reader) readOlder(path string) error {
 	return err
 }
 
-// lines reads to the file's end.
+// lines reads to the end of the file.
 func (r *reader) lines() error {
 	in := bufio.NewReader(r.file)
 	for {
@@ -124,7 +126,7 @@ func (r *reader) lines() error {
 	}
 }
 
-// parse reads a line that comes after a record of time last.
+// parse parses a line that follows a record of time last.
 func parse(line []byte, last time.Time) Record {
 	r := Record{Time: last, Line: line}
 	fields, err := split(line)
@@ -135,21 +137,21 @@ func parse(line []byte, last time.Time) Record {
 	own := map[string]any{slog.TimeKey: &r.Time, slog.LevelKey: &r.Level, slog.MessageKey: &r.Message, "component": &r.Component}
 	for _, f := range fields {
 		if value, ok := own[f.key]; ok {
-			_ = json.Unmarshal(f.value, value) // what is not understood is none
+			_ = json.Unmarshal(f.value, value) // a value of another form counts as missing
 			delete(own, f.key)
 		}
 	}
 	return r
 }
 
-// field is one of a JSON object's.
+// field is a field of a JSON object.
 type field struct {
 	key   string
 	value json.RawMessage
 }
 
-// split takes a JSON object apart. In records a key may come again: what the handler writes comes first, and
-// an upstream part's attribute may be called msg too.
+// split returns the fields of a JSON object in order. A key may repeat in a record: the handler's
+// own fields come first, and an attribute of an upstream component may be called msg too.
 func split(line []byte) (fields []field, err error) {
 	if !json.Valid(line) {
 		return nil, errors.New("it is no JSON")
@@ -172,7 +174,8 @@ func split(line []byte) (fields []field, err error) {
 	return fields, nil
 }
 
-// OfNobody tells that the line is no component's but was written by a process as it crashed.
+// OfNobody reports whether the line belongs to no component, because a process wrote it as it
+// crashed.
 func (r Record) OfNobody() bool { return r.crash }
 
 // WriteText writes the record as Setup does in format text.
@@ -197,7 +200,7 @@ func (r Record) WriteText(w io.Writer) error {
 	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}).Handle(context.Background(), out)
 }
 
-// plain is a string's content, or any other value as it is written.
+// plain returns the content of a string, or any other value as it is written.
 func plain(value json.RawMessage) string {
 	var text string
 	if json.Unmarshal(value, &text) == nil {

@@ -12,7 +12,7 @@ import (
 
 var update = flag.Bool("update", false, "write docs/reference instead of comparing with it")
 
-// TestReference keeps docs/reference/log.md true to the table. -update writes it.
+// TestReference compares docs/reference/log.md with the table. -update writes the file.
 func TestReference(t *testing.T) {
 	const page = "../../docs/reference/log.md"
 	if *update {
@@ -57,7 +57,7 @@ A line at level ERROR needs somebody's attention. A healthy start, restart, stop
 	return b.String()
 }
 
-// cell is text as code in a cell of a table.
+// cell returns text as code in a cell of a table.
 func cell(text string) string {
 	switch text {
 	case "":

@@ -13,7 +13,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// routeLog comes after slog.SetDefault, which routes package log too, all of it at one level.
+// routeLog must be called after slog.SetDefault, which routes package log too, all of it at one
+// level.
 func routeLog(handler slog.Handler) {
 	log.SetFlags(0)
 	log.SetOutput(stdlog{handler})
@@ -30,12 +31,12 @@ func routeLogrus(handler slog.Handler) {
 	if handler.Enabled(context.Background(), slog.LevelDebug) {
 		logrus.SetLevel(logrus.InfoLevel)
 	}
-	logrus.SetReportCaller(true) // two components share it
+	logrus.SetReportCaller(true) // two components share logrus
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
 	logrus.AddHook(hook{handler})
 }
 
-// upstream is klog's handler: info becomes debug, and the component is told from the caller.
+// upstream is klog's handler: info becomes debug, and the caller determines the component.
 type upstream struct{ slog.Handler }
 
 func demoted(level slog.Level) slog.Level {
@@ -55,7 +56,7 @@ func (u upstream) Handle(ctx context.Context, r slog.Record) error {
 	out := slog.NewRecord(r.Time, demoted(r.Level), strings.TrimSpace(r.Message), r.PC)
 	out.AddAttrs(slog.String("component", componentOf(r.PC)))
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key != "logger" { // contextual loggers' names repeat the component
+		if a.Key != "logger" { // the names of contextual loggers repeat the component
 			out.AddAttrs(a)
 		}
 		return true
@@ -71,7 +72,7 @@ func (u upstream) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup implements slog.Handler.
 func (u upstream) WithGroup(name string) slog.Handler { return upstream{u.Handler.WithGroup(name)} }
 
-// componentOf names the component whose code the program counter lies in. Code that several
+// componentOf returns the component whose code contains the program counter. Code that several
 // components share (client-go, component-base) is "kubernetes".
 func componentOf(pc uintptr) string {
 	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
@@ -83,10 +84,10 @@ func componentOf(pc uintptr) string {
 	return "kubernetes"
 }
 
-// code is whose the functions are whose names begin with prefix.
+// code assigns the functions whose names begin with prefix to a component.
 type code struct{ prefix, component string }
 
-// upstreamCode is in the order in which it is looked through.
+// upstreamCode returns the prefixes in the order in which they are tried.
 func upstreamCode() []code {
 	return []code{
 		{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
@@ -140,24 +141,25 @@ func (h hook) Fire(e *logrus.Entry) error {
 	return h.handler.Handle(ctx, r)
 }
 
-// repeatsRequest tells the lines of kine that hold a whole request, with the object in it. The error goes to the client, who
-// says it.
+// repeatsRequest reports whether a line of kine contains a whole request, with the object in it.
+// The client gets the error and reports it.
 func repeatsRequest(message string) bool {
 	return strings.HasPrefix(message, "error in txn ") || strings.HasPrefix(message, "error in put ")
 }
 
-// nothing formats nothing: the hook has written the entry already.
+// nothing is a formatter without output: the hook has written the entry already.
 type nothing struct{}
 
 // Format implements logrus.Formatter.
 func (nothing) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
 
-// stdlog sends what package log writes to slog. CoreDNS begins its lines with a level. Go's HTTP servers write
-// without one: what a client did wrong (a TLS handshake that failed) is routine, a panic in a handler is an
-// error, and a listener that accepts nothing, because descriptors ran short, is a warning.
+// stdlog sends the output of package log to slog. CoreDNS begins its lines with a level. Go's HTTP
+// servers write no level: the mistake of a client (a TLS handshake that failed) is routine, a panic
+// in a handler is an error, and a listener that accepts nothing, because descriptors are short, is
+// a warning.
 type stdlog struct{ handler slog.Handler }
 
-// Write implements io.Writer. A line at a time is written.
+// Write implements io.Writer. Each call writes one line.
 func (l stdlog) Write(p []byte) (int, error) {
 	level, component, text := slog.LevelDebug, "go", strings.TrimSpace(string(p))
 	prefix, rest, ok := strings.Cut(text, "] ")
@@ -167,7 +169,7 @@ func (l stdlog) Write(p []byte) (int, error) {
 		switch prefix {
 		case "[WARNING", "[ERROR":
 			level = slog.LevelWarn
-		case "[FATAL": // CoreDNS ends the process after it
+		case "[FATAL": // CoreDNS ends the process after this line
 			level = slog.LevelError
 		}
 	case strings.HasPrefix(text, "http: Accept error: "):
