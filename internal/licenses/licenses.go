@@ -12,10 +12,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// ErrAbsent is returned by a mote that was built without its licences, as by a plain "go build".
+// ErrAbsent is returned by a mote that was built without its licences, for example by a plain "go
+// build".
 var ErrAbsent = errors.New("this mote was built without licence texts; build with scripts/build")
 
-// Write writes the list of parts and their licence texts to w.
+// Write writes the list of components and their licence texts to w.
 func Write(w io.Writer) error { return write(w, embedded) }
 
 func write(w io.Writer, files fs.FS) error {
