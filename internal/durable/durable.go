@@ -1,6 +1,7 @@
-// Package durable makes changes of the file system that last: after a crash or a power cut a file is the old one or the new one, whole.
+// Package durable makes changes of the file system that survive crashes and power cuts: afterwards
+// a file has either its old or its new content, whole.
 //
-// Its functions may be called from any goroutine, but not two for the same path.
+// Its functions may be called from any goroutine, except two at once for the same path.
 package durable
 
 import (
@@ -12,8 +13,8 @@ import (
 	"syscall"
 )
 
-// WriteFile replaces path by a file of these contents and mode. The temporary file has a fixed name, so that whoever writes path
-// again after a crash uses up what the crash left.
+// WriteFile replaces path by a file of this content and mode. The temporary file has a fixed name,
+// so the next write of path after a crash reuses the file that the crash left.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
 	if err := writeFile(path, data, mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -47,12 +48,12 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 	return SyncDir(filepath.Dir(path))
 }
 
-// Temporary is the name of WriteFile's file while it is being written.
+// Temporary returns the name of WriteFile's temporary file for path.
 func Temporary(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
 }
 
-// SyncDir makes the names in a folder durable.
+// SyncDir makes the names in a directory durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -61,8 +62,9 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// IsDiskFull reports whether err is of a write that met a full disk or a quota of the file system. The errno of
-// fdatasync(2), which has no path, is none: a disk that is full at a sync may have lost what was accepted before.
+// IsDiskFull reports whether err comes from a write to a full disk or over a quota of the file
+// system. The errno of fdatasync(2), which has no path, does not count: a disk that is full at a
+// sync may have lost data that it accepted before.
 func IsDiskFull(err error) bool {
 	var write *fs.PathError
 	return errors.As(err, &write) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))

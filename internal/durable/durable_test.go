@@ -10,7 +10,8 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// TestWriteFile: what a crash left is used up, and a failure leaves the old file and nothing else.
+// TestWriteFile checks that the file of a crash is reused, and that a failure leaves the old file
+// and nothing else.
 func TestWriteFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// UpdateFile is WriteFile for a file that may already be as it should be.
+// UpdateFile is WriteFile for a file that may already have this content and mode.
 func UpdateFile(path string, data []byte, mode os.FileMode) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return SetMode(path, mode)
@@ -16,7 +16,7 @@ func UpdateFile(path string, data []byte, mode os.FileMode) error {
 	return WriteFile(path, data, mode)
 }
 
-// RemoveFile removes a file for good, if there is one.
+// RemoveFile removes a file durably, if there is one.
 func RemoveFile(path string) error {
 	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -26,7 +26,7 @@ func RemoveFile(path string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// MakeDir makes a directory that only its owner may enter.
+// MakeDir creates a directory that only its owner may enter.
 func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -34,8 +34,8 @@ func MakeDir(dir string) error {
 	return SetMode(dir, 0o700)
 }
 
-// SetMode changes a file's permissions if they differ. A chmod to what they are already writes the inode all the same, and
-// certificates are looked at every minute.
+// SetMode changes a file's permissions if they differ. A chmod to the same permissions still writes
+// the inode, and certificates are checked every minute.
 func SetMode(path string, mode os.FileMode) error {
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() == mode {
