@@ -1,8 +1,10 @@
-// Package layout names the files and directories that mote keeps on a machine, each name once. The settings choose the three
-// directories that the others lie below; every other path of mote comes from the methods of Data and Run.
+// Package layout names the files and directories that mote keeps on a machine, each name once. The
+// settings choose three base directories; every other path of mote comes from the methods of Data
+// and Run.
 //
-// The tables of this package also say what each path is for and which mode it has. The page docs/reference/files.md is
-// generated from them, and "mote reset" removes what they list and nothing else.
+// The tables of this package also contain the purpose and the mode of each path. The page
+// docs/reference/files.md is generated from them, and "mote reset" removes the listed paths and
+// nothing else.
 package layout
 
 import (
@@ -19,13 +21,14 @@ const (
 
 // Paths that no setting changes.
 const (
-	// Config is the configuration file. The files in the directory of the same name plus ".d" come after it.
+	// Config is the configuration file. The files in the directory of the same name plus ".d" come
+	// after it.
 	Config = "/etc/mote/config.yaml"
 	// Sandboxes has a directory for each running "mote run".
 	Sandboxes = "/run/mote-sandbox"
 )
 
-// Data is the path of the data directory. It holds what must survive a reboot.
+// Data is the path of the data directory. It holds everything that must survive a reboot.
 type Data string
 
 func (d Data) below(path string) string { return filepath.Join(string(d), path) }
@@ -45,7 +48,8 @@ func (d Data) Datastore() string { return d.below(datastore) }
 // State is the bbolt file of the built-in datastore.
 func (d Data) State() string { return d.below(state) }
 
-// StateLog is one of the two halves, 0 and 1, of the log of the writes that the bbolt file does not contain yet.
+// StateLog is one of the two halves, 0 and 1, of the log of the writes that the bbolt file does not
+// contain yet.
 func (d Data) StateLog(half int) string { return d.below(stateLog + strconv.Itoa(half)) }
 
 // Snapshots is the directory of the datastore's snapshots unless the settings name another.
@@ -80,7 +84,7 @@ func (d Data) VolumePlugins() string { return d.below(volumePlugins) }
 // Agent is the directory of the node's own files.
 func (d Data) Agent() string { return d.below(agent) }
 
-// NodeName is the file with the name of the node that the data directory belongs to.
+// NodeName is the file with the name of the node that owns the data directory.
 func (d Data) NodeName() string { return d.below(nodeName) }
 
 // Credentials is the directory of the node's certificates, keys and kubeconfigs.
@@ -98,10 +102,10 @@ func (d Data) CNIConfig() string { return d.below(cniConfig) }
 // StaticPods is the directory of the kubelet's static pods.
 func (d Data) StaticPods() string { return d.below(staticPods) }
 
-// Footprint is the file that records what the node has made on the machine, for a reset.
+// Footprint is the file that records the changes of the node to the machine, for a reset.
 func (d Data) Footprint() string { return d.below(footprint) }
 
-// ImageLedger is the file that records which image came from which archive.
+// ImageLedger is the file that records which archive each image came from.
 func (d Data) ImageLedger() string { return d.below(imageLedger) }
 
 // Payload is the directory of the unpacked programs that run beside each pod.
@@ -121,16 +125,16 @@ func (r Run) below(path string) string { return filepath.Join(string(r), path) }
 // Sockets is the directory of the sockets.
 func (r Run) Sockets() string { return r.below(sockets) }
 
-// StatusSocket is where a running mote serves its status and its profiles, over HTTP.
+// StatusSocket is the socket on which a running mote serves its status and its profiles, over HTTP.
 func (r Run) StatusSocket() string { return r.below(statusSocket) }
 
-// DatastoreSocket is where the built-in datastore serves etcd's API.
+// DatastoreSocket is the socket on which the built-in datastore serves etcd's API.
 func (r Run) DatastoreSocket() string { return r.below(datastoreSocket) }
 
-// ContainerdSocket is where containerd serves the CRI and its own API.
+// ContainerdSocket is the socket on which containerd serves the CRI and its own API.
 func (r Run) ContainerdSocket() string { return r.below(containerdSocket) }
 
-// ImagesSocket is where mote serves the image half of the CRI to the kubelet.
+// ImagesSocket is the socket on which mote serves the image half of the CRI to the kubelet.
 func (r Run) ImagesSocket() string { return r.below(imagesSocket) }
 
 // ShimSockets is the directory of the sockets of containerd's shims.

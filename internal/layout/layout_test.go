@@ -14,7 +14,7 @@ import (
 
 var update = flag.Bool("update", false, "write docs/reference/files.md instead of comparing with it")
 
-// TestReference keeps docs/reference/files.md true to the tables. -update writes it.
+// TestReference compares docs/reference/files.md with the tables. -update writes the file.
 func TestReference(t *testing.T) {
 	const page = "../../docs/reference/files.md"
 	if *update {
@@ -64,7 +64,8 @@ func reference() string {
 	return b.String()
 }
 
-// TestMethodsAreListed calls each method and finds its result, or a directory above it, in the table.
+// TestMethodsAreListed calls each method and finds its result, or a directory above it, in the
+// table.
 func TestMethodsAreListed(t *testing.T) {
 	for _, root := range []struct {
 		value   any

@@ -35,11 +35,13 @@ const (
 	volumes        = "volumes"
 )
 
-// Names in the data directory and in the datastore's directory that exist only after a restore of a snapshot.
+// Names in the data directory and in the datastore's directory that exist only after a restore of a
+// snapshot.
 const (
-	// Stage is the directory of what a restore is going to put in place.
+	// Stage is the directory of the files that a restore will put in place.
 	Stage = "restore.new"
-	// ReplacedPrefix begins the names of the directories of what a restore replaced. The time of the restore follows.
+	// ReplacedPrefix begins the names of the directories of the files that a restore replaced. The
+	// time of the restore follows.
 	ReplacedPrefix = "replaced-"
 )
 
@@ -62,15 +64,15 @@ const (
 type Entry struct {
 	// Path is relative to that directory. A path that ends with "/" is a directory.
 	Path string
-	// Setting is the setting that names another place for it, or "".
+	// Setting is the setting that chooses another path for it, or "".
 	Setting string
 	// Mode is its permissions in octal, or "" where they depend on the file or on the umask.
 	Mode string
-	// What says what it is for, in Markdown.
+	// What describes its purpose, in Markdown.
 	What string
 }
 
-// DataEntries lists what mote keeps in the data directory.
+// DataEntries lists the paths of mote in the data directory.
 func DataEntries() []Entry {
 	return []Entry{
 		{Path: lock, Mode: "0600", What: "locked (`F_OFD_SETLK`) by the running mote; contains its process ID"},
@@ -102,7 +104,7 @@ func DataEntries() []Entry {
 	}
 }
 
-// RunEntries lists what mote keeps in the run directory.
+// RunEntries lists the paths of mote in the run directory.
 func RunEntries() []Entry {
 	return []Entry{
 		{Path: sockets + "/", Mode: "0700", What: "the sockets"},
@@ -128,7 +130,8 @@ func OwnsData(name string) bool {
 // OwnsRun reports whether mote makes the entry name of the run directory.
 func OwnsRun(name string) bool { return owns(RunEntries(), name) }
 
-// owns reports whether name is the first element of a path in entries, or the temporary file of one: ".NAME.SUFFIX".
+// owns reports whether name is the first element of a path in entries, or the temporary file of
+// one: ".NAME.SUFFIX".
 func owns(entries []Entry, name string) bool {
 	return slices.ContainsFunc(entries, func(e Entry) bool {
 		first, _, _ := strings.Cut(e.Path, "/")
