@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// stopTimeout bounds how long the group waits for one unit to stop before it goes on with the
-// rest: long enough for the slowest well-behaved part (kube-apiserver drains in about 1 s), short
-// enough that a service manager's own limit (90 s for systemd) is never reached.
+// stopTimeout bounds how long the group waits for one unit to stop before it continues with the
+// rest: long enough for the slowest well-behaved component (kube-apiserver drains in about 1 s),
+// short enough that a service manager's own limit (90 s for systemd) is never reached.
 const stopTimeout = 10 * time.Second
 
-// reportInterval is how often a unit that is not yet ready is named in the log.
+// reportInterval is the interval at which the log names a unit that is not yet ready.
 const reportInterval = 15 * time.Second
 
-// State is where a unit is in its life; the drawing at Component shows the order.
+// State is the state of a unit; the diagram at Component shows the order.
 type State string
 
 // The states of a unit.
@@ -38,10 +38,10 @@ type Status struct {
 	Since      time.Time `json:"since"`
 	WaitingFor []string  `json:"waitingFor,omitempty"` // unit names, while Waiting
 	Error      string    `json:"error,omitempty"`      // while Starting or Failed
-	Trouble    []string  `json:"trouble,omitempty"`    // of a Troubled one
+	Trouble    []string  `json:"trouble,omitempty"`    // of a Troubled component
 }
 
-// Group runs units in the order that their After lists ask for.
+// Group runs units in the order that their After lists require.
 type Group struct {
 	units map[string]*unit
 	order []string // as given, for Status
@@ -53,7 +53,7 @@ type Group struct {
 type unit struct {
 	Unit
 	ready  chan struct{} // closed when Ready
-	done   chan struct{} // closed when Run returned, or was never called and never will be
+	done   chan struct{} // closed when Run has returned, or was not called and never will be
 	cancel context.CancelFunc
 	ctx    context.Context
 
@@ -62,8 +62,8 @@ type unit struct {
 	err   error
 }
 
-// NewGroup checks that names are unique and that After names units listed earlier, which
-// rules out cycles.
+// NewGroup checks that names are unique and that After names units listed earlier, which rules out
+// cycles.
 func NewGroup(units ...Unit) (*Group, error) {
 	g := &Group{units: make(map[string]*unit, len(units))}
 	for _, u := range units {
@@ -89,8 +89,9 @@ func NewGroup(units ...Unit) (*Group, error) {
 }
 
 // Run starts every unit and blocks until ctx ends or a unit returns. Then it stops all of them,
-// dependents first, and returns the cause: nil when ctx ended. What goes wrong while stopping is only
-// logged: a stop that was asked for must not look like a failure, which a service manager would undo.
+// dependents first, and returns the cause: nil when ctx ended. Errors during the stop are only
+// logged: a requested stop must not look like a failure, after which a service manager would start
+// mote again.
 func (g *Group) Run(ctx context.Context) error {
 	// Units get contexts that do not end with ctx: stop ends them in order.
 	base := context.WithoutCancel(ctx)
@@ -157,7 +158,7 @@ func (g *Group) run(starting context.Context, u *unit, failed chan<- error) {
 	}
 }
 
-// awaitReady marks u ready as soon as it serves and names what is missing while it does not.
+// awaitReady marks u ready as soon as it serves. Until then it logs what is missing.
 func (g *Group) awaitReady(u *unit, started time.Time) {
 	for {
 		ctx, cancel := context.WithTimeout(u.ctx, reportInterval)
@@ -184,8 +185,8 @@ func (g *Group) awaitReady(u *unit, started time.Time) {
 	}
 }
 
-// stop ends units, each after everything that started after it, siblings together. It returns the names of
-// those that do not end.
+// stop stops the units, each after all units that started after it, siblings together. It returns
+// the names of those that do not stop.
 func (g *Group) stop() []string {
 	dependents := make(map[string][]*unit)
 	for _, u := range g.units {
@@ -224,7 +225,7 @@ func (g *Group) stop() []string {
 }
 
 // Ready blocks until every unit is ready. When ctx ends first, or a unit has failed, it returns an
-// error that names those that are not.
+// error that names the units that are not ready.
 func (g *Group) Ready(ctx context.Context) error {
 	for _, name := range g.order {
 		u := g.units[name]
@@ -290,7 +291,7 @@ func (g *Group) set(u *unit, to State, err error) {
 	g.become(u, to, err)
 }
 
-// change moves u to a state if it is in from, and tells whether it did.
+// change moves u to state to if it is in state from, and reports whether it did.
 func (g *Group) change(u *unit, from, to State, err error) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -301,7 +302,7 @@ func (g *Group) change(u *unit, from, to State, err error) bool {
 	return true
 }
 
-// become is called with mu held.
+// become moves u to state to. The caller holds mu.
 func (g *Group) become(u *unit, to State, err error) {
 	if u.state != to {
 		u.since = time.Now()

@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// part is a component whose readiness, failure and slowness to stop the test decides.
+// part is a component for which the test decides when it is ready, whether it fails and how slowly
+// it stops.
 type part struct {
 	name    string
 	ready   chan struct{}
@@ -50,7 +51,7 @@ func (p *part) Run(ctx context.Context) error {
 	p.log.add("start " + p.name)
 	select {
 	case <-ctx.Done():
-		time.Sleep(p.stopFor) // the bubble's clock: costs no real time
+		time.Sleep(p.stopFor) // on the clock of synctest: costs no real time
 		p.log.add("stop " + p.name)
 		return nil
 	case err := <-p.fail:
@@ -145,9 +146,9 @@ func TestGroupNamesAPartThatDoesNotStop(t *testing.T) {
 		go func() { done <- g.Run(ctx) }()
 		synctest.Wait()
 		cancel()
-		require.NoError(t, <-done) // a service manager would start again what exits with an error
+		require.NoError(t, <-done) // after an exit with an error a service manager would start mote again
 		require.Contains(t, logged.String(), "stuck=[slow] limit=10s")
-		time.Sleep(time.Minute) // let the part end before the bubble does
+		time.Sleep(time.Minute) // let the component end before synctest's bubble does
 	})
 }
 

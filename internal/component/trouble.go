@@ -5,15 +5,15 @@ import (
 	"sync"
 )
 
-// Troubles is what a component says in `mote status` while something that it was given is wrong, by what it is about.
-// The zero value is empty. It implements Troubled for the component that embeds it.
+// Troubles holds the problems of a component in "mote status" while some of its inputs are wrong,
+// by subject. The zero value is empty. It implements Troubled for the component that embeds it.
 type Troubles struct {
 	mu   sync.Mutex // guards said
 	said map[string]string
 }
 
-// Note keeps what is wrong about something; "" is nothing. It tells whether that differs from what was said last, so
-// that an event is due.
+// Note records the problem with a subject; "" means none. It reports whether the problem differs
+// from the last one, so that an event is due.
 func (t *Troubles) Note(about, what string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -29,7 +29,7 @@ func (t *Troubles) Note(about, what string) bool {
 	return was != what
 }
 
-// Forget drops what is said about all that gone says is gone.
+// Forget drops the problems of all subjects for which gone returns true.
 func (t *Troubles) Forget(gone func(about string) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
