@@ -1,4 +1,5 @@
-// Package disk tells of the file system that a directory is on, or will be on once it is made.
+// Package disk returns the properties of the file system that contains a directory, or will contain
+// it once it exists.
 package disk
 
 import (
@@ -9,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Info is what a file system is and has.
+// Info describes a file system.
 type Info struct {
-	// Dir is the directory that was looked at: the one asked for, or the nearest parent of it that exists.
+	// Dir is the directory that was checked: the requested one, or its nearest existing parent.
 	Dir string
-	// Type is the kernel's number for the kind, such as unix.OVERLAYFS_SUPER_MAGIC (statfs(2)).
+	// Type is the kernel's number for the type, such as unix.OVERLAYFS_SUPER_MAGIC (statfs(2)).
 	Type int64
-	// Size and Free are in bytes; free is what any user may use.
+	// Size and Free are in bytes. Free is the space that any user may use.
 	Size, Free uint64
 	// Inodes and FreeInodes are 0 where their number is not fixed, as on btrfs.
 	Inodes, FreeInodes uint64
 }
 
-// Of looks at the file system of dir, an absolute path. The error names dir.
+// Of returns the properties of the file system of dir, an absolute path. The error names dir.
 func Of(dir string) (Info, error) {
 	var st unix.Statfs_t
 	at := dir
