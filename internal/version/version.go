@@ -1,8 +1,8 @@
-// Package version tells what this file is made of.
+// Package version returns the versions of mote and of the components in this file.
 //
-// The versions of what is compiled in come from the build information that the Go linker writes, so
-// they are true even for a plain "go build"; only mote's own and the one that Kubernetes reports
-// are stamped by scripts/build.
+// The versions of the compiled-in modules come from the build information that the Go linker
+// writes, so they are correct even for a plain "go build". scripts/build stamps only mote's own
+// version and the one that Kubernetes reports.
 package version
 
 import (
@@ -13,14 +13,15 @@ import (
 	kubernetes "k8s.io/component-base/version"
 )
 
-// mote is stamped by scripts/build with -ldflags "-X github.com/mote-k8s/mote/internal/version.mote=v0.1.0".
+// mote is stamped by scripts/build with -ldflags "-X
+// github.com/mote-k8s/mote/internal/version.mote=v0.1.0".
 var mote = "v0.0.0-dev"
 
-// runc is built from the nested module agent/payload/src, which the build information does not know;
-// a test compares it with that go.mod.
+// runc is built from the nested module agent/payload/src, which is missing in the build
+// information. A test compares this constant with that go.mod.
 const runc = "v1.5.2"
 
-// Info is the versions of mote and of its largest parts.
+// Info contains the versions of mote and of its largest components.
 type Info struct {
 	Mote       string `json:"mote"`
 	Kubernetes string `json:"kubernetes"`
@@ -47,7 +48,7 @@ func Get() Info {
 	for _, m := range build.Deps {
 		switch m.Path {
 		case "k8s.io/kubernetes":
-			// An unstamped build reports a placeholder.
+			// A build without the stamp reports a placeholder.
 			if strings.HasPrefix(info.Kubernetes, "v0.0.0") {
 				info.Kubernetes = m.Version
 			}
