@@ -9,12 +9,13 @@ import (
 	"syscall"
 )
 
-// CheckOwner returns an error when a user other than the owner can change what path says: when the file or directory that it
-// leads to, or the directory that holds it, is writable for others, or for a group other than root's. Links are followed. A
-// directory with the sticky bit, such as /tmp, holds files that only their owners replace, so it is no reason to refuse.
+// CheckOwner returns an error when a user other than the owner can change the content of path: when
+// the file or directory that path leads to, or its parent directory, is writable for others, or for
+// a group other than root's. It follows links. A directory with the sticky bit, such as /tmp, is no
+// reason to refuse: only owners can replace their files in it.
 //
-// warning is not empty when the owner is neither root, nor this process' user, nor who called sudo: a file of the host that is
-// mounted into a container is often another user's.
+// warning is not empty when the owner is neither root, nor this process's user, nor the caller of
+// sudo: a file of the host that is mounted into a container often belongs to another user.
 func CheckOwner(path string) (warning string, err error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -52,12 +53,12 @@ func writableByOthers(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// trusted reports whether what belongs to owner is as good as this process' own.
+// trusted reports whether the files of owner are as trustworthy as this process's own.
 func trusted(owner uint32) bool {
 	if owner == 0 || int(owner) == os.Geteuid() {
 		return true
 	}
-	// Only root's environment counts: sudo sets it.
+	// Only root's environment counts, because sudo sets it.
 	caller, err := strconv.ParseUint(os.Getenv("SUDO_UID"), 10, 32)
 	return os.Geteuid() == 0 && err == nil && uint32(caller) == owner
 }

@@ -1,7 +1,8 @@
-// Package regular opens files that people put where mote looks: regular files only, of a bounded size, and without waiting.
+// Package regular opens files that users put into mote's directories: only regular files, of a
+// limited size, and without waiting.
 //
-// A FIFO, a socket, a device or a directory under a file's name is refused at once. Links are followed. Functions may be called
-// from any goroutine.
+// It refuses a FIFO, a socket, a device or a directory under a file's name at once. It follows
+// links. Functions may be called from any goroutine.
 package regular
 
 import (
@@ -22,8 +23,8 @@ var (
 	ErrTooLarge = errors.New("the file is too large")
 )
 
-// Open opens path for reading. It never blocks on what path leads to, and opens no device: opening some of them has effects of
-// its own.
+// Open opens path for reading. It never blocks, whatever path leads to, and opens no device:
+// opening some of them has side effects.
 func Open(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -32,7 +33,8 @@ func Open(path string) (*os.File, error) {
 	if err := check(path, info); err != nil {
 		return nil, err
 	}
-	// Path may lead to something else by now: O_NONBLOCK returns from a FIFO without a writer, and from a file with a lease.
+	// Path may lead to another file by now. With O_NONBLOCK, opening a FIFO without a writer or a
+	// file with a lease returns at once.
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
@@ -47,7 +49,8 @@ func Open(path string) (*os.File, error) {
 	return file, nil
 }
 
-// asOpen returns the error of looking at path as that of opening it, which is what the caller asked for.
+// asOpen turns the error of a stat of path into that of opening it, because the caller asked to
+// open it.
 func asOpen(path string, err error) error {
 	var failed *fs.PathError
 	if errors.As(err, &failed) {
@@ -56,7 +59,7 @@ func asOpen(path string, err error) error {
 	return err
 }
 
-// ReadFile returns the contents of path, which may have limit bytes at most.
+// ReadFile returns the content of path, which may have limit bytes at most.
 func ReadFile(path string, limit int64) ([]byte, error) {
 	file, err := Open(path)
 	if err != nil {
@@ -66,8 +69,8 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return Read(file, limit)
 }
 
-// Read returns what is left of file, which may be limit bytes at most. Files of /proc and files that grow have more than
-// their size says.
+// Read returns the rest of file, which may be limit bytes at most. Files of /proc and growing files
+// have more bytes than their size.
 func Read(file *os.File, limit int64) ([]byte, error) {
 	info, err := file.Stat()
 	if err != nil {

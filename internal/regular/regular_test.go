@@ -15,7 +15,8 @@ import (
 
 const limit = 1 << 10
 
-// TestWhatIsNoRegularFileIsRefusedAtOnce: a plain open of the FIFO would wait for a writer for ever, and a read of /dev/zero has no end.
+// TestWhatIsNoRegularFileIsRefusedAtOnce refuses, among others, a FIFO and /dev/zero: a plain open
+// of the FIFO would wait for a writer forever, and a read of /dev/zero has no end.
 func TestWhatIsNoRegularFileIsRefusedAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo.yaml")
@@ -44,7 +45,7 @@ func TestSizesAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, data, limit)
 
-	require.NoError(t, os.Truncate(path, 1<<40)) // has no blocks, but a reader would get a terabyte
+	require.NoError(t, os.Truncate(path, 1<<40)) // takes no blocks, and yet a reader would get a terabyte
 	_, err = regular.ReadFile(path, limit)
 	require.ErrorIs(t, err, regular.ErrTooLarge)
 	require.ErrorContains(t, err, path)
