@@ -1,8 +1,9 @@
-// Package ciphers names the TLS 1.2 cipher suites that every port of the cluster accepts.
+// Package ciphers lists the TLS 1.2 cipher suites that every port of the cluster accepts.
 //
-// They have forward secrecy (ECDHE) and authenticated encryption (AES-GCM, ChaCha20-Poly1305). Go's own default also accepts two
-// suites of AES in CBC mode, which CIS benchmark controls 1.2.29 and 4.2.12 exclude. Any client with TLS 1.2 of the last ten
-// years has a suite of the list. TLS 1.3 is unaffected: all of its suites are of this kind, and Go lets nobody choose.
+// They have forward secrecy (ECDHE) and authenticated encryption (AES-GCM, ChaCha20-Poly1305). Go's
+// own default also accepts two suites of AES in CBC mode, which CIS benchmark controls 1.2.29 and
+// 4.2.12 exclude. Every TLS 1.2 client of the last ten years supports a suite of the list. TLS 1.3
+// is unaffected: all of its suites have these properties, and Go offers no choice.
 package ciphers
 
 import (
@@ -19,7 +20,7 @@ func IDs() []uint16 {
 	return ids
 }
 
-// Names returns the suites as upstream's flags and configuration files spell them.
+// Names returns the suites in the spelling of upstream's flags and configuration files.
 func Names() []string {
 	var names []string
 	for _, suite := range suites() {
@@ -30,7 +31,7 @@ func Names() []string {
 
 func suites() []*tls.CipherSuite {
 	var strong []*tls.CipherSuite
-	for _, suite := range tls.CipherSuites() { // those without known weaknesses
+	for _, suite := range tls.CipherSuites() { // the suites without known weaknesses
 		authenticated := strings.Contains(suite.Name, "_GCM_") || strings.Contains(suite.Name, "_CHACHA20_POLY1305_")
 		if strings.HasPrefix(suite.Name, "TLS_ECDHE_") && authenticated {
 			strong = append(strong, suite)

@@ -9,7 +9,8 @@ import (
 	"github.com/mote-k8s/mote/internal/ciphers"
 )
 
-// TestSuites lists what CIS benchmark 1.12 accepts of what Go has. HTTP/2 needs one of the first two (RFC 9113, 9.2.2).
+// TestSuites lists those of Go's suites that CIS benchmark 1.12 accepts. HTTP/2 needs one of the
+// first two (RFC 9113, 9.2.2).
 func TestSuites(t *testing.T) {
 	require.ElementsMatch(t, []string{
 		"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
