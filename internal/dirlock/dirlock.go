@@ -1,7 +1,9 @@
-// Package dirlock keeps processes from doing the same thing at once, by the kernel's lock (flock) on a directory that is
-// there anyway: it needs no file, and a process that is killed gives it back.
+// Package dirlock keeps processes from doing the same work at once, with the kernel's lock (flock)
+// on an existing directory: it needs no file, and the kernel releases it when the process is
+// killed.
 //
-// Within a process each call takes the lock anew: two goroutines keep each other out as two processes do.
+// Each call takes the lock anew, also within a process: two goroutines exclude each other like two
+// processes.
 package dirlock
 
 import (
@@ -14,13 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked is wrapped by errors for a lock that somebody else has.
+// ErrLocked is wrapped by errors for a lock that another caller holds.
 var ErrLocked = errors.New("somebody else has it locked")
 
-// retry is between two tries: the kernel's own waiting would not end with a context.
+// retry is the pause between two attempts: the kernel's own wait would not end with a context.
 const retry = 10 * time.Millisecond
 
-// Lock waits for the lock on dir until ctx ends. It holds until unlock is called.
+// Lock waits for the lock on dir until ctx ends. The lock is held until unlock is called.
 func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 	for {
 		unlock, err := TryLock(dir)
@@ -35,17 +37,18 @@ func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
-// patience is far longer than anybody takes for a few small files, each synced.
+// patience is far longer than it takes to write a few small files, each with a sync.
 const patience = 30 * time.Second
 
-// LockBriefly is Lock for changes of a few small files: who waits longer than they can take is told so.
+// LockBriefly is Lock for changes of a few small files. It returns an error after a wait that is
+// longer than such a change can take.
 func LockBriefly(dir string) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return Lock(ctx, dir)
 }
 
-// TryLock takes the lock on dir, or returns an error that wraps ErrLocked at once.
+// TryLock takes the lock on dir, or at once returns an error that wraps ErrLocked.
 func TryLock(dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -56,7 +59,8 @@ func TryLock(dir string) (unlock func(), err error) {
 		switch {
 		case err == nil:
 			return func() {
-				// Closed alone, it would be locked for as long as a child that is just being made has it too.
+				// Close alone would leave it locked while a child process that is just starting has
+				// the descriptor too.
 				_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
 				f.Close()
 			}, nil
