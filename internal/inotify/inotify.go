@@ -1,6 +1,7 @@
-// Package inotify knows what a cluster takes of the machine's inotify limits, and whether that is there.
+// Package inotify checks whether the machine's inotify limits leave enough for a cluster.
 //
-// The limits are for all that root runs, in namespaces or not. Functions may be called from any goroutine.
+// The limits apply to all processes of root, in namespaces or not. Functions may be called from any
+// goroutine.
 package inotify
 
 import (
@@ -13,18 +14,20 @@ import (
 )
 
 const (
-	// Instances is how many inotify instances a running cluster has: measured on an idle one with a pod, certificates that
-	// Kubernetes' components watch for the most part. TestServer in test/e2e counts them.
+	// Instances is the number of inotify instances of a running cluster: measured on an idle one
+	// with a pod. Most of them belong to the certificate files that Kubernetes' components watch.
+	// TestServer in test/e2e counts them.
 	Instances = 32
-	// fewWatches is the kernel's smallest default of watches. A cluster takes some hundred, and tools in pods take thousands.
+	// fewWatches is the kernel's smallest default number of watches. A cluster takes some hundred,
+	// and tools in pods take thousands.
 	fewWatches = 8192
 
 	instancesSetting = "fs.inotify.max_user_instances"
 	watchesSetting   = "fs.inotify.max_user_watches"
 )
 
-// CheckInstances returns an error if a cluster would not get its inotify instances now. It cannot keep them for the cluster, so two that
-// start together may both pass.
+// CheckInstances returns an error if a cluster could not get its inotify instances now. It cannot
+// reserve them, so two clusters that start together may both pass.
 func CheckInstances() error {
 	for range Instances {
 		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
@@ -41,7 +44,7 @@ func CheckInstances() error {
 	return nil
 }
 
-// CheckWatches returns an error if the machine allows fewer watches than any kernel does by default.
+// CheckWatches returns an error if the machine allows fewer watches than the default of any kernel.
 func CheckWatches() error {
 	n, err := limitOf(watchesSetting)
 	if err != nil {
@@ -53,7 +56,7 @@ func CheckWatches() error {
 	return nil
 }
 
-// limitOf reads a limit as sysctl names it.
+// limitOf reads a limit by its sysctl name.
 func limitOf(setting string) (int64, error) {
 	data, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(setting, ".", "/"))
 	if err != nil {
