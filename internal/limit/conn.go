@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Conn is a connection that counts in a budget until Close. It is a *net.TCPConn for all else, so CloseWrite, splice
-// and socket options work.
+// Conn is a connection that counts in a budget until Close. Otherwise it is a *net.TCPConn, so
+// CloseWrite, splice and socket options work.
 type Conn struct {
 	*net.TCPConn
 	listener *Listener
@@ -18,7 +18,7 @@ type Conn struct {
 	close    func() error
 	start    *time.Timer // ends a client that is silent for too long; nil without a limit
 
-	// counted and index, the place in the list of the source, are guarded by the listener's mu.
+	// counted and index, the position in the list of the source, are guarded by the listener's mu.
 	counted bool
 	index   int
 
@@ -38,14 +38,14 @@ func newConn(l *Listener, tcp *net.TCPConn) *Conn {
 	return c
 }
 
-// begin starts the time that the client has.
+// begin starts the time limit for the client's first data.
 func (c *Conn) begin() {
 	if limit := c.listener.cfg.Start; limit > 0 {
 		c.start = time.AfterFunc(limit, func() { c.end(Silent) })
 	}
 }
 
-// end resets the connection, whoever uses it.
+// end resets the connection, also while other goroutines use it.
 func (c *Conn) end(reason Reason) {
 	c.listener.journal.refused(reason, c.source)
 	c.reset()
@@ -66,7 +66,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo implements io.WriterTo, which io.Copy prefers to Read: by splice, once the client has begun.
+// WriteTo implements io.WriterTo, which io.Copy prefers to Read: it uses splice once the client has
+// begun.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	buffer := make([]byte, 4<<10)
 	var written int64
@@ -98,18 +99,20 @@ func (c *Conn) Close() error {
 	return c.close()
 }
 
-// records follows the headers of TLS records (RFC 8446, section 5.1): type, version and length in 5 bytes.
+// records tracks the headers of TLS records (RFC 8446, section 5.1): type, version and length in 5
+// bytes.
 type records struct {
 	header [5]byte
-	have   int // bytes of header
-	body   int // bytes of the record that are still to come
+	have   int // bytes of the header read so far
+	body   int // remaining bytes of the record
 }
 
-// applicationData is the type of records with the protocol's content. In TLS 1.3 the end of the client's handshake
-// has it too.
+// applicationData is the type of records with the protocol's content. In TLS 1.3 the end of the
+// client's handshake has this type too.
 const applicationData = 23
 
-// application says whether p, which continues the stream, has the beginning of a record of application data.
+// application reports whether p, the next bytes of the stream, contains the beginning of a record
+// of application data.
 func (r *records) application(p []byte) bool {
 	for len(p) > 0 {
 		if r.body > 0 {

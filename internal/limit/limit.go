@@ -1,22 +1,26 @@
-// Package limit puts a budget in front of the TCP listeners that strangers can reach: pods, other machines, anybody
-// without credentials. All components share one process, so a stranger that uses up its descriptors or memory takes
-// the whole cluster down. Over the budget a connection is reset at accept, before TLS or HTTP see it.
+// Package limit puts a budget in front of the TCP listeners that strangers can reach: pods, other
+// machines, any client without credentials. All components share one process, so a stranger that
+// uses up its descriptors or memory takes the whole cluster down. Over the budget a connection is
+// reset at accept, before TLS or HTTP see it.
 //
-// Enter with New, once for each process, and Budgets.Listen for each port. The listener is an ordinary net.Listener
-// whose connections are *Conn. A connection counts until it is closed.
+// Call New once for each process, and Budgets.Listen for each port. The listener is an ordinary
+// net.Listener whose connections are *Conn. A connection counts until it is closed.
 //
-// There are two classes. A connection from this machine, whose source is a loopback address or the address that it
-// was made to, is "own": components, kubectl, programs in host network. Own connections have a reserve (Config.Own)
-// that strangers cannot use. All others are "stranger" and share Config.Connections. When those are used up, a source
-// address that holds less than the greediest one pushes out a connection of that one; so each of n sources gets its
-// n-th part, whoever came first. The strangers of all listeners together hold at most half of the process'
-// descriptors, those of one listener an eighth; the other half is for the datastore, containerd and the kubelet.
+// There are two classes. A connection is "own" when it comes from this machine: its source is a
+// loopback address or the address that it was made to. Own connections belong to components,
+// kubectl and programs in the host network. They have a reserve (Config.Own) that strangers cannot
+// use. All others are "stranger" and share Config.Connections. When those are used up, a source
+// address that holds less than the one with the most replaces a connection of that one. So each of
+// n sources gets an n-th part, whichever came first. The strangers of all listeners together hold
+// at most half of the process's descriptors, those of one listener an eighth; the other half is for
+// the datastore, containerd and the kubelet.
 //
-// An error of accept that passes, above all a shortage of descriptors, never ends a listener: it is counted, and
-// accept is tried again after a pause.
+// A temporary error of accept, above all a shortage of descriptors, never ends a listener: it is
+// counted, and accept is tried again after a pause.
 //
-// Budgets reports refusals: Trouble for "mote status", one log line a minute for each listener, and metrics
-// (mote_listener_connections, mote_listener_refused_total). All exported methods are safe for concurrent use.
+// Budgets reports refusals: Trouble for "mote status", one log line a minute for each listener, and
+// metrics (mote_listener_connections, mote_listener_refused_total). All exported methods are safe
+// for concurrent use.
 package limit
 
 import (
@@ -33,77 +37,82 @@ import (
 
 // Config is the budget of one listener.
 type Config struct {
-	// Component is the name of the component that listens, as "mote status" shows it.
+	// Component is the name of the component that listens, as in "mote status".
 	Component string
 	// Name is the listener's name in metrics and the log, e.g. "kube-apiserver" or "ingress-http".
 	Name string
-	// Connections is the number of strangers' connections at once. PerAddress is the most that one source address
-	// may hold of them: an IPv4 address or an IPv6 /64. 0 is no limit except Connections.
+	// Connections limits the strangers' connections at once. PerAddress limits those of one source
+	// address: an IPv4 address or an IPv6 /64. With 0, only Connections limits them.
 	Connections, PerAddress int
-	// Own is the number of connections at once from this machine.
+	// Own limits the connections at once from this machine.
 	Own int
-	// Start is the time within which a client has to send its first byte; 0 is no limit. With TLS it is the time
-	// within which the first record of application data has to come, which is after the handshake.
+	// Start is the time within which a client must send its first byte; 0 means no limit. With TLS
+	// it is the time until the first record of application data, which comes after the handshake.
 	Start time.Duration
 	TLS   bool
-	// Unacknowledged is TCP_USER_TIMEOUT: how long sent data may wait for the client to take it; 0 is the kernel's
-	// default. It also ends connections of clients that do not read, such as a paused "kubectl logs -f".
+	// Unacknowledged is TCP_USER_TIMEOUT: how long sent data may wait for the client's
+	// acknowledgement; 0 keeps the kernel's default. It also ends connections of clients that do
+	// not read, such as a paused "kubectl logs -f".
 	Unacknowledged time.Duration
-	// OwnSocket gives connections to loopback (127.0.0.1, or ::1 for [::]) a socket, and so an accept queue, of their
-	// own where the address is the unspecified one. A queue that strangers have filled then does not delay the machine's own clients.
+	// OwnSocket gives connections to loopback (127.0.0.1, or ::1 for [::]) a socket of their own,
+	// and with it an accept queue of their own, where the address is the unspecified one. A queue
+	// that strangers have filled then does not delay the machine's own clients.
 	OwnSocket bool
 }
 
-// Reason says why a connection was refused or ended. It is a label of mote_listener_refused_total.
+// Reason is why a connection was refused or ended. It is a label of mote_listener_refused_total.
 type Reason string
 
 // Reasons.
 const (
-	// Full is a budget that is used up: Connections, or Own for connections of this machine.
+	// Full means that a budget is used up: Connections, or Own for connections of this machine.
 	Full Reason = "full"
-	// Address is a source address that holds PerAddress.
+	// Address means that the source address already holds PerAddress connections.
 	Address Reason = "address"
-	// Share is a connection that was ended for one of an address that holds less.
+	// Share means that the connection was ended in favour of a source address that holds less.
 	Share Reason = "share"
-	// Descriptors is strangers' half of the process' descriptors, used up by all listeners together.
+	// Descriptors means that all listeners together have used up the strangers' half of the
+	// process's descriptors.
 	Descriptors Reason = "descriptors"
-	// Silent is a client that did not send in time (Config.Start).
+	// Silent means that the client did not send in time (Config.Start).
 	Silent Reason = "silent"
-	// Failed is an error of accept; each try counts.
+	// Failed means that accept failed; each attempt counts.
 	Failed Reason = "accept-failed"
 )
 
-// reasons are in the order that metrics and Trouble name them.
+// reasons returns all reasons in the order of metrics and Trouble.
 func reasons() []Reason { return []Reason{Full, Address, Share, Descriptors, Silent, Failed} }
 
-// Budgets is all listeners of a process. The nil value works: its listeners are bounded, only not reported.
+// Budgets holds all listeners of a process. The nil value works: its listeners are limited, only
+// not reported.
 type Budgets struct {
-	strangers    atomic.Int64 // connections of strangers, all listeners
+	strangers    atomic.Int64 // connections of strangers to all listeners
 	maxStrangers int64
 
 	mu        sync.Mutex // guards listeners
 	listeners []*Listener
 }
 
-// New makes the budgets of this process by its limit of open files, as it is now.
+// New returns the budgets of this process, based on its present limit of open files.
 func New() *Budgets {
 	return &Budgets{maxStrangers: int64(MaxDescriptors() / 2)}
 }
 
-// Recommended is the limit of open files below which strangers' share is small for a machine with many clients.
+// Recommended is the limit of open files below which the strangers' share is small for a machine
+// with many clients.
 const Recommended = 65_536
 
-// raisedLimit is what a service manager usually gives (units/mote.service), and below the kernel's default maximum
-// fs.nr_open.
+// raisedLimit is the usual limit from a service manager (units/mote.service), and below the
+// kernel's default maximum fs.nr_open.
 const raisedLimit = 1 << 20
 
-// RaiseDescriptors raises the process' limit of open files as far as it is allowed to, and returns it. Go has raised
-// the soft limit to the hard one already; the hard one takes CAP_SYS_RESOURCE.
+// RaiseDescriptors raises the process's limit of open files as far as it may, and returns it. Go
+// has raised the soft limit to the hard one already; raising the hard one needs CAP_SYS_RESOURCE.
 func RaiseDescriptors() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Cur < raisedLimit {
 		raised := unix.Rlimit{Cur: raisedLimit, Max: max(limit.Max, raisedLimit)}
-		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) // not allowed: the limit stays
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) // not permitted: the limit stays
 	}
 	return MaxDescriptors()
 }
@@ -112,12 +121,13 @@ func RaiseDescriptors() int {
 func MaxDescriptors() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
-		return 1024 // POSIX systems give at least some such number
+		return 1024 // POSIX systems have at least a limit of this order
 	}
 	return int(min(limit.Cur, 1<<30))
 }
 
-// most is the largest budget that one listener may have, so that strangers of one leave room for those of others.
+// most returns the largest budget that one listener may have, so that its strangers leave room for
+// those of other listeners.
 func (b *Budgets) most() int {
 	if b == nil {
 		return math.MaxInt
@@ -125,7 +135,7 @@ func (b *Budgets) most() int {
 	return int(b.maxStrangers / 4)
 }
 
-// take counts one more connection of a stranger, unless strangers have their share.
+// take counts one more connection of a stranger, unless strangers have used up their share.
 func (b *Budgets) take() bool {
 	if b == nil {
 		return true
@@ -170,9 +180,9 @@ func (b *Budgets) all() []*Listener {
 	return slices.Clone(b.listeners)
 }
 
-// EndFrom resets the connections from sources that no longer exist, such as the addresses of removed pods, and returns
-// their number. A client that has lost its network cannot close its connections, and the kernel keeps what was
-// sent to it for a quarter of an hour.
+// EndFrom resets the connections from sources that no longer exist, such as the addresses of removed
+// pods, and returns their number. A client without a network cannot close its connections, and the
+// kernel keeps unacknowledged data for a quarter of an hour.
 func (b *Budgets) EndFrom(sources map[netip.Addr]bool) int {
 	ended := 0
 	for _, l := range b.all() {
@@ -184,8 +194,8 @@ func (b *Budgets) EndFrom(sources map[netip.Addr]bool) int {
 	return ended
 }
 
-// Trouble describes what the listeners of a component refused in the last minutes, one line each, for
-// component.Status.
+// Trouble describes what the listeners of a component refused in the last minutes, one line each,
+// for component.Status.
 func (b *Budgets) Trouble(componentName string) []string {
 	var out []string
 	for _, l := range b.all() {

@@ -25,10 +25,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wait bounds what comes at once on a machine that has time.
+// wait bounds events that come at once on a machine without load.
 const wait = 30 * time.Second
 
-// serve listens on loopback and holds what it accepts.
+// serve listens on loopback and holds the connections that it accepts.
 func serve(t *testing.T, b *Budgets, address string, c Config) *Listener {
 	t.Helper()
 	l, err := b.Listen(t.Context(), address, c)
@@ -63,7 +63,7 @@ func dialer(l *Listener, to string) func(from string) (net.Conn, error) {
 	}
 }
 
-// opened wants a connection.
+// opened requires a connection.
 func opened(t *testing.T) func(net.Conn, error) net.Conn {
 	return func(conn net.Conn, err error) net.Conn {
 		t.Helper()
@@ -73,7 +73,7 @@ func opened(t *testing.T) func(net.Conn, error) net.Conn {
 	}
 }
 
-// refused wants the listener to reset a connection, in the middle of connect or later.
+// refused requires that the listener resets a connection, during connect or later.
 func refused(t *testing.T) func(net.Conn, error) {
 	return func(conn net.Conn, err error) {
 		t.Helper()
@@ -91,7 +91,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	require.Eventually(t, holds, wait, 5*time.Millisecond, what)
 }
 
-// budget is a listener without a socket.
+// budget returns a listener without a socket.
 func budget(c Config) *Listener { return &Listener{cfg: c, sources: map[netip.Addr][]*Conn{}} }
 
 func TestSourcesShareTheBudget(t *testing.T) {
@@ -123,7 +123,7 @@ func TestSourcesShareTheBudget(t *testing.T) {
 	require.Equal(t, 100, l.strangers)
 	for _, c := range slices.Clone(l.sources[netip.MustParseAddr("10.42.0.2")]) {
 		l.release(c)
-		l.release(c) // a second time is nothing
+		l.release(c) // a second call does nothing
 	}
 	require.NotContains(t, l.sources, netip.MustParseAddr("10.42.0.2"))
 	require.InDelta(t, 90, l.strangers, 1)
@@ -137,7 +137,8 @@ func TestSourcesShareTheBudget(t *testing.T) {
 	require.Equal(t, Address, reason)
 }
 
-// TestOwnConnectionsHaveAReserve: what strangers hold takes nothing from this machine's class, and the other way round.
+// TestOwnConnectionsHaveAReserve checks that strangers' connections take nothing from this
+// machine's class, and the other way round.
 func TestOwnConnectionsHaveAReserve(t *testing.T) {
 	l := serve(t, nil, "0.0.0.0:0", Config{Connections: 4, Own: 2})
 	for range 4 {
@@ -156,14 +157,14 @@ func TestOwnConnectionsHaveAReserve(t *testing.T) {
 	eventually(t, "it is counted", func() bool { own, _ := l.counts(); return own == 2 })
 }
 
-// TestStrangersAreCounted by their source, with real ones.
+// TestStrangersAreCounted counts real connections by their source.
 func TestStrangersAreCounted(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make network namespaces")
 	}
 	from := peers(t)
 	b := &Budgets{maxStrangers: 400}
-	b.strangers.Store(394) // of other listeners
+	b.strangers.Store(394) // connections of other listeners
 	l := serve(t, b, "192.0.2.1:0", Config{Component: "kubelet", Name: "kubelet", Connections: 100, PerAddress: 4, Own: 10})
 	address := l.Addr().String()
 	counted := func(n int) {
@@ -186,7 +187,7 @@ func TestStrangersAreCounted(t *testing.T) {
 	opened(t)(from("192.0.2.3", address))
 	last := opened(t)(from("192.0.2.3", address))
 	counted(6)
-	third := opened(t)(from("192.0.2.3", address)) // pushes out the fourth of the other
+	third := opened(t)(from("192.0.2.3", address)) // replaces the fourth of the other source
 	refused(t)(fourth, nil)
 	counted(6)
 	refused(t)(from("192.0.2.3", address)) // both hold three
@@ -250,7 +251,8 @@ func TestSilentClientsAreEnded(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestTLSHasToGetThrough: half a handshake is as good as silence, a whole one is not, in both versions.
+// TestTLSHasToGetThrough checks that half a handshake counts as silence and a whole one does not,
+// in both versions.
 func TestTLSHasToGetThrough(t *testing.T) {
 	certificate := httptest.NewTLSServer(nil)
 	certificate.Close()
@@ -268,7 +270,7 @@ func TestTLSHasToGetThrough(t *testing.T) {
 	require.NoError(t, err)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		conn := tls.Client(dial(t, l, "127.0.0.1", "127.0.0.1"), &tls.Config{InsecureSkipVerify: true, MaxVersion: version})
-		for range 2 { // the second request is after the time for the start, by the other connection's end
+		for range 2 { // the second request comes after the start time, when the other connection has ended
 			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			require.NoError(t, err, "TLS %x", version)
@@ -315,7 +317,8 @@ func TestCloseFreesPortAndCount(t *testing.T) {
 	require.NoError(t, again.Close())
 }
 
-// TestOwnSocket: loopback has an accept queue of its own, and a port that is taken is still an error.
+// TestOwnSocket checks that loopback has an accept queue of its own, and that a port in use is
+// still an error.
 func TestOwnSocket(t *testing.T) {
 	l := serve(t, nil, "0.0.0.0:0", Config{Own: 10, OwnSocket: true})
 	require.Len(t, l.sockets, 2)
@@ -359,10 +362,11 @@ func TestHalfClosedConnectionsAndSplice(t *testing.T) {
 	require.Equal(t, "bye", string(answer))
 }
 
-// shortEnv makes a copy of the test run out of descriptors.
+// shortEnv makes a child process of the test run out of descriptors.
 const shortEnv = "MOTE_TEST_SHORT_OF_DESCRIPTORS"
 
-// TestShortageOfDescriptorsPasses: the listener serves again when there are descriptors, and reports meanwhile.
+// TestShortageOfDescriptorsPasses checks that the listener serves again once descriptors are
+// available, and reports the shortage meanwhile.
 func TestShortageOfDescriptorsPasses(t *testing.T) {
 	if os.Getenv(shortEnv) != "" {
 		runOutOfDescriptors(t)
@@ -381,7 +385,7 @@ func runOutOfDescriptors(t *testing.T) {
 	dial(t, l, "127.0.0.1", "127.0.0.1")
 	eventually(t, "it is counted", func() bool { own, _ := l.counts(); return own == 1 })
 
-	// A client's socket first, which takes the last descriptor but one.
+	// First the client's socket, which takes the last descriptor but one.
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
 	defer unix.Close(fd)

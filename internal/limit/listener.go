@@ -14,10 +14,12 @@ import (
 )
 
 const (
-	// keepAliveIdle and keepAliveInterval find peers that are gone. Probes are the kernel's work and wake no goroutine.
+	// keepAliveIdle and keepAliveInterval detect peers that have disappeared. The kernel sends the
+	// probes, which wake no goroutine.
 	keepAliveIdle     = time.Minute
 	keepAliveInterval = 15 * time.Second
-	// shortestPause and longestPause are between tries of accept after an error, as in net/http.
+	// shortestPause and longestPause bound the pause between attempts to accept after an error, as
+	// in net/http.
 	shortestPause = 5 * time.Millisecond
 	longestPause  = time.Second
 )
@@ -28,13 +30,13 @@ type Listener struct {
 	cfg      Config
 	sockets  []*net.TCPListener
 	accepted chan net.Conn
-	failed   chan error    // what accept cannot recover from
+	failed   chan error    // errors after which accept cannot work again
 	closing  chan struct{} // closed by Close
 	close    func() error
 	loops    sync.WaitGroup
 	journal  journal
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	own       int
 	strangers int
 	sources   map[netip.Addr][]*Conn // strangers
@@ -62,13 +64,14 @@ func (b *Budgets) Listen(ctx context.Context, address string, c Config) (*Listen
 	return l, nil
 }
 
-// open makes the sockets of a listener: one, or with OwnSocket one for strangers and one for loopback.
+// open creates the sockets of a listener: one, or with OwnSocket one for strangers and one for
+// loopback.
 func open(ctx context.Context, address string, c Config) ([]*net.TCPListener, error) {
 	config := net.ListenConfig{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval},
 		Control:         func(_, _ string, socket syscall.RawConn) error { return prepare(socket, c.Unacknowledged, false) },
 	}
-	config.SetMultipathTCP(false) // it does not know TCP_USER_TIMEOUT
+	config.SetMultipathTCP(false) // it does not support TCP_USER_TIMEOUT
 	first, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
@@ -77,8 +80,9 @@ func open(ctx context.Context, address string, c Config) ([]*net.TCPListener, er
 	if !c.OwnSocket || !bound.IP.IsUnspecified() {
 		return []*net.TCPListener{first.(*net.TCPListener)}, nil
 	}
-	// Nobody else listens there: otherwise the first would have failed. With SO_REUSEPORT that would not be noticed,
-	// so the first is opened without it. The kernel gives a connection to the socket with the more specific address.
+	// No other process listens on this port: otherwise opening the first would have failed. With
+	// SO_REUSEPORT it would have succeeded, so the first is opened without it. The kernel gives a
+	// connection to the socket with the more specific address.
 	if err := first.Close(); err != nil {
 		return nil, fmt.Errorf("close the probe of %s: %w", address, err)
 	}
@@ -115,7 +119,8 @@ func prepare(socket syscall.RawConn, unacknowledged time.Duration, shared bool) 
 	return errors.Join(err, failed)
 }
 
-// Accept implements net.Listener. It returns an error after Close, or when accept can never work again.
+// Accept implements net.Listener. It returns an error after Close, or when accept can never work
+// again.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.accepted:
@@ -130,7 +135,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Addr implements net.Listener.
 func (l *Listener) Addr() net.Addr { return l.sockets[0].Addr() }
 
-// Close implements net.Listener. Connections that were returned stay open.
+// Close implements net.Listener. Accepted connections stay open.
 func (l *Listener) Close() error { return l.close() }
 
 func (l *Listener) shut() error {
@@ -171,8 +176,9 @@ func (l *Listener) loop(s *net.TCPListener) {
 	}
 }
 
-// permanent says whether an error of accept(2) is about the socket itself. All others pass: the connection was
-// aborted, descriptors or memory are short, or the network had an error.
+// permanent reports whether an error of accept(2) is about the socket itself. All other errors are
+// temporary: the connection was aborted, descriptors or memory are short, or the network had an
+// error.
 func permanent(err error) bool {
 	for _, e := range []syscall.Errno{unix.EBADF, unix.EINVAL, unix.ENOTSOCK, unix.EOPNOTSUPP, unix.EFAULT} {
 		if errors.Is(err, e) {
@@ -182,7 +188,7 @@ func permanent(err error) bool {
 	return false
 }
 
-// offer gives a connection to whoever accepts, unless it is over the budget.
+// offer passes a connection to a caller of Accept, unless it is over the budget.
 func (l *Listener) offer(tcp *net.TCPConn) {
 	c := newConn(l, tcp)
 	pushedOut, reason := l.admit(c)
@@ -202,12 +208,12 @@ func (l *Listener) offer(tcp *net.TCPConn) {
 	}
 }
 
-// classify returns the source that a connection counts for, and whether that is this machine. The kernel drops
-// packets from outside that have a loopback address or one of the machine's own as their source.
+// classify returns the source that a connection counts for, and whether that is this machine. The
+// kernel drops packets from outside whose source is a loopback address or one of the machine's own.
 func classify(tcp *net.TCPConn) (source netip.Addr, own bool) {
 	remote, _ := tcp.RemoteAddr().(*net.TCPAddr)
 	local, _ := tcp.LocalAddr().(*net.TCPAddr)
-	if remote == nil || local == nil { // reset already
+	if remote == nil || local == nil { // already reset
 		return netip.Addr{}, false
 	}
 	source = remote.AddrPort().Addr().Unmap()
@@ -215,15 +221,15 @@ func classify(tcp *net.TCPConn) (source netip.Addr, own bool) {
 		return source, true
 	}
 	if source.Is6() {
-		if network, err := source.WithZone("").Prefix(64); err == nil { // a host has all of its /64
+		if network, err := source.WithZone("").Prefix(64); err == nil { // a host usually has a whole /64
 			source = network.Addr()
 		}
 	}
 	return source, false
 }
 
-// admit counts a connection, or returns why it is over the budget. pushedOut is one that does not count any more and
-// has to be ended.
+// admit counts a connection, or returns why it is over the budget. pushedOut is a connection that
+// no longer counts and must be ended.
 func (l *Listener) admit(c *Conn) (pushedOut *Conn, reason Reason) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -263,7 +269,7 @@ func (l *Listener) from(sources map[netip.Addr]bool) []*Conn {
 	return conns
 }
 
-// take counts a stranger, or returns which budget is used up. It is called with mu held.
+// take counts a stranger, or returns which budget is used up. The caller holds mu.
 func (l *Listener) take() Reason {
 	if l.strangers >= l.cfg.Connections {
 		return Full
@@ -275,7 +281,8 @@ func (l *Listener) take() Reason {
 	return ""
 }
 
-// greediest returns a connection of the source that holds the most, if that is more than held. It is called with mu held.
+// greediest returns a connection of the source that holds the most, if that is more than held. The
+// caller holds mu.
 func (l *Listener) greediest(held int) *Conn {
 	var last *Conn
 	for _, conns := range l.sources {
@@ -286,7 +293,7 @@ func (l *Listener) greediest(held int) *Conn {
 	return last
 }
 
-// release is admit's opposite. It does nothing for a connection that was pushed out.
+// release undoes admit. It does nothing for a connection that was pushed out.
 func (l *Listener) release(c *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -295,7 +302,7 @@ func (l *Listener) release(c *Conn) {
 	}
 }
 
-// uncount is called with mu held.
+// uncount removes a connection from the counts. The caller holds mu.
 func (l *Listener) uncount(c *Conn) {
 	c.counted = false
 	if c.own {
@@ -314,14 +321,14 @@ func (l *Listener) uncount(c *Conn) {
 	l.budgets.give()
 }
 
-// counts returns how many connections are open, by class.
+// counts returns the numbers of open connections, by class.
 func (l *Listener) counts() (own, strangers int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.own, l.strangers
 }
 
-// reset closes a connection so that the kernel keeps nothing of it.
+// reset closes a connection so that the kernel keeps no state of it.
 func reset(tcp *net.TCPConn) {
 	_ = tcp.SetLinger(0)
 	_ = tcp.Close()

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peers is this thread in a network namespace of its own with address 192.0.2.1, and another namespace beside it
-// with 192.0.2.2 and 192.0.2.3. The thread ends with the test.
+// peers puts this thread into a network namespace of its own with address 192.0.2.1, and creates
+// another namespace beside it with 192.0.2.2 and 192.0.2.3. The thread ends with the test.
 func peers(t *testing.T) (dialFrom func(source, address string) (net.Conn, error)) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -45,7 +45,8 @@ func peers(t *testing.T) (dialFrom func(source, address string) (net.Conn, error
 	}
 }
 
-// inThread calls f on a thread that ends with it. A failed requirement in f ends the test all the same.
+// inThread calls f on a thread that ends when f returns. A failed requirement in f still ends the
+// test.
 func inThread(t *testing.T, f func()) {
 	t.Helper()
 	done := make(chan bool)

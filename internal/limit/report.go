@@ -12,27 +12,27 @@ import (
 )
 
 const (
-	// logInterval is the least time between two log lines of one listener.
+	// logInterval is the minimum time between two log lines of one listener.
 	logInterval = time.Minute
 	// recent is how long Trouble shows a refusal.
 	recent = 2 * time.Minute
 )
 
-// journal counts what one listener refused.
+// journal counts the refusals of one listener.
 type journal struct {
 	name, component, address string
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	total      map[Reason]uint64
-	since      map[Reason]uint64 // the last log line
+	since      map[Reason]uint64 // counts since the last log line
 	logged     time.Time
 	refusedAt  time.Time
 	lastReason Reason
 	lastSource netip.Addr
-	failing    error // what accept says, until it succeeds
+	failing    error // error of accept, until it succeeds
 }
 
-// refused counts a connection of source.
+// refused counts a refused connection of source.
 func (j *journal) refused(reason Reason, source netip.Addr) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -50,14 +50,14 @@ func (j *journal) failed(err error) {
 	j.log("cannot accept connections, trying again", "err", err)
 }
 
-// accepting notes that accept works.
+// accepting records that accept works.
 func (j *journal) accepting() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.failing = nil
 }
 
-// count and log are called with mu held.
+// count counts a refusal. The caller of count and log holds mu.
 func (j *journal) count(reason Reason) {
 	if j.total == nil {
 		j.total, j.since = map[Reason]uint64{}, map[Reason]uint64{}
@@ -80,7 +80,8 @@ func (j *journal) log(message string, args ...any) {
 	clear(j.since)
 }
 
-// trouble describes the refusals of the last minutes and the present error of accept; "" is none.
+// trouble describes the refusals of the last minutes and the present error of accept; "" means
+// none.
 func (j *journal) trouble(now time.Time) string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -111,7 +112,7 @@ func (j *journal) totals() map[Reason]uint64 {
 	return out
 }
 
-// Collector returns the metrics of all listeners that there are when it is asked.
+// Collector returns the metrics of all listeners that exist at the time of a scrape.
 func (b *Budgets) Collector() prometheus.Collector {
 	return collector{
 		budgets: b,
