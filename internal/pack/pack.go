@@ -1,14 +1,16 @@
-// Package pack is the shipped form of mote: a small launcher with the real program behind it,
+// Package pack defines the shipped form of mote: a small launcher with the real program behind it,
 // compressed. The whole is one executable file of a third of the size.
 //
 //	| launcher (ELF) | program (one zstd frame) | footer (64 bytes) |
 //
-// The footer, big endian: 8 bytes magic, 8 bytes length of the frame, 8 bytes length of the program,
-// 32 bytes SHA-256 of the program, 8 bytes magic again. An ELF loader ignores what follows its segments.
+// The footer, big endian: 8 bytes magic, 8 bytes length of the frame, 8 bytes length of the
+// program, 32 bytes SHA-256 of the program, 8 bytes magic again. An ELF loader ignores the bytes
+// behind its segments.
 //
-// Open reads a packed file; Program.Place unpacks the program into a cache folder once, so that it runs
-// from page cache like any other file. Write makes a packed file. All of it is safe with several
-// processes at once: one, which holds a lock, writes the program beside its place and renames it.
+// Open reads a packed file; Program.Place unpacks the program into a cache directory once, so that
+// it runs from page cache like any other file. Write makes a packed file. All functions are safe
+// with several processes at once: one process, which holds a lock, writes the program to a
+// temporary file and renames it.
 package pack
 
 import (
@@ -30,25 +32,27 @@ import (
 const (
 	footerSize = 64
 	magic      = "motepack"
-	// window is the most that the frame may look back: zstd --long=27.
+	// window is the largest distance that the frame may refer back: zstd --long=27.
 	window = 1 << 27
-	// maxProgram refuses sizes that no build of mote has, so that a damaged footer cannot fill a disk.
+	// maxProgram limits the size of the program to one that no build of mote reaches, so that a
+	// damaged footer cannot fill a disk.
 	maxProgram = 1 << 30
 )
 
-// ErrPlain says that a file has no program behind it.
+// ErrPlain is returned for a file without a program behind it.
 var ErrPlain = errors.New("not a packed file")
 
 // Program is the program behind the launcher in a packed file.
 type Program struct {
 	file   io.ReaderAt
 	offset int64 // of the frame, bytes
-	frame  int64 // its length, bytes
-	Size   int64 // the program's, bytes
+	frame  int64 // length of the frame, bytes
+	Size   int64 // size of the program, bytes
 	Sum    [sha256.Size]byte
 }
 
-// Open finds the program in file, whose length is size bytes. It fails with ErrPlain when there is none.
+// Open finds the program in file, whose length is size bytes. It returns ErrPlain when there is
+// none.
 func Open(file io.ReaderAt, size int64) (*Program, error) {
 	if size < footerSize {
 		return nil, ErrPlain
@@ -73,9 +77,9 @@ func Open(file io.ReaderAt, size int64) (*Program, error) {
 	return p, nil
 }
 
-// Place returns the path of the unpacked program below root, and unpacks it first unless it is there:
-// root/<sha256>/<name>. A file of the right length is taken for right: it got its name only after it
-// was verified and on disk.
+// Place returns the path of the unpacked program below root: root/<sha256>/<name>. If it does not
+// exist, Place unpacks it first. A file of the right length counts as correct: it got its name only
+// after it was verified and on disk.
 func (p *Program) Place(root, name string) (string, error) {
 	dir := filepath.Join(root, hex.EncodeToString(p.Sum[:]))
 	path := filepath.Join(dir, name)
@@ -110,8 +114,8 @@ func (p *Program) placed(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Size() == p.Size && ours(info)
 }
 
-// lockDir locks the file ".lock" in dir, with flock's how. The kernel unlocks it when it is closed or its
-// process is killed.
+// lockDir locks the file ".lock" in dir, with flock's how. The kernel releases the lock when the
+// file is closed or its process is killed.
 func lockDir(dir string, how int) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -123,9 +127,9 @@ func lockDir(dir string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// write unpacks to a temporary file, verifies it, and gives it its name once it is on disk.
+// write unpacks to a temporary file, verifies it, and renames it once it is on disk.
 func (p *Program) write(dir, path string) (err error) {
-	// One that a kill left behind is written over.
+	// The file of a killed process is overwritten.
 	temp, err := os.OpenFile(filepath.Join(dir, ".unpacking"), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o700)
 	if err != nil {
 		return err
@@ -163,14 +167,16 @@ func (p *Program) copyTo(w io.Writer) (int64, error) {
 	return io.Copy(w, io.LimitReader(d, p.Size+1))
 }
 
-// ours is true for what only this user can have made: another's file must not run as us.
+// ours reports whether only this user can have created the file: a file of another user must not
+// run with this user's rights.
 func ours(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == os.Geteuid() && info.Mode().Perm()&0o022 == 0
 }
 
-// removeOthers removes other versions' folders below root that no process runs from. What cannot be
-// removed stays for the next version's first start: the program that was asked for is there.
+// removeOthers removes the directories of other versions below root that no process runs from. One
+// that cannot be removed stays until the next version's first start: the requested program is
+// unpacked already.
 func removeOthers(root, keep string) {
 	used := map[string]bool{keep: true}
 	links, err := filepath.Glob("/proc/[0-9]*/exe")
@@ -203,8 +209,8 @@ func removeIdle(dir string) {
 	_ = os.RemoveAll(dir)
 }
 
-// Remove takes an unpacked program away again, with the folders that Place made. It leaves any file
-// alone whose path is not of Place's making. Processes that run from it go on.
+// Remove removes an unpacked program, with the directories that Place created. It keeps any file
+// whose path Place cannot have created. Processes that run the program continue.
 func Remove(path string) error {
 	dir := filepath.Dir(path)
 	if name, err := hex.DecodeString(filepath.Base(dir)); err != nil || len(name) != sha256.Size {
@@ -213,7 +219,7 @@ func Remove(path string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	// Other versions may still be used; then this is not empty.
+	// Other versions may still be in use; then the directory is not empty.
 	if err := os.Remove(filepath.Dir(dir)); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
 		return err
 	}

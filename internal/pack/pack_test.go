@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// program is something of a size that takes several blocks.
+// program returns a program that is large enough for several blocks.
 func program(seed uint64) []byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	out := make([]byte, 3<<20)
@@ -63,7 +63,7 @@ func TestPlaceUnpacksOnceAndAgainWhenCut(t *testing.T) {
 	require.True(t, os.SameFile(before, after), "it is not written twice")
 
 	require.NoError(t, os.Truncate(path, 100))
-	// And a kill while unpacking left this behind.
+	// A kill while unpacking has left this file behind.
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(path), ".unpacking"), make([]byte, 2*len(want)), 0o700))
 	_, err = p.Place(root, "mote")
 	require.NoError(t, err)
