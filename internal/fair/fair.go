@@ -1,12 +1,13 @@
-// Package fair shares the processor and the memory of a component between its clients, so that none of them takes it
-// from the others or from the rest of the process.
+// Package fair shares the processor and the memory of a component between its clients, so that no
+// client takes them from the others or from the rest of the process.
 //
-// A Gate has three bounds. Running is how many pieces of work may compute at once. Go runs goroutines in the order in
-// which they become ready, without priorities: 500 that are ready delay each step of a request to the API by 500 turns,
-// a few do not. Total is the weight of all work under way, and PerSource that of one source address: work over these
-// bounds is refused at once. When more work is ready than may run, the sources take turns, one piece of work each
-// (J. Nagle, "On Packet Switches with Infinite Storage", RFC 970), so a client that asks for little does not wait
-// behind one that asks for much.
+// A Gate has three limits. Running is how many pieces of work may compute at once. Go runs
+// goroutines in the order in which they become ready, without priorities: 500 ready ones delay each
+// step of a request to the API by 500 turns, a few do not. Total is the weight of all work under
+// way, and PerSource that of one source address: work over these limits is refused at once. When
+// more work is ready than may run, the sources take turns, one piece of work each (J. Nagle, "On
+// Packet Switches with Infinite Storage", RFC 970). So a client with few requests does not wait
+// behind one with many.
 //
 //	var w fair.Work
 //	if !gate.Begin(&w, source, 1) { refuse }
@@ -15,9 +16,10 @@
 //	...       // compute
 //	w.Pause() // before a wait for the network, which uses no processor
 //
-// The unit of weight is the caller's: queries, bytes. The zero address is this machine's own programs, whose bound is
-// Total alone. Refusals are counted, logged once a minute, and reported by Trouble. A Gate is safe for concurrent use, a Work by one goroutine at a time except for Pause, which any may
-// call at any time.
+// The caller chooses the unit of weight: queries, bytes. The zero address stands for this machine's
+// own programs, which only Total limits. Refusals are counted, logged once a minute, and reported
+// by Trouble. A Gate is safe for concurrent use. A Work is for one goroutine at a time, except for
+// Pause, which any goroutine may call at any time.
 package fair
 
 import (
@@ -26,33 +28,35 @@ import (
 	"sync"
 )
 
-// Config of a Gate.
+// Config configures a Gate.
 type Config struct {
-	// Component logs the refusals; Work is the plural of what is refused, such as "queries".
+	// Component is the log's component for refusals; Work is the plural of the refused work, such
+	// as "queries".
 	Component, Work string
 	// Running is how many pieces of work compute at once.
 	Running int
-	// Total and PerSource are weights of work under way.
+	// Total and PerSource limit the weight of work under way.
 	Total, PerSource int64
 }
 
-// Processors is the bound Running for a component that strangers reach: half of the processors that Go uses, so that
-// the API has the other half. On two it is two, as a turn of one costs a fifth more time for each query of DNS; the API's
-// goroutines then wait for one piece of work at most.
+// Processors returns the limit Running for a component that strangers can reach: half of the
+// processors that Go uses, so that the API has the other half. With two processors it is two,
+// because a limit of one makes each DNS query cost a fifth more time; the API's goroutines then
+// wait for one piece of work at most.
 func Processors() int {
 	n := runtime.GOMAXPROCS(0)
 	return max(min(n, 2), n/2)
 }
 
-// Gate admits work. Make it with New.
+// Gate admits work and assigns turns. Create it with New.
 type Gate struct {
 	cfg Config
 
-	mu      sync.Mutex // guards what follows, and the fields of sources and works
-	free    int        // of Running
+	mu      sync.Mutex // guards the fields below, and those of sources and works
+	free    int        // number of free turns, of Running
 	weight  int64      // of the work under way
 	sources map[netip.Addr]*source
-	turns   queue[*source] // those that have work waiting, each once
+	turns   queue[*source] // sources with waiting work, each once
 	spare   []*source
 	journal journal
 }
@@ -72,7 +76,7 @@ func New(c Config) *Gate {
 	return &Gate{cfg: c, free: c.Running, sources: make(map[netip.Addr]*source)}
 }
 
-// Work is one piece: a query, a request. Its zero value has not begun.
+// Work is one piece of work: a query, a request. Its zero value has not begun.
 type Work struct {
 	gate   *Gate
 	source *source // nil before Begin and after End
@@ -81,7 +85,7 @@ type Work struct {
 	turn   chan struct{} // made by the first wait
 }
 
-// Begin admits work of a weight from a source, or refuses it because of a bound.
+// Begin admits work of a weight from a source, or refuses it because of a limit.
 func (g *Gate) Begin(w *Work, from netip.Addr, weight int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -103,8 +107,8 @@ func (g *Gate) Begin(w *Work, from netip.Addr, weight int64) bool {
 	return true
 }
 
-// Full says whether Begin would refuse work, and counts that as a refusal. It is for callers that save themselves the
-// making of the work.
+// Full reports whether Begin would refuse work, and counts that as a refusal. With it, callers need
+// not create work that would be refused.
 func (g *Gate) Full(from netip.Addr, weight int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -123,28 +127,28 @@ func (g *Gate) fits(from netip.Addr, has, weight int64) bool {
 	return g.weight+weight <= g.cfg.Total && (!from.IsValid() || has+weight <= g.cfg.PerSource)
 }
 
-// Refused is how often work was refused since New.
+// Refused returns how often work was refused since New.
 func (g *Gate) Refused() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.journal.total
 }
 
-// Trouble describes the refusals of the last minutes; "" if there were none.
+// Trouble describes the refusals of the last minutes; "" means none.
 func (g *Gate) Trouble() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.journal.trouble(g.cfg)
 }
 
-// UnderWay is the weight of the work under way.
+// UnderWay returns the weight of the work under way.
 func (g *Gate) UnderWay() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.weight
 }
 
-// Run waits for the work's turn to compute. It does nothing for work that runs.
+// Run waits for the work's turn. It does nothing for work that runs already.
 func (w *Work) Run() {
 	g := w.gate
 	g.mu.Lock()
@@ -169,7 +173,7 @@ func (w *Work) Run() {
 	<-w.turn
 }
 
-// Pause gives the work's turn to other work. It does nothing for work that does not run.
+// Pause passes the work's turn to other work. It does nothing for work that does not run.
 func (w *Work) Pause() {
 	if w.gate == nil {
 		return
@@ -202,7 +206,7 @@ func (w *Work) End() {
 	}
 }
 
-// pause gives the turn of w to the source whose turn is next, with g.mu held.
+// pause passes the turn of w to the next source. The caller holds g.mu.
 func (g *Gate) pause(w *Work) {
 	if !w.runs {
 		return

@@ -44,7 +44,8 @@ func TestBounds(t *testing.T) {
 	require.NotNil(t, begin(greedy, 3))
 }
 
-// TestTurns: a source with one piece of work waits for one piece of each other source, however many they have.
+// TestTurns checks that a source with one piece of work waits for one piece of each other source,
+// however many they have.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := fair.New(fair.Config{Work: "queries", Running: 1, Total: 1000, PerSource: 1000})
@@ -79,7 +80,8 @@ func TestTurns(t *testing.T) {
 	})
 }
 
-// TestRunning: no more than the bound compute at once, and work that pauses makes room.
+// TestRunning checks that no more work than the limit computes at once, and that work that pauses
+// makes room.
 func TestRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := fair.New(fair.Config{Work: "queries", Running: 2, Total: 1000, PerSource: 1000})

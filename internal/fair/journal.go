@@ -8,17 +8,17 @@ import (
 )
 
 const (
-	// logInterval is the least time between two log lines of one gate.
+	// logInterval is the minimum time between two log lines of one gate.
 	logInterval = time.Minute
 	// recent is how long Trouble shows a refusal.
 	recent = 2 * time.Minute
 )
 
-// journal keeps what was refused. The gate's mutex guards it.
+// journal records the refusals. The gate's mutex guards it.
 type journal struct {
-	total, logged uint64 // refusals; those that the log has
+	total, logged uint64 // refusals: all, and those that the log has
 	at, loggedAt  time.Time
-	from          netip.Addr // the last one's
+	from          netip.Addr // source of the last refusal
 }
 
 func (j *journal) refused(c Config, from netip.Addr) {

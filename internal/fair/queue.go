@@ -1,6 +1,6 @@
 package fair
 
-// queue is first in, first out.
+// queue is a first-in, first-out queue.
 type queue[T any] struct {
 	items []T
 	head  int

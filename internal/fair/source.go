@@ -5,8 +5,9 @@ import (
 	"net/netip"
 )
 
-// Source is the address that counts for a connection from remote to local: that of an IPv4 client, the /64 network of
-// an IPv6 client, which usually has all of it, and the zero address for this machine's own programs.
+// Source returns the address that a connection from remote to local counts for: that of an IPv4
+// client, the /64 network of an IPv6 client, which usually has the whole network, and the zero
+// address for this machine's own programs.
 func Source(remote, local net.Addr) netip.Addr {
 	from := address(remote)
 	switch {
