@@ -1,7 +1,8 @@
-// Package memory bounds the process' memory by the machine's, and gives memory back after a peak.
+// Package memory limits the process's memory by the machine's, and returns memory to the kernel
+// after a peak.
 //
-// Limit sets Go's soft limit once, at the start. GiveBack is a loop that one goroutine runs for the life of the
-// process. Both act on the whole process, so there is one of each.
+// Limit sets Go's soft limit once, at the start. GiveBack is a loop that one goroutine runs for the
+// life of the process. Both act on the whole process, so call each of them once.
 package memory
 
 import (
@@ -14,13 +15,14 @@ import (
 
 const mib = 1 << 20
 
-// least is the smallest limit: mote needs some 300 MiB at idle, and a limit below that makes the collector work
-// without end.
+// least is the smallest limit: mote needs some 300 MiB when idle, and with a lower limit the
+// garbage collector would run without pause.
 const least = 400 * mib
 
-// Limit sets Go's soft memory limit to half of what the machine offers, and at least 400 MiB: the other half is for
-// pods, shims and the page cache. Near the limit the garbage collector works more often, so that garbage does not add
-// to what is used. The variable GOMEMLIMIT, which Go has read already, wins.
+// Limit sets Go's soft memory limit to half of the machine's usable memory, and at least 400 MiB:
+// the other half is for pods, shims and the page cache. Near the limit the garbage collector runs
+// more often, so that garbage does not add to the memory in use. The variable GOMEMLIMIT, which Go
+// has read already, overrides it.
 func Limit(usable uint64) int64 {
 	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 {
 		return set
@@ -31,16 +33,18 @@ func Limit(usable uint64) int64 {
 }
 
 const (
-	// lookInterval is how often the size of the process is looked at, without stopping anything.
+	// lookInterval is the interval between checks of the process's size, which stop nothing.
 	lookInterval = 20 * time.Second
-	// peakGrowth is what a peak is: this much more than after the last collection, and a quarter.
+	// peakGrowth defines a peak: the size exceeds that after the last collection by this much and
+	// by a quarter.
 	peakGrowth = 64 * mib
-	// restInterval is the least time between two collections of ours: each takes some 100 ms of processor time.
+	// restInterval is the minimum time between two collections by keeper: each takes some 100 ms of
+	// processor time.
 	restInterval = time.Minute
 )
 
-// GiveBack returns memory to the kernel when a peak is over, until ctx ends. Go by itself keeps what it once had for
-// minutes, as it may need it again.
+// GiveBack returns memory to the kernel when a peak is over, until ctx ends. Go itself keeps such
+// memory for minutes, as it may need it again.
 func GiveBack(ctx context.Context) {
 	k := keeper{size: size, free: debug.FreeOSMemory}
 	ticker := time.NewTicker(lookInterval)
@@ -61,7 +65,7 @@ type keeper struct {
 	size func() uint64
 	free func()
 
-	settled, last uint64 // sizes: after the last collection of ours, at the last look
+	settled, last uint64 // sizes: after keeper's last collection, at the last check
 	at            time.Time
 }
 
@@ -70,8 +74,8 @@ func (k *keeper) settle(now time.Time) {
 	k.last, k.at = k.settled, now
 }
 
-// look frees memory if the process is larger than when it settled and does not grow any more. What is in use after
-// that is the new measure, so that growth that stays is paid for once.
+// look frees memory if the process is larger than when it settled and no longer grows. The size
+// after that is the new baseline, so that lasting growth costs one collection only.
 func (k *keeper) look(now time.Time) {
 	have := k.size()
 	grows := have > k.last+k.last/20
@@ -84,7 +88,7 @@ func (k *keeper) look(now time.Time) {
 	k.settle(now)
 }
 
-// size is what Go holds of the machine's memory.
+// size returns how much of the machine's memory Go holds.
 func size() uint64 {
 	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(samples)

@@ -17,7 +17,7 @@ func TestLimitIsHalfOfTheMachine(t *testing.T) {
 	require.EqualValues(t, 2048*mib, debug.SetMemoryLimit(-1))
 	debug.SetMemoryLimit(math.MaxInt64)
 	require.EqualValues(t, least, Limit(512*mib))
-	debug.SetMemoryLimit(777 * mib) // as by GOMEMLIMIT
+	debug.SetMemoryLimit(777 * mib) // as GOMEMLIMIT does
 	require.EqualValues(t, 777*mib, Limit(4096*mib))
 }
 
@@ -45,7 +45,7 @@ func TestMemoryIsFreedWhenThePeakIsOver(t *testing.T) {
 		require.Zero(t, look(210))
 	}
 
-	k.free = func() { freed++ } // it is in use
+	k.free = func() { freed++ } // the memory is in use
 	require.Zero(t, look(1000))
 	require.Equal(t, 1, look(1000))
 	for range 10 {
@@ -53,7 +53,7 @@ func TestMemoryIsFreedWhenThePeakIsOver(t *testing.T) {
 	}
 }
 
-// TestGiveBack holds and drops 512 MiB of this process.
+// TestGiveBack allocates and drops 512 MiB in this process.
 func TestGiveBack(t *testing.T) {
 	held := make([]byte, 512*mib)
 	for i := 0; i < len(held); i += 4096 {
