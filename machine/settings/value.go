@@ -67,8 +67,8 @@ func choice(p *string, choices ...string) value {
 	return v
 }
 
-// choices returns a list of values from of. Commas separate several items, as no value contains
-// one.
+// choices returns the value of a list whose items must be in of. Commas separate several items, as
+// no item contains one.
 func choices(p *[]string, of ...string) value {
 	v := list(p, "name", nil)
 	v.set = func(text string) error {
@@ -84,8 +84,8 @@ func choices(p *[]string, of ...string) value {
 	return v
 }
 
-// anyText accepts every text. The user of the setting validates it: an error here would repeat what
-// may be a password.
+// anyText accepts every text. The component that uses the setting validates it: an error here would
+// repeat a text that may be a password.
 func anyText(text string) (string, error) { return text, nil }
 
 func absolutePath(text string) (string, error) {
