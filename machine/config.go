@@ -117,7 +117,7 @@ func (m *Machine) addonsConfig() addons.Config {
 }
 
 // addonsAddress returns the address at which pods reach the services of this process: the bridge's,
-// which other machines cannot reach.
+// which other machines cannot reach, or the node's with another pod network than the bridge.
 func (m *Machine) addonsAddress() netip.Addr {
 	if m.CNI == "bridge" {
 		return m.BridgeAddress()
