@@ -70,7 +70,7 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// isTerminal reports whether w is a terminal, for output or input.
+// isTerminal reports whether w, an output or an input, is a terminal.
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -112,8 +112,8 @@ func oneLine(err error) string {
 	return strings.Join(lines, "; ")
 }
 
-// long is Do for work that reports its progress: on a terminal the line shows the percentage. Quiet
-// work prints nothing.
+// long runs one step like Do, for work that reports its progress: on a terminal the line shows the
+// percentage. Quiet work prints nothing.
 func (s *steps) long(what string, quiet bool, work func(progress func(done, all int64)) error) error {
 	if quiet {
 		return work(func(int64, int64) {})

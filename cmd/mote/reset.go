@@ -12,7 +12,7 @@ import (
 	"github.com/mote-k8s/mote/machine"
 )
 
-// newResetCommand returns the verb that removes what mote made on this machine.
+// newResetCommand returns the verb that removes all files and changes of mote from this machine.
 func newResetCommand(e *env) *cobra.Command {
 	var yes, stopFirst bool
 	cmd := &cobra.Command{
