@@ -114,8 +114,9 @@ func loadAuthority(base, commonName string) (*authority, error) {
 		}
 		ca.cross, err = readOptional(base + crossSuffix)
 	} else {
-		// The files belong to a previous authority that was removed: none of its certificates is
-		// trusted. The bundle is removed last, because it shows that the work is not done.
+		// The files belong to a previous authority that was removed or replaced: none of its
+		// certificates is trusted. The bundle is written last, because it shows which authority the
+		// files belong to.
 		err = durable.RemoveFile(base + crossSuffix)
 	}
 	if err != nil {
