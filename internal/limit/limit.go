@@ -194,8 +194,8 @@ func (b *Budgets) EndFrom(sources map[netip.Addr]bool) int {
 	return ended
 }
 
-// Trouble describes what the listeners of a component refused in the last minutes, one line each,
-// for component.Status.
+// Trouble describes the refusals of a component's listeners in the last minutes, one line each, for
+// component.Status.
 func (b *Budgets) Trouble(componentName string) []string {
 	var out []string
 	for _, l := range b.all() {
