@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 )
 
-// UpdateFile is WriteFile for a file that may already have this content and mode.
+// UpdateFile does the same as WriteFile, for a file that may already have this content and mode. It
+// then writes nothing.
 func UpdateFile(path string, data []byte, mode os.FileMode) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return SetMode(path, mode)
