@@ -40,8 +40,8 @@ func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 // patience is far longer than it takes to write a few small files, each with a sync.
 const patience = 30 * time.Second
 
-// LockBriefly is Lock for changes of a few small files. It returns an error after a wait that is
-// longer than such a change can take.
+// LockBriefly does the same as Lock, for changes of a few small files. It returns an error after a
+// wait that is longer than such a change can take.
 func LockBriefly(dir string) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
