@@ -33,88 +33,93 @@ type Data string
 
 func (d Data) below(path string) string { return filepath.Join(string(d), path) }
 
-// Lock is the file that the running mote keeps locked. It holds the process ID.
+// Lock returns the path of the file that the running mote keeps locked. The file holds the process
+// ID.
 func (d Data) Lock() string { return d.below(lock) }
 
-// AdminKubeconfig is the admin kubeconfig.
+// AdminKubeconfig returns the path of the admin kubeconfig.
 func (d Data) AdminKubeconfig() string { return d.below(kubeconfig) }
 
-// ResetPlan is the plan of a reset that has begun.
+// ResetPlan returns the path of the plan of a reset that has begun.
 func (d Data) ResetPlan() string { return d.below(resetPlan) }
 
-// Datastore is the directory of the built-in datastore.
+// Datastore returns the directory of the built-in datastore.
 func (d Data) Datastore() string { return d.below(datastore) }
 
-// State is the bbolt file of the built-in datastore.
+// State returns the path of the bbolt file of the built-in datastore.
 func (d Data) State() string { return d.below(state) }
 
-// StateLog is one of the two halves, 0 and 1, of the log of the writes that the bbolt file does not
-// contain yet.
+// StateLog returns the path of one of the two halves, 0 and 1, of the log of the writes that the
+// bbolt file does not contain yet.
 func (d Data) StateLog(half int) string { return d.below(stateLog + strconv.Itoa(half)) }
 
-// Snapshots is the directory of the datastore's snapshots unless the settings name another.
+// Snapshots returns the directory of the datastore's snapshots unless the settings name another.
 func (d Data) Snapshots() string { return d.below(snapshots) }
 
-// Server is the directory of the control plane. A snapshot contains all of it.
+// Server returns the directory of the control plane. A snapshot contains all of the directory.
 func (d Data) Server() string { return d.below(server) }
 
-// TLS is the directory of the control plane's authorities, certificates and service-account keys.
+// TLS returns the directory of the control plane's authorities, certificates and service-account
+// keys.
 func (d Data) TLS() string { return d.below(tls) }
 
-// ServerKubeconfig is the kubeconfig of a component of the control plane.
+// ServerKubeconfig returns the path of the kubeconfig of a component of the control plane.
 func (d Data) ServerKubeconfig(component string) string {
 	return d.below(filepath.Join(server, component+".kubeconfig"))
 }
 
-// EncryptionConfig is the configuration of the encryption at rest. It contains the key.
+// EncryptionConfig returns the path of the configuration of the encryption at rest. The file
+// contains the key.
 func (d Data) EncryptionConfig() string { return d.below(encryption) }
 
-// Policies is the directory of the policy files that kube-apiserver reads.
+// Policies returns the directory of the policy files that kube-apiserver reads.
 func (d Data) Policies() string { return d.below(policies) }
 
-// Manifests is the directory of the manifests that mote applies unless the settings name another.
+// Manifests returns the directory of the manifests that mote applies unless the settings name
+// another.
 func (d Data) Manifests() string { return d.below(manifests) }
 
-// AuditLog is the current file of the audit log. Older files lie beside it.
+// AuditLog returns the path of the current file of the audit log. Older files are beside it.
 func (d Data) AuditLog() string { return d.below(filepath.Join(audit, "audit.log")) }
 
-// VolumePlugins is the directory of the controller manager's FlexVolume drivers.
+// VolumePlugins returns the directory of the controller manager's FlexVolume drivers.
 func (d Data) VolumePlugins() string { return d.below(volumePlugins) }
 
-// Agent is the directory of the node's own files.
+// Agent returns the directory of the node's own files.
 func (d Data) Agent() string { return d.below(agent) }
 
-// NodeName is the file with the name of the node that owns the data directory.
+// NodeName returns the path of the file with the name of the node that owns the data directory.
 func (d Data) NodeName() string { return d.below(nodeName) }
 
-// Credentials is the directory of the node's certificates, keys and kubeconfigs.
+// Credentials returns the directory of the node's certificates, keys and kubeconfigs.
 func (d Data) Credentials() string { return d.below(credentials) }
 
-// ResolvConf is the resolver configuration that the kubelet gives to pods.
+// ResolvConf returns the path of the resolver configuration that the kubelet gives to pods.
 func (d Data) ResolvConf() string { return d.below(resolvConf) }
 
-// Containerd is containerd's root directory.
+// Containerd returns containerd's root directory.
 func (d Data) Containerd() string { return d.below(containerdRoot) }
 
-// CNIConfig is the directory of the pod network's configuration.
+// CNIConfig returns the directory of the pod network's configuration.
 func (d Data) CNIConfig() string { return d.below(cniConfig) }
 
-// StaticPods is the directory of the kubelet's static pods.
+// StaticPods returns the directory of the kubelet's static pods.
 func (d Data) StaticPods() string { return d.below(staticPods) }
 
-// Footprint is the file that records the changes of the node to the machine, for a reset.
+// Footprint returns the path of the file that records the changes of the node to the machine, for a
+// reset.
 func (d Data) Footprint() string { return d.below(footprint) }
 
-// ImageLedger is the file that records which archive each image came from.
+// ImageLedger returns the path of the file that records which archive each image came from.
 func (d Data) ImageLedger() string { return d.below(imageLedger) }
 
-// Payload is the directory of the unpacked programs that run beside each pod.
+// Payload returns the directory of the unpacked programs that run beside each pod.
 func (d Data) Payload() string { return d.below(payload) }
 
-// Images is the directory of the image archives to import unless the settings name another.
+// Images returns the directory of the image archives to import unless the settings name another.
 func (d Data) Images() string { return d.below(images) }
 
-// Volumes is the directory of the volumes of storage class "local".
+// Volumes returns the directory of the volumes of storage class "local".
 func (d Data) Volumes() string { return d.below(volumes) }
 
 // Run is the path of the run directory. A reboot may empty it.
@@ -122,38 +127,41 @@ type Run string
 
 func (r Run) below(path string) string { return filepath.Join(string(r), path) }
 
-// Sockets is the directory of the sockets.
+// Sockets returns the directory of the sockets.
 func (r Run) Sockets() string { return r.below(sockets) }
 
-// StatusSocket is the socket on which a running mote serves its status and its profiles, over HTTP.
+// StatusSocket returns the path of the socket on which a running mote serves its status and its
+// profiles, over HTTP.
 func (r Run) StatusSocket() string { return r.below(statusSocket) }
 
-// DatastoreSocket is the socket on which the built-in datastore serves etcd's API.
+// DatastoreSocket returns the path of the socket on which the built-in datastore serves etcd's API.
 func (r Run) DatastoreSocket() string { return r.below(datastoreSocket) }
 
-// ContainerdSocket is the socket on which containerd serves the CRI and its own API.
+// ContainerdSocket returns the path of the socket on which containerd serves the CRI and its own
+// API.
 func (r Run) ContainerdSocket() string { return r.below(containerdSocket) }
 
-// ImagesSocket is the socket on which mote serves the image half of the CRI to the kubelet.
+// ImagesSocket returns the path of the socket on which mote serves the image half of the CRI to the
+// kubelet.
 func (r Run) ImagesSocket() string { return r.below(imagesSocket) }
 
-// ShimSockets is the directory of the sockets of containerd's shims.
+// ShimSockets returns the directory of the sockets of containerd's shims.
 func (r Run) ShimSockets() string { return r.below(shimSockets) }
 
-// Logs is the directory of the newest part of mote's own log.
+// Logs returns the directory of the newest part of mote's own log.
 func (r Run) Logs() string { return r.below(logs) }
 
-// Containerd is containerd's state directory.
+// Containerd returns containerd's state directory.
 func (r Run) Containerd() string { return r.below(containerdState) }
 
-// Runc is the root directory of runc.
+// Runc returns the root directory of runc.
 func (r Run) Runc() string { return r.below(runc) }
 
-// CNI is the directory of the address leases and results of the CNI plugins.
+// CNI returns the directory of the address leases and results of the CNI plugins.
 func (r Run) CNI() string { return r.below(cni) }
 
-// DNS is the directory of the cluster DNS server.
+// DNS returns the directory of the cluster DNS server.
 func (r Run) DNS() string { return r.below(dns) }
 
-// Volumes is the link through which the kubelet reaches Data.Volumes.
+// Volumes returns the path of the link through which the kubelet reaches Data.Volumes.
 func (r Run) Volumes() string { return r.below(volumes) }
