@@ -37,8 +37,8 @@ const (
 	// it has the answer as bytes, and the decoded objects, which are maps of fields for custom
 	// resources. TestListCosts measures it.
 	datastoreCopies = 10
-	// leastListMemory is the memory for lists that are not streamed where the memory limit is
-	// small.
+	// leastListMemory is the minimum memory for lists that are not streamed. It applies where the
+	// memory limit is small.
 	leastListMemory = 128 << 20
 	// listWait bounds how long such a list waits for others, and maxListWaiters how many lists
 	// wait. Waiting lists keep their seats in priority and fairness.
