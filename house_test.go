@@ -172,8 +172,8 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	}
 }
 
-// TestOnlyMainEndsTheProcess: what ends the process elsewhere leaves deferred work undone, and no caller
-// can decide otherwise.
+// TestOnlyMainEndsTheProcess: what ends the process elsewhere leaves deferred work undone, and no
+// caller can decide otherwise.
 func TestOnlyMainEndsTheProcess(t *testing.T) {
 	ends := map[string][]string{
 		"os":     {"Exit"},
@@ -204,9 +204,9 @@ func TestOnlyMainEndsTheProcess(t *testing.T) {
 	}
 }
 
-// TestNoMutablePackageVariables: state belongs to a value that somebody owns. What is never written is
-// fine: errors to compare with, compiled patterns, tables of fixed size, moments, embedded files,
-// interface checks, and what the linker stamps.
+// TestNoMutablePackageVariables: state belongs to a value that somebody owns. What is never written
+// is fine: errors to compare with, compiled patterns, tables of fixed size, moments, embedded
+// files, interface checks, and what the linker stamps.
 func TestNoMutablePackageVariables(t *testing.T) {
 	fset := token.NewFileSet()
 	for _, file := range sources(t, fset) {
@@ -293,8 +293,8 @@ func TestErrorsSayWhatHappened(t *testing.T) {
 	}
 }
 
-// TestPathsComeFromTheLayout keeps the names of mote's files in one place: a copy of a name elsewhere goes stale, and "mote reset" then
-// leaves the file behind.
+// TestPathsComeFromTheLayout keeps the names of mote's files in one place: a copy of a name
+// elsewhere goes stale, and "mote reset" then leaves the file behind.
 func TestPathsComeFromTheLayout(t *testing.T) {
 	fset := token.NewFileSet()
 	names := regexp.MustCompile(`^"(state\.db|mote\.sock|datastore\.sock|containerd\.sock|images\.sock|restore\.new|replaced-|reset\.json|/var/lib/mote|/run/mote)(/.*)?"$`)
@@ -318,7 +318,8 @@ func TestPathsComeFromTheLayout(t *testing.T) {
 	}
 }
 
-// joinsRoot reports whether call is filepath.Join(x.DataDir, "name") or the same of the run directory.
+// joinsRoot reports whether call is filepath.Join(x.DataDir, "name") or the same of the run
+// directory.
 func joinsRoot(call *ast.CallExpr) bool {
 	join, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok || join.Sel.Name != "Join" || len(call.Args) < 2 {
@@ -329,7 +330,8 @@ func joinsRoot(call *ast.CallExpr) bool {
 	return ok && literal && slices.Contains([]string{"DataDir", "RunDir"}, root.Sel.Name)
 }
 
-// TestFilesFitInAHead is the tail that makes a code base hard: docs and tests may be long, code not.
+// TestFilesFitInAHead is the tail that makes a code base hard: docs and tests may be long, code
+// not.
 func TestFilesFitInAHead(t *testing.T) {
 	const longest, longestFunction = 450, 100
 	fset := token.NewFileSet()

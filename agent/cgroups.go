@@ -36,8 +36,8 @@ type hierarchy struct {
 	unified     bool // cgroup v2
 }
 
-// cgroupTrees finds the cgroup trees in a mountinfo file (proc(5)). It returns a tree that is mounted
-// twice only once.
+// cgroupTrees finds the cgroup trees in a mountinfo file (proc(5)). It returns a tree that is
+// mounted twice only once.
 func cgroupTrees(file io.Reader) ([]hierarchy, error) {
 	mounts, err := mountinfo.GetMountsFromReader(file, func(m *mountinfo.Info) (skip, stop bool) {
 		return !strings.HasPrefix(m.FSType, "cgroup"), false

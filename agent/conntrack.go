@@ -15,13 +15,14 @@ import (
 // that many.
 const maxGone = 256
 
-// flushGone ends the connections of removed pods until the channel of their addresses is closed: those
-// from the pods to mote's ports (limit.Budgets.EndFrom), and the kernel's UDP connections to them.
+// flushGone ends the connections of removed pods until the channel of their addresses is closed:
+// those from the pods to mote's ports (limit.Budgets.EndFrom), and the kernel's UDP connections to
+// them.
 //
-// A UDP connection keeps the translation of its first packet. A client that goes on sending to a host
-// port, without a pause of 30 seconds, would reach the address of the removed pod for ever, even if
-// another pod has the port now. The CNI plugin portmap flushes such connections only when it adds a
-// pod with a host port, and it adds no pods of the host's network
+// A UDP connection keeps the translation of its first packet. A client that goes on sending to a
+// host port, without a pause of 30 seconds, would reach the address of the removed pod for ever,
+// even if another pod has the port now. The CNI plugin portmap flushes such connections only when
+// it adds a pod with a host port, and it adds no pods of the host's network
 // (containernetworking/plugins#1190). kube-proxy does the same for Services.
 func flushGone(gone <-chan netip.Addr, budgets *limit.Budgets) {
 	for address := range gone {

@@ -63,7 +63,8 @@ func argPort(args []string, name string, addr netip.Addr, port uint16, who, sett
 	return portUse{netip.AddrPortFrom(addr, port), who, setting + " " + name + "=..."}
 }
 
-// checkPort returns an error that names the process whose socket keeps mote from listening on p, or nil.
+// checkPort returns an error that names the process whose socket keeps mote from listening on p, or
+// nil.
 func checkPort(p portUse, sockets []host.Socket) error {
 	for _, s := range sockets {
 		if s.UDP || !collide(p.addr, s.Addr) {

@@ -12,23 +12,26 @@ import (
 )
 
 const (
-	// watchMemory is the part of the memory limit that counts for one watch, in bytes. A watch takes some
-	// 20 KiB (test/siege, "watches"), so all of them take a sixth of the limit at most.
+	// watchMemory is the part of the memory limit that counts for one watch, in bytes. A watch
+	// takes some 20 KiB (test/siege, "watches"), so all of them take a sixth of the limit at most.
 	watchMemory = 128 << 10
-	// mostWatches and leastWatches bound the watches of all clients, mostSourceWatches those of one client
-	// address. A controller of a cluster with many custom resources has some hundred watches.
+	// mostWatches and leastWatches bound the watches of all clients, mostSourceWatches those of one
+	// client address. A controller of a cluster with many custom resources has some hundred
+	// watches.
 	mostWatches, leastWatches, mostSourceWatches = 8192, 1024, 1024
 )
 
-// watchBound refuses watches over a number. A watch lives for half an hour or more and costs memory and
-// a goroutine for all of that time; upstream bounds requests under way without watches, and priority
-// and fairness counts a watch only while it begins. Programs of this machine are not bounded.
+// watchBound refuses watches over a number. A watch lives for half an hour or more and costs memory
+// and a goroutine for all of that time; upstream bounds requests under way without watches, and
+// priority and fairness counts a watch only while it begins. Programs of this machine are not
+// bounded.
 type watchBound struct {
 	gate *fair.Gate
 	next http.Handler
 }
 
-// newWatchGate returns the gate for the watches of all clients. memory is the memory limit of the process, 0 for none.
+// newWatchGate returns the gate for the watches of all clients. memory is the memory limit of the
+// process, 0 for none.
 func newWatchGate(memory int64) *fair.Gate {
 	total := int64(mostWatches)
 	if memory > 0 {
@@ -70,7 +73,8 @@ func (b *watchBound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.next.ServeHTTP(w, r)
 }
 
-// sourceOf returns the client address that counts for r. It is the zero address for programs of this machine.
+// sourceOf returns the client address that counts for r. It is the zero address for programs of
+// this machine.
 func sourceOf(r *http.Request) netip.Addr {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

@@ -35,11 +35,11 @@ func (l turnListener) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-// turnConn is a connection whose reader computes in its source's turn if it speaks HTTP/2. Such a connection
-// costs processor time for frames that are no request: headers are decompressed, streams are
-// opened and reset (CVE-2023-44487). net/http handles the frames of a connection between two reads, so the turn
-// begins when a read returns and ends with the next read. Connections of HTTP/1 take no turns here, because
-// nearly all of their work is a request, which has its own turn.
+// turnConn is a connection whose reader computes in its source's turn if it speaks HTTP/2. Such a
+// connection costs processor time for frames that are no request: headers are decompressed, streams
+// are opened and reset (CVE-2023-44487). net/http handles the frames of a connection between two
+// reads, so the turn begins when a read returns and ends with the next read. Connections of HTTP/1
+// take no turns here, because nearly all of their work is a request, which has its own turn.
 type turnConn struct {
 	*limit.Conn
 	gate   *fair.Gate
@@ -54,7 +54,8 @@ type turnConn struct {
 	begun           bool
 }
 
-// takeTurns makes the reader of conn take turns. It is for clients that offer HTTP/2 in a TLS handshake.
+// takeTurns makes the reader of conn take turns. It is for clients that offer HTTP/2 in a TLS
+// handshake.
 func takeTurns(conn net.Conn) {
 	if c, ok := conn.(*turnConn); ok {
 		c.turns.Store(true)

@@ -16,8 +16,9 @@ import (
 	"github.com/mote-k8s/mote/internal/limit"
 )
 
-// TestConnectionsTakeTurns: between two reads of HTTP/2 only as many connections compute as may, the sources one after
-// another, and a connection that is closed gives its turn back wherever its reader is.
+// TestConnectionsTakeTurns: between two reads of HTTP/2 only as many connections compute as may,
+// the sources one after another, and a connection that is closed gives its turn back wherever its
+// reader is.
 func TestConnectionsTakeTurns(t *testing.T) {
 	gate := fair.New(fair.Config{Running: 1, Total: math.MaxInt64, PerSource: math.MaxInt64})
 	listener, err := limit.New().Listen(t.Context(), "127.0.0.1:0", limit.Config{Connections: 100, Own: 100})

@@ -1,5 +1,5 @@
-// Package host reads the state of this machine that several parts of mote need: sockets and the processes that hold them.
-// It knows the kernel's interfaces and nothing of Kubernetes.
+// Package host reads the state of this machine that several parts of mote need: sockets and the
+// processes that hold them. It knows the kernel's interfaces and nothing of Kubernetes.
 package host
 
 import (
@@ -25,8 +25,8 @@ type Socket struct {
 	inode string
 }
 
-// socketTables are the files of proc(5) with the state of a socket that waits for others. Files of IPv6 are missing
-// on kernels without it.
+// socketTables are the files of proc(5) with the state of a socket that waits for others. Files of
+// IPv6 are missing on kernels without it.
 func socketTables() []struct {
 	name, state string
 	udp         bool
@@ -80,8 +80,8 @@ func readSockets(path, state string) ([]Socket, error) {
 	return sockets, lines.Err()
 }
 
-// parseSocket parses ADDRESS:PORT in hexadecimal. The address consists of 32-bit words in the byte order of the
-// machine, which is little-endian on every machine that mote runs on.
+// parseSocket parses ADDRESS:PORT in hexadecimal. The address consists of 32-bit words in the byte
+// order of the machine, which is little-endian on every machine that mote runs on.
 func parseSocket(text string) (netip.AddrPort, error) {
 	address, portText, _ := strings.Cut(text, ":")
 	raw, err := hex.DecodeString(address)
@@ -99,7 +99,8 @@ func parseSocket(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr.Unmap(), uint16(port)), nil
 }
 
-// Owner names the process that holds the socket: "pid 812 (nginx)", or "another process" if it cannot be found.
+// Owner names the process that holds the socket: "pid 812 (nginx)", or "another process" if it
+// cannot be found.
 func (s Socket) Owner() string {
 	const unknown = "another process"
 	want := "socket:[" + s.inode + "]"

@@ -180,9 +180,9 @@ func (b *Budgets) all() []*Listener {
 	return slices.Clone(b.listeners)
 }
 
-// EndFrom resets the connections from sources that no longer exist, such as the addresses of removed
-// pods, and returns their number. A client without a network cannot close its connections, and the
-// kernel keeps unacknowledged data for a quarter of an hour.
+// EndFrom resets the connections from sources that no longer exist, such as the addresses of
+// removed pods, and returns their number. A client without a network cannot close its connections,
+// and the kernel keeps unacknowledged data for a quarter of an hour.
 func (b *Budgets) EndFrom(sources map[netip.Addr]bool) int {
 	ended := 0
 	for _, l := range b.all() {

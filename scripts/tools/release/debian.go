@@ -37,8 +37,8 @@ func debianLibrary(file string) (*part, error) {
 	return p, p.addCopyright("/usr/share/doc/" + p.name + "/copyright")
 }
 
-// debianSource returns the source package of a library. A package for another architecture is repacked from that
-// architecture's, whose source it names as Built-Using.
+// debianSource returns the source package of a library. A package for another architecture is
+// repacked from that architecture's, whose source it names as Built-Using.
 func debianSource(source, version, builtUsing string) (string, string) {
 	for _, m := range regexp.MustCompile(`(\S+) \(= ([^)]+)\)`).FindAllStringSubmatch(builtUsing, -1) {
 		switch {
@@ -50,8 +50,8 @@ func debianSource(source, version, builtUsing string) (string, string) {
 	return source, version
 }
 
-// commonLicense is how a Debian copyright file refers to a licence's text. The licences of manuals are left out: no
-// manual is in the file.
+// commonLicense is how a Debian copyright file refers to a licence's text. The licences of manuals
+// are left out: no manual is in the file.
 var commonLicense = regexp.MustCompile(`/usr/share/common-licenses/((?:L?GPL|Apache|BSD|MPL)[-0-9.]*[0-9]?)`)
 
 // addCopyright adds a Debian copyright file and the licence texts that it refers to.

@@ -16,11 +16,12 @@ import (
 // licenseName matches the names of files that hold a licence or a notice which has to be passed on.
 var licenseName = regexp.MustCompile(`(?i)^(li[cs]en[cs]e|copying|copyright|notice|patents|unlicense)s?([-_.].*)?$|^[a-z0-9.]+[-_]li[cs]en[cs]e([.](txt|md))?$`)
 
-// notText are suffixes of files that are named like a licence and are not one, or are one for documentation, which
-// is not in the file.
+// notText are suffixes of files that are named like a licence and are not one, or are one for
+// documentation, which is not in the file.
 var notText = regexp.MustCompile(`(?i)[.](docs|go|sh|py|tmpl|tpl|json|ya?ml|sha256|header)$`)
 
-// coverage is the percentage of a file that must be known licence text for the file to count as a licence.
+// coverage is the percentage of a file that must be known licence text for the file to count as a
+// licence.
 const coverage = 60
 
 // addTexts adds the licences and notices in dir and in those above it, up to root.
@@ -57,7 +58,8 @@ func (p *part) addText(text string) {
 		return
 	}
 	for _, match := range known.Match {
-		// Google's patent grants are no licences of SPDX's list; their text is passed on like a notice.
+		// Google's patent grants are no licences of SPDX's list; their text is passed on like a
+		// notice.
 		if !match.IsURL && !strings.HasPrefix(match.ID, "Google") && !slices.Contains(p.licenses, match.ID) {
 			p.licenses = append(p.licenses, match.ID)
 		}
@@ -129,8 +131,8 @@ func writeLicenses(o options) error {
 	return write(o.out, encoder.EncodeAll(document(tidy(own), all), nil))
 }
 
-// write replaces a file, unless it has the content already: the Go build compares embedded files by their content,
-// other tools by their time.
+// write replaces a file, unless it has the content already: the Go build compares embedded files by
+// their content, other tools by their time.
 func write(path string, content []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
 		return nil

@@ -121,8 +121,8 @@ func packages(dir string, flags, env []string, patterns ...string) ([]goPackage,
 	}
 }
 
-// addPackages adds the modules of a program's packages, with the licence texts of each package's directory and
-// of those above it in its module.
+// addPackages adds the modules of a program's packages, with the licence texts of each package's
+// directory and of those above it in its module.
 func addPackages(found map[string]*part, program string, list []goPackage) error {
 	for _, pkg := range list {
 		p, root := newPart(pkg)
@@ -145,7 +145,8 @@ func addPackages(found map[string]*part, program string, list []goPackage) error
 	return nil
 }
 
-// newPart returns the part that pkg belongs to and the part's directory, or nil for mote's own packages.
+// newPart returns the part that pkg belongs to and the part's directory, or nil for mote's own
+// packages.
 func newPart(pkg goPackage) (*part, string) {
 	if pkg.Standard {
 		version := strings.TrimPrefix(runtime.Version(), "go")

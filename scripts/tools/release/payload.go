@@ -51,7 +51,8 @@ func payloadPrograms(arch string) ([]program, error) {
 	}
 }
 
-// packages lists the packages of p with the settings that p was built with, which its build information holds.
+// packages lists the packages of p with the settings that p was built with, which its build
+// information holds.
 func (p program) packages() ([]goPackage, error) {
 	flags, env := []string{"-mod=readonly"}, []string{"GOFLAGS="}
 	for _, setting := range p.info.Settings {

@@ -106,7 +106,8 @@ func TestDebianSource(t *testing.T) {
 	}
 }
 
-// TestProgramWithOtherModules: a program that was linked from other modules than its licences are of has no list of parts.
+// TestProgramWithOtherModules: a program that was linked from other modules than its licences are
+// of has no list of parts.
 func TestProgramWithOtherModules(t *testing.T) {
 	all := []*part{{name: "std", version: "go1.26.8", programs: []string{"mote"}}, {name: "example.com/a", version: "v1.0.0", programs: []string{"mote"}}}
 	info := &debug.BuildInfo{GoVersion: "go1.26.8", Deps: []*debug.Module{{Path: "example.com/a", Version: "v1.0.0"}}}
@@ -158,7 +159,8 @@ func TestSign(t *testing.T) {
 	if err := os.WriteFile(sums, message, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// The level release of scripts/test signs with a key that has a password, which costs a gigabyte of memory.
+	// The level release of scripts/test signs with a key that has a password, which costs a
+	// gigabyte of memory.
 	for name, c := range map[string]struct {
 		key   []byte
 		works bool

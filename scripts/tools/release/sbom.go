@@ -15,8 +15,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// writeSBOM writes the list of parts of a packed file in CycloneDX's JSON. Which modules there are is taken from the
-// build information of the programs themselves; a module in it whose licence is not embedded is an error.
+// writeSBOM writes the list of parts of a packed file in CycloneDX's JSON. Which modules there are
+// is taken from the build information of the programs themselves; a module in it whose licence is
+// not embedded is an error.
 func writeSBOM(o options) error {
 	all, err := parts(o)
 	if err != nil {
@@ -64,7 +65,8 @@ func writeSBOM(o options) error {
 	return write(o.out, out.Bytes())
 }
 
-// compare fails unless the build information of every program names the modules that parts found for it.
+// compare fails unless the build information of every program names the modules that parts found
+// for it.
 func compare(all []*part, programs []program) error {
 	var errs []error
 	for _, p := range programs {
@@ -81,7 +83,8 @@ func compare(all []*part, programs []program) error {
 	return errors.Join(errs...)
 }
 
-// newBOM returns a list with what it says of the packed file itself. The same file gives the same list.
+// newBOM returns a list with what it says of the packed file itself. The same file gives the same
+// list.
 func newBOM(o options, packed []byte) *cdx.BOM {
 	sum := sha256.Sum256(packed)
 	bom := cdx.NewBOM()

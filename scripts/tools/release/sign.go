@@ -9,8 +9,8 @@ import (
 	"aead.dev/minisign"
 )
 
-// sign writes path.minisig with the minisign key in the file that MOTE_RELEASE_KEY names, and the password in
-// MOTE_RELEASE_PASSWORD if the key is encrypted.
+// sign writes path.minisig with the minisign key in the file that MOTE_RELEASE_KEY names, and the
+// password in MOTE_RELEASE_PASSWORD if the key is encrypted.
 func sign(path string) error {
 	keyFile := os.Getenv("MOTE_RELEASE_KEY")
 	if path == "" || keyFile == "" {
