@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 )
@@ -349,4 +350,84 @@ func TestFilesFitInAHead(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestCommentsAreWrapped keeps comments within 100 columns, so that two files fit beside each
+// other. A tab counts as four. Directives, single long URLs and preformatted lines, which begin
+// with a tab, are exempt.
+func TestCommentsAreWrapped(t *testing.T) {
+	const widest = 100
+	exempt := regexp.MustCompile(`^//(go:|lint:|\t| ?https?://\S+$)`)
+	for _, file := range sources(t, token.NewFileSet()) {
+		text, err := os.ReadFile(file.path)
+		require.NoError(t, err)
+		for i, line := range strings.Split(string(text), "\n") {
+			comment := strings.TrimLeft(line, "\t")
+			if !strings.HasPrefix(comment, "//") || exempt.MatchString(comment) {
+				continue
+			}
+			if columns := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    ")); columns > widest {
+				t.Errorf("%s:%d: a comment of %d columns: wrap the paragraph at %d", file.path, i+1, columns, widest)
+			}
+		}
+	}
+}
+
+// TestPackagesFitInAHead keeps packages small enough to know: at most 25 files and 40 exported
+// names. An exception names its reason.
+func TestPackagesFitInAHead(t *testing.T) {
+	const mostFiles, mostNames = 25, 40
+	exceptions := map[string]string{
+		"agent":      "images are going to be a package of their own",
+		"cmd/mote":   "one file for each verb",
+		"test/bench": "one file for each thing that is measured",
+	}
+	files, names := map[string]int{}, map[string]int{}
+	for _, file := range sources(t, token.NewFileSet()) {
+		if file.test {
+			continue
+		}
+		files[file.dir]++
+		for _, decl := range file.ast.Decls {
+			names[file.dir] += exported(decl)
+		}
+	}
+	for dir, count := range files {
+		if exceptions[dir] != "" {
+			continue
+		}
+		if count > mostFiles {
+			t.Errorf("%s has %d files (at most %d): split it by what it is about", dir, count, mostFiles)
+		}
+		if names[dir] > mostNames {
+			t.Errorf("%s exports %d names (at most %d): export what another package uses today", dir, names[dir], mostNames)
+		}
+	}
+}
+
+// exported counts the exported names that a declaration adds to its package. Methods belong to
+// their type.
+func exported(decl ast.Decl) (count int) {
+	switch decl := decl.(type) {
+	case *ast.FuncDecl:
+		if decl.Recv == nil && decl.Name.IsExported() {
+			count++
+		}
+	case *ast.GenDecl:
+		for _, spec := range decl.Specs {
+			switch spec := spec.(type) {
+			case *ast.TypeSpec:
+				if spec.Name.IsExported() {
+					count++
+				}
+			case *ast.ValueSpec:
+				for _, name := range spec.Names {
+					if name.IsExported() {
+						count++
+					}
+				}
+			}
+		}
+	}
+	return count
 }

@@ -105,13 +105,7 @@ func (m *Machine) Run(ctx context.Context) error {
 		slog.Error("cannot start", "component", "mote", "err", err)
 		return DiskHint(err)
 	}
-	for _, f := range warnings {
-		slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
-	}
-	logProxy(m.env.Getenv)
-	if note != "" {
-		slog.Warn("the node is not called as its host is", "component", "mote", "node", m.NodeName, "message", note)
-	}
+	m.logStart(warnings, note)
 	watch, err := m.newNodeWatch(started)
 	if err != nil {
 		return err
@@ -124,6 +118,18 @@ func (m *Machine) Run(ctx context.Context) error {
 	}
 
 	return m.runParts(ctx, &parts{group, watch, store, manager, log, started, budgets, note})
+}
+
+// logStart logs the findings of the preflight, the proxy in use, and why the node's name is not
+// that of its host, if note says so.
+func (m *Machine) logStart(warnings []agent.Finding, note string) {
+	for _, f := range warnings {
+		slog.Warn("machine is not ideal", "component", "mote", "check", f.Name, "message", f.Message)
+	}
+	logProxy(m.env.Getenv)
+	if note != "" {
+		slog.Warn("the node is not called as its host is", "component", "mote", "node", m.NodeName, "message", note)
+	}
 }
 
 // parts holds the components of a node and the receivers of its status.
