@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Client returns a client of the store, which must be closed. It connects when it is used.
+// Client returns a client of the store. It connects on first use. The caller must close it.
 func (d *Datastore) Client() (*clientv3.Client, error) {
 	config := clientv3.Config{
 		Endpoints: strings.Split(d.Endpoint(), ","), Logger: zap.NewNop(),

@@ -8,47 +8,55 @@ import (
 	"time"
 )
 
-// Config says where the datastore lives.
+// Config describes where the datastore keeps its data and how it serves it.
 type Config struct {
-	// Endpoint says what keeps the data: "bolt" (or nothing), the default; "sqlite" or "sqlite:///FILE";
-	// "postgres://USER:PASSWORD@HOST:5432/DATABASE"; "mysql://USER:PASSWORD@tcp(HOST:3306)/DATABASE";
-	// "nats://USER:PASSWORD@HOST:4222"; or an etcd's "https://HOST:2379", several joined by commas. It may hold a
-	// password: it is in no error and in no log.
+	// Endpoint selects the storage engine: "bolt" (or empty), the default; "sqlite" or
+	// "sqlite:///FILE"; "postgres://USER:PASSWORD@HOST:5432/DATABASE";
+	// "mysql://USER:PASSWORD@tcp(HOST:3306)/DATABASE"; "nats://USER:PASSWORD@HOST:4222"; or the URL
+	// of an etcd, "https://HOST:2379", several joined by commas. It may hold a password, so no
+	// error and no log contains it.
 	Endpoint string
-	// CAFile verifies the server of Endpoint; CertFile and KeyFile are ours before it. PEM; all may be empty.
+	// CAFile verifies the server of Endpoint. CertFile and KeyFile are mote's client certificate
+	// and key for that server. All are PEM and may be empty.
 	CAFile, CertFile, KeyFile string
-	// Path is the bbolt file. It and its folder (0700) are made when missing. SQLite's file is beside it, unless
-	// Endpoint names another.
+	// Path is the bbolt file. The file and its directory (0700) are created if missing. SQLite's
+	// file is in the same directory, unless Endpoint names another.
 	Path string
-	// Socket is the unix socket that etcd v3 is served on, with mode 0600. Its folder is made with
-	// mode 0700 when missing.
+	// Socket is the unix socket that serves etcd v3, with mode 0600. Its directory is created with
+	// mode 0700 if missing.
 	Socket string
-	// Listen is a further endpoint for clients elsewhere. The default is none.
+	// Listen is an additional TCP endpoint for remote clients. The default is none.
 	Listen Listen
-	// Restore returns the store's file of the newest good snapshot and the snapshot's name, for a start that finds damage which cannot be
-	// repaired without. nil is none.
+	// Restore returns the store file and the name of the newest valid snapshot. A start calls it
+	// when it finds damage that it cannot repair without a snapshot. Nil means that there is no
+	// snapshot.
 	Restore func() (file io.ReadCloser, name string, err error)
-	// ProgressInterval is how often watches are told the current revision when nothing happens in their
-	// range; 0 is once a minute. More often wakes the apiserver for nothing.
+	// ProgressInterval is how often a watch receives the current revision while nothing happens in
+	// its range. 0 means once a minute. A shorter interval wakes the apiserver for nothing.
 	ProgressInterval time.Duration
-	// Volatile are the beginnings of keys that are kept in memory and written at checkpoints and at a clean
-	// stop only: after a crash they are what they were then. nil is DefaultVolatile, which an idle cluster
-	// needs to leave the disk alone; empty is none.
+	// Volatile lists prefixes of keys that are kept in memory and written only at checkpoints and
+	// at a clean stop. After a crash these keys have the values of the last checkpoint. Nil means
+	// DefaultVolatile, which an idle cluster needs to cause no disk writes; an empty slice means
+	// none.
 	Volatile []string
-	// QuotaBytes is how much the store may hold; 0 is 8 GiB. Over it, writes are refused as etcd refuses them, until compaction has made
-	// room. Too little stops the cluster from changing; more than the disk has lets it run full.
+	// QuotaBytes limits the size of the store; 0 means 8 GiB. Above it, writes are refused as etcd
+	// refuses them, until compaction has made room. A limit that is too small stops the cluster
+	// from changing; a limit above the free space of the disk lets the disk run full.
 	QuotaBytes int64
-	// Above is a revision above which a store that is empty begins, with its history compacted: for a copy of another
-	// store, which may be served before it is whole. etcd and NATS cannot be told. 0 is no wish.
+	// Above is a revision. An empty store begins above it, with its history compacted. Set it for
+	// the target of a migration, which may be served before it is complete. etcd and NATS do not
+	// support it. 0 means no minimum.
 	Above int64
 }
 
-// defaultProgressInterval must be well below the apiserver's five minutes between compactions, or idle watches
-// could not be resumed; each time wakes the apiserver once for each resource.
+// defaultProgressInterval must be well below the apiserver's five minutes between compactions, or
+// idle watches could not be resumed. Each progress message wakes the apiserver once for each
+// resource.
 const defaultProgressInterval = time.Minute
 
-// DefaultVolatile are keys whose values are signs of life, which their owners write again within seconds: leases of
-// nodes, of apiservers and of their addresses, and the apiserver's note of what it compacted.
+// DefaultVolatile returns the keys whose values are heartbeats. Their owners write them again
+// within seconds: the leases of nodes, of apiservers and of their addresses, and the apiserver's
+// record of its last compaction.
 func DefaultVolatile() []string {
 	return []string{
 		"/registry/leases/kube-node-lease/",
@@ -59,13 +67,14 @@ func DefaultVolatile() []string {
 	}
 }
 
-// VolatileEvents are the keys of events, for who would rather lose those of the last minutes in a crash than write them.
+// VolatileEvents returns the keys of events. Use it to lose the events of the last minutes in a
+// crash rather than write them.
 func VolatileEvents() []string { return []string{"/registry/events/"} }
 
-// maxSocketPath is what the kernel has room for in a socket address, in bytes.
+// maxSocketPath is the longest path in bytes that the kernel accepts in a socket address.
 const maxSocketPath = 107
 
-// Validate says what is wrong with the configuration.
+// Validate returns an error that describes what is wrong with the configuration.
 func (c Config) Validate() error {
 	switch {
 	case c.Path == "" || c.Socket == "":

@@ -33,7 +33,8 @@ var (
 	crashSeed   = flag.Uint64("crash.seed", 0, "seed of TestCrash; 0 takes one from the clock")
 )
 
-// serveUntilKilled is the victim: this test program, started again. The benchmarks stop it politely.
+// serveUntilKilled is the victim process: this test program, started again. The benchmarks stop it
+// cleanly.
 func serveUntilKilled(dir string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -46,9 +47,9 @@ func serveUntilKilled(dir string) {
 	}
 }
 
-// TestCrash proves the promise: a datastore is killed at random moments while writers outside
-// note what was acknowledged; afterwards all of that is there, revisions never went back, and the
-// file is sound.
+// TestCrash kills a datastore at random moments while writers outside record each acknowledged
+// write. Afterwards every acknowledged write must be in the store, revisions must not have gone
+// back, and the file must be sound.
 func TestCrash(t *testing.T) {
 	c := newCrash(t)
 	for i := range crashWriters {
@@ -61,8 +62,9 @@ func TestCrash(t *testing.T) {
 	t.Logf("%d kills, %d acknowledged writes, last revision %d", *crashRounds, acknowledged, c.revision)
 }
 
-// TestCrashHistory: over kills, too, clients that share keys see one store that does one thing after the other.
-// What has no answer when it dies may have been done or not.
+// TestCrashHistory checks, across kills too, that clients that share keys see one store that
+// executes one request after the other. A request without an answer at the kill may or may not have
+// been executed.
 func TestCrashHistory(t *testing.T) {
 	c := newCrash(t)
 	const keys, clients, enough = 4, 6, 1_000_000
@@ -77,7 +79,7 @@ func TestCrashHistory(t *testing.T) {
 			group.Go(func() { h.Client(ctx, client, id, enough, rng) })
 		}
 		c.kill(child)
-		cancel() // reads would be tried for ever
+		cancel() // cancel() // otherwise reads retry for ever
 		group.Wait()
 		require.NoError(t, client.Close())
 		h.Settle()
@@ -96,7 +98,7 @@ func newCrash(t *testing.T) *crash {
 
 const (
 	crashWriters = 8
-	crashKeys    = 6 // of each writer
+	crashKeys    = 6 // per writer
 )
 
 type crash struct {
@@ -104,10 +106,11 @@ type crash struct {
 	rng      *rand.Rand
 	dir      string
 	writers  []*crashWriter
-	revision int64 // the highest that anybody was told
+	revision int64 // the highest that any client has received
 }
 
-// round starts the victim, checks it, writes and kills it. It returns how much was acknowledged.
+// round starts the victim, checks it, writes to it and kills it. It returns how many writes were
+// acknowledged.
 func (c *crash) round() int {
 	child := c.start()
 	client := c.client()
@@ -119,7 +122,7 @@ func (c *crash) round() int {
 		rng := rand.New(rand.NewPCG(c.rng.Uint64(), 0))
 		group.Go(func() { w.run(ctx, client, rng) })
 	}
-	beat := int64(0) // the highest revision of a key that may be lost: it must not be given out again
+	beat := int64(0) // the highest revision of a key that may be lost: no other write may get it
 	group.Go(func() {
 		for {
 			resp, err := client.Put(ctx, datastore.DefaultVolatile()[0]+"node", "alive")
@@ -138,7 +141,7 @@ func (c *crash) round() int {
 	return c.collect()
 }
 
-// start starts a victim.
+// start starts the victim process.
 func (c *crash) start() *exec.Cmd {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), crashChildEnv+"="+c.dir)
@@ -148,24 +151,24 @@ func (c *crash) start() *exec.Cmd {
 }
 
 func (c *crash) kill(child *exec.Cmd) {
-	time.Sleep(time.Duration(c.rng.IntN(200)) * time.Millisecond) // the random moment
+	time.Sleep(time.Duration(c.rng.IntN(200)) * time.Millisecond) // the kill comes at a random moment
 	require.NoError(c, child.Process.Kill())
-	_ = child.Wait() // ends with the signal
+	_ = child.Wait() // the signal ends it
 }
 
 func (c *crash) client() *clientv3.Client {
-	// By default the client waits a second after the socket was not there.
+	// By default the client waits a second after it has found no socket.
 	impatient := backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1.5, MaxDelay: 10 * time.Millisecond}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:   []string{"unix://" + config(c.dir).Socket},
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: impatient, MinConnectTimeout: time.Minute})},
-		Logger:      zap.NewNop(), // it would tell of every kill
+		Logger:      zap.NewNop(), // it would log each kill
 	})
 	require.NoError(c, err)
 	return client
 }
 
-// verify compares a store that has just started with what was acknowledged before.
+// verify compares a newly started store with the writes that were acknowledged before.
 func (c *crash) verify(client *clientv3.Client) {
 	ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
 	defer cancel()
@@ -187,7 +190,7 @@ func (c *crash) verify(client *clientv3.Client) {
 	c.revision = resp.Header.Revision
 }
 
-// checkFile looks at the file that the kill left.
+// checkFile checks the file that the kill left behind.
 func (c *crash) checkFile() {
 	s, err := bolt.Open(config(c.dir).Path, bolt.Options{})
 	require.NoError(c, err)
@@ -205,16 +208,16 @@ func (c *crash) collect() int {
 	return total
 }
 
-// state is what a key holds; no value means that the key is not there.
+// state is the value of a key; nil means that the key does not exist.
 type state struct {
 	value string
 	mod   int64
 }
 
-// noted is what a writer knows of a key that nobody else writes.
+// noted is the knowledge of a writer about a key that only it writes.
 type noted struct {
 	sure   state
-	unsure *state // a write that was sent and not answered
+	unsure *state // a write that was sent and got no answer
 }
 
 type crashWriter struct {
@@ -224,7 +227,7 @@ type crashWriter struct {
 	acknowledged int
 }
 
-// run writes until the store is gone.
+// run writes until the store has stopped.
 func (w *crashWriter) run(ctx context.Context, client *clientv3.Client, rng *rand.Rand) {
 	for {
 		key := fmt.Sprintf("/crash/%d/%d", w.id, rng.IntN(crashKeys))

@@ -10,7 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestDamageIsAnAlarm: clients see etcd's alarm, and people a trouble of the component, once damage was met.
+// TestDamageIsAnAlarm checks that after damage clients see etcd's alarm and the component reports a
+// trouble.
 func TestDamageIsAnAlarm(t *testing.T) {
 	dir := t.TempDir()
 	d, stop := serve(t, dir)
@@ -29,7 +30,7 @@ func TestDamageIsAnAlarm(t *testing.T) {
 	require.NoError(t, err)
 	defer file.Close()
 	const page, pages = 4096, 64
-	_, err = file.WriteAt(make([]byte, (pages-2)*page), 2*page) // all but the headers
+	_, err = file.WriteAt(make([]byte, (pages-2)*page), 2*page) // everything except the headers
 	require.NoError(t, err)
 	_, err = etcdserverpb.NewKVClient(client.ActiveConnection()).Range(t.Context(), &etcdserverpb.RangeRequest{Key: []byte("/key")})
 	require.Equal(t, codes.DataLoss, status.Code(err), "%v", err)

@@ -1,8 +1,10 @@
-// Package datastore gives the apiserver an etcd v3 endpoint: on a private unix socket, or that of an etcd elsewhere.
+// Package datastore gives the apiserver an etcd v3 endpoint: on a private unix socket, or the
+// endpoint of an external etcd.
 //
-// It owns the socket, the choice of what keeps the data and the life of it: package bolt, served by package etcd; or package
-// sql (SQLite, PostgreSQL, MySQL, NATS), served by kine; or an etcd of others, which is only looked at. Enter
-// through New; the Datastore is a component.Component. Endpoint and String may be called at any time from any goroutine.
+// It owns the socket, the choice of the storage engine and the engine's lifecycle. The engines are
+// package bolt, served by package etcd; package sql (SQLite, PostgreSQL, MySQL, NATS), served by
+// kine; or an external etcd, which this package only probes. Enter through New; the Datastore is a
+// component.Component. Endpoint and String are safe to call at any time from any goroutine.
 package datastore
 
 import (
@@ -27,24 +29,24 @@ import (
 )
 
 const (
-	// reachTimeout is how long a server of others may take to answer at start: that of a machine which was
-	// switched on together with ours.
+	// reachTimeout is how long an external server may take to answer at start: long enough for a
+	// machine that was switched on at the same time as this one.
 	reachTimeout = 2 * time.Minute
-	// reachInterval is between two questions.
+	// reachInterval is the time between two probes.
 	reachInterval = time.Second
-	// healthKey is what the apiserver reads to see whether its store is well.
+	// healthKey is the key that the apiserver reads to check the health of its store.
 	healthKey = "/registry/health"
 )
 
-// Datastore is the store and its endpoint as one component.
+// Datastore runs the store and its endpoint as one component.
 type Datastore struct {
 	cfg    Config
 	engine engine
 	// serving is closed once the endpoint answers.
 	serving chan struct{}
-	// missing is what Ready says meanwhile.
+	// missing is the error that Ready returns until then.
 	missing atomic.Pointer[error]
-	// bolt is for the metrics; nil with other engines.
+	// bolt is for the metrics; it is nil with other engines.
 	bolt atomic.Pointer[bolt.Store]
 }
 
@@ -53,7 +55,7 @@ var (
 	_ component.Troubled  = (*Datastore)(nil)
 )
 
-// New validates cfg. It touches no file and asks no server, but TLS files are read.
+// New validates cfg. It reads the TLS files, touches no other file and contacts no server.
 func New(cfg Config) (*Datastore, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -74,11 +76,12 @@ func New(cfg Config) (*Datastore, error) {
 // Name implements component.Component.
 func (d *Datastore) Name() string { return "datastore" }
 
-// String says what keeps the data, without passwords: "postgres at 10.0.0.5:5432, database kubernetes".
+// String names the engine and its address, without passwords: "postgres at 10.0.0.5:5432, database
+// kubernetes".
 func (d *Datastore) String() string { return d.engine.String() }
 
-// Endpoint is where the store is served, as an etcd client wants it: unix:///run/mote/sockets/datastore.sock, or the
-// URLs of an etcd elsewhere, joined by commas. For the latter Config's TLS files are needed.
+// Endpoint returns the address for an etcd client: unix:///run/mote/sockets/datastore.sock, or the
+// URLs of an external etcd, joined by commas. An external etcd needs the TLS files of Config.
 func (d *Datastore) Endpoint() string {
 	if _, elsewhere := d.engine.(remote); elsewhere {
 		return d.cfg.Endpoint
@@ -86,8 +89,8 @@ func (d *Datastore) Endpoint() string {
 	return "unix://" + d.cfg.Socket
 }
 
-// HasState reports whether an earlier start left a store on this machine. Of a database elsewhere it
-// knows nothing, and says false.
+// HasState reports whether an earlier start left a store on this machine. It does not know the
+// state of an external database and returns false for it.
 func (d *Datastore) HasState() (bool, error) {
 	file := d.engine.file()
 	if file == "" {
@@ -100,7 +103,7 @@ func (d *Datastore) HasState() (bool, error) {
 	return err == nil, err
 }
 
-// Run opens the store and serves it until ctx ends. It may be called once.
+// Run opens the store and serves it until ctx ends. Call it only once.
 func (d *Datastore) Run(ctx context.Context) (err error) {
 	start := time.Now()
 	if err := d.reach(ctx); err != nil || ctx.Err() != nil {
@@ -155,9 +158,9 @@ func (d *Datastore) Run(ctx context.Context) (err error) {
 	}
 }
 
-// Repairs returns what this start of the store had to repair, and earlier repairs since
-// RepairsReported was last called. It may be called at any time; before the store is open, and for
-// other engines than bolt, there are none.
+// Repairs returns the repairs of this start, and earlier repairs since RepairsReported was last
+// called. It may be called at any time. It returns nothing before the store is open, and for
+// engines other than bolt.
 func (d *Datastore) Repairs() []rescue.Repair {
 	if store := d.bolt.Load(); store != nil {
 		return store.Repairs()
@@ -165,8 +168,8 @@ func (d *Datastore) Repairs() []rescue.Repair {
 	return nil
 }
 
-// RepairsReported says that the Repairs have been reported to whoever looks after the store: a
-// later start does not return them again.
+// RepairsReported records that the Repairs have been reported to the operator: a later start does
+// not return them again.
 func (d *Datastore) RepairsReported() error {
 	if store := d.bolt.Load(); store != nil {
 		return store.RepairsReported()
@@ -174,7 +177,8 @@ func (d *Datastore) RepairsReported() error {
 	return nil
 }
 
-// Trouble implements component.Troubled: the store serves what it can.
+// Trouble implements component.Troubled. A store with damage serves everything that it can still
+// read.
 func (d *Datastore) Trouble() []string {
 	store := d.bolt.Load()
 	if store == nil {
@@ -190,7 +194,7 @@ func (d *Datastore) Trouble() []string {
 	return list
 }
 
-// Snapshot is the store as a snapshot.Source. It may be called when the store is ready.
+// Snapshot implements snapshot.Source for the store. Call it only once the store is ready.
 func (d *Datastore) Snapshot(ctx context.Context) (*snapshot.Stream, error) {
 	if d.bolt.Load() == nil {
 		return nil, snapshot.ErrUnserved
@@ -203,10 +207,10 @@ func (d *Datastore) Snapshot(ctx context.Context) (*snapshot.Stream, error) {
 	return snapshot.FromConnection(conn)(ctx)
 }
 
-// checkWhole refuses to serve a store that has been copied in part.
+// checkWhole refuses to serve a store that is the target of an unfinished migration.
 func (d *Datastore) checkWhole(ctx context.Context) error {
 	if d.cfg.Above > 0 {
-		return nil // it is being copied
+		return nil // the migration is still running
 	}
 	client, err := d.Client()
 	if err != nil {
@@ -225,7 +229,7 @@ func (d *Datastore) checkWhole(ctx context.Context) error {
 	return nil
 }
 
-// reach waits until what keeps the data answers.
+// reach waits until the storage engine's server answers.
 func (d *Datastore) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, errUnreachable)
 	defer cancel()
@@ -255,8 +259,8 @@ func (d *Datastore) reach(ctx context.Context) error {
 
 var errUnreachable = errors.New("the datastore's server does not answer")
 
-// Ready implements component.Component: it blocks until a read through the socket is answered. An etcd
-// elsewhere has answered by then.
+// Ready implements component.Component. It blocks until a read through the socket succeeds. An
+// external etcd has already answered by then.
 func (d *Datastore) Ready(ctx context.Context) error {
 	select {
 	case <-d.serving:

@@ -25,9 +25,11 @@ func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	logrus.SetOutput(io.Discard) // kine's
 	goleak.VerifyTestMain(m,
-		// kine never ends what waits for a poll that will not come, nor the connection that made a database.
+		// kine never ends the goroutine that waits for a poll that will not come, nor the
+		// connection that created a database.
 		goleak.IgnoreAnyFunction("github.com/k3s-io/kine/pkg/logstructured/sqllog.(*SQLLog).WaitForSyncTo"),
-		// Nor a watch that its own watcher of leases begins while the store is being closed.
+		// kine's watcher of leases may begin a watch while the store is being closed, and never
+		// ends it.
 		goleak.IgnoreAnyFunction("github.com/k3s-io/kine/pkg/logstructured.(*LogStructured).Watch.func1"),
 		goleak.IgnoreAnyFunction("github.com/go-sql-driver/mysql.(*mysqlConn).startWatcher.func1"))
 }
@@ -36,7 +38,7 @@ func config(dir string) datastore.Config {
 	return datastore.Config{Path: filepath.Join(dir, "datastore", "state.db"), Socket: filepath.Join(dir, "run", "datastore.sock")}
 }
 
-// serve runs a datastore in dir until stop.
+// serve runs a datastore in dir until stop is called.
 func serve(t testing.TB, dir string) (d *datastore.Datastore, stop func()) {
 	t.Helper()
 	return serveConfig(t, config(dir))
@@ -50,7 +52,7 @@ func serveConfig(t testing.TB, cfg datastore.Config) (d *datastore.Datastore, st
 	ended := make(chan error, 1)
 	go func() {
 		ended <- d.Run(ctx)
-		cancel() // what could not be opened will never be ready
+		cancel() // a store that did not open never becomes ready
 	}()
 	if err := d.Ready(ctx); err != nil {
 		require.NoError(t, <-ended)

@@ -13,21 +13,22 @@ import (
 	"github.com/mote-k8s/mote/datastore/sql"
 )
 
-// sqliteFile is where SQLite keeps its store when the endpoint names no file, beside Config.Path.
+// sqliteFile is the name of SQLite's file beside Config.Path when the endpoint names no file.
 const sqliteFile = "kine.db"
 
-// engine is what keeps the data: one of three kinds.
+// engine is a storage engine of one of three kinds:
 //
-//	bolt    ours, in a file; served on the socket
+//	bolt    mote's own, in a file; served on the socket
 //	kine    SQLite, PostgreSQL, MySQL, NATS; served on the socket
-//	remote  etcd, which the apiserver speaks to itself: nothing is served
+//	remote  etcd; the apiserver connects to it directly, and mote serves nothing
 type engine interface {
 	fmt.Stringer
-	// probe asks once whether the data can be had. sql.ErrRefused means that asking again does not help.
+	// probe checks once whether the data is available. sql.ErrRefused means that a retry does not
+	// help.
 	probe(ctx context.Context) error
-	// file is the store's file on this machine, or empty.
+	// file returns the path of the store file on this machine, or "".
 	file() string
-	// open opens the store; nil is one that others serve.
+	// open opens the store. It returns nil if an external server serves the store.
 	open(ctx context.Context) (store, error)
 }
 

@@ -32,7 +32,7 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// TestBadEndpoints: what is wrong is said, without the password.
+// TestBadEndpoints checks that each error describes the mistake and does not contain the password.
 func TestBadEndpoints(t *testing.T) {
 	for endpoint, want := range map[string]string{
 		"bolt:///a":                     "bolt takes no path",
@@ -79,12 +79,13 @@ func TestBadTLSFiles(t *testing.T) {
 	}
 }
 
-// TestUnreachable: a server that is not there is waited for, and who waits is told for what.
+// TestUnreachable checks that the datastore waits for a server that does not answer, and that Ready
+// reports which server it waits for.
 func TestUnreachable(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := l.Addr().String()
-	require.NoError(t, l.Close()) // nobody listens there now
+	require.NoError(t, l.Close()) // nothing listens there now
 	for _, endpoint := range []string{
 		"postgres://u:secret@" + address + "/db", "mysql://u:secret@tcp(" + address + ")/db", "nats://u:secret@" + address, "http://" + address,
 	} {

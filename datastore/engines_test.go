@@ -20,7 +20,7 @@ var (
 	natsProgram = flag.String("nats", "", "nats-server to use with -engines instead of Debian's")
 )
 
-// beyondKine are the tests that no engine of kine's passes. README.md, "Engines", says what each means.
+// beyondKine returns the tests that no engine of kine passes. README.md, "Engines", explains each.
 func beyondKine() map[string]string {
 	return map[string]string{
 		"Status":            "kine is given out as etcd 3.5.12, of which no progress is asked",
@@ -37,7 +37,7 @@ func beyondKine() map[string]string {
 	}
 }
 
-// beyondNATS are those and more.
+// beyondNATS returns the tests of beyondKine and those that NATS does not pass either.
 func beyondNATS() map[string]string {
 	out := beyondKine()
 	maps.Copy(out, map[string]string{
@@ -51,7 +51,7 @@ func beyondNATS() map[string]string {
 	return out
 }
 
-// openOn opens stores on an endpoint that dir belongs to.
+// openOn returns a storetest.Open for stores at the endpoint that belongs to dir.
 func openOn(endpoint func(dir string) string) storetest.Open {
 	return func(t testing.TB, dir string) (string, func()) {
 		cfg := config(dir)
@@ -61,7 +61,7 @@ func openOn(endpoint func(dir string) string) storetest.Open {
 	}
 }
 
-// nameOf is a name for a database.
+// nameOf returns a database name for dir.
 func nameOf(dir string) string {
 	h := fnv.New64()
 	h.Write([]byte(dir))
@@ -96,7 +96,8 @@ func TestSuiteOnNATS(t *testing.T) {
 	storetest.Run(t, openOn(func(dir string) string { return endpoint + "?bucket=" + nameOf(dir) }), beyondNATS())
 }
 
-// TestRemoteEtcd: who has the certificates gets in, and everybody else is told why not.
+// TestRemoteEtcd checks that a client with the certificates is accepted, and that every other
+// client gets an error that gives the reason.
 func TestRemoteEtcd(t *testing.T) {
 	_, endpoint, certs := servers.Etcd(t, needEngines(t), "")
 	cfg := config(t.TempDir())
@@ -108,7 +109,8 @@ func TestRemoteEtcd(t *testing.T) {
 	stop()
 }
 
-// TestRefused: a server that does not want us ends the start at once, and is quoted without the password.
+// TestRefused checks that a server that refuses mote ends the start at once. The error quotes the
+// server without the password.
 func TestRefused(t *testing.T) {
 	place := needEngines(t)
 	_, postgres := servers.Postgres(t, place)

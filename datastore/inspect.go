@@ -17,39 +17,40 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
-// Status is what a store says of itself.
+// Status is the report of a store about itself.
 type Status struct {
 	Engine    string `json:"engine"`
 	Path      string `json:"path"`
 	Format    int    `json:"format"`
 	Revision  int64  `json:"revision"`
 	Compacted int64  `json:"compacted"`
-	// FileBytes and LogBytes are the sizes of the files, MemoryBytes what is not in the file yet.
+	// FileBytes and LogBytes are the sizes of the files. MemoryBytes is the size of the writes that
+	// are not in the file yet.
 	FileBytes   int64 `json:"fileBytes"`
 	LogBytes    int64 `json:"logBytes"`
 	MemoryBytes int64 `json:"memoryBytes"`
 	Leases      int64 `json:"leases"`
 	Watches     int64 `json:"watches"`
-	// UsedBytes is how much of QuotaBytes is taken.
+	// UsedBytes is the used part of QuotaBytes.
 	UsedBytes  int64 `json:"usedBytes"`
 	QuotaBytes int64 `json:"quotaBytes"`
-	// Repairs are what the start of the store has repaired, and earlier repairs that no server has
+	// Repairs are the repairs of this start of the store, and earlier repairs that no server has
 	// reported.
 	Repairs []rescue.Repair `json:"repairs"`
 }
 
-// ErrNotOurs is what a store that is not of mote's own engine answers to FetchStatus and Check.
+// ErrNotOurs is the error of FetchStatus and Check for a store that does not use mote's own engine.
 var ErrNotOurs = errors.New("the datastore is another database")
 
-// The service for mote's own questions, beside etcd's, on the same socket. Its messages are JSON in protobuf's well-known
-// types: both ends are in the same file.
+// The inspection service of mote runs beside etcd's services, on the same socket. Its messages are
+// JSON inside protobuf's well-known types: client and server are both in this file.
 const (
 	inspection   = "mote.datastore.Inspection"
 	methodStatus = "Status"
 	methodCheck  = "Check"
 )
 
-// inspector answers those questions.
+// inspector implements the inspection service.
 type inspector struct {
 	store *bolt.Store
 	path  string
@@ -66,7 +67,7 @@ func (i inspector) register(srv *grpc.Server) {
 	}, i)
 }
 
-// answer is the handler of a question without parameters.
+// answer returns the handler of a method without parameters.
 func answer(ask func() (any, error)) grpc.MethodHandler {
 	return func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		if err := decode(&emptypb.Empty{}); err != nil {
@@ -92,10 +93,11 @@ func (i inspector) status() (Status, error) {
 
 func (i inspector) check() []string { return problems(i.store.Check()) }
 
-// CheckFile looks at all of a store that nobody has open, its log too, changes nothing and returns what is wrong.
+// CheckFile reads all of a store that no process has open, its log included. It changes nothing and
+// returns the problems that it found.
 func CheckFile(path string) []string { return problems(rescue.Examine(path)) }
 
-// problems lists the errors that were joined.
+// problems splits a joined error into its messages.
 func problems(err error) []string {
 	found := []string{}
 	var joined interface{ Unwrap() []error }
@@ -111,14 +113,14 @@ func problems(err error) []string {
 	return found
 }
 
-// FetchStatus asks the store behind conn how it is.
+// FetchStatus requests the Status of the store behind conn.
 func FetchStatus(ctx context.Context, conn *grpc.ClientConn) (Status, error) {
 	var s Status
 	err := ask(ctx, conn, methodStatus, &s)
 	return s, err
 }
 
-// Check has the store behind conn look at everything that it has, and returns what is wrong.
+// Check makes the store behind conn check all of its data, and returns the problems that it found.
 func Check(ctx context.Context, conn *grpc.ClientConn) ([]string, error) {
 	var found []string
 	err := ask(ctx, conn, methodCheck, &found)

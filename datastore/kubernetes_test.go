@@ -13,9 +13,9 @@ import (
 
 var kubernetes = flag.Bool("kubernetes", false, "run the apiserver's own storage tests, which takes minutes")
 
-// TestKubernetes runs the storage tests of k8s.io/apiserver, of the version that mote embeds, through its etcd
-// client and through its cache. They run in a copy of the module, in which the etcd that they start is
-// replaced by this package.
+// TestKubernetes runs the storage tests of k8s.io/apiserver, of the version that mote embeds,
+// through its etcd client and through its cache. They run in a copy of the module in which this
+// package replaces the etcd that they start.
 func TestKubernetes(t *testing.T) {
 	if !*kubernetes {
 		t.Skip("needs -kubernetes")

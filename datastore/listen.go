@@ -12,13 +12,14 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// Listen is an endpoint over TCP. Whoever is let in owns what is stored: beyond loopback that takes a certificate.
+// Listen is an endpoint over TCP. Every client that it accepts has full control of the stored data:
+// an address other than loopback requires certificates.
 type Listen struct {
-	// Address is IP:PORT; empty is no endpoint.
+	// Address is IP:PORT; empty means no endpoint.
 	Address string
-	// CertFile and KeyFile are the server's certificate, with its chain, and its key; ClientCAFile has the
-	// authorities whose clients are let in. All are PEM. On loopback there may be none; then anybody
-	// on this machine is let in.
+	// CertFile and KeyFile are the server's certificate, with its chain, and its key. ClientCAFile
+	// has the authorities whose clients are accepted. All are PEM. They may be empty on loopback;
+	// then every process on this machine is accepted.
 	CertFile, KeyFile, ClientCAFile string
 }
 
@@ -44,7 +45,7 @@ func (l Listen) validate() error {
 	return nil
 }
 
-// listen opens the endpoint, if there is one.
+// listen opens the endpoint, if one is configured.
 func (l Listen) listen(ctx context.Context) ([]net.Listener, error) {
 	if l.Address == "" {
 		return nil, nil

@@ -41,7 +41,7 @@ func TestListenRefuses(t *testing.T) {
 	}
 }
 
-// TestListenWithTLS lets in who has a certificate, and nobody else.
+// TestListenWithTLS checks that only clients with a certificate are accepted.
 func TestListenWithTLS(t *testing.T) {
 	dir := t.TempDir()
 	ca := newAuthority(t)

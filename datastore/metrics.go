@@ -14,8 +14,9 @@ type figure struct {
 	value func(bolt.Stats) float64
 }
 
-// Collector gives the store's figures to a Prometheus registry, while the datastore runs. Asking for them
-// costs the store nothing between the questions. SQLite, PostgreSQL, MySQL and NATS have kine's figures, an etcd elsewhere has none.
+// Collector returns the store's figures for a Prometheus registry, while the datastore runs. They
+// cost the store nothing between two scrapes. SQLite, PostgreSQL, MySQL and NATS have kine's
+// figures; an external etcd has none.
 func (d *Datastore) Collector() prometheus.Collector {
 	if _, kine := d.engine.(kineEngine); kine {
 		return joined(sql.Collectors())
@@ -48,7 +49,7 @@ func (d *Datastore) Collector() prometheus.Collector {
 	return c
 }
 
-// joined is several collectors as one.
+// joined combines several collectors into one.
 type joined []prometheus.Collector
 
 // Describe implements prometheus.Collector.

@@ -16,34 +16,37 @@ import (
 )
 
 const (
-	// All that Kubernetes keeps is in [firstKey, endKey): its prefix begins with a slash. The key of the compactor, outside,
-	// belongs to its store.
+	// All keys of Kubernetes are in [firstKey, endKey): its prefix begins with a slash. The
+	// compactor's key is outside and belongs to its store.
 	firstKey, endKey = "/", "0"
-	// markerKey is in a store that is not whole yet. No server runs on one.
+	// markerKey is a key in a store that is not complete yet. No server starts on such a store.
 	markerKey = "mote/migration"
-	// migratePage is how many keys are read at once: of the largest, they are 150 MiB.
+	// migratePage is how many keys are read at once. With keys of the largest size a page has 150
+	// MiB.
 	migratePage = 100
-	// migrateWriters write side by side: more do not make any engine faster.
+	// migrateWriters is how many writers run in parallel. More do not make any engine faster.
 	migrateWriters = 16
 )
 
-// ErrNotEmpty refuses to migrate to a store that holds something.
+// ErrNotEmpty refuses to migrate to a store that already has keys.
 var ErrNotEmpty = errors.New("the target is not empty")
 
-// Migration copies a store as it is at one revision. An interrupted one is begun anew by the next.
+// Migration copies a store as it is at one revision. After an interruption, the next Migration
+// starts again from the beginning.
 //
-// Objects get new revisions, as no engine but ours can be told which to give. All of them are above the source's last
-// one, so that a client that comes back with an old one is told to list again, never that nothing happened.
+// Objects get new revisions, because only mote's own engine lets a client choose them. All of the
+// new revisions are above the source's last one. So a client that returns with an old revision is
+// told to list again, and is never told that nothing happened.
 type Migration struct {
 	Source, Target *grpc.ClientConn
-	// Revision is the source's, from Survey.
+	// Revision is the source's revision, from Survey.
 	Revision int64
-	// Progress gets how much is done and of how much. One goroutine at a time calls it. It must be
-	// set.
+	// Progress receives the name of the step, the amount done and the total. Only one goroutine
+	// calls it at a time. It must be set.
 	Progress func(step string, done, total int64)
 }
 
-// Survey returns what there is to migrate: the revision at which it is looked at, and how many keys there are.
+// Survey returns the revision to migrate and how many keys the source has at it.
 func Survey(ctx context.Context, source *grpc.ClientConn) (revision, keys int64, err error) {
 	resp, err := etcdserverpb.NewKVClient(source).Range(ctx,
 		&etcdserverpb.RangeRequest{Key: []byte(firstKey), RangeEnd: []byte(endKey), CountOnly: true})
@@ -53,7 +56,8 @@ func Survey(ctx context.Context, source *grpc.ClientConn) (revision, keys int64,
 	return resp.Header.Revision, resp.Count, nil
 }
 
-// Run copies and compares, and returns how many keys the target has. Those whose lease ends meanwhile are not among them.
+// Run copies and compares. It returns how many keys the target has. It does not count keys whose
+// lease ends meanwhile.
 func (m Migration) Run(ctx context.Context) (int64, error) {
 	source, target := etcdserverpb.NewKVClient(m.Source), etcdserverpb.NewKVClient(m.Target)
 	marker, err := m.begin(ctx, target)
@@ -71,8 +75,9 @@ func (m Migration) Run(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	// Where that can be asked for: nobody gets to see the target being filled. kine, which compacts by itself, may take what it has just
-	// told for a revision of the future.
+	// Compact the target where the engine supports it: no client can then read history from the
+	// time when the target was being filled. kine compacts on its own schedule, and may reject as a
+	// future revision the one that it has just returned.
 	now, _, err := Survey(ctx, m.Target)
 	if err != nil {
 		return 0, err
@@ -81,14 +86,15 @@ func (m Migration) Run(ctx context.Context) (int64, error) {
 	if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrFutureRev) {
 		return 0, fmt.Errorf("compact the target: %w", err)
 	}
-	// From here on it is whole.
+	// From here on the target is complete.
 	if err := removeKey(ctx, target, []byte(markerKey), marker); err != nil {
 		return 0, fmt.Errorf("finish the target: %w", err)
 	}
 	return keys, nil
 }
 
-// begin sees to it that the target is empty, and marks it as not whole. What an unfinished migration left is removed.
+// begin ensures that the target is empty, and marks it as incomplete. It removes the keys of an
+// unfinished migration.
 func (m Migration) begin(ctx context.Context, target etcdserverpb.KVClient) (marker int64, err error) {
 	found, err := target.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(markerKey)})
 	if err != nil {
@@ -120,7 +126,8 @@ func (m Migration) begin(ctx context.Context, target etcdserverpb.KVClient) (mar
 	return marker, nil
 }
 
-// raise writes until the target's revision is the source's. Stores that can be told where to begin are there already.
+// raise writes to the target until its revision has reached the source's. A store that was created
+// with Config.Above has reached it already.
 func (m Migration) raise(ctx context.Context, target etcdserverpb.KVClient) error {
 	resp, err := target.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(markerKey)})
 	if err != nil {
@@ -135,7 +142,7 @@ func (m Migration) raise(ctx context.Context, target etcdserverpb.KVClient) erro
 	for i := range migrateWriters {
 		group.Go(func() error {
 			scratch := &mvccpb.KeyValue{Key: fmt.Appendf(nil, "%s/%d", markerKey, i)}
-			last, err := modRevision(ctx, target, scratch.Key) // an unfinished migration may have left it
+			last, err := modRevision(ctx, target, scratch.Key) // an unfinished migration may have left the key
 			for err == nil && done.Add(1) <= total {
 				if last, err = writeKey(ctx, target, scratch, last, 0); i == 0 {
 					m.Progress("raising the revision", min(done.Load(), total), total)
@@ -153,18 +160,18 @@ func (m Migration) raise(ctx context.Context, target etcdserverpb.KVClient) erro
 	return nil
 }
 
-// copied is what the target must have of a key.
+// copied is the expected content of one key in the target.
 type copied struct {
 	sum [sha256.Size]byte
-	// leased says that the key may be gone: its lease may have ended.
+	// leased is true if the key may be missing, because its lease may have ended.
 	leased bool
 }
 
-// copy returns what it copied, by key. Keys whose lease has ended since the survey are left out.
+// copy returns what it copied, by key. It leaves out keys whose lease has ended since the survey.
 func (m Migration) copy(ctx context.Context, source, target etcdserverpb.KVClient) (map[string]copied, error) {
 	all := make(map[string]copied)
 	leases := leaseCopier{source: etcdserverpb.NewLeaseClient(m.Source), target: etcdserverpb.NewLeaseClient(m.Target), made: map[int64]leaseCopy{}}
-	health, err := modRevision(ctx, target, []byte(healthKey)) // kine makes it
+	health, err := modRevision(ctx, target, []byte(healthKey)) // kine creates it
 	if err != nil {
 		return nil, fmt.Errorf("read from the target: %w", err)
 	}
@@ -187,7 +194,7 @@ func (m Migration) copy(ctx context.Context, source, target etcdserverpb.KVClien
 					guard = health
 				}
 				_, err := writeKey(ctx, target, kv, guard, lease.id)
-				if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) { // it may have ended since
+				if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) { // the lease may have ended since
 					return fmt.Errorf("copy %s: %w", kv.Key, err)
 				}
 				return nil
@@ -203,7 +210,8 @@ func (m Migration) copy(ctx context.Context, source, target etcdserverpb.KVClien
 	return all, err
 }
 
-// compare reads the target, and returns how many keys it has. What was not copied must not be in it, but kine's own health key.
+// compare reads the target and returns how many keys it has. It fails on any key that was not
+// copied, except kine's own health key.
 func (m Migration) compare(ctx context.Context, target etcdserverpb.KVClient, want map[string]copied) (int64, error) {
 	total, seen := int64(len(want)), int64(0)
 	err := pages(ctx, target, 0, false, func(kvs []*mvccpb.KeyValue, _ int64) error {
@@ -234,8 +242,8 @@ func (m Migration) compare(ctx context.Context, target etcdserverpb.KVClient, wa
 	return seen, nil
 }
 
-// pages calls fn with all keys at a revision (0: at the time of the first page), in order. count is of the keys from the page's
-// first one on.
+// pages calls fn with all keys at a revision, in order. Revision 0 means the revision of the first
+// page. count is the number of keys from the first one of the page to the end.
 func pages(ctx context.Context, kv etcdserverpb.KVClient, revision int64, keysOnly bool, fn func(kvs []*mvccpb.KeyValue, count int64) error) error {
 	next := []byte(firstKey)
 	for more := true; more; {
@@ -267,7 +275,7 @@ func modRevision(ctx context.Context, kv etcdserverpb.KVClient, key []byte) (int
 	return resp.Kvs[0].ModRevision, nil
 }
 
-// writeKey writes a key whose last revision is guard; 0 is one that is not there.
+// writeKey writes a key whose last revision is guard; 0 means that the key does not exist.
 func writeKey(ctx context.Context, kv etcdserverpb.KVClient, what *mvccpb.KeyValue, guard, lease int64) (int64, error) {
 	put := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{
 		RequestPut: &etcdserverpb.PutRequest{Key: what.Key, Value: what.Value, Lease: lease},
@@ -283,7 +291,7 @@ func removeKey(ctx context.Context, kv etcdserverpb.KVClient, key []byte, guard 
 	return err
 }
 
-// guarded does op in the one shape of transaction that all engines serve.
+// guarded executes op in the one form of transaction that all engines serve.
 func guarded(ctx context.Context, kv etcdserverpb.KVClient, key []byte, guard int64, op *etcdserverpb.RequestOp) (int64, error) {
 	resp, err := kv.Txn(ctx, &etcdserverpb.TxnRequest{
 		Compare: []*etcdserverpb.Compare{{
@@ -301,13 +309,14 @@ func guarded(ctx context.Context, kv etcdserverpb.KVClient, key []byte, guard in
 	return resp.Header.Revision, nil
 }
 
-// leaseCopier makes a lease in the target for each in the source, with what is left of its time.
+// leaseCopier creates a lease in the target for each lease in the source, with the time that is
+// left.
 type leaseCopier struct {
 	source, target etcdserverpb.LeaseClient
-	made           map[int64]leaseCopy // by the number in the source
+	made           map[int64]leaseCopy // by the lease's number in the source
 }
 
-// leaseCopy is a lease's number in the target, unless it has ended in the source.
+// leaseCopy is the number of a lease in the target, and whether it has ended in the source.
 type leaseCopy struct {
 	id    int64
 	ended bool
@@ -317,7 +326,7 @@ func (c leaseCopier) copy(ctx context.Context, id int64) (leaseCopy, error) {
 	if made, known := c.made[id]; known || id == 0 {
 		return made, nil
 	}
-	ttl := id // kine's leases are their own time to live
+	ttl := id // in kine, the ID of a lease is its time to live
 	if left, err := c.source.LeaseTimeToLive(ctx, &etcdserverpb.LeaseTimeToLiveRequest{ID: id}); err == nil {
 		if left.TTL < 0 {
 			c.made[id] = leaseCopy{ended: true}

@@ -17,7 +17,7 @@ import (
 	"github.com/mote-k8s/mote/test/servers"
 )
 
-// migration is a chain of stores, each the copy of the one before.
+// migration is a chain of stores, each migrated from the one before.
 type migration struct {
 	*testing.T
 	source *clientv3.Client
@@ -33,7 +33,8 @@ func clientOf(t *testing.T, d *datastore.Datastore) *clientv3.Client {
 	return client
 }
 
-// beginMigration fills a first store: with more than a page, with history, and with a lease.
+// beginMigration fills the first store with more than one page of keys, with history and with a
+// lease.
 func beginMigration(t *testing.T) *migration {
 	d, stop := serve(t, t.TempDir())
 	t.Cleanup(stop)
@@ -54,7 +55,8 @@ func beginMigration(t *testing.T) *migration {
 	return m
 }
 
-// to copies the last store to a new one, which becomes the last, and returns what stops that.
+// to migrates the last store to a new one, which becomes the last. It returns a function that stops
+// the new store.
 func (m *migration) to(cfg datastore.Config) (stop func()) {
 	m.Helper()
 	revision, keys, err := datastore.Survey(m.Context(), m.source.ActiveConnection())
@@ -86,7 +88,8 @@ func (m *migration) to(cfg datastore.Config) (stop func()) {
 	return stop
 }
 
-// holds looks whether a store has all, with leases, and above a revision.
+// holds checks that a store has all keys, with their leases, and that its revision is above the
+// given one.
 func (m *migration) holds(client *clientv3.Client, revision int64) {
 	m.Helper()
 	all, err := client.Get(m.Context(), "/", clientv3.WithRange("0"))
@@ -100,7 +103,7 @@ func (m *migration) holds(client *clientv3.Client, revision int64) {
 	require.Equal(m, m.want, got)
 }
 
-// oldRevisionIsGone: who comes with a revision of the store before must list again.
+// oldRevisionIsGone checks that a client with a revision of the previous store must list again.
 func (m *migration) oldRevisionIsGone() {
 	m.Helper()
 	ctx, cancel := context.WithCancel(m.Context())
@@ -124,7 +127,8 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// TestMigrateWhileLeasesEnd: keys that end meanwhile, before, during or after they are copied, are neither missed nor an error.
+// TestMigrateWhileLeasesEnd checks keys whose lease ends before, during or after their copy: the
+// migration neither misses them nor fails.
 func TestMigrateWhileLeasesEnd(t *testing.T) {
 	m := beginMigration(t)
 	ctx := t.Context()
@@ -146,7 +150,7 @@ func TestMigrateWhileLeasesEnd(t *testing.T) {
 	d, stop := serveConfig(t, cfg)
 	defer stop()
 	target := clientOf(t, d)
-	var granted []clientv3.LeaseID // in the order of the keys: after, during; the last is that of the pods
+	var granted []clientv3.LeaseID // in the order of the keys: one ends after the copy, one during it; the last is that of the pods
 	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(
 		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			err := invoke(ctx, method, req, reply, cc, opts...)
@@ -192,7 +196,8 @@ func TestMigrateToServers(t *testing.T) {
 	}
 }
 
-// TestMigrateAgain: what an interrupted migration left keeps a server out, and the next one begins anew.
+// TestMigrateAgain checks that no server starts on the target of an interrupted migration, and that
+// the next migration starts again from the beginning.
 func TestMigrateAgain(t *testing.T) {
 	m := beginMigration(t)
 	for _, endpoint := range []string{"bolt", "sqlite"} {
@@ -213,7 +218,7 @@ func TestMigrateAgain(t *testing.T) {
 		cfg.Above = 0
 		require.ErrorContains(t, run(t, cfg), "holds an unfinished migration")
 		m.to(cfg)()
-		d, stop = serveConfig(t, cfg) // as a server does, which looks whether it is whole
+		d, stop = serveConfig(t, cfg) // as a server does: it checks that the store is complete
 		t.Cleanup(stop)
 		m.source = clientOf(t, d)
 		m.holds(m.source, m.last)

@@ -15,7 +15,7 @@ import (
 
 var etcdProgram = flag.String("etcd", "", "etcd program to run the suite against, as the reference")
 
-// TestSuiteOnEtcd asks real etcd whether the suite is right.
+// TestSuiteOnEtcd runs the suite against real etcd, to check the suite itself.
 func TestSuiteOnEtcd(t *testing.T) {
 	if *etcdProgram == "" {
 		t.Skip("needs -etcd=PROGRAM")
@@ -44,7 +44,7 @@ func openEtcd(t testing.TB, dir string) (string, func()) {
 	require.NoError(t, etcd.Start())
 	return client, func() {
 		require.NoError(t, etcd.Process.Signal(syscall.SIGTERM))
-		_ = etcd.Wait() // ends with the signal
+		_ = etcd.Wait() // the signal ends it
 	}
 }
 

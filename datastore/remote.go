@@ -20,23 +20,23 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// progressVersion is the first etcd that tells watches their progress on request without a race. With an older one
-// the apiserver asks etcd itself for each consistent list.
+// progressVersion is the first etcd that answers progress requests of watches without a race. With
+// an older one the apiserver reads each consistent list from etcd itself.
 const progressVersion = "3.5.13"
 
-// questionTimeout is for one question to one member.
+// questionTimeout limits one request to one member.
 const questionTimeout = 5 * time.Second
 
-// remote is an etcd of others.
+// remote is an external etcd.
 type remote struct {
 	urls []*url.URL
 	tls  *tls.Config
 }
 
-// file implements engine: an etcd has no file here.
+// file implements engine: an external etcd has no file on this machine.
 func (remote) file() string { return "" }
 
-// load reads the TLS files, so that one that is missing is found before anything starts.
+// load reads the TLS files, so that a missing file is an error before anything starts.
 func (r remote) load(cfg Config) error {
 	if cfg.CAFile != "" {
 		pem, err := regular.ReadFile(cfg.CAFile, maxPEM)
@@ -59,10 +59,11 @@ func (r remote) load(cfg Config) error {
 	return nil
 }
 
-// maxPEM bounds a file of certificates or a key, in bytes: all public authorities of a Linux distribution take a fifth of it.
+// maxPEM limits the size of a file with certificates or a key, in bytes: all public authorities of
+// a Linux distribution take a fifth of it.
 const maxPEM = 1 << 20
 
-// loadKeyPair is tls.LoadX509KeyPair for regular files alone.
+// loadKeyPair is tls.LoadX509KeyPair restricted to regular files.
 func loadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
 	cert, err := regular.ReadFile(certFile, maxPEM)
 	if err != nil {
@@ -86,7 +87,7 @@ func (r remote) String() string {
 
 func (remote) open(context.Context) (store, error) { return nil, nil }
 
-// probe is content with one member that answers.
+// probe succeeds if one member answers.
 func (r remote) probe(ctx context.Context) error {
 	var failed error
 	for _, u := range r.urls {
@@ -99,7 +100,8 @@ func (r remote) probe(ctx context.Context) error {
 	return failed
 }
 
-// ask has a member read, which it can only while most of them agree, and returns its version.
+// ask makes a member read a key, which needs a majority of the members, and returns the member's
+// version.
 func (r remote) ask(ctx context.Context, u *url.URL) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
@@ -119,7 +121,7 @@ func (r remote) ask(ctx context.Context, u *url.URL) (string, error) {
 	return status.GetVersion(), err
 }
 
-// judge warns of an etcd that works less well than it could.
+// judge logs a warning about an etcd version that lacks features which the apiserver can use.
 func judge(host, text string) error {
 	version, err := semver.ParseTolerant(text)
 	if err != nil {

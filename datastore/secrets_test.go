@@ -13,7 +13,8 @@ import (
 	"github.com/mote-k8s/mote/internal/logging"
 )
 
-// TestValuesAreNotLogged: kine logs each request that fails with all that is in it.
+// TestValuesAreNotLogged checks that no stored value reaches the log: kine logs each failed request
+// with all of its contents.
 func TestValuesAreNotLogged(t *testing.T) {
 	log, err := os.Create(filepath.Join(t.TempDir(), "log")) // kine's goroutines end after the store
 	require.NoError(t, err)

@@ -20,12 +20,14 @@ import (
 )
 
 const (
-	// maxMessage is the largest request in bytes: etcd's limit for writes, and room for what is around it.
+	// maxMessage is the largest request in bytes: etcd's limit for writes, and room for the
+	// envelope.
 	maxMessage = etcd.MaxRequest + 512<<10
-	// minPing is how often clients may ping: etcd's limit; the apiserver pings every 30 s.
+	// minPing is the shortest interval between a client's pings: etcd's limit; the apiserver pings
+	// every 30 s.
 	minPing = 5 * time.Second
-	// stopTimeout is how long requests in flight may take at the end: one commit on a slow disk. Watches
-	// have ended by then, unless their client has stopped reading.
+	// stopTimeout is how long requests in flight may take at the end: one commit on a slow disk.
+	// Watches have ended by then, unless their client has stopped reading.
 	stopTimeout = time.Second
 )
 
@@ -42,7 +44,7 @@ func newServer(s store) server {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing}),
-		// The store may be closed only when no handler uses it any more.
+		// Close the store only after all handlers have returned.
 		grpc.WaitForHandlers(true),
 	)
 	return server{grpc: srv, endStreams: s.register(srv)}
@@ -56,8 +58,9 @@ func (s server) stop() {
 	s.grpc.GracefulStop()
 }
 
-// listen binds the socket. The store's lock on its file has made sure that no other mote serves
-// the same data; a socket that is left over from a crash is replaced, one that is alive is not.
+// listen binds the socket. The store's file lock already guarantees that no other mote serves the
+// same data. listen replaces a socket that a crash has left; it refuses one on which a process
+// listens.
 func listen(ctx context.Context, socket string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the datastore's run directory: %w", err)
@@ -65,7 +68,7 @@ func listen(ctx context.Context, socket string) (net.Listener, error) {
 	if err := removeStale(socket); err != nil {
 		return nil, err
 	}
-	// A mode set before the socket is bound is the mode that the file is made with.
+	// The socket file gets the mode that is set before the bind.
 	private := func(_, _ string, conn syscall.RawConn) error {
 		var mode error
 		err := conn.Control(func(fd uintptr) { mode = unix.Fchmod(int(fd), 0o600) })

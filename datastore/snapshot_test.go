@@ -29,7 +29,8 @@ func etcdClient(t *testing.T, d *datastore.Datastore) *clientv3.Client {
 	return client
 }
 
-// fill writes what does not compress, so that streams do not fit into what the connection buffers.
+// fill writes values that do not compress, so that streams do not fit into the buffers of the
+// connection.
 func fill(t *testing.T, client *clientv3.Client) {
 	t.Helper()
 	for i := range 16 {
@@ -41,7 +42,8 @@ func fill(t *testing.T, client *clientv3.Client) {
 	}
 }
 
-// TestSnapshotForEtcdsClient: "etcdctl snapshot save" gets the store's file and, behind it, its sum.
+// TestSnapshotForEtcdsClient checks that "etcdctl snapshot save" receives the store's file followed
+// by its checksum.
 func TestSnapshotForEtcdsClient(t *testing.T) {
 	d, stop := serve(t, t.TempDir())
 	defer stop()
@@ -65,7 +67,8 @@ func TestSnapshotForEtcdsClient(t *testing.T) {
 	require.NotZero(t, binary.LittleEndian.Uint32(data[16:]), "bbolt's magic number")
 }
 
-// TestStopEndsSnapshots: whoever takes a snapshot and does not read on keeps no store from closing.
+// TestStopEndsSnapshots checks that a client that stopped reading a snapshot does not prevent the
+// store from closing.
 func TestStopEndsSnapshots(t *testing.T) {
 	d, stop := serve(t, t.TempDir())
 	client := etcdClient(t, d)
@@ -82,7 +85,8 @@ func TestStopEndsSnapshots(t *testing.T) {
 	require.ErrorContains(t, err, "read datastore: ")
 }
 
-// TestWritersGoOnUnderASnapshot: a reader that has stopped keeps nobody from writing more than memory has.
+// TestWritersGoOnUnderASnapshot checks that a stalled reader of a snapshot does not block writers,
+// even when they write more than fits into memory.
 func TestWritersGoOnUnderASnapshot(t *testing.T) {
 	d, stop := serve(t, t.TempDir())
 	defer stop()
@@ -132,7 +136,8 @@ func TestInspection(t *testing.T) {
 	require.Empty(t, found)
 }
 
-// TestInspectionOfAnotherDatabase is what the verbs get from a store that is not ours.
+// TestInspectionOfAnotherDatabase checks the answers of the inspection service for a store of
+// another engine.
 func TestInspectionOfAnotherDatabase(t *testing.T) {
 	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	require.NoError(t, err)

@@ -8,11 +8,12 @@ import (
 	"github.com/mote-k8s/mote/datastore/sql"
 )
 
-// store is an open store that we serve.
+// store is an open store that mote serves.
 type store interface {
-	// register makes srv serve it. What it returns ends the streams, which have no end of their own.
+	// register makes srv serve the store. The function that it returns ends the streams, which do
+	// not end by themselves.
 	register(srv *grpc.Server) (endStreams func())
-	// failed is closed when the store can go on no more, for the reason that failure then returns.
+	// failed is closed when the store cannot continue. failure then returns the reason.
 	failed() <-chan struct{}
 	failure() error
 	Close() error
@@ -30,10 +31,12 @@ func (s boltStore) register(srv *grpc.Server) func() {
 func (s boltStore) failed() <-chan struct{} { return s.Failed() }
 func (s boltStore) failure() error          { return s.Failure() }
 
-// kineStore never fails as a whole: each request to a server that is gone fails, until it is there again.
+// kineStore never fails as a whole: while its server is unreachable each request fails, and
+// requests succeed again once the server is back.
 type kineStore struct{ *sql.Store }
 
-// register has no streams to end: kine's bridge looks at nothing but its client. They end with the gRPC server.
+// register has no streams to end: kine's bridge ends a stream only when its client goes, so the
+// streams end with the gRPC server.
 func (s kineStore) register(srv *grpc.Server) func() {
 	s.Register(srv)
 	return func() {}
