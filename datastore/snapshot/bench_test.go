@@ -14,7 +14,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt"
 )
 
-// BenchmarkSave saves stores of some sizes while one writer goes on, and says how long that writer had to wait at the worst.
+// BenchmarkSave saves stores of several sizes while one writer continues, and reports the longest
+// wait of that writer.
 func BenchmarkSave(b *testing.B) {
 	for _, keys := range []int{1_000, 20_000, 100_000} {
 		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
@@ -55,7 +56,7 @@ func BenchmarkSave(b *testing.B) {
 	}
 }
 
-// object is 2 kB that compress about as objects of Kubernetes do.
+// object returns 2 kB that compress about as well as Kubernetes objects.
 func object(i int) []byte {
 	b := make([]byte, 0, 2048)
 	for len(b) < 2000 {

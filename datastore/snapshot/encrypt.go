@@ -15,11 +15,11 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// An encrypted snapshot holds an age file (https://age-encryption.org/v1) in place of its first frame.
-// The manifest stays readable, so that snapshots can be listed, pruned and checked for damage
-// without the private key, which the machine that saves them need not have.
+// An encrypted snapshot holds an age file (https://age-encryption.org/v1) in place of its first
+// frame. The manifest stays readable, so snapshots can be listed, pruned and checked for damage
+// without the private key. The machine that saves them does not need the key.
 
-// maxIdentities bounds the file of private keys.
+// maxIdentities limits the size of the file of private keys.
 const maxIdentities = 1 << 20
 
 var (
@@ -29,9 +29,9 @@ var (
 	ErrWrongKey = errors.New("none of the keys opens it")
 )
 
-// Encryption is the manifest's account of an encrypted snapshot.
+// Encryption describes the encryption of a snapshot in its manifest.
 type Encryption struct {
-	// Recipients are the public keys that it is encrypted for, as age writes them.
+	// Recipients are the public keys that can open the snapshot, as age writes them.
 	Recipients []string `json:"recipients"`
 	// SHA256 is the sum of the encrypted bytes, in hexadecimal.
 	SHA256 string `json:"sha256"`
@@ -71,15 +71,16 @@ func parseRecipient(text string) (age.Recipient, error) {
 	return list[0], nil
 }
 
-// seal encrypts one snapshot that is being written.
+// seal encrypts one snapshot while it is written.
 type seal struct {
 	texts      []string
 	recipients []age.Recipient
-	// check is a key of its own that is forgotten afterwards: what was written is read back with it.
+	// check is a temporary key: the written snapshot is read back with it, and then the key is
+	// discarded.
 	check age.Identity
 }
 
-// newSeal returns nil without recipients: the snapshot is not encrypted then.
+// newSeal returns nil if there are no recipients: the snapshot is then not encrypted.
 func newSeal(recipients []string) (*seal, error) {
 	if len(recipients) == 0 {
 		return nil, nil
@@ -95,8 +96,8 @@ func newSeal(recipients []string) (*seal, error) {
 	return s, nil
 }
 
-// writer encrypts what is written to it. Each call makes a new key for the check, of the recipients'
-// kind: age does not mix classic and post-quantum keys.
+// writer encrypts the data that is written to it. Each call creates a new key for the check, of the
+// same kind as the recipients' keys: age does not mix classic and post-quantum keys.
 func (s *seal) writer(w io.Writer) (io.WriteCloser, error) {
 	recipients := append([]age.Recipient{}, s.recipients...)
 	if _, hybrid := s.recipients[0].(*age.HybridRecipient); hybrid {
@@ -115,7 +116,7 @@ func (s *seal) writer(w io.Writer) (io.WriteCloser, error) {
 	return age.Encrypt(w, recipients...)
 }
 
-// keys open what writer wrote, for its check.
+// keys returns the keys that decrypt the output of writer, for the check.
 func (s *seal) keys() Keys {
 	if s == nil {
 		return Keys{}
@@ -123,7 +124,7 @@ func (s *seal) keys() Keys {
 	return Keys{[]age.Identity{s.check}}
 }
 
-// plain returns the first frame's contents as a reader of the compressed archive.
+// plain returns the contents of the first frame as a reader of the compressed archive.
 func (s *file) plain(r io.Reader) (io.Reader, error) {
 	if s.Encryption == nil {
 		return r, nil

@@ -48,7 +48,8 @@ func TestEncrypted(t *testing.T) {
 			require.NoError(t, err)
 			require.NotContains(t, string(data), string(secret))
 
-			// Without a key it can be listed, checked and refused, and it changes nothing.
+			// Without a key the snapshot can be listed and checked. A restore is refused and
+			// changes nothing.
 			list, err := from.folder.List()
 			require.NoError(t, err)
 			require.Equal(t, saved, list[0])
@@ -117,7 +118,8 @@ func TestRecipientsAndKeysAreChecked(t *testing.T) {
 	require.ErrorContains(t, err, "named pipe")
 }
 
-// TestSnapshotsThatAreNoFiles: a FIFO among the snapshots is listed as unreadable, and nothing waits for it.
+// TestSnapshotsThatAreNoFiles checks that a FIFO among the snapshots is listed as unreadable, and
+// that no operation blocks on it.
 func TestSnapshotsThatAreNoFiles(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)

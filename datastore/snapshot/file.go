@@ -26,21 +26,22 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// A snapshot is a tar archive, compressed with zstd in two frames, the second of which has the manifest, the last file
-// of the archive. A third frame, which zstd skips, says where the second begins and what its sum is: a manifest is
-// read without the rest, and vouches for it.
+// A snapshot is a tar archive, compressed with zstd in two frames. The second frame has the
+// manifest, the last file of the archive. A third frame, which zstd skips, has the offset and the
+// checksum of the second. So a manifest can be read and verified without the rest.
 const (
 	manifestName = "manifest.json"
 	footerMagic  = "motesnap"
 	skippable    = 0x184D2A50 // RFC 8878, section 3.1.2
 	footerSize   = 4 + 4 + len(footerMagic) + 8 + sha256.Size
-	// window is how far back zstd looks, which both sides need in memory.
+	// window is how far back zstd looks. Both sides need this much memory.
 	window = 1 << 20
-	// maxManifest bounds what is read on the word of a file.
+	// maxManifest limits how much is read because a file, which may be damaged, says so.
 	maxManifest = 16 << 20
 )
 
-// write puts a snapshot together. It completes m. The first frame is encrypted by key, unless that is nil.
+// write assembles a snapshot and completes m. It encrypts the first frame with key, unless that is
+// nil.
 func write(ctx context.Context, w io.Writer, m *Manifest, store *Stream, serverDir string, key *seal, progress Progress) (err error) {
 	counter := &countingWriter{w: w}
 	var sealed io.WriteCloser = passing{counter}
@@ -50,7 +51,7 @@ func write(ctx context.Context, w io.Writer, m *Manifest, store *Stream, serverD
 			return err
 		}
 	}
-	// One goroutine and little memory: this runs beside a cluster on a small machine.
+	// Use one goroutine and little memory: this runs beside a cluster on a small machine.
 	frame, err := zstd.NewWriter(sealed, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(window))
 	if err != nil {
 		return err
@@ -108,7 +109,7 @@ func addPart(archive *tar.Writer, m *Manifest, p Part, contents io.Reader) error
 	if _, err := io.CopyN(io.MultiWriter(archive, sum), contents, p.Size); err != nil {
 		return fmt.Errorf("copy %s: %w", p.Name, err)
 	}
-	// What checks a source at its end is asked: is this the end, and all right?
+	// Read on after the last byte: a source that verifies its data does so at its end.
 	switch n, err := contents.Read(make([]byte, 1)); {
 	case n > 0:
 		return fmt.Errorf("copy %s: it is longer than the %d bytes that it had", p.Name, p.Size)
@@ -120,8 +121,9 @@ func addPart(archive *tar.Writer, m *Manifest, p Part, contents io.Reader) error
 	return nil
 }
 
-// addServer adds the files below dir. Those with a leading dot are being written by somebody, or were. What is no file and leads to
-// none is left out, with a word in the log: a snapshot without a stray link is better than none.
+// addServer adds the files below dir. It skips files with a leading dot, which are temporary files
+// of a write in progress or of an interrupted one. It also skips entries that are neither a file
+// nor a link to one, and logs them: a snapshot without a stray link is better than no snapshot.
 func addServer(archive *tar.Writer, m *Manifest, dir string) error {
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), ".") {
@@ -131,7 +133,8 @@ func addServer(archive *tar.Writer, m *Manifest, dir string) error {
 		if err != nil {
 			return err
 		}
-		// A link is followed: operators keep keys elsewhere, and another machine has no such place.
+		// Follow links: operators keep keys elsewhere, and another machine does not have that
+		// place.
 		info, err := os.Stat(path)
 		dangling := d.Type() == fs.ModeSymlink && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP))
 		switch {
@@ -154,7 +157,7 @@ func addServer(archive *tar.Writer, m *Manifest, dir string) error {
 	return err
 }
 
-// file is a snapshot that is open.
+// file is an open snapshot.
 type file struct {
 	*os.File
 	Manifest
@@ -162,8 +165,8 @@ type file struct {
 	keys       Keys
 }
 
-// openFile opens a snapshot and reads its manifest. What lies in its place and is no regular file is
-// refused at once. keys open the rest if it is encrypted.
+// openFile opens a snapshot and reads its manifest. It refuses anything that is not a regular file
+// at once. keys decrypt the rest if the snapshot is encrypted.
 func openFile(path string, keys Keys) (*file, error) {
 	f, err := regular.Open(path)
 	if err != nil {
@@ -241,8 +244,8 @@ func decompress(r io.Reader) (*zstd.Decoder, error) {
 	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8*window))
 }
 
-// each calls fn with every part, and fails unless all are there with the sums that they should have. What fn
-// leaves unread is read for it.
+// each calls fn with every part, and fails unless all parts are there with the right checksums. It
+// reads the rest of a part that fn has not read to the end.
 func (s *file) each(ctx context.Context, progress Progress, fn func(Part, io.Reader) error) error {
 	if err := s.tryEach(ctx, progress, fn); err != nil {
 		return fmt.Errorf("read snapshot %s: %w", s.Name(), err)
@@ -287,7 +290,8 @@ func (s *file) tryEach(ctx context.Context, progress Progress, fn func(Part, io.
 	return nil
 }
 
-// damaged calls err damage if it comes from what was read, and not from the disk or the reader.
+// damaged turns err into ErrDamaged if the snapshot's data caused it, and not the disk or the
+// reader.
 func damaged(ctx context.Context, err error) error {
 	var path *fs.PathError
 	if ctx.Err() != nil || errors.As(err, &path) || errors.Is(err, ErrEncrypted) || errors.Is(err, ErrWrongKey) {
@@ -299,7 +303,7 @@ func damaged(ctx context.Context, err error) error {
 type countingWriter struct {
 	w   io.Writer
 	n   int64
-	sum hash.Hash // nil at first
+	sum hash.Hash // nil until the first use
 }
 
 func (c *countingWriter) Write(p []byte) (int, error) {
@@ -311,7 +315,7 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// passing is a writer with nothing to close.
+// passing is a writer with a Close that does nothing.
 type passing struct{ io.Writer }
 
 func (passing) Close() error { return nil }
@@ -327,7 +331,7 @@ func (s *sumReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// progressReader tells how far it is, and ends with its context.
+// progressReader reports its progress, and ends with its context.
 type progressReader struct {
 	ctx       context.Context
 	r         io.Reader

@@ -22,47 +22,50 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Extension is what the names of snapshots end with: any tar that knows zstd opens them.
+// Extension is the end of a snapshot's file name: any tar that supports zstd opens the file.
 const Extension = ".tar.zst"
 
-// Files of a Save that is under way, or was when the machine went down: the snapshot, and the store that is taken out
-// of it again to be checked. Who has the folder's lock may remove them.
+// Files of a Save that is in progress, or was when the machine went down: the snapshot, and the
+// store that is extracted from it again for the check. The holder of the directory's lock may
+// remove them.
 const (
 	draftFile = ".new"
 	checkFile = ".check"
 )
 
-// spare is what must be free on the disk beside the snapshot itself, in bytes: somebody else needs some too.
+// spare is how many bytes must stay free on the disk beside the snapshot itself, because other
+// programs need some too.
 const spare = 8 << 20
 
 var (
-	// ErrNoRoom says that there is no room on the disk for a snapshot.
+	// ErrNoRoom is returned when the disk has no room for a snapshot.
 	ErrNoRoom = errors.New("not enough room")
-	// ErrNone says that there is no snapshot that can be read.
+	// ErrNone is returned when there is no snapshot that can be read.
 	ErrNone = errors.New("no good snapshot")
 )
 
-// Folder is where a machine's snapshots are. It is made, for its owner alone, when the first is saved.
+// Folder is the directory of a machine's snapshots. The first Save creates it, accessible to its
+// owner only.
 type Folder string
 
 // Snapshot is a file in a Folder.
 type Snapshot struct {
-	Name string // without folder
+	Name string // without the directory
 	Path string
 	Size int64
 	Manifest
-	// Err is why the manifest cannot be read. All else is then unknown.
+	// Err is the reason why the manifest cannot be read. All other fields are then unknown.
 	Err error
 }
 
-// automatic matches the names that Save gives.
+// automatic matches the names that Save generates.
 var automatic = regexp.MustCompile(`^mote-\d{8}T\d{6}Z-\d+\.tar\.zst$`)
 
-// Automatic says whether the snapshot's name was given by Save: Prune touches no others.
+// Automatic reports whether Save generated the snapshot's name: Prune removes no other snapshots.
 func (s Snapshot) Automatic() bool { return automatic.MatchString(s.Name) }
 
-// Save takes a snapshot. Without a name it is called by time and revision. It fails with ErrNoRoom before the disk
-// is full, if it can.
+// Save takes a snapshot. If name is empty, the name is made of the time and the revision. Save
+// fails with ErrNoRoom before the disk is full, if it can.
 func (f Folder) Save(ctx context.Context, name string, source Source, o Origin, progress Progress) (Snapshot, error) {
 	s, err := f.save(ctx, name, source, o, progress)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
@@ -85,7 +88,7 @@ func (f Folder) save(ctx context.Context, name string, source Source, o Origin, 
 		return Snapshot{}, err
 	}
 	defer unlock()
-	if err := f.free(name); err != nil { // only now nobody else can take it
+	if err := f.free(name); err != nil { // under the lock, so no other Save can take the name
 		return Snapshot{}, err
 	}
 	defer func() { err = errors.Join(err, f.removeDrafts()) }()
@@ -116,7 +119,7 @@ func (f Folder) save(ctx context.Context, name string, source Source, o Origin, 
 	return look(path), nil
 }
 
-// draft writes the snapshot under another name.
+// draft writes the snapshot under a temporary name.
 func (f Folder) draft(ctx context.Context, source Source, o Origin, key *seal, progress Progress) (m Manifest, err error) {
 	ctx, cancel := context.WithCancel(ctx) // ends the stream
 	defer cancel()
@@ -146,7 +149,7 @@ func (f Folder) draft(ctx context.Context, source Source, o Origin, key *seal, p
 	return m, errors.Join(err, file.Close())
 }
 
-// verifyDraft reads the draft back as a restore would, and its store as a start would.
+// verifyDraft reads the draft back as a restore would, and checks its store as a start would.
 func (f Folder) verifyDraft(ctx context.Context, keys Keys) error {
 	s, err := openFile(f.path(draftFile), keys)
 	if err != nil {
@@ -172,8 +175,8 @@ func (f Folder) verifyDraft(ctx context.Context, keys Keys) error {
 	return nil
 }
 
-// checkRoom refuses what would fill the disk: the snapshot, which is smaller than the store, and the store that
-// is taken out of it again.
+// checkRoom fails if the disk lacks room for the snapshot, which is smaller than the store, and for
+// the store that is extracted from it again.
 func (f Folder) checkRoom(store int64) error {
 	return checkRoom(string(f), store+store/2+spare)
 }
@@ -189,7 +192,7 @@ func checkRoom(dir string, need int64) error {
 	return nil
 }
 
-// fileName makes a person's name that of a file.
+// fileName returns the file name for a name that a user has chosen.
 func fileName(name string) (string, error) {
 	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`).MatchString(name) {
 		return "", fmt.Errorf("%q cannot be a snapshot's name: letters, digits, dots, dashes and underscores can", name)
@@ -197,7 +200,7 @@ func fileName(name string) (string, error) {
 	return strings.TrimSuffix(name, Extension) + Extension, nil
 }
 
-// free refuses the name of a file that is there. It needs the lock.
+// free fails if a file of this name exists. The caller must hold the lock.
 func (f Folder) free(name string) error {
 	if name == "" {
 		return nil
@@ -208,7 +211,7 @@ func (f Folder) free(name string) error {
 	return nil
 }
 
-// Find returns the path of a snapshot that is called by its name, with or without extension, or by its path.
+// Find returns the path of a snapshot. name is its name, with or without extension, or its path.
 func (f Folder) Find(name string) (string, error) {
 	paths := []string{name}
 	if !strings.ContainsRune(name, filepath.Separator) {
@@ -222,7 +225,8 @@ func (f Folder) Find(name string) (string, error) {
 	return "", fmt.Errorf("there is no snapshot %s, neither in %s nor as a file; \"mote datastore snapshot list\" shows all", name, f)
 }
 
-// List returns all snapshots, the newest first. Revisions tell which is newer: they never go back, as clocks do.
+// List returns all snapshots, the newest first. It orders them by revision, because revisions never
+// go back and clocks do.
 func (f Folder) List() ([]Snapshot, error) {
 	entries, err := os.ReadDir(string(f))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -240,7 +244,7 @@ func (f Folder) List() ([]Snapshot, error) {
 	return list, nil
 }
 
-// look reads what a file says of itself.
+// look reads the manifest of a file.
 func look(path string) Snapshot {
 	s := Snapshot{Name: filepath.Base(path), Path: path}
 	opened, err := openFile(path, Keys{})
@@ -254,8 +258,8 @@ func look(path string) Snapshot {
 	return s
 }
 
-// Verify reads a whole snapshot and compares it with its manifest. Of an encrypted one it compares the encrypted bytes,
-// unless there are keys that open it.
+// Verify reads a whole snapshot and compares it with its manifest. Of an encrypted snapshot it
+// compares the encrypted bytes, unless keys can decrypt it.
 func Verify(ctx context.Context, path string, keys Keys, progress Progress) (Manifest, error) {
 	s, err := openFile(path, keys)
 	if err != nil {
@@ -268,8 +272,10 @@ func Verify(ctx context.Context, path string, keys Keys, progress Progress) (Man
 	return s.Manifest, s.each(ctx, progress, func(Part, io.Reader) error { return nil })
 }
 
-// Prune removes all snapshots that Save named of the cluster that Fingerprint calls cluster but the newest keep, and but the newest that is
-// good. Others' and those that cannot be read, which may be a later version's, are left alone. It returns the names of what it removed.
+// Prune deletes the automatic snapshots of a cluster except the newest keep and the newest valid
+// one. cluster is the Fingerprint of the cluster. Prune keeps the snapshots of other clusters, and
+// those that it cannot read, which a later version may have written. It returns the names of the
+// deleted snapshots.
 func (f Folder) Prune(ctx context.Context, keep int, cluster string) ([]string, error) {
 	if _, err := os.Stat(string(f)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -309,9 +315,9 @@ func (f Folder) Prune(ctx context.Context, keep int, cluster string) ([]string, 
 	return removed, nil
 }
 
-// Newest returns the store of the newest snapshot in the folder dir that is whole and of the cluster that
-// Fingerprint calls cluster, and the snapshot's name. Without any it fails with ErrNone. Without a
-// cluster, any will do.
+// Newest returns the store and the name of the newest valid snapshot in the directory dir that
+// belongs to the cluster with the Fingerprint cluster. If cluster is empty, a snapshot of any
+// cluster will do. It fails with ErrNone if there is none.
 func Newest(dir, cluster string) (io.ReadCloser, string, error) {
 	list, err := Folder(dir).List()
 	if err != nil {
@@ -356,16 +362,17 @@ func openStorePart(path string) (io.ReadCloser, error) {
 			_, err := io.Copy(w, contents)
 			return err
 		})
-		w.CloseWithError(err) // nil is the end
+		w.CloseWithError(err) // nil means EOF
 	}()
 	return r, nil
 }
 
 func (f Folder) path(name string) string { return filepath.Join(string(f), name) }
 
-// lock makes the folder if need be and keeps other Saves and Prunes out.
+// lock creates the directory if necessary, and excludes other calls of Save and Prune.
 func (f Folder) lock(ctx context.Context) (unlock func(), err error) {
-	// A folder that is there is its owner's to open; the files are 0600 in any case.
+	// Keep the mode of a directory that exists, which its owner may open to others; the files are
+	// 0600 in any case.
 	if err := os.MkdirAll(string(f), 0o700); err != nil {
 		return nil, err
 	}
@@ -392,7 +399,7 @@ func (f Folder) removeDrafts() error {
 	return nil
 }
 
-// copyTo makes a file of these contents.
+// copyTo creates a file with these contents.
 func copyTo(path string, mode fs.FileMode, contents io.Reader, durable bool) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLinks: links of operators are followed; one that leads nowhere does not cost the snapshot.
+// TestLinks checks that links of operators are followed, and that a link to nothing does not make
+// the snapshot fail.
 func TestLinks(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)
@@ -33,7 +34,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// intruded is a context that is asked whether it has ended when the folder's lock has just been taken.
+// intruded is a context that calls intrude when Err is called, which Save does right after it has
+// taken the directory's lock.
 type intruded struct {
 	context.Context
 	intrude func()
@@ -44,7 +46,8 @@ func (c intruded) Err() error {
 	return c.Context.Err()
 }
 
-// TestNameIsJudgedUnderTheLock: a name that is taken between the wish and the lock is not overwritten.
+// TestNameIsJudgedUnderTheLock checks that Save does not overwrite a file that takes the name after
+// Save was called and before it has the lock.
 func TestNameIsJudgedUnderTheLock(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)

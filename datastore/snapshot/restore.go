@@ -18,34 +18,39 @@ import (
 	"github.com/mote-k8s/mote/internal/layout"
 )
 
-// planFile in the datastore's directory is the plan of a restore.
+// planFile is the plan of a restore, in the datastore's directory.
 const planFile = "restore.json"
 
-// revisionGap is how far above the snapshot a restored store begins: more than could be written between the snapshot and the restore, on
-// whichever machine, and above what a repair from the same snapshot has jumped to there.
+// revisionGap is how far above the snapshot a restored store begins. It is more revisions than any
+// machine could write between the snapshot and the restore, and more than a repair from the same
+// snapshot has skipped there.
 const revisionGap = 2 * rescue.RevisionGap
 
-// Restored says what a restore did.
+// Restored describes what a restore did.
 type Restored struct {
 	Manifest
-	// Replaced are the folders with what was there before: none if nothing was, two if it was on two file systems.
+	// Replaced are the directories with the previous data: none if there was no data, two if it was
+	// on two file systems.
 	Replaced []string
 }
 
-// plan is what is left to do once everything is staged. It is there from the first change to the last.
+// plan lists the steps that remain once everything is staged. The file exists from the first change
+// to the last.
 //
 //	(no plan) -- stage --> staged -- write plan --> planned -- swap each item --> swapped -- remove plan --> (no plan)
 //
-// Before the plan is there, nothing has changed, and whoever comes next removes the stage. From then on whoever
-// comes next goes on: an item that is still staged has not been put in place.
+// Before the plan exists, nothing has changed, and the next caller removes the stage. Once it
+// exists, the next caller continues: an item that is still staged has not been put in place.
 type plan struct {
 	Manifest Manifest `json:"manifest"`
-	// Replaced is the name of the folder for what was there before, beside the plan or, of another file system, in the data directory.
+	// Replaced is the name of the directory for the previous data. It is beside the plan or, for
+	// data on another file system, in the data directory.
 	Replaced string `json:"replaced"`
 }
 
-// items are what a restore puts in place, by their paths below the data directory. Each is staged beside its place: the store may be on
-// a disk of its own, and a rename does not lead from one to another.
+// items returns what a restore puts in place, by paths below the data directory. Each item is
+// staged beside its destination: the store may be on a disk of its own, and a rename cannot move a
+// file to another file system.
 func items() []string {
 	below := layout.Data("")
 	return []string{below.Server(), below.State(), below.StateLog(0), below.StateLog(1)}
@@ -54,18 +59,18 @@ func items() []string {
 // restoring is a restore into one data directory.
 type restoring struct {
 	dataDir string
-	// before is told of each change of the disk, for the tests that end the process there.
+	// before is called before each change of the disk; tests end the process there.
 	before func(what string)
 }
 
-// Restore puts the snapshot at path in place of what is in dataDir, whose lock the caller has. keys open an encrypted one.
-// An interrupted restore is finished first.
+// Restore replaces the data in dataDir with the snapshot at path. The caller must hold the lock of
+// dataDir. keys open an encrypted snapshot. An interrupted restore is finished first.
 func Restore(ctx context.Context, path, dataDir string, keys Keys, progress Progress) (Restored, error) {
 	return newRestoring(dataDir).restore(ctx, path, keys, progress)
 }
 
-// Resume finishes a restore that was interrupted in dataDir, whose lock the caller has, and says whether there was
-// one.
+// Resume finishes a restore that was interrupted in dataDir, and reports whether there was one. The
+// caller must hold the lock of dataDir.
 func Resume(dataDir string) (Restored, bool, error) { return newRestoring(dataDir).resume() }
 
 func newRestoring(dataDir string) *restoring {
@@ -78,7 +83,7 @@ func (r *restoring) restore(ctx context.Context, path string, keys Keys, progres
 	}
 	p, err := r.stage(ctx, path, keys, progress)
 	if err != nil {
-		// Nothing has changed, and a stage that is left is removed by the next who comes.
+		// Nothing has changed yet. If this removal fails, the next caller removes the stage.
 		_ = r.removeStages()
 		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
 	}
@@ -107,7 +112,8 @@ func (r *restoring) resume() (Restored, bool, error) {
 	return done, true, err
 }
 
-// stage unpacks the snapshot beside what it will replace, and makes it what a start wants.
+// stage unpacks the snapshot beside the data that it will replace, and prepares the store for a
+// start.
 func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress Progress) (plan, error) {
 	s, err := openFile(path, keys)
 	if err != nil {
@@ -128,7 +134,8 @@ func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress 
 		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
 			return err
 		}
-		// Others may read at most what the control plane lets them read; nobody may write.
+		// Others get at most the read access that the control plane grants them; nobody except the
+		// owner may write.
 		return copyTo(target, p.Mode.Perm()&0o644, contents, true)
 	})
 	if err != nil {
@@ -157,7 +164,7 @@ func (r *restoring) stage(ctx context.Context, path string, keys Keys, progress 
 	return plan{Manifest: s.Manifest, Replaced: replaced}, err
 }
 
-// staged is where an item, or a file below one, is before it is put in place.
+// staged returns the path of an item, or of a file below one, before it is put in place.
 func (r *restoring) staged(item string) string {
 	if below, ok := strings.CutPrefix(item, layout.Data("").Datastore()+"/"); ok {
 		return filepath.Join(r.path(layout.Stage), filepath.FromSlash(below))
@@ -177,8 +184,9 @@ func (r *restoring) removeStages() error {
 	return err
 }
 
-// floor is what the restored store's revisions must be above: what this store may have given out, and what
-// the one that the snapshot is of may have since. Other snapshots know of stores that cannot be read any more.
+// floor returns a revision that the restored store must begin above. It is above all revisions that
+// the current store may have given out, and all that the snapshot's own store may have given out
+// since the snapshot. Other snapshots add the revisions of stores that cannot be read any more.
 func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 	highest := m.Revision
 	for _, f := range []Folder{Folder(folder), Folder(layout.Data(r.dataDir).Snapshots())} {
@@ -191,13 +199,14 @@ func (r *restoring) floor(m Manifest, folder string) (int64, error) {
 		}
 	}
 	if now, err := rescue.Peek(layout.Data(r.dataDir).State()); err == nil {
-		// What is in its log is not in the file yet, and far less than the gap.
+		// The revisions in the log are not in the file yet. They are far fewer than the gap.
 		highest = max(highest, now.Revision, now.Ceiling)
 	}
 	return highest + revisionGap, nil
 }
 
-// replacedName is a name that nothing has: a clock that was set back must not mix up two restores.
+// replacedName returns a name that is not in use: a clock that was set back must not mix up two
+// restores.
 func (r *restoring) replacedName(now time.Time) (string, error) {
 	name := layout.ReplacedPrefix + now.UTC().Format("20060102T150405Z")
 	for i := 1; ; i++ {
@@ -219,7 +228,7 @@ func (r *restoring) replacedName(now time.Time) (string, error) {
 	}
 }
 
-// write makes the plan: from here on there is no way back but by another restore.
+// write creates the plan: from here on only another restore can undo this one.
 func (r *restoring) write(p plan) error {
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
@@ -237,7 +246,7 @@ func (r *restoring) write(p plan) error {
 	return errors.Join(durable.SyncDir(r.path("")), durable.SyncDir(r.dataDir))
 }
 
-// swap puts in place what is staged and sets aside what was there. Each step can be repeated.
+// swap puts the staged items in place and sets the previous ones aside. Each step can be repeated.
 func (r *restoring) swap(p plan) (Restored, error) {
 	done := Restored{Manifest: p.Manifest}
 	for _, item := range items() {
@@ -264,7 +273,7 @@ func (r *restoring) swap(p plan) (Restored, error) {
 func (r *restoring) swapItem(p plan, item string) error {
 	staged, live := r.staged(item), filepath.Join(r.dataDir, item)
 	if _, err := os.Lstat(staged); errors.Is(err, fs.ErrNotExist) {
-		return nil // it is in place, or not in the snapshot
+		return nil // it is in place already, or not in the snapshot
 	}
 	if _, err := os.Lstat(live); err == nil {
 		r.before("set aside " + item)
@@ -283,7 +292,8 @@ func (r *restoring) swapItem(p plan, item string) error {
 	return errors.Join(durable.SyncDir(filepath.Dir(live)), durable.SyncDir(filepath.Dir(staged)))
 }
 
-// setAside moves a file into a folder, which is made. It must be safe there before its old name is taken.
+// setAside moves a file into a directory, which it creates. The file must be durable there before
+// the caller reuses its old name.
 func setAside(path, folder string) error {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
@@ -294,12 +304,12 @@ func setAside(path, folder string) error {
 	return errors.Join(durable.SyncDir(folder), durable.SyncDir(filepath.Dir(folder)), durable.SyncDir(filepath.Dir(path)))
 }
 
-// path is a path in the datastore's folder.
+// path returns a path in the datastore's directory.
 func (r *restoring) path(name string) string {
 	return filepath.Join(layout.Data(r.dataDir).Datastore(), name)
 }
 
-// syncTree makes all folders below dir durable. Their files are.
+// syncTree makes all directories below dir durable. Their files are durable already.
 func syncTree(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {

@@ -55,8 +55,8 @@ func restoreVictim(dir string) {
 	os.Exit(0)
 }
 
-// TestRestoreKilledAtEveryStep: after a kill the data directory is what it was, or a resume makes it what the snapshot was;
-// and what was there before is kept.
+// TestRestoreKilledAtEveryStep checks that after a kill the data directory is unchanged, or that
+// Resume completes the restore; and that the previous data is kept.
 func TestRestoreKilledAtEveryStep(t *testing.T) {
 	from := newMachine(t)
 	store := from.open(t)
@@ -87,7 +87,7 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		require.Equal(t, "signal: killed", err.Error(), "%s", out)
 
 		_, planned := os.Stat(filepath.Join(m.dir, "datastore", planFile))
-		if _, err := run("", 1); planned == nil { // whoever comes next is killed, too
+		if _, err := run("", 1); planned == nil { // the process that resumes is killed, too
 			require.Error(t, err)
 		}
 		done, resumed, err := Resume(m.dir)
@@ -123,7 +123,8 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 	require.True(t, changed)
 }
 
-// TestRestoreBeginsAboveARepair: a snapshot that one machine was repaired with begins higher on another, which knows nothing of that.
+// TestRestoreBeginsAboveARepair checks a snapshot from which one machine repaired its store: a
+// restore on another machine, which does not know of that repair, begins at a higher revision.
 func TestRestoreBeginsAboveARepair(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)
@@ -148,8 +149,8 @@ func TestRestoreBeginsAboveARepair(t *testing.T) {
 	require.Greater(t, put(t, other.open(t), "/a", "later"), last)
 }
 
-// TestRestoreOnTwoDisks: the store may be on a disk of its own. It needs root for a file system, in a mount namespace that dies with the
-// test's thread.
+// TestRestoreOnTwoDisks restores with the store on a disk of its own. It needs root for a file
+// system in a mount namespace that dies with the test's thread.
 func TestRestoreOnTwoDisks(t *testing.T) {
 	runtime.LockOSThread() // and never unlock: the thread must not be used again
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
@@ -183,7 +184,8 @@ func TestRestoreOnTwoDisks(t *testing.T) {
 	require.NoError(t, now.Close())
 }
 
-// TestLogOfARestoreIsMissed: the log that a restore makes may not be emptied without a word, though nothing has been written to it yet.
+// TestLogOfARestoreIsMissed checks that emptying the log that a restore creates is detected,
+// although nothing has been written to it yet.
 func TestLogOfARestoreIsMissed(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)

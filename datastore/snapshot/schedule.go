@@ -7,42 +7,44 @@ import (
 	"time"
 )
 
-// Timetable says when a snapshot is due next after a time, as cron's schedules do.
+// Timetable returns when the next snapshot after a given time is due, as cron schedules do.
 type Timetable interface {
 	Next(after time.Time) time.Time
 }
 
 const (
-	// settle is how long after the start of the process one is taken that is due: the start is over by then,
-	// and a machine that gets its clock from a network has it.
+	// settle is how long after the start of the process a snapshot is taken that is overdue. By
+	// then the start has finished, and a machine that sets its clock from a network has done so.
 	settle = 5 * time.Minute
-	// doubt is how long after it one is taken if the clock cannot tell whether it is due, because it
-	// stands before the newest snapshot: a machine without a clock may never be up for as long as the
-	// timetable wants, and one that restarts all the time must not save each time.
+	// doubt is how long after the start a snapshot is taken if the clock is before the newest
+	// snapshot and so cannot show whether one is due. A machine without a clock may never be up for
+	// as long as the timetable wants, and one that restarts often must not save at each start.
 	doubt = time.Hour
-	// slack is by how much the clock may be behind at the time for which it was waited: it is being adjusted.
+	// slack is how far the clock may be behind the due time when the wait ends, because the clock
+	// is being adjusted.
 	slack = time.Minute
 )
 
-// Schedule saves and prunes snapshots by a timetable. It is a component.Component. Nothing that goes wrong with a
-// snapshot ends it: the cluster is worth more.
+// Schedule saves and prunes snapshots by a timetable. It is a component.Component. No error of a
+// snapshot ends it, because the cluster is more important.
 type Schedule struct {
 	Folder Folder
 	Source Source
 	Origin Origin
 	Timetable
-	// Keep is how many are left, from 1.
+	// Keep is how many snapshots Prune keeps, at least 1.
 	Keep int
 }
 
 // Name implements component.Component.
 func (*Schedule) Name() string { return "snapshots" }
 
-// Ready implements component.Component: nothing waits for a snapshot.
+// Ready implements component.Component: no other component waits for a snapshot.
 func (*Schedule) Ready(context.Context) error { return nil }
 
-// Run implements component.Component. It sleeps on the monotonic clock and asks the wall clock only how long: a
-// clock that is set meanwhile makes the next snapshot early or late by at most one round of the timetable.
+// Run implements component.Component. It reads the wall clock only to compute the wait, and sleeps
+// on the monotonic clock. So setting the clock during a wait makes the next snapshot early or late
+// by at most one round of the timetable.
 func (s *Schedule) Run(ctx context.Context) error {
 	if !sleep(ctx, settle) {
 		return nil
@@ -61,7 +63,8 @@ func (s *Schedule) Run(ctx context.Context) error {
 	return nil
 }
 
-// overdue says whether one was missed, when the machine was off, or there is none at all.
+// overdue reports whether a snapshot was missed while the machine was off, or there is no snapshot
+// at all.
 func (s *Schedule) overdue(now time.Time) bool {
 	last, ok := s.last()
 	return !ok || !s.Next(last.Time).After(now)
@@ -72,11 +75,11 @@ func (s *Schedule) inDoubt(now time.Time) bool {
 	return ok && now.Before(last.Time)
 }
 
-// last is the newest snapshot of this cluster that can be read.
+// last returns the newest snapshot of this cluster that can be read.
 func (s *Schedule) last() (Snapshot, bool) {
 	list, err := s.Folder.List()
 	if err != nil {
-		return Snapshot{}, false // saving says what is wrong
+		return Snapshot{}, false // the next save reports the error
 	}
 	cluster, err := Fingerprint(s.Origin.ServerDir)
 	if err != nil {
@@ -90,7 +93,8 @@ func (s *Schedule) last() (Snapshot, bool) {
 	return Snapshot{}, false
 }
 
-// untilNext is how long it is to the next time of the timetable that is not just now.
+// untilNext returns the wait until the next time of the timetable. It skips a time that is less
+// than slack away.
 func (s *Schedule) untilNext(now time.Time) time.Duration {
 	next := s.Next(now)
 	if next.Sub(now) < slack {

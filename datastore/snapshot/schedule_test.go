@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// scheduled runs a Schedule in a bubble, in which time passes at once. The clock begins at 2000.
+// scheduled runs a Schedule in a synctest bubble, in which time passes at once. The clock begins in
+// the year 2000.
 func scheduled(t *testing.T, m machine, timetable string, fn func(saved func() int)) {
 	t.Helper()
 	store := m.open(t)
@@ -57,7 +58,7 @@ func TestScheduleOfAFreshMachine(t *testing.T) {
 	})
 }
 
-// saveAt saves one whose time is by as much off the bubble's start.
+// saveAt saves a snapshot with a time that is off from the start of the bubble.
 func saveAt(t *testing.T, m machine, off time.Duration) {
 	t.Helper()
 	store := m.open(t)
@@ -87,7 +88,8 @@ func TestScheduleIsNotAskedByRestarts(t *testing.T) {
 	}
 }
 
-// TestScheduleWithoutAClock: the machine boots long before the newest snapshot, each time.
+// TestScheduleWithoutAClock checks a machine whose clock is long before the newest snapshot at each
+// boot.
 func TestScheduleWithoutAClock(t *testing.T) {
 	m := newMachine(t)
 	saveAt(t, m, 20*365*24*time.Hour)
@@ -101,7 +103,8 @@ func TestScheduleWithoutAClock(t *testing.T) {
 	})
 }
 
-// TestScheduleOfAnotherDatabase asks once.
+// TestScheduleOfAnotherDatabase checks that the schedule tries only once with a database that has
+// no snapshots.
 func TestScheduleOfAnotherDatabase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0

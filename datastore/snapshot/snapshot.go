@@ -1,18 +1,21 @@
-// Package snapshot keeps copies of the cluster's state: one file each, from which another machine can be made what
-// this one was. It holds the store at one moment, and the keys without which the store is of no use.
+// Package snapshot keeps snapshots of the cluster's state, one file each. From such a file another
+// machine can take over the cluster. A snapshot holds the store at one moment, and the keys without
+// which the store cannot be used.
 //
-// It owns the format of the files, their folder, when they are taken, and the restoring. Where the store's bytes
-// come from is a Source's business. Enter through Folder to save, list and prune, through Restore and Resume to
-// bring one back, and through Newest to repair a store. Folders may be used by several processes at once; Restore
-// and Resume need the data directory's lock.
+// It owns the format of the files, their directory, the schedule and the restore. It leaves the
+// source of the store's bytes to a Source. Enter through Folder to save, list and prune, through
+// Restore and Resume to restore, and through Newest to repair a store. Several processes may use a
+// Folder at once; Restore and Resume need the data directory's lock.
 //
 // Invariants:
-//   - A file under its own name is whole: it was read back, and its store checked, before it got that name.
-//   - Nothing is handed out or put in place that does not have the sum that the manifest gives.
-//   - The newest snapshot that can be read is never pruned.
-//   - What a restore replaces is set aside, not deleted; one that was interrupted is finished by Resume.
+//   - A file under its final name is complete: it was read back, and its store checked, before it
+//     got that name.
+//   - No data is returned or put in place unless its checksum is the one in the manifest.
+//   - The newest valid snapshot is never pruned.
+//   - A restore sets the previous data aside and does not delete it. Resume finishes an interrupted
+//     restore.
 //
-// The format is described in ../README.md and stamped into each manifest as Format.
+// ../README.md describes the format. Each manifest has its version, Format.
 package snapshot
 
 import (
@@ -29,32 +32,35 @@ import (
 	"time"
 )
 
-// Format and FormatEncrypted are the versions of the file's layout that this package writes and reads.
+// Format and FormatEncrypted are the versions of the file's layout that this package writes and
+// reads.
 const (
 	Format          = 1
 	FormatEncrypted = 2 // the first frame is in an age file
 )
 
-// Parts of a snapshot: the store's file, and the files of the control plane below their folder.
+// Parts of a snapshot: the store file, and the control plane's files below their directory.
 const (
 	storePart   = "datastore/state.db"
 	serverParts = "server/"
 )
 
-// ErrDamaged says that a snapshot is not what was written, or none at all.
+// ErrDamaged is returned for a snapshot that has changed since it was written, and for a file that
+// is not a snapshot.
 var ErrDamaged = errors.New("damaged snapshot")
 
-// Manifest says what a snapshot is and what is in it.
+// Manifest describes a snapshot and lists its contents.
 type Manifest struct {
 	Format int `json:"format"`
 	// Mote and Kubernetes are the versions that wrote the store.
 	Mote       string `json:"mote"`
 	Kubernetes string `json:"kubernetes"`
-	// Node is the node that it was taken on.
+	// Node is the node on which the snapshot was taken.
 	Node string `json:"node"`
-	// Cluster is the SHA-256 of the certificate of the cluster's authority, in hexadecimal; empty if there was none.
+	// Cluster is the SHA-256 of the cluster CA's certificate, in hexadecimal; empty if there was
+	// none.
 	Cluster string `json:"cluster"`
-	// Revision is the last that the store had given out.
+	// Revision is the last revision that the store had given out.
 	Revision int64     `json:"revision"`
 	Time     time.Time `json:"time"`
 	Parts    []Part    `json:"parts"`
@@ -68,11 +74,11 @@ type Part struct {
 	Name string      `json:"name"`
 	Mode fs.FileMode `json:"mode"`
 	Size int64       `json:"size"`
-	// SHA256 is of its contents, in hexadecimal.
+	// SHA256 is the checksum of its contents, in hexadecimal.
 	SHA256 string `json:"sha256"`
 }
 
-// size is what the parts occupy together.
+// size returns the total size of the parts.
 func (m *Manifest) size() (n int64) {
 	for _, p := range m.Parts {
 		n += p.Size
@@ -89,20 +95,23 @@ type Stream struct {
 // Source opens a Stream, which ends with ctx.
 type Source func(ctx context.Context) (*Stream, error)
 
-// Origin says what goes into a snapshot beside the store.
+// Origin describes what goes into a snapshot in addition to the store.
 type Origin struct {
-	// ServerDir is the folder of the control plane's keys, <data-dir>/server. All files in it are copied.
+	// ServerDir is the directory of the control plane's keys, <data-dir>/server. All files in it
+	// are copied.
 	ServerDir string
 	// Mote, Kubernetes and Node are for the manifest.
 	Mote, Kubernetes, Node string
-	// Recipients are the age public keys that the snapshot is encrypted for; without any it is not.
+	// Recipients are the age public keys for which the snapshot is encrypted. Without any it is not
+	// encrypted.
 	Recipients []string
 }
 
-// Progress is told how far long work is, in bytes of all.
+// Progress receives the number of bytes done and the total during long work.
 type Progress func(done, all int64)
 
-// Fingerprint is what a Manifest calls the cluster whose keys are in serverDir; empty if there are none yet.
+// Fingerprint returns the Manifest.Cluster of the cluster whose keys are in serverDir; empty if
+// there are no keys yet.
 func Fingerprint(serverDir string) (string, error) {
 	data, err := os.ReadFile(filepath.Join(serverDir, "tls", "server-ca.crt"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +122,7 @@ func Fingerprint(serverDir string) (string, error) {
 	}
 	block, _ := pem.Decode(data)
 	if block == nil {
-		return "", nil // whoever starts the control plane says what is wrong with it
+		return "", nil // the start of the control plane reports what is wrong with it
 	}
 	sum := sha256.Sum256(block.Bytes)
 	return hex.EncodeToString(sum[:]), nil

@@ -22,7 +22,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt"
 )
 
-// machine is a data directory with a control plane's keys.
+// machine is a data directory with the keys of a control plane.
 type machine struct {
 	dir    string
 	folder Folder
@@ -61,7 +61,7 @@ func (m machine) save(t *testing.T, name string, s *bolt.Store) Snapshot {
 	return saved
 }
 
-// fromStore is a store in this process as a Source.
+// fromStore returns a Source for a store in this process.
 func fromStore(s *bolt.Store) Source {
 	return func(ctx context.Context) (*Stream, error) {
 		c, err := s.Copy(ctx)
@@ -77,7 +77,8 @@ func fromStore(s *bolt.Store) Source {
 	}
 }
 
-// fromPipe is a Source that does not hold the store in memory, as FromConnection's does not.
+// fromPipe returns a Source that does not hold the store in memory, as FromConnection does not
+// either.
 func fromPipe(s *bolt.Store) Source {
 	return func(ctx context.Context) (*Stream, error) {
 		c, err := s.Copy(ctx)
@@ -150,7 +151,8 @@ func TestSaveAndRestoreElsewhere(t *testing.T) {
 	require.Len(t, entries, 3, "the store, its log, and nothing else")
 }
 
-// TestSaveWhileWriting: what was acknowledged before is in the snapshot, and writers go on.
+// TestSaveWhileWriting checks that the snapshot has every write that was acknowledged before it,
+// and that writers continue meanwhile.
 func TestSaveWhileWriting(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)
@@ -204,7 +206,8 @@ func TestRestoreSetsAside(t *testing.T) {
 	require.Greater(t, restored.Revision(), last)
 	require.NoError(t, restored.Close())
 
-	// The set aside one opens, too; and a second restore of the same file gives out no revision again.
+	// The store that was set aside can be opened, too. A second restore of the same file gives out
+	// no revision again.
 	require.FileExists(t, filepath.Join(done.Replaced[0], "server", "encryption.yaml"))
 	aside, err := bolt.Open(filepath.Join(done.Replaced[0], "state.db"), bolt.Options{})
 	require.NoError(t, err)
@@ -216,7 +219,8 @@ func TestRestoreSetsAside(t *testing.T) {
 	require.Greater(t, m.open(t).Revision(), restored.Revision())
 }
 
-// TestDamage flips bits, cuts off and zeroes: the damage is found, or does no harm.
+// TestDamage flips bits, cuts files off and zeroes ranges: each damage must be found, or do no
+// harm.
 func TestDamage(t *testing.T) {
 	m := newMachine(t)
 	store := m.open(t)
@@ -339,7 +343,7 @@ func TestSaveRefuses(t *testing.T) {
 	_, err = m.folder.Save(ctx, "", fromStore(store), m.origin(), nil)
 	require.ErrorIs(t, err, context.Canceled)
 
-	// None of it has left anything.
+	// No failed save has left a file behind.
 	entries, err := os.ReadDir(string(m.folder))
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
@@ -378,7 +382,7 @@ func TestOneSaveAtATime(t *testing.T) {
 	require.ErrorContains(t, err, "stop")
 }
 
-// retime gives a snapshot another time, as a machine with another clock would have.
+// retime changes the time of a snapshot, as if a machine with another clock had taken it.
 func retime(t *testing.T, s Snapshot, at time.Time) {
 	t.Helper()
 	f, err := openFile(s.Path, Keys{})

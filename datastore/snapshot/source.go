@@ -15,10 +15,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrUnserved says that the datastore has no snapshots: it is another database, which has backups of its own.
+// ErrUnserved is returned when the datastore cannot serve snapshots: it is another database, which
+// has backups of its own.
 var ErrUnserved = errors.New("the datastore is another database, which has backups of its own")
 
-// FromConnection is the Source of a store that is served as etcd's are.
+// FromConnection returns a Source for a store that serves snapshots with etcd's protocol.
 func FromConnection(conn *grpc.ClientConn) Source {
 	return func(ctx context.Context) (*Stream, error) {
 		stream, err := etcdserverpb.NewMaintenanceClient(conn).Snapshot(ctx, &etcdserverpb.SnapshotRequest{})
@@ -35,7 +36,7 @@ func FromConnection(conn *grpc.ClientConn) Source {
 	}
 }
 
-// streamReader reads a stream of blobs, the last of which is the sum of all others.
+// streamReader reads a stream of blobs. The last blob is the checksum of all others.
 type streamReader struct {
 	stream etcdserverpb.Maintenance_SnapshotClient
 	blob   []byte
@@ -43,12 +44,12 @@ type streamReader struct {
 	sum    hash.Hash
 }
 
-// Read implements io.Reader. It says EOF only when the sum is right.
+// Read implements io.Reader. It returns EOF only if the checksum is right.
 func (r *streamReader) Read(p []byte) (int, error) {
 	for len(r.blob) == 0 {
 		resp, err := r.stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return 0, io.ErrUnexpectedEOF // the sum ends it
+			return 0, io.ErrUnexpectedEOF // a complete stream ends with the checksum
 		}
 		if err != nil {
 			return 0, streamError(err)
@@ -76,7 +77,7 @@ func streamError(err error) error {
 	switch status.Code(err) {
 	case codes.Unimplemented:
 		return ErrUnserved
-	case codes.ResourceExhausted: // what is in memory does not go into the file
+	case codes.ResourceExhausted: // the data in memory does not fit into the file
 		return fmt.Errorf("%w: %s", ErrNoRoom, status.Convert(err).Message())
 	}
 	return fmt.Errorf("read datastore: %s", status.Convert(err).Message())
