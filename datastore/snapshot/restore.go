@@ -37,7 +37,8 @@ type Restored struct {
 // plan lists the steps that remain once everything is staged. The file exists from the first change
 // to the last.
 //
-//	(no plan) -- stage --> staged -- write plan --> planned -- swap each item --> swapped -- remove plan --> (no plan)
+//	(no plan) -- stage --> staged -- write plan --> planned
+//	planned -- swap each item --> swapped -- remove plan --> (no plan)
 //
 // Before the plan exists, nothing has changed, and the next caller removes the stage. Once it
 // exists, the next caller continues: an item that is still staged has not been put in place.
