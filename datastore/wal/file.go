@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenFiles opens the files path.0 and path.1, and makes those that are missing. Their names are durable
-// when the caller has synced their folder.
+// OpenFiles opens the files path.0 and path.1, and creates missing ones. Their names are durable
+// once the caller has synced their directory.
 func OpenFiles(path string) (Files, error) { return openFiles(path, os.O_RDWR|os.O_CREATE) }
 
-// ReadFiles opens the files path.0 and path.1 for a look by Open. They cannot be written to, and must be there.
+// ReadFiles opens the files path.0 and path.1 read-only for Open. Both must exist.
 func ReadFiles(path string) (Files, error) { return openFiles(path, os.O_RDONLY) }
 
 func openFiles(path string, flag int) (Files, error) {

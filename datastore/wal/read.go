@@ -7,24 +7,27 @@ import (
 	"io"
 )
 
-// Found is what Open met.
+// Found describes what Open has found in the files.
 type Found struct {
-	// Frames is how many were replayed.
+	// Frames is the number of frames that were replayed.
 	Frames int
-	// Torn says that there is neither a frame nor the mark behind the last frame: after a power cut this is a frame that was never
-	// acknowledged, otherwise one that was damaged.
+	// Torn is true if neither a frame nor the mark follows the last frame. After a power cut this
+	// is a frame that was never acknowledged; otherwise a frame has been damaged.
 	Torn bool
-	// Damage, an ErrDamaged, says that frames were lost that had been on the disk. Those before are replayed; Behind are those that
-	// can be read behind it. There is no Log then, and Next is the sequence number to create another one with.
+	// Damage, an ErrDamaged, means that frames are lost that were on the disk. The frames before
+	// them are replayed. Behind has the readable frames after them. Open then returns no Log, and
+	// Next is the sequence number for a call of Create.
 	Damage error
 	Behind [][]byte
 	Next   uint64
 }
 
-// Open reads the frames whose sequence number is at least from, in order, and returns a log. Its next frame begins a new sequence,
-// which may overwrite frames that were read: they must be in the checkpoint before. The payload that replay
-// gets is valid during the call. marked is false for a log of before there were marks and first frames. Open
-// owns the files only when it returns a log.
+// Open reads the frames with a sequence number of at least from, in order, and returns a log. The
+// log's next frame begins a new sequence, except that the log continues the sequence from if that
+// has only its first frame. A new sequence may overwrite frames that were read: they must be in the
+// checkpoint before that. The payload is valid only during the call of replay. marked is false for
+// a log that an older version wrote without marks and first frames. Open owns the files only when
+// it returns a log.
 func Open(files Files, from uint64, marked bool, replay func(payload []byte) error) (*Log, Found, error) {
 	l := &Log{files: files}
 	var contents [2]content
@@ -37,7 +40,7 @@ func Open(files Files, from uint64, marked bool, replay func(payload []byte) err
 			return nil, Found{}, err
 		}
 	}
-	last := contents[from%2] // of from, or of what came before it
+	last := contents[from%2] // that of from, or of the sequence before it
 	first, second := contents[0], contents[1]
 	if first.seq > second.seq {
 		first, second = second, first
@@ -76,22 +79,23 @@ func Open(files Files, from uint64, marked bool, replay func(payload []byte) err
 		l.unmarked = &position{second.seq, int64(second.end)}
 	}
 	l.seq = found.Next
-	if marked && second.seq == from && second.ended && found.Frames == 0 { // it goes on
+	if marked && second.seq == from && second.ended && found.Frames == 0 { // the sequence continues
 		l.seq, l.begun, l.end = from, true, int64(second.end)
 	}
 	l.spare = contents[l.seq%2].seq == 0
 	return l, found, nil
 }
 
-// content is what a file has for us; a file without frames of interest has sequence number 0.
+// content is the part of a file that counts for Open. A file without frames of interest has
+// sequence number 0.
 type content struct {
 	seq      uint64
 	payloads [][]byte
 	end      int  // of the last frame
 	ended    bool // by a mark
-	// old is the sequence of a first frame of no interest.
+	// old is the sequence number of a first frame that is older than the frames of interest.
 	old uint64
-	// damage is set if there are whole frames, behind, where there should be none.
+	// damage is set if whole frames follow where there should be none. behind has these frames.
 	damage    error
 	behind    [][]byte
 	behindSeq uint64
@@ -133,7 +137,7 @@ func read(f File, size int64, from uint64) (content, error) {
 	return c, nil
 }
 
-// frame returns the frame at offset if there is a whole one.
+// frame returns the frame at offset if it is whole.
 func frame(data []byte, offset int) (seq uint64, payload []byte, ok bool) {
 	if offset+headerSize > len(data) {
 		return 0, nil, false
@@ -141,7 +145,7 @@ func frame(data []byte, offset int) (seq uint64, payload []byte, ok bool) {
 	head := data[offset : offset+headerSize]
 	length := int(binary.BigEndian.Uint32(head[4:]))
 	seq = binary.BigEndian.Uint64(head[8:])
-	// Cheap tests come first: damage is looked for at every multiple of align.
+	// The cheap tests come first: the search for damage tests every multiple of align.
 	if binary.BigEndian.Uint64(head[16:]) != uint64(offset) || seq == 0 || length > maxFrame || offset+headerSize+length > len(data) {
 		return 0, nil, false
 	}

@@ -1,21 +1,24 @@
-// Package wal is a write-ahead log in two files that take turns: what Append has returned from is on the
-// disk, for the price of one fdatasync.
+// Package wal is a write-ahead log in two files that take turns. Every payload for which Append has
+// returned is on the disk, for the price of one fdatasync.
 //
-// It owns the two files and the frames in them, and knows nothing of what the frames say. Its user keeps
-// a checkpoint: Rotate moves on to the other file and overwrites what was there, so the checkpoint must
-// have all of that by then. Enter through Open. A Log is for one goroutine at a time.
+// It owns the two files and the frames in them, and does not know the meaning of the payloads. Its
+// user keeps a checkpoint: Rotate moves on to the other file and overwrites the frames there, so
+// the checkpoint must have all of them by then. Enter through Open. Only one goroutine at a time
+// may use a Log.
 //
 // Invariants:
-//   - A file is written from its start, frame after frame, and its blocks are kept: once they are all
-//     there, a frame changes no metadata of the file system. It grows by writing zeros, a step at a time.
-//   - Each use of a file has a sequence number, one above the last; its frames carry it. What is left of
-//     an earlier use never passes for a frame.
-//   - A sequence begins with an empty frame, which is on the disk before a checkpoint may name the sequence. So a
-//     log that is gone does not look like an empty one.
-//   - A frame is written only when the one before is on the disk, and with it a mark that the log ends there. So what follows
-//     the first frame that is not whole was never acknowledged, unless there is a whole frame behind it: that is
-//     damage. Where neither a frame nor the mark is, a write was torn, or the last frame has been damaged since: Open tells
-//     of it, because nobody can know which.
+//   - A file is written from its start, frame after frame, and keeps its blocks: once all blocks
+//     are allocated, a frame changes no metadata of the file system. A file grows by writing zeros,
+//     a step at a time.
+//   - Each use of a file has a sequence number, one above the last; its frames carry it. A frame
+//     that is left of an earlier use is never taken for a current one.
+//   - A sequence begins with an empty frame, which is on the disk before a checkpoint may name the
+//     sequence. So a lost log does not look like an empty one.
+//   - A frame is written only when the one before is on the disk. With each frame goes a mark that
+//     the log ends there. So nothing after the first frame that is not whole was ever acknowledged,
+//     unless a whole frame follows it: that is damage. If neither a frame nor the mark follows the
+//     last frame, either a write was torn, or the last frame has been damaged since. Open reports
+//     this case as Torn, because the two cannot be told apart.
 package wal
 
 import (
@@ -26,25 +29,27 @@ import (
 	"io"
 )
 
-// ErrDamaged says that frames were lost that had been on the disk.
+// ErrDamaged means that frames are lost that were on the disk.
 var ErrDamaged = errors.New("damaged write-ahead log")
 
 const (
-	// A frame's header: checksum of all that follows (4 bytes), length of the payload (4), sequence number
-	// (8), offset in the file (8). Frames begin at multiples of align, so that damage can be skipped.
+	// A frame's header: checksum of everything after it (4 bytes), length of the payload (4),
+	// sequence number (8), offset in the file (8). Frames begin at multiples of align, so that Open
+	// can skip damage.
 	headerSize = 24
 	align      = 8
-	// growth is how much of a file is filled with zeros at once. The sync that follows has to write the
-	// file's new size and blocks too; later ones only the frame.
+	// growth is how many bytes of a file are filled with zeros at once. The sync after that also
+	// has to write the file's new size and blocks; later syncs write only the frame.
 	growth = 256 << 10
-	// A mark says that the log ends: a magic number (4 bytes), checksum of sequence number and offset (4).
+	// A mark shows that the log ends: a magic number (4 bytes), checksum of sequence number and
+	// offset (4).
 	markSize  = 8
 	markMagic = 0x454e440a
 	// maxFrame is the longest payload.
 	maxFrame = 64 << 20
 )
 
-// errTooLong refuses a frame that Open would not take for one.
+// errTooLong refuses a frame that is too long for Open to accept.
 var errTooLong = errors.New("frame of the write-ahead log is too long")
 
 // Files are the two files of a log.
@@ -64,13 +69,13 @@ type Log struct {
 	files Files
 	sizes [2]int64
 	seq   uint64
-	// begun says that the sequence's first frame is on the disk.
+	// begun is true if the sequence's first frame is on the disk.
 	begun bool
-	// spare says that the file of the sequence has nothing that was read.
+	// spare is true if the file of the sequence had no frame that Open has read.
 	spare bool
-	// end is where the next frame begins.
+	// end is the offset of the next frame.
 	end int64
-	// unmarked is where the mark may be missing.
+	// unmarked is a place where the mark may be missing.
 	unmarked *position
 	buffer   []byte
 }
@@ -80,7 +85,7 @@ type position struct {
 	offset int64
 }
 
-// Create begins a log with sequence number seq. What the files have does not count any more.
+// Create begins a log with sequence number seq. It ignores the previous contents of the files.
 func Create(files Files, seq uint64) (*Log, error) {
 	l := &Log{files: files, seq: seq, spare: true}
 	for i, f := range files {
@@ -96,7 +101,7 @@ func checksum(b []byte) uint32 {
 	return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))
 }
 
-// space is what a frame occupies.
+// space returns how many bytes a frame with a payload of this length takes.
 func space(payload int) int {
 	return (headerSize + payload + align - 1) / align * align
 }
@@ -111,8 +116,9 @@ func mark(seq uint64, offset int64) []byte {
 	return b[:markSize]
 }
 
-// Append writes a frame with a payload, which is not empty. After an error of the writing (WriteError) nothing has happened, and Append
-// may be tried again; after any other the frame may or may not be there for the next Open.
+// Append writes a frame with a payload, which must not be empty. After a WriteError the log is
+// unchanged, and Append may be tried again. After any other error the next Open may or may not find
+// the frame.
 func (l *Log) Append(payload []byte) error {
 	if len(payload) > maxFrame {
 		return &WriteError{errTooLong}
@@ -167,10 +173,10 @@ func (l *Log) write(seq uint64, b []byte, offset int64) error {
 	return nil
 }
 
-// keepBuffer is the largest buffer that is kept for the next frame.
+// keepBuffer is the largest buffer in bytes that is kept for the next frame.
 const keepBuffer = 256 << 10
 
-// WriteError is an error that left the log as it was.
+// WriteError is an error that left the log unchanged.
 type WriteError struct{ err error }
 
 func (e *WriteError) Error() string { return fmt.Sprintf("write write-ahead log: %v", e.err) }
@@ -178,11 +184,12 @@ func (e *WriteError) Error() string { return fmt.Sprintf("write write-ahead log:
 // Unwrap returns the cause.
 func (e *WriteError) Unwrap() error { return e.err }
 
-// growthStep is how the zeros are written. A write of 256 KiB makes one folio of the page cache, which the
-// kernel then takes for dirty as a whole, and accounts so, whenever a frame is written into it.
+// growthStep is the size of the writes of zeros. One write of 256 KiB would make one folio of the
+// page cache. The kernel then marks and accounts the whole folio as dirty whenever a frame is
+// written into it.
 const growthStep = 4 << 10
 
-// grow fills a file with zeros to where a frame that ends at end has room.
+// grow fills a file with zeros until it has room for a frame that ends at end.
 func (l *Log) grow(i int, end int64) error {
 	if end <= l.sizes[i] {
 		return nil
@@ -198,11 +205,12 @@ func (l *Log) grow(i int, end int64) error {
 	return nil
 }
 
-// firstFrame is what the empty frame that a sequence begins with occupies.
+// firstFrame is the size of the empty frame at the start of a sequence.
 const firstFrame = headerSize
 
-// Begin writes the first frame of the sequence, if it is not there yet. A checkpoint may name the sequence then. Append does it,
-// too: for a checkpoint that must come first, because the file is not Spare.
+// Begin writes the first frame of the sequence, if that has not been done. A checkpoint may then
+// name the sequence. Append calls it too, for a log that is not Spare: its checkpoint must be
+// written before Begin.
 func (l *Log) Begin() error {
 	if l.begun {
 		return nil
@@ -223,20 +231,20 @@ func (l *Log) begin(seq uint64) error {
 	return l.write(seq, b, 0)
 }
 
-// Spare says that Begin overwrites nothing that was read.
+// Spare reports whether Begin overwrites none of the frames that Open has read.
 func (l *Log) Spare() bool { return l.spare }
 
-// Seq is the sequence number of the frames that are being appended.
+// Seq returns the sequence number of the frames that are being appended.
 func (l *Log) Seq() uint64 { return l.seq }
 
-// Used is how many bytes have been appended since the last Rotate.
+// Used returns how many bytes have been appended since the last Rotate.
 func (l *Log) Used() int64 { return max(0, l.end-firstFrame) }
 
-// Size is how many bytes the files have.
+// Size returns the size of both files in bytes.
 func (l *Log) Size() int64 { return l.sizes[0] + l.sizes[1] }
 
-// Rotate begins the next sequence in the other file. All frames of the sequence before the current one
-// must be in the checkpoint. Errors are as Append's.
+// Rotate begins the next sequence in the other file. All frames of the sequence before the current
+// one must be in the checkpoint. Its errors are those of Append.
 func (l *Log) Rotate() error {
 	if err := l.finish(); err != nil {
 		return err
@@ -248,7 +256,7 @@ func (l *Log) Rotate() error {
 	return nil
 }
 
-// finish writes the mark again where a write that was refused may have left anything.
+// finish writes the mark again where a refused write may have left some bytes.
 func (l *Log) finish() error {
 	if l.unmarked == nil {
 		return nil
@@ -265,7 +273,7 @@ func (l *Log) finish() error {
 func (l *Log) Close() error {
 	err := l.finish()
 	if full := (*WriteError)(nil); errors.As(err, &full) {
-		err = nil // what is there is not whole, and was refused
+		err = nil // the frame is not whole, and was refused
 	}
 	return errors.Join(err, l.files[0].Close(), l.files[1].Close())
 }

@@ -22,13 +22,14 @@ var (
 	cutSeed   = flag.Uint64("cut.seed", 0, "seed of TestPowerCut; 0 takes one from the clock")
 )
 
-// history is what the user of a log knows.
+// history is the knowledge of a log's user.
 type history struct {
 	*testing.T
 	rng  *rand.Rand
 	disk *waltest.Disk
 	log  *wal.Log
-	// from is what the checkpoint has; frames are those from there on, by sequence.
+	// from is the first sequence that the checkpoint does not have; frames are those of that
+	// sequence and later ones, by sequence.
 	from   uint64
 	frames map[uint64][]string
 	serial int
@@ -36,8 +37,9 @@ type history struct {
 	doubtful string
 }
 
-// TestPowerCut cuts the power at every sync, with all that is not synced dropped, torn or reordered: the log must have
-// all frames that were acknowledged since the checkpoint, in order, and at most the one in doubt besides.
+// TestPowerCut cuts the power at every sync. All data that is not synced is dropped, torn or
+// reordered. The log must have all frames that were acknowledged since the checkpoint, in order,
+// and at most the doubtful one in addition.
 func TestPowerCut(t *testing.T) {
 	seed := *cutSeed
 	if seed == 0 {
@@ -61,7 +63,7 @@ func TestPowerCut(t *testing.T) {
 				h.append(rng.IntN(3000), cut)
 			}
 		}
-		if rng.IntN(2) == 0 { // what follows a power cut is as good as what follows a start
+		if rng.IntN(2) == 0 { // a log after a power cut must work as well as one after a clean start
 			h.disk = h.disk.CutPower()
 			h.reopen(cut)
 			h.append(100, cut)
@@ -81,7 +83,7 @@ func (h *history) append(size int, cut func()) {
 	h.check(h.disk.CutPower())
 }
 
-// rotate has the checkpoint follow one sequence behind.
+// rotate moves the checkpoint on, so that it is one sequence behind the log.
 func (h *history) rotate(cut func()) {
 	if h.log.Used() == 0 {
 		return
@@ -93,7 +95,7 @@ func (h *history) rotate(cut func()) {
 	h.disk.OnSync = nil
 }
 
-// cutOnSync cuts the power when the log does something, and goes on.
+// cutOnSync cuts the power at each sync of the log, checks a copy of the disk, and continues.
 func (h *history) cutOnSync(cut func()) {
 	h.disk.OnSync = func() {
 		cut()
@@ -120,7 +122,7 @@ func (h *history) check(disk *waltest.Disk) *wal.Log {
 	return log
 }
 
-// reopen puts all into the checkpoint, as the store does when it opens.
+// reopen puts all frames into the checkpoint, as the store does when it opens.
 func (h *history) reopen(cut func()) {
 	h.log = h.check(h.disk)
 	h.cutOnSync(cut)
@@ -141,11 +143,13 @@ func create(t testing.TB, rng *rand.Rand) (*waltest.Disk, *wal.Log) {
 	return disk, log
 }
 
-// TestDamageIsFound: what is before the damage is kept, and what is behind it is told.
+// TestDamageIsFound checks that frames before the damage are kept, and that readable frames behind
+// it are reported.
 func TestDamageIsFound(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	const frame = 24 + 1504
-	for where, kept := range map[int64]int{0: 0, 30: 0, 24 + 30: 0, frame: 0, frame + 100: 1} { // in the empty, the first and the second frame
+	// In the empty, the first and the second frame.
+	for where, kept := range map[int64]int{0: 0, 30: 0, 24 + 30: 0, frame: 0, frame + 100: 1} {
 		disk, log := create(t, rng)
 		for range 3 {
 			require.NoError(t, log.Append(make([]byte, 1500)))
@@ -169,7 +173,8 @@ func TestDamageIsFound(t *testing.T) {
 	require.ErrorIs(t, found.Damage, wal.ErrDamaged, "a sequence is gone")
 }
 
-// TestEmptiedLogIsDamage: whatever sequence a checkpoint names, its first frame had been on the disk.
+// TestEmptiedLogIsDamage checks that an emptied log is damage, whatever sequence the checkpoint
+// names: the first frame of that sequence was on the disk.
 func TestEmptiedLogIsDamage(t *testing.T) {
 	for from := uint64(1); from < 5; from++ {
 		empty := waltest.New(rand.New(rand.NewPCG(1, 2)))
@@ -179,7 +184,8 @@ func TestEmptiedLogIsDamage(t *testing.T) {
 	}
 }
 
-// TestDamageAtTheEndIsTold: it cannot be told from a torn write, but both from a log that ended well.
+// TestDamageAtTheEndIsTold checks that damage at the end is reported as Torn. It cannot be told
+// apart from a torn write, but both differ from a log that ended cleanly.
 func TestDamageAtTheEndIsTold(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, where := range []int64{-1, 24, 30, 40, 44, 60, 66, 72, 79} { // in the last frame or its mark
@@ -207,7 +213,8 @@ func TestDamageAtTheEndIsTold(t *testing.T) {
 	}
 }
 
-// TestRefusedWrite: a full disk refuses a frame, and there is no trace of it when there is room again.
+// TestRefusedWrite checks that a frame refused by a full disk leaves no trace once there is room
+// again.
 func TestRefusedWrite(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	disk, log := create(t, rng)
@@ -278,7 +285,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// FuzzOpen: whatever is in the files, Open says what it found, and a log that it returns works.
+// FuzzOpen opens files with arbitrary contents: Open must report what it found, and a log that it
+// returns must work.
 func FuzzOpen(f *testing.F) {
 	disk, log := create(f, rand.New(rand.NewPCG(5, 6)))
 	require.NoError(f, log.Append([]byte("frame")))
@@ -310,7 +318,7 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// TestLongFrame: what Open would not read is not written.
+// TestLongFrame checks that a frame too long for Open is not written.
 func TestLongFrame(t *testing.T) {
 	_, log := create(t, rand.New(rand.NewPCG(1, 1)))
 	refused := (*wal.WriteError)(nil)
