@@ -7,15 +7,16 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// buffers keeps buffers for answers. gRPC's own pool fills each with zeros before it is used again, all of it: a megabyte for
-// an answer of 33 kB. What is taken here is written over.
+// buffers is a pool of buffers for answers. gRPC's own pool fills a whole buffer with zeros before
+// each reuse: a megabyte for an answer of 33 kB. This pool does not, because its users overwrite
+// the buffers.
 type buffers struct {
 	bySize [largestBuffer - smallestBuffer + 1]sync.Pool
 }
 
-// Buffers have sizes that are powers of two: of these. Larger ones are not kept.
+// The sizes of buffers are powers of two between these exponents. Larger buffers are not kept.
 const (
-	smallestBuffer = 11 // 2 KiB; gRPC does not give back smaller ones than 1 KiB
+	smallestBuffer = 11 // 2 KiB; gRPC does not give back buffers below 1 KiB
 	largestBuffer  = 20 // 1 MiB
 )
 

@@ -6,15 +6,16 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// gogoMessage is what gogo/protobuf has generated for etcd's messages.
+// gogoMessage has the methods that gogo/protobuf has generated for etcd's messages.
 type gogoMessage interface {
 	Size() int
 	MarshalToSizedBuffer([]byte) (int, error)
 	Unmarshal([]byte) error
 }
 
-// Codec returns the codec that a gRPC server must have which Register is called on. gRPC's own treats etcd's messages as legacy: it goes
-// through reflection, and copies each answer once more. Other services' messages are left to it.
+// Codec returns the codec that a gRPC server must have before Register is called on it. gRPC's own
+// codec treats etcd's messages as legacy: it uses reflection, and copies each answer once more.
+// Messages of other services go to gRPC's own codec.
 func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(proto.Name), &buffers{}} }
 
 type codec struct {
@@ -22,7 +23,7 @@ type codec struct {
 	pool  *buffers
 }
 
-// Name implements encoding.CodecV2: the bytes are those of gRPC's codec.
+// Name implements encoding.CodecV2. It is the name of gRPC's codec, because the bytes are the same.
 func (codec) Name() string { return proto.Name }
 
 // Marshal implements encoding.CodecV2.
@@ -48,7 +49,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(b, c.pool)}, nil
 }
 
-// Unmarshal implements encoding.CodecV2. Messages copy what they keep of data.
+// Unmarshal implements encoding.CodecV2. Messages copy the data that they keep.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	m, ok := v.(gogoMessage)
 	if !ok {

@@ -7,7 +7,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt"
 )
 
-// encoded is an answer as it goes over the wire. Codec gives its bytes to gRPC, which frees them.
+// encoded is an answer in its wire format. Codec gives its bytes to gRPC, which frees them.
 type encoded struct{ data mem.BufferSlice }
 
 // The fields of etcd's RangeResponse and KeyValue.
@@ -17,22 +17,23 @@ const (
 	headerRevision                                      = 3
 )
 
-// rangeEncoder writes a RangeResponse. Values go from the store's pages straight into the buffers that gRPC sends: a list has no
-// other copy.
+// rangeEncoder writes a RangeResponse. Values go from the store's pages straight into the buffers
+// that gRPC sends, so a list is not copied anywhere else.
 type rangeEncoder struct {
 	pool mem.BufferPool
 	done mem.BufferSlice
-	// last is the buffer that is being filled, up to used; total is what all have.
+	// last is the buffer that is being filled, up to used; total is the number of bytes in all
+	// buffers.
 	last        *[]byte
 	used, total int
-	// What is around a value, for the next one.
+	// The encoded bytes around a value, reused for the next value.
 	start, head, tail []byte
 }
 
-// endSize is about what comes behind the last key.
+// endSize is roughly the size in bytes of the fields after the last key.
 const endSize = 32
 
-// largestPiece is what a long answer's buffers have: two of HTTP/2's frames.
+// largestPiece is the size of the buffers of a long answer: two HTTP/2 frames.
 const largestPiece = 32 << 10
 
 func (e *rangeEncoder) write(b []byte) {
@@ -48,7 +49,8 @@ func (e *rangeEncoder) write(b []byte) {
 	}
 }
 
-// expect takes a buffer for the next n bytes, if there is none: for a long answer a larger one, in vain at most as large as all before.
+// expect takes a buffer for the next n bytes, if there is none. For a long answer the buffer is
+// larger. At most it wastes as many bytes as all buffers before it have.
 func (e *rangeEncoder) expect(n int) {
 	if e.last == nil {
 		e.last = e.pool.Get(min(max(n, e.total), largestPiece))
@@ -83,7 +85,7 @@ func (e *rangeEncoder) add(kv *bolt.KV) {
 	e.write(e.tail)
 }
 
-// end adds what is known when the list is complete.
+// end adds the fields that are known once the list is complete.
 func (e *rangeEncoder) end(list bolt.List, more bool) *encoded {
 	revision := appendInt(nil, headerRevision, list.Revision)
 	b := protowire.AppendBytes(protowire.AppendTag(e.head[:0], rangeHeader, protowire.BytesType), revision)
@@ -95,7 +97,7 @@ func (e *rangeEncoder) end(list bolt.List, more bool) *encoded {
 	return &encoded{e.done}
 }
 
-// free gives the buffers back when there is no answer.
+// free returns the buffers to the pool when no answer is sent.
 func (e *rangeEncoder) free() {
 	e.flush()
 	e.done.Free()

@@ -12,8 +12,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt"
 )
 
-// TestEncodedRange: what a client reads of an answer is what was found, whatever the sizes, and in buffers that held
-// something else before.
+// TestEncodedRange checks that a client decodes exactly the list that the store found, for all
+// sizes, and with buffers that held other data before.
 func TestEncodedRange(t *testing.T) {
 	codec := codec{encoding.GetCodecV2(proto.Name), &buffers{}}
 	var lists buffers
@@ -32,7 +32,7 @@ func TestEncodedRange(t *testing.T) {
 		require.NoError(t, err)
 		var got etcdserverpb.RangeResponse
 		require.NoError(t, codec.Unmarshal(data, &got))
-		require.True(t, want.String() == got.String(), sizes) // not both of megabytes in the log
+		require.True(t, want.String() == got.String(), sizes) // do not log both: they have megabytes
 		data.Free()
 	}
 }

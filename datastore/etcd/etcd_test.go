@@ -70,7 +70,8 @@ func opGet(key string) *etcdserverpb.RequestOp {
 	return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{RequestRange: &etcdserverpb.RangeRequest{Key: []byte(key)}}}
 }
 
-// TestOutsideTheSubset: what is not served is refused by name, and changes nothing.
+// TestOutsideTheSubset checks that each request outside the subset is refused by name, and changes
+// nothing.
 func TestOutsideTheSubset(t *testing.T) {
 	f := serve(t)
 	ctx := t.Context()
@@ -136,7 +137,7 @@ func TestRefusedWatches(t *testing.T) {
 		require.EqualValues(t, -1, resp.WatchId, want)
 		require.Contains(t, resp.CancelReason, want)
 
-		// The stream goes on.
+		// The stream continues.
 		require.NoError(t, stream.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{
 			CreateRequest: &etcdserverpb.WatchCreateRequest{Key: []byte("a"), WatchId: 9},
 		}}))
@@ -149,7 +150,8 @@ func TestRefusedWatches(t *testing.T) {
 	}
 }
 
-// TestProgressByInterval: a watch of a quiet range learns of the writes elsewhere, once for all of them.
+// TestProgressByInterval checks that a watch of a quiet range receives the revision of writes
+// elsewhere, and receives no revision twice.
 func TestProgressByInterval(t *testing.T) {
 	f := serve(t)
 	stream, _ := f.watch(t, &etcdserverpb.WatchCreateRequest{Key: []byte("quiet"), ProgressNotify: true})
@@ -169,7 +171,8 @@ func TestProgressByInterval(t *testing.T) {
 	}
 }
 
-// TestStopEndsStreams: a stop waits neither for watches nor for leases that are kept alive.
+// TestStopEndsStreams checks that Stop waits neither for watches nor for streams that keep leases
+// alive.
 func TestStopEndsStreams(t *testing.T) {
 	f := serve(t)
 	watch, _ := f.watch(t, &etcdserverpb.WatchCreateRequest{Key: []byte("a")})

@@ -25,7 +25,7 @@ type message interface {
 	Unmarshal([]byte) error
 }
 
-// kinds are the requests that FuzzFace sends; a kind's number is its index.
+// kinds returns the requests that FuzzFace sends; the number of a kind is its index.
 func kinds() []message {
 	return []message{
 		&etcdserverpb.PutRequest{}, &etcdserverpb.DeleteRangeRequest{}, &etcdserverpb.TxnRequest{}, &etcdserverpb.RangeRequest{},
@@ -34,7 +34,7 @@ func kinds() []message {
 	}
 }
 
-// script is requests as FuzzFace reads them: kind, length (2 bytes), message.
+// script encodes requests in FuzzFace's format: kind, length (2 bytes), message.
 func script(t testing.TB, list ...message) []byte {
 	var out []byte
 	for _, m := range list {
@@ -47,7 +47,8 @@ func script(t testing.TB, list ...message) []byte {
 	return out
 }
 
-// FuzzFace sends arbitrary requests to the handlers of a store: none panics, and the keys are those of a model.
+// FuzzFace sends arbitrary requests to the handlers of a store. No handler may panic, and the keys
+// must agree with a model.
 func FuzzFace(f *testing.F) {
 	key := []byte("key")
 	put := &etcdserverpb.PutRequest{Key: key, Value: []byte("value"), PrevKv: true}
@@ -88,13 +89,13 @@ func FuzzFace(f *testing.F) {
 	})
 }
 
-// play is a store with what it must hold.
+// play is a store and its expected contents.
 type play struct {
 	*testing.T
 	server   *Server
 	keys     map[string]*mvccpb.KeyValue
 	revision int64
-	// watches and renewals are sent in the end.
+	// watches and renewals are sent at the end.
 	watches  []*etcdserverpb.WatchRequest
 	renewals []*etcdserverpb.LeaseKeepAliveRequest
 }
@@ -121,7 +122,7 @@ func (p *play) send(m message) {
 	case *etcdserverpb.CompactionRequest:
 		_, err = kv{p.server}.Compact(ctx, r)
 	case *etcdserverpb.LeaseGrantRequest:
-		r.TTL = max(r.TTL, 1000) // or it might end while we look
+		r.TTL = max(r.TTL, 1000) // otherwise it might end during the test
 		_, err = lease{p.server}.LeaseGrant(ctx, r)
 	case *etcdserverpb.LeaseRevokeRequest:
 		if _, err = (lease{p.server}).LeaseRevoke(ctx, r); err == nil {
@@ -196,7 +197,7 @@ func (p *play) compare() {
 	}
 }
 
-// stream sends what needs a stream.
+// stream sends the requests that need a stream.
 func (p *play) stream() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -206,7 +207,7 @@ func (p *play) stream() {
 	_ = lease{p.server}.LeaseKeepAlive(&renewStream{requests[etcdserverpb.LeaseKeepAliveRequest]{list: p.renewals, ctx: ctx, end: cancel}})
 }
 
-// requests is the receiving half of a stream, which ends when all are read.
+// requests is the receiving half of a stream, which ends after its last request.
 type requests[T any] struct {
 	grpc.ServerStream
 	list []*T

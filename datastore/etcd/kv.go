@@ -14,7 +14,8 @@ type kv struct{ *Server }
 
 var _ kvServer = kv{}
 
-// Range serves gets, lists and counts. Serializable reads are the others: there is one member.
+// Range serves gets, lists and counts. All reads are alike, serializable or not, because there is
+// only one member.
 func (s kv) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*encoded, error) {
 	sorted := r.SortOrder == etcdserverpb.RangeRequest_DESCEND ||
 		r.SortOrder != etcdserverpb.RangeRequest_NONE && r.SortTarget != etcdserverpb.RangeRequest_KEY
@@ -69,7 +70,8 @@ func (s kv) DeleteRange(ctx context.Context, r *etcdserverpb.DeleteRangeRequest)
 	return deleteResponse(r, res), nil
 }
 
-// Compact gives up history. It is physical soon after it is logical, whether or not that was asked for.
+// Compact removes history. It always frees the space soon after it has hidden the history, even if
+// the request does not ask for physical compaction.
 func (s kv) Compact(ctx context.Context, r *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
 	revision, err := s.store.Compact(ctx, r.Revision)
 	if err != nil {
@@ -93,7 +95,7 @@ func put(r *etcdserverpb.PutRequest) (bolt.Write, error) {
 	case r.IgnoreLease, r.IgnoreValue:
 		return bolt.Write{}, unserved("put that keeps the lease or the value")
 	}
-	// nil would be a key without value when it is read back, which is not what was written.
+	// nil would be read back as a key without a value, which is not what was written.
 	value := r.Value
 	if value == nil {
 		value = []byte{}

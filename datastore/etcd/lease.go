@@ -20,7 +20,7 @@ type lease struct{ *Server }
 
 var _ etcdserverpb.LeaseServer = lease{}
 
-// LeaseGrant makes a lease; it lives at least a second.
+// LeaseGrant creates a lease of at least one second.
 func (s lease) LeaseGrant(ctx context.Context, r *etcdserverpb.LeaseGrantRequest) (*etcdserverpb.LeaseGrantResponse, error) {
 	if r.TTL > maxTTL {
 		return nil, rpctypes.ErrGRPCLeaseTTLTooLarge
@@ -41,7 +41,8 @@ func (s lease) LeaseRevoke(ctx context.Context, r *etcdserverpb.LeaseRevokeReque
 	return &etcdserverpb.LeaseRevokeResponse{Header: header(revision)}, nil
 }
 
-// LeaseKeepAlive renews a lease for each request. A lease that is not there has TTL 0 in the response.
+// LeaseKeepAlive renews a lease for each request. The response for a lease that does not exist has
+// TTL 0.
 func (s lease) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
@@ -71,7 +72,7 @@ func (s lease) keepAlive(ctx context.Context, stream etcdserverpb.Lease_LeaseKee
 	}
 }
 
-// LeaseTimeToLive says what is left of a lease: TTL -1 when there is none.
+// LeaseTimeToLive returns the time that a lease has left: TTL -1 if the lease does not exist.
 func (s lease) LeaseTimeToLive(_ context.Context, r *etcdserverpb.LeaseTimeToLiveRequest) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
 	one, err := s.store.Lease(r.ID)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/etcd"
 )
 
-// TestRequestLimit: the largest request is that of etcd, which measures it with what it adds for its log.
+// TestRequestLimit checks that the largest request is the same as with etcd, which counts the bytes
+// that it adds for its log.
 func TestRequestLimit(t *testing.T) {
 	f := serve(t)
 	inEtcd := func(r *etcdserverpb.PutRequest) int {
@@ -30,7 +31,8 @@ func TestRequestLimit(t *testing.T) {
 	require.ErrorIs(t, rpctypes.Error(err), rpctypes.ErrRequestTooLarge)
 }
 
-// TestAlarm: over the quota, clients get etcd's error and see its alarm, which ends by itself.
+// TestAlarm checks that over the quota clients get etcd's error and see its alarm, which ends by
+// itself.
 func TestAlarm(t *testing.T) {
 	f := serveStore(t, bolt.Options{QuotaBytes: 1 << 20})
 	alarms := etcdserverpb.NewMaintenanceClient(f.conn)

@@ -6,7 +6,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// maintenance serves Status and the alarms; what is embedded refuses the rest by name.
+// maintenance serves Status and the alarms; the embedded server refuses all other methods by name.
 type maintenance struct {
 	*Server
 	etcdserverpb.UnimplementedMaintenanceServer
@@ -14,7 +14,8 @@ type maintenance struct {
 
 var _ etcdserverpb.MaintenanceServer = (*maintenance)(nil)
 
-// Status says what the apiserver's feature checks and its metric of the store's size ask for.
+// Status returns the fields that the apiserver's feature checks and its metric of the store's size
+// need.
 func (s *maintenance) Status(context.Context, *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
 	size, err := s.store.Size()
 	if err != nil {
@@ -23,8 +24,9 @@ func (s *maintenance) Status(context.Context, *etcdserverpb.StatusRequest) (*etc
 	return &etcdserverpb.StatusResponse{Header: s.header(), Version: Version, DbSize: size}, nil
 }
 
-// Alarm lists NOSPACE while writes are refused for want of space, which ends by itself, and CORRUPT once damage was met, which a
-// restart repairs. To disarm them is allowed and changes nothing.
+// Alarm lists NOSPACE while writes are refused for lack of space; this alarm ends by itself. It
+// lists CORRUPT once a request has met damage, which a restart repairs. Disarming is accepted and
+// changes nothing.
 func (s *maintenance) Alarm(_ context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
 	if r.Action == etcdserverpb.AlarmRequest_ACTIVATE {
 		return nil, unserved("alarm that is set by hand")

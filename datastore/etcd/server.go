@@ -1,12 +1,12 @@
-// Package etcd serves the part of etcd's v3 protocol that Kubernetes uses, from a bolt.Store.
+// Package etcd serves the subset of etcd's v3 protocol that Kubernetes uses, from a bolt.Store.
 //
-// It owns the wire: messages, error codes, streams. It keeps no data and makes no decisions; whatever
-// needs one goes to the store. What Kubernetes does not use (transactions over several keys, sorted
-// lists, watch filters, users, members) is refused with codes.Unimplemented and by name, never
-// answered wrongly.
+// It owns the wire: messages, error codes, streams. It keeps no data and makes no decisions, but
+// leaves both to the store. It refuses requests that Kubernetes does not use (transactions over
+// several keys, sorted lists, watch filters, users, members) with codes.Unimplemented and the name
+// of the feature, and never answers them wrongly.
 //
-// Enter through Register, and call Stop before the gRPC server is stopped: watches have no end of their
-// own. Everything is safe for concurrent use.
+// Enter through Register, and call Stop before the gRPC server is stopped: watches do not end by
+// themselves. Everything is safe for concurrent use.
 package etcd
 
 import (
@@ -24,26 +24,27 @@ import (
 )
 
 const (
-	// Version is what Status answers. The apiserver derives from it whether watches can be asked for
-	// their progress (3.5.13), which consistent reads from its cache need.
+	// Version is the version in the answer of Status. From it the apiserver concludes that watches
+	// support progress requests (since 3.5.13), which consistent reads from its cache need.
 	Version = "3.6.13"
 	// MaxRequest is the largest write in bytes: etcd's default.
 	MaxRequest = 1536 << 10
-	// envelope is what etcd adds to a request of about that size before it compares: number and kind of the request.
+	// envelope is the number of bytes that etcd adds to a request of about that size before it
+	// checks the limit: number and kind of the request.
 	envelope = 18
 )
 
-// Server is the protocol's face of one store.
+// Server serves the protocol for one store.
 type Server struct {
 	store *bolt.Store
 	// stopping ends with Stop; every stream ends with it.
 	stopping context.Context
 	stop     context.CancelFunc
-	// lists are what lists are encoded into.
+	// lists has the buffers into which lists are encoded.
 	lists buffers
 }
 
-// Register makes srv, which must have Codec, serve store.
+// Register makes srv serve store. srv must have Codec.
 func Register(srv *grpc.Server, store *bolt.Store) *Server {
 	s := &Server{store: store}
 	s.stopping, s.stop = context.WithCancel(context.Background())
@@ -54,7 +55,7 @@ func Register(srv *grpc.Server, store *bolt.Store) *Server {
 	return s
 }
 
-// Stop ends all streams, and those that begin after it.
+// Stop ends all streams. Later streams end at once.
 func (s *Server) Stop() { s.stop() }
 
 func header(revision int64) *etcdserverpb.ResponseHeader {
@@ -63,13 +64,13 @@ func header(revision int64) *etcdserverpb.ResponseHeader {
 
 func (s *Server) header() *etcdserverpb.ResponseHeader { return header(s.store.Revision()) }
 
-// unserved refuses what is outside the subset.
+// unserved returns the error for a request outside the subset.
 func unserved(what string) error {
 	return status.Errorf(codes.Unimplemented,
 		"%s: not served; this datastore speaks the part of etcd's protocol that Kubernetes uses", what)
 }
 
-// protocolError says in etcd's words what the store said.
+// protocolError translates an error of the store to etcd's error.
 func protocolError(err error) error {
 	switch {
 	case err == nil:
@@ -89,14 +90,14 @@ func protocolError(err error) error {
 	case errors.Is(err, bolt.ErrLeaseExists):
 		return rpctypes.ErrGRPCLeaseExist
 	case errors.Is(err, format.ErrDamaged):
-		// The code of etcd's own "corrupt cluster", with what helps here.
+		// The code is that of etcd's own "corrupt cluster"; the message says how to repair it.
 		return status.Error(codes.DataLoss, err.Error()+"; restart mote, which repairs its datastore or says what to do")
 	case errors.Is(err, bolt.ErrClosed):
 		return rpctypes.ErrGRPCStopped
 	case errors.Is(err, bolt.ErrInvalidKey):
 		return status.Error(codes.InvalidArgument, err.Error())
 	case status.Code(err) != codes.Unknown:
-		return err // it is the protocol's own
+		return err // it is an error of the protocol already
 	default:
 		return status.Error(codes.Unavailable, err.Error())
 	}

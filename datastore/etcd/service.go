@@ -7,7 +7,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// kvService is etcd's KV service as its generated code describes it, but that Range answers with what is encoded already.
+// kvService describes etcd's KV service as its generated code does, except that Range returns an
+// encoded answer.
 func kvService() *grpc.ServiceDesc {
 	return &grpc.ServiceDesc{
 		ServiceName: "etcdserverpb.KV",
@@ -23,7 +24,7 @@ func kvService() *grpc.ServiceDesc {
 	}
 }
 
-// kvServer is etcdserverpb.KVServer but for the answer of Range.
+// kvServer is etcdserverpb.KVServer except for the result of Range.
 type kvServer interface {
 	Range(context.Context, *etcdserverpb.RangeRequest) (*encoded, error)
 	Put(context.Context, *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error)

@@ -10,8 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// Snapshot streams the store's file at one moment, and then the SHA-256 of it, as etcd does. It is no file of etcd's:
-// what reads it is mote.
+// Snapshot streams the store's file at one moment, followed by its SHA-256, as etcd does. The file
+// does not have etcd's format; only mote reads it.
 func (s *maintenance) Snapshot(_ *etcdserverpb.SnapshotRequest, stream etcdserverpb.Maintenance_SnapshotServer) (err error) {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
@@ -28,7 +28,7 @@ func (s *maintenance) Snapshot(_ *etcdserverpb.SnapshotRequest, stream etcdserve
 	return stream.Send(&etcdserverpb.SnapshotResponse{Header: w.header, Blob: w.sum.Sum(nil)})
 }
 
-// snapshotStream sends what is written to it.
+// snapshotStream sends the bytes that are written to it.
 type snapshotStream struct {
 	ctx       context.Context
 	stream    etcdserverpb.Maintenance_SnapshotServer

@@ -10,7 +10,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt"
 )
 
-// Txn serves the one shape that Kubernetes uses, in which all parts name the same key:
+// Txn serves the one form that Kubernetes uses, in which all operations name the same key:
 //
 //	if mod, create or version of KEY = N  then put or delete KEY  [else get KEY]
 func (s kv) Txn(ctx context.Context, r *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
@@ -38,7 +38,7 @@ func (s kv) Txn(ctx context.Context, r *etcdserverpb.TxnRequest) (*etcdserverpb.
 	return resp, nil
 }
 
-// txn is a transaction of the shape that is served. One of put and remove is set.
+// txn is a transaction of the form that is served. Exactly one of put and remove is set.
 type txn struct {
 	write  bolt.Write
 	put    *etcdserverpb.PutRequest
@@ -98,7 +98,7 @@ func guard(c *etcdserverpb.Compare) (*bolt.Guard, error) {
 	}
 }
 
-// plainGet says whether r reads the latest version of one key.
+// plainGet reports whether r reads the latest version of one key.
 func plainGet(r *etcdserverpb.RangeRequest) bool {
 	return len(r.RangeEnd) == 0 && r.Revision <= 0 && !r.KeysOnly && !r.CountOnly &&
 		r.MinModRevision == 0 && r.MaxModRevision == 0 && r.MinCreateRevision == 0 && r.MaxCreateRevision == 0

@@ -9,7 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// FuzzTxn: any transaction that the wire can carry is either of the shape that is served or refused.
+// FuzzTxn checks that any transaction that the wire can carry either has the served form or is
+// refused.
 func FuzzTxn(f *testing.F) {
 	key := []byte("key")
 	get := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{RequestRange: &etcdserverpb.RangeRequest{Key: key}}}

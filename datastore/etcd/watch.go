@@ -15,11 +15,12 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt"
 )
 
-// maxEvents is about how many bytes of events go into one response. Every revision is one event here, so
-// a response may end after any of them, and clients need not know about fragments.
+// maxEvents is roughly how many bytes of events go into one response. Every revision is one event
+// here, so a response may end after any of them, and clients need no support for fragments.
 const maxEvents = 1 << 20
 
-// Watches of a stream are numbered from 0. A client that asks for 0 leaves the choice to us.
+// The watches of a stream are numbered from 0. A client that asks for 0 lets the server choose the
+// number.
 const (
 	chooseWatch = 0
 	noWatch     = bolt.AllWatches
@@ -29,8 +30,8 @@ type watch struct{ *Server }
 
 var _ etcdserverpb.WatchServer = watch{}
 
-// Watch serves one stream of any number of watches. This goroutine sends. Another receives; it ends soon
-// after this one, because gRPC lets go of a receiver when the handler has returned, not before.
+// Watch serves one stream of any number of watches. This goroutine sends. Another one receives. It
+// ends soon after this one, because gRPC releases a receiver only after the handler has returned.
 func (s watch) Watch(ws etcdserverpb.Watch_WatchServer) error {
 	ctx, cancel := context.WithCancelCause(ws.Context())
 	defer cancel(nil)
@@ -62,10 +63,11 @@ type stream struct {
 	store   *bolt.Store
 	ws      etcdserverpb.Watch_WatchServer
 	watcher *bolt.Watcher
-	next    int64 // the receiver's: the lowest number that was not chosen yet
+	next    int64 // receiver goroutine only: the lowest number that was not chosen yet
 }
 
-// receive obeys the client until it goes. One that only stops asking is still listening.
+// receive executes the client's requests until the client goes. A client that only closes its
+// sending side still receives.
 func (st *stream) receive() error {
 	for {
 		req, err := st.ws.Recv()
@@ -119,13 +121,13 @@ func (st *stream) create(r *etcdserverpb.WatchCreateRequest) error {
 	return nil
 }
 
-// send sends one message in responses of bounded size.
+// send sends one message in responses of limited size.
 func (st *stream) send(m bolt.Message) error {
 	resp := &etcdserverpb.WatchResponse{
 		Header: header(m.Revision), WatchId: m.Watch, Created: m.Created, Canceled: m.Ended,
 	}
 	if m.Err != nil {
-		// A client knows etcd's errors by their text.
+		// Clients identify etcd's errors by their text.
 		resp.CancelReason = rpctypes.ErrorDesc(protocolError(m.Err))
 	}
 	if errors.Is(m.Err, bolt.ErrCompacted) {
