@@ -8,17 +8,18 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// maxRequest is the largest write in bytes: etcd's limit, about which Kubernetes tells its users.
+// maxRequest is the largest write in bytes: etcd's limit, which Kubernetes documents to its users.
 const maxRequest = 1536 << 10
 
-// backend is kine's, as etcd would do what kine does otherwise.
+// backend is kine's backend, corrected where kine differs from etcd.
 type backend struct {
 	server.Backend
-	// stray says that watches are sent more than was asked for: over NATS, all keys beside the one that is watched.
+	// stray is true if watches receive more events than they asked for: over NATS, those of all
+	// keys and not only of the watched one.
 	stray bool
 }
 
-// Watch from no revision begins with what comes next; kine would send all that it has of the past.
+// Watch without a revision begins with the next event. kine would send its whole history.
 func (b backend) Watch(ctx context.Context, key, end string, revision int64) server.WatchResult {
 	if revision == 0 {
 		if current, err := b.CurrentRevision(ctx); err == nil {
@@ -34,7 +35,8 @@ func (b backend) Watch(ctx context.Context, key, end string, revision int64) ser
 	return result
 }
 
-// filter ends when kine closes its channel, which it does when the watch ends. The reader reads until then.
+// filter passes on the events of a range. It ends when kine closes its channel, which it does when
+// the watch ends. The reader reads until then.
 func filter(key, end string, all <-chan []*server.Event, wanted chan<- []*server.Event) {
 	defer close(wanted)
 	for events := range all {
@@ -45,7 +47,7 @@ func filter(key, end string, all <-chan []*server.Event, wanted chan<- []*server
 	}
 }
 
-// Create refuses what is too large for etcd; kine has no limit.
+// Create refuses values that are too large for etcd; kine has no limit.
 func (b backend) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
 	if len(key)+len(value) > maxRequest {
 		return 0, rpctypes.ErrGRPCRequestTooLarge
@@ -53,7 +55,7 @@ func (b backend) Create(ctx context.Context, key string, value []byte, lease int
 	return b.Backend.Create(ctx, key, value, lease)
 }
 
-// Update refuses what is too large for etcd.
+// Update refuses values that are too large for etcd.
 func (b backend) Update(ctx context.Context, key string, value []byte, revision, lease int64) (int64, *server.KeyValue, bool, error) {
 	if len(key)+len(value) > maxRequest {
 		return 0, nil, false, rpctypes.ErrGRPCRequestTooLarge

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The drivers, by their names for people.
+// The drivers, by the names that users see.
 const (
 	driverSQLite   = "sqlite"
 	driverPostgres = "postgres"
@@ -19,24 +19,25 @@ const (
 	driverNATS     = "nats"
 )
 
-// Endpoint is where a store is. It holds the password, if there is one; as a string it does not.
+// Endpoint is the address of a store. It holds the password, if there is one; its String does not.
 type Endpoint struct {
 	driver string
-	// dsn is what kine wants, and may hold a password.
+	// dsn is the address in kine's format. It may hold a password.
 	dsn   string
 	where string
 	path  string // SQLite's file
 	tls   TLS
 }
 
-// String is for people and logs: "postgres at 10.0.0.5:5432, database kubernetes".
+// String returns a text for users and logs: "postgres at 10.0.0.5:5432, database kubernetes".
 func (e Endpoint) String() string { return e.driver + " at " + e.where }
 
-// File is SQLite's file, and empty for a database that is a server.
+// File returns the path of SQLite's file, or "" for a database server.
 func (e Endpoint) File() string { return e.path }
 
-// Parse judges an endpoint: sqlite, sqlite:///FILE, postgres://, mysql:// or nats://. file is where SQLite keeps a store
-// for which no file is named. Errors do not repeat the endpoint, which may hold a password.
+// Parse checks and parses an endpoint: sqlite, sqlite:///FILE, postgres://, mysql:// or nats://.
+// file is where SQLite keeps its store if the endpoint names no file. Errors do not repeat the
+// endpoint, which may hold a password.
 func Parse(text, file string, files TLS) (Endpoint, error) {
 	scheme, rest, _ := strings.Cut(text, "://")
 	switch scheme {
@@ -52,9 +53,10 @@ func Parse(text, file string, files TLS) (Endpoint, error) {
 	return Endpoint{}, errors.New("not one of sqlite, postgres://, mysql:// and nats://")
 }
 
-// sqliteOptions differ from kine's in synchronous: with FULL a commit is on the disk before it is acknowledged. And of the
-// work that kine does beside: its checkpoints wait for readers until the busy timeout, at each start, where SQLite's own after
-// 1,000 pages do not wait; and a VACUUM at each start writes the whole file again.
+// sqliteOptions differ from kine's in synchronous: with FULL a commit is on the disk before it is
+// acknowledged. They also leave out the additional work that kine does. At each start, kine's
+// checkpoints wait for readers until the busy timeout, while SQLite's own checkpoints after 1,000
+// pages do not wait. And at each start, kine's VACUUM writes the whole file again.
 const sqliteOptions = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=30000&_txlock=immediate" +
 	"&_kine_disable_compact_wal_checkpoint=1&_kine_disable_startup_vacuum=1"
 
@@ -77,7 +79,7 @@ func parseSQLite(path, file string, files TLS) (Endpoint, error) {
 	}, nil
 }
 
-// parsePostgres puts the TLS files into the URL, where kine finds them too.
+// parsePostgres puts the TLS files into the URL, where kine also finds them.
 func parsePostgres(text string, files TLS) (Endpoint, error) {
 	const form = "not a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE; other characters than letters and digits in the password must be percent-encoded"
 	u, err := url.Parse(text)

@@ -16,13 +16,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrRefused is a server's that answers and does not want us: asking again does not help.
+// ErrRefused is the error of a server that answers and refuses mote: a retry does not help.
 var ErrRefused = errors.New("refused")
 
-// probeTimeout is for one question: a server that is there answers in milliseconds, a packet that is dropped never.
+// probeTimeout limits one probe: a server that is up answers in milliseconds, and a packet that is
+// dropped gets no answer.
 const probeTimeout = 5 * time.Second
 
-// Probe asks the server once whether it would take us. A database that is missing is no fault, as Open makes it.
+// Probe checks once whether the server would accept mote. A missing database is no error, because
+// Open creates it.
 func Probe(ctx context.Context, e Endpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -53,7 +55,7 @@ func probePostgres(ctx context.Context, e Endpoint) error {
 	return fmt.Errorf("%w: %w", ErrRefused, answer)
 }
 
-// Numbers of MySQL's errors.
+// Error numbers of MySQL.
 const (
 	mysqlTooManyConnections = 1040
 	mysqlUnknownDatabase    = 1049
@@ -84,7 +86,7 @@ func probeMySQL(ctx context.Context, e Endpoint) error {
 func mysqlConfig(e Endpoint) (*mysql.Config, error) {
 	config, err := mysql.ParseDSN(strings.TrimPrefix(e.dsn, "mysql://"))
 	if err != nil {
-		return nil, errors.New("not a MySQL endpoint") // Parse has judged it
+		return nil, errors.New("not a MySQL endpoint") // Parse has checked it
 	}
 	if config.TLS, err = e.tls.kine().ClientConfig(); err != nil {
 		return nil, fmt.Errorf("%w: TLS files: %w", ErrRefused, err)
@@ -99,10 +101,10 @@ func mysqlConfig(e Endpoint) (*mysql.Config, error) {
 func probeNATS(ctx context.Context, e Endpoint) error {
 	first, err := url.Parse(strings.Split(e.dsn, ",")[0])
 	if err != nil {
-		return errors.New("not a NATS endpoint") // Parse has judged it
+		return errors.New("not a NATS endpoint") // Parse has checked it
 	}
 	options := []nats.Option{nats.Timeout(probeTimeout), nats.MaxReconnects(0)}
-	// As kine reads them.
+	// Read the credentials as kine does.
 	if user, password, both := strings.Cut(first.User.String(), ":"); both {
 		options = append(options, nats.UserInfo(user, password))
 	} else if user != "" {

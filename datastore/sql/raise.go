@@ -12,14 +12,14 @@ import (
 	"github.com/k3s-io/kine/pkg/server"
 )
 
-// Raise makes an empty store whose next revision is above revision, with its history compacted. One that holds anything is
-// left as it is. NATS cannot be told:
-// there only writing moves the revision.
+// Raise creates an empty store whose next revision is above revision, with its history compacted. A
+// store that already holds anything stays unchanged. Raise does nothing for NATS, where only writes
+// raise the revision.
 func Raise(ctx context.Context, e Endpoint, revision int64) error {
 	if e.driver == driverNATS {
 		return nil
 	}
-	// kine makes the table, and is not to begin with it.
+	// kine creates the table. It must not start to use it.
 	made, err := open(ctx, e, Options{}, func(server.Backend, context.Context) error { return nil })
 	if err != nil {
 		return err
@@ -31,8 +31,9 @@ func Raise(ctx context.Context, e Endpoint, revision int64) error {
 	if err != nil {
 		return err
 	}
-	// kine's numbers are those of its rows. The row that it fills gaps with has the wanted one; its own mark of how
-	// far it has compacted is the previous revision of a row of that name, the first of a store.
+	// kine's revisions are the IDs of its rows. A row as kine uses it to fill gaps gets the wanted
+	// ID. kine keeps the revision of its last compaction as the previous revision of the row
+	// compact_rev_key, the first row of a store.
 	statements := []string{
 		"DELETE FROM kine WHERE name = 'compact_rev_key'",
 		fmt.Sprintf("INSERT INTO kine(name, created, deleted, create_revision, prev_revision, lease, value) VALUES('compact_rev_key', 1, 0, 0, %d, 0, '')", revision),
@@ -49,7 +50,7 @@ func raise(ctx context.Context, db *sql.DB, revision int64, statements []string)
 	if err != nil {
 		return fmt.Errorf("raise the revision: %w", err)
 	}
-	defer tx.Rollback() // nothing after a commit
+	defer tx.Rollback() // does nothing after a commit
 	var last int64
 	if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(id), 0) FROM kine").Scan(&last); err != nil {
 		return fmt.Errorf("read the revision: %w", err)
@@ -72,7 +73,7 @@ func raise(ctx context.Context, db *sql.DB, revision int64, statements []string)
 	return nil
 }
 
-// openDB opens the database beside kine.
+// openDB opens the database directly, in addition to kine.
 func openDB(e Endpoint) (*sql.DB, error) {
 	switch e.driver {
 	case driverPostgres:

@@ -1,11 +1,12 @@
 // Package sql keeps the store in SQLite, PostgreSQL, MySQL or NATS, through kine as a library.
 //
-// It owns the choice of drivers, what kine is configured with, and the judgement of endpoints and of servers that do
-// not answer. kine does the rest: it keeps a log of revisions in one table (NATS: in one stream), polls it for
-// watches, and serves its own bridge of etcd's protocol. Where that differs from etcd: ../README.md, "Engines".
+// It owns the choice of drivers, kine's configuration, the check of endpoints and the
+// classification of servers that do not answer. kine does the rest: it keeps a log of revisions in
+// one table (NATS: in one stream), polls it for watches, and serves its own bridge of etcd's
+// protocol. ../README.md, "Engines", lists where that differs from etcd.
 //
-// Enter through Parse, which looks at no server; then Probe until the server answers, Open, Register, and Close when the
-// gRPC server has stopped. A Store is safe for concurrent use.
+// Enter through Parse, which contacts no server; then call Probe until the server answers, Open,
+// Register, and Close once the gRPC server has stopped. A Store is safe for concurrent use.
 package sql
 
 import (
@@ -31,10 +32,10 @@ import (
 	"google.golang.org/grpc"
 )
 
-// What kine itself has by default, and what years of k3s have run with.
+// The values are kine's own defaults, which k3s has used for years.
 const (
-	// compactInterval is how often kine gives up history, that of the interval before. It ignores when the apiserver
-	// asks for it.
+	// compactInterval is how often kine removes history; each time it removes the history before
+	// the last interval. It ignores compaction requests of the apiserver.
 	compactInterval = 5 * time.Minute
 	compactTimeout  = 5 * time.Second
 	// compactRetain is how many revisions are kept in any case.
@@ -43,17 +44,18 @@ const (
 	pollBatch     = 500
 )
 
-// openTimeout is for a server that has just answered: kine makes its table in it.
+// openTimeout is for a server that has just answered: kine creates its table in it.
 const openTimeout = time.Minute
 
-// etcdVersion is what clients are told: of etcd 3.5.12 the apiserver knows that watches cannot be asked for their progress,
-// and takes consistent lists from the store instead of from its cache. kine can be asked, but answers up to a second
-// late, when it polls, and looks only at the last of the queues that an event passes on its way to the client.
+// etcdVersion is the version that clients see. For etcd 3.5.12 the apiserver knows that watches do
+// not support progress requests, and it takes consistent lists from the store instead of from its
+// cache. kine does support the requests. But its answer comes up to a second late, when it polls,
+// and covers only the last of the queues that an event passes on its way to the client.
 const etcdVersion = "3.5.12"
 
-// Options are what the protocol's face needs to know.
+// Options are the settings that the etcd protocol server needs.
 type Options struct {
-	// ProgressInterval is how often watches are told the current revision.
+	// ProgressInterval is how often watches receive the current revision.
 	ProgressInterval time.Duration
 }
 
@@ -67,14 +69,14 @@ type Store struct {
 	stray   bool     // see backend
 }
 
-// Open opens the store at e, and makes database and table when they are missing.
+// Open opens the store at e. It creates a missing database and a missing table.
 func Open(ctx context.Context, e Endpoint, o Options) (*Store, error) {
 	return open(ctx, e, o, server.Backend.Start)
 }
 
-// open ends with start, which makes kine's own rows and begins its work.
+// open calls start at the end. start creates kine's own rows and starts its background work.
 func open(ctx context.Context, e Endpoint, o Options, start func(server.Backend, context.Context) error) (_ *Store, err error) {
-	// kine's context is the life of the store, not of this call.
+	// kine's context must last as long as the store, not only as long as this call.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{options: o, end: end, ended: &sync.WaitGroup{}, stray: e.driver == driverNATS}
 	defer func() {
@@ -88,7 +90,7 @@ func open(ctx context.Context, e Endpoint, o Options, start func(server.Backend,
 		}
 	}
 	if e.driver == driverMySQL {
-		// The driver's default writes to stderr. What it says there, its callers are told as errors too.
+		// The driver logs to stderr by default. Its callers also get these messages as errors.
 		if err := mysql.SetLogger(&mysql.NopLogger{}); err != nil {
 			return nil, err
 		}
@@ -110,7 +112,8 @@ func open(ctx context.Context, e Endpoint, o Options, start func(server.Backend,
 	return s, err
 }
 
-// prepareFile makes SQLite's file with the mode that it is to have, and locks it: kine does not expect that others write.
+// prepareFile creates SQLite's file with the right mode, and locks it: kine does not expect other
+// writers.
 func prepareFile(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make its folder: %w", err)
@@ -122,7 +125,8 @@ func prepareFile(path string) (*os.File, error) {
 	if err := f.Close(); err != nil {
 		return nil, err
 	}
-	// Closing any descriptor of the file itself would end the locks that SQLite has on it.
+	// Use a separate lock file: closing any descriptor of the database file would release the locks
+	// that SQLite holds on it.
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -138,7 +142,7 @@ func (s *Store) Register(srv *grpc.Server) {
 	server.New(backend{s.backend, s.stray}, "unix", s.options.ProgressInterval, etcdVersion).Register(srv)
 }
 
-// Close ends what Open began. The gRPC server must have stopped.
+// Close ends the work that Open has started. The gRPC server must have stopped.
 func (s *Store) Close() error {
 	s.end()
 	s.ended.Wait()
@@ -148,12 +152,14 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Collectors are kine's figures. They are of the process: there is one set, however many stores are open.
+// Collectors returns kine's metrics. They belong to the process: there is one set for all open
+// stores.
 func Collectors() []prometheus.Collector {
 	return []prometheus.Collector{metrics.SQLTotal, metrics.SQLTime, metrics.CompactTotal, metrics.InsertErrorsTotal}
 }
 
-// TLS names the files with which a server is verified, and we before it. All may be empty.
+// TLS names the files that verify a server, and mote's client certificate and key. All may be
+// empty.
 type TLS struct{ CAFile, CertFile, KeyFile string }
 
 func (t TLS) kine() tls.Config {

@@ -5,7 +5,8 @@ package sql
 import (
 	"database/sql"
 
-	_ "modernc.org/sqlite" // registers sqlite, the SQLite that kine takes without cgo: as mote is built
+	// Registers sqlite, the SQLite that kine takes without cgo, which is how mote is built.
+	_ "modernc.org/sqlite"
 )
 
 func openSQLite(path string) (*sql.DB, error) {
