@@ -12,7 +12,7 @@ import (
 )
 
 // Bench measures acknowledged writes of 2 kB through the socket, by clients that each wait for
-// their answer. dir is where the stores are kept: the disk that is measured.
+// their answer. dir is the directory of the stores: its disk is measured.
 func Bench(b *testing.B, dir string, open Open) {
 	for _, clients := range []int{1, 16} {
 		for _, kind := range []string{"create", "update"} {
@@ -30,7 +30,7 @@ func Bench(b *testing.B, dir string, open Open) {
 	}
 }
 
-// benchWrite lets each client write new keys, or one key of its own again and again.
+// benchWrite lets each client write new keys, or update one key of its own again and again.
 func benchWrite(b *testing.B, client *clientv3.Client, clients int, update bool) {
 	value := strings.Repeat("x", 2000)
 	var next atomic.Int64

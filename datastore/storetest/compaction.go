@@ -9,7 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// testReopen: what was acknowledged is there, and revisions go on where they were.
+// testReopen checks that all acknowledged writes are there after a restart, and that revisions
+// continue where they were.
 func testReopen(t *testing.T, s *store) {
 	a := s.create("/k/a", "1")
 	b := s.create("/k/b", "1")
@@ -59,7 +60,7 @@ func testCompaction(t *testing.T, s *store) {
 	_, err = s.client.Compact(s.ctx, last+1)
 	require.ErrorIs(t, err, rpctypes.ErrFutureRev)
 
-	// The version before a deletion stays known to watches behind the compaction.
+	// Watches behind the compaction still know the version before a deletion.
 	require.Equal(t, []string{"delete /k/b was 1", "put /k/a=3 was 2"},
 		s.watch("/k/", clientv3.WithPrefix(), clientv3.WithRev(del)).take(2))
 	ctx, cancel := context.WithCancel(s.ctx)
@@ -75,7 +76,7 @@ func testCompaction(t *testing.T, s *store) {
 	require.Equal(t, []string{"a=3"}, s.list("/k/", clientv3.WithRev(last)))
 }
 
-// testCompactionKey plays the apiserver's election of who compacts.
+// testCompactionKey executes the apiserver's election of the server that compacts.
 func testCompactionKey(t *testing.T, s *store) {
 	const key = "compact_rev_key"
 	elect := func(version int64, value string) *clientv3.TxnResponse {
@@ -96,8 +97,8 @@ func testCompactionKey(t *testing.T, s *store) {
 	require.Equal(t, []string{"put compact_rev_key=42 was 0"}, w.take(1))
 }
 
-// testWatchAtCompaction: the revision that was compacted to is the first that can still be watched from, also if it is a deletion. What
-// its key was before is gone.
+// testWatchAtCompaction checks that the compacted revision is the first from which a watch can
+// still begin, also if it is a deletion. The key's previous value is gone.
 func testWatchAtCompaction(t *testing.T, s *store) {
 	physical := func(revision int64) {
 		_, err := s.client.Compact(s.ctx, revision, clientv3.WithCompactPhysical())

@@ -15,21 +15,22 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// History notes what clients asked a store and what they were told, to judge afterwards whether it can have
-// been the work of one store that does one thing after the other.
+// History records requests of clients to a store and their answers. Afterwards it checks whether
+// one store that executes one request after the other can have given these answers.
 type History struct {
 	began time.Time
 	keys  int
 
-	mu         sync.Mutex // guards the rest
+	mu         sync.Mutex // guards the fields below
 	operations []porcupine.Operation
 	serial     int
 }
 
-// NewHistory is for clients that share a number of keys.
+// NewHistory returns a History for clients that share the given number of keys.
 func NewHistory(keys int) *History { return &History{began: time.Now(), keys: keys} }
 
-// call is what was asked: to get key, to write value, or to remove the key, if it was last written at guard.
+// call is a request: to get key, to write value, or to remove the key. A write or removal requires
+// that the key was last written at guard.
 type call struct {
 	key         string
 	get, remove bool
@@ -37,31 +38,33 @@ type call struct {
 	guard       int64
 }
 
-// reply is what was told. Without an answer it is not known whether anything happened.
+// reply is an answer. Without an answer it is unknown whether anything happened.
 type reply struct {
 	unknown bool
-	// done says that the guard held and the change was made; otherwise found is the key.
+	// done means that the guard held and the change was made; otherwise found has the content of
+	// the key.
 	done bool
-	// revision is the answer's.
+	// revision is the revision in the answer.
 	revision int64
 	found    keyState
 }
 
-// keyState is what a key holds; no value means that the key is not there.
+// keyState is the content of a key; no value means that the key does not exist.
 type keyState struct {
 	value string
-	// mod is when the key was last written; unnoticed if nobody was told.
+	// mod is the revision of the key's last write, or unnoticed if no client received it.
 	mod int64
-	// last is the highest revision of any change of the key that somebody was told.
+	// last is the highest revision of any change of the key that a client has received.
 	last int64
 }
 
 const unnoticed = -1
 
-// Client asks at random until ctx ends, the store is gone or it has asked n times. What has no answer then may
-// be done at any time, or never, until Settle is called.
+// Client sends random requests until ctx ends, the store is gone or it has sent n requests. A
+// request that is then without an answer may be executed at any time until Settle is called, or
+// never.
 func (h *History) Client(ctx context.Context, client *clientv3.Client, id, n int, rng *rand.Rand) {
-	seen := map[string]keyState{} // of each key, what this client heard last
+	seen := map[string]keyState{} // per key: the content that this client received last
 	for range n {
 		c := h.next(rng, seen)
 		called := h.now()
@@ -86,7 +89,8 @@ func (h *History) Client(ctx context.Context, client *clientv3.Client, id, n int
 	}
 }
 
-// Settle says that the clients have ended and that the store is dead: what it has not done, it will not do.
+// Settle records that the clients have ended and that the store is dead: it will execute no open
+// request any more.
 func (h *History) Settle() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -97,7 +101,7 @@ func (h *History) Settle() {
 
 func (h *History) now() int64 { return int64(time.Since(h.began)) }
 
-// next chooses what to ask. Values are unique: each tells which write it is of.
+// next chooses a request. Values are unique, so that each value identifies its write.
 func (h *History) next(rng *rand.Rand, seen map[string]keyState) call {
 	h.mu.Lock()
 	h.serial++
@@ -107,13 +111,13 @@ func (h *History) next(rng *rand.Rand, seen map[string]keyState) call {
 	switch choice := rng.IntN(10); {
 	case choice < 3:
 		c.get = true
-	case choice < 5 && c.guard != 0: // Kubernetes removes what it has seen
+	case choice < 5 && c.guard != 0: // Kubernetes removes only a version that it has seen
 		c.remove = true
 	}
 	return c
 }
 
-// do asks as the apiserver does.
+// do sends the request in the apiserver's form.
 func (c call) do(ctx context.Context, client *clientv3.Client) (reply, error) {
 	if c.get {
 		resp, err := client.Get(ctx, c.key)
@@ -145,10 +149,11 @@ func stateOf(resp *clientv3.GetResponse) keyState {
 	return keyState{value: string(resp.Kvs[0].Value), mod: resp.Kvs[0].ModRevision}
 }
 
-// checkTimeout bounds the search for an order. Few keys with many clients at once take long.
+// checkTimeout limits the search for an order. Few keys with many clients at once take long.
 const checkTimeout = 2 * time.Minute
 
-// Check fails the test unless the history is that of a store which answers one request after another.
+// Check fails the test unless a store that executes one request after the other can have produced
+// the history.
 func (h *History) Check(t testing.TB) {
 	t.Helper()
 	h.mu.Lock()
@@ -157,7 +162,8 @@ func (h *History) Check(t testing.TB) {
 	h.checkRevisions(t)
 }
 
-// CheckChanges fails the test unless the changes that were made fit together: what reads and refused requests were told may be late.
+// CheckChanges fails the test unless the changes that were made are consistent: reads and refused
+// requests may have received old data.
 func (h *History) CheckChanges(t testing.TB) {
 	t.Helper()
 	h.mu.Lock()
@@ -174,7 +180,8 @@ func judge(history []porcupine.Operation) porcupine.CheckResult {
 	return porcupine.CheckOperationsTimeout(model.ToModel(), history, checkTimeout)
 }
 
-// checkRevisions: over all keys, who asks after an answer has come is told no lower revision.
+// checkRevisions checks over all keys that a request sent after an answer never receives a lower
+// revision than that answer.
 func (h *History) checkRevisions(t testing.TB) {
 	t.Helper()
 	known := slices.DeleteFunc(slices.Clone(h.operations), func(o porcupine.Operation) bool { return o.Output.(reply).unknown })
@@ -204,7 +211,8 @@ func byKey(history []porcupine.Operation) [][]porcupine.Operation {
 	return parts
 }
 
-// step returns what a key may hold after a request that was answered so; nothing if it cannot have been.
+// step returns the possible contents of a key after a request with this answer. It returns nothing
+// if the answer is impossible.
 func step(state, input, output any) []any {
 	s, c, r := state.(keyState), input.(call), output.(reply)
 	after := keyState{value: c.value, mod: r.revision, last: r.revision}
@@ -221,20 +229,20 @@ func step(state, input, output any) []any {
 	case r.revision < s.last:
 		return nil
 	case r.done && c.remove && c.guard == 0 && s.value == "":
-		return []any{s} // nothing was there, and nothing was removed
+		return []any{s} // the key did not exist, and nothing was removed
 	case r.done && s.may(c.guard) && r.revision > s.last:
 		return []any{after}
 	case r.done:
 		return nil
 	case !c.get && s.value != "" && s.mod != unnoticed && s.mod == c.guard, !c.get && s.value == "" && c.guard == 0:
-		return nil // it had to be done
+		return nil // the store had to execute it
 	case r.found.value != s.value, s.mod != unnoticed && r.found.mod != s.mod:
 		return nil
 	}
 	return []any{keyState{value: s.value, mod: r.found.mod, last: max(s.last, r.found.mod)}}
 }
 
-// may says whether the key may have last been written at a revision.
+// may reports whether the key may have last been written at the revision guard.
 func (s keyState) may(guard int64) bool {
 	return s.mod == guard || s.mod == unnoticed && guard > s.last
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestHistoryIsJudged: a check that nothing can fail proves nothing.
+// TestHistoryIsJudged checks that Check fails on wrong histories: a check that cannot fail proves
+// nothing.
 func TestHistoryIsJudged(t *testing.T) {
 	create, create2 := call{key: "a", value: "1"}, call{key: "a", value: "2"}
 	update, remove, get := call{key: "a", value: "2", guard: 5}, call{key: "a", remove: true, guard: 5}, call{key: "a", get: true}

@@ -53,7 +53,8 @@ func testLeaseRevoked(t *testing.T, s *store) {
 	require.EqualValues(t, -1, gone.TTL)
 }
 
-// testLeaseReopen: the apiserver uses a lease for a minute, over our restarts too.
+// testLeaseReopen checks leases across a restart: the apiserver uses a lease for a minute, also
+// while mote restarts.
 func testLeaseReopen(t *testing.T, s *store) {
 	lease, err := s.client.Grant(s.ctx, 1000)
 	require.NoError(t, err)

@@ -12,13 +12,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// seedVariable of the environment repeats what random clients asked. When it was asked is up to the scheduler.
+// seedVariable names an environment variable that repeats the requests of random clients. Their
+// timing depends on the scheduler.
 const seedVariable = "MOTE_TEST_SEED"
 
-// testLinearizable: clients that share keys and connections see one store that does one thing after the other.
+// testLinearizable checks that clients that share keys and connections see one store that executes
+// one request after the other.
 func testLinearizable(t *testing.T, s *store) { randomClients(t, s).Check(t) }
 
-// testLinearizableChanges: of clients that change one version of a key, one succeeds.
+// testLinearizableChanges checks that of several clients that change one version of a key, exactly
+// one succeeds.
 func testLinearizableChanges(t *testing.T, s *store) { randomClients(t, s).CheckChanges(t) }
 
 func randomClients(t *testing.T, s *store) *History {

@@ -1,7 +1,9 @@
-// Package storetest is the one suite that every storage engine passes, through an etcd client on a
-// real socket: what the apiserver relies on, asked for as the apiserver asks.
+// Package storetest is the test suite that every storage engine passes. It uses an etcd client on a
+// real socket, and tests the behaviour on which the apiserver relies, with requests in the
+// apiserver's form.
 //
-// Enter through Run. The suite knows nothing of engines, so real etcd can be its reference.
+// Enter through Run. The suite does not know the engines, so that it can also run against real etcd
+// as its reference.
 package storetest
 
 import (
@@ -25,8 +27,8 @@ type Open func(t testing.TB, dir string) (endpoint string, close func())
 // timeout is for one test: the slowest waits for a lease of two seconds.
 const timeout = 30 * time.Second
 
-// Run runs the suite, one store for each test. except names the tests that the engine cannot pass, each with the reason;
-// they are skipped with it. A name that is no test's fails.
+// Run runs the suite with one store for each test. except maps tests that the engine cannot pass to
+// their reasons; Run skips them with the reason. A name that is not a test fails.
 func Run(t *testing.T, open Open, except map[string]string) {
 	tests := map[string]func(t *testing.T, s *store){
 		"Create":              testCreate,
@@ -160,7 +162,7 @@ func (s *store) list(prefix string, opts ...clientv3.OpOption) []string {
 	return out
 }
 
-// compactTo gives up history as the apiserver does.
+// compactTo removes history as the apiserver does.
 func (s *store) compactTo(revision int64) {
 	s.Helper()
 	_, err := s.client.Compact(s.ctx, revision)
@@ -174,7 +176,7 @@ func testCreate(t *testing.T, s *store) {
 	require.False(t, again.Succeeded)
 	require.Equal(t, first, again.Header.Revision)
 
-	// The apiserver's conditional create asks for the key that is in its way.
+	// The apiserver's conditional create also gets the existing key.
 	conflict := s.tryUpdate("/a", "2", 0)
 	require.False(t, conflict.Succeeded)
 	require.Equal(t, "1", string(conflict.Responses[0].GetResponseRange().Kvs[0].Value))
@@ -283,7 +285,7 @@ func testPaging(t *testing.T, s *store) {
 		require.EqualValues(t, keys-len(got)+len(resp.Kvs), resp.Count, "keys from the page's start on")
 		more = resp.More
 		next = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-		// Writes between the pages must not show.
+		// Writes between the pages must not appear in the list.
 		s.create(fmt.Sprintf("/k/%02d-late", len(got)), "late")
 	}
 	require.Equal(t, []string{"00", "01", "02", "03", "04", "05", "06", "07", "08", "09"}, got)
@@ -359,7 +361,7 @@ func testStatus(t *testing.T, s *store) {
 	require.NoError(t, err, "the apiserver's health check")
 }
 
-// testWithoutGuard: what people do with etcdctl.
+// testWithoutGuard tests the unconditional requests that people send with etcdctl.
 func testWithoutGuard(t *testing.T, s *store) {
 	w := s.watch("/k/", clientv3.WithPrefix())
 	put, err := s.client.Put(s.ctx, "/k/a", "1")
@@ -384,7 +386,7 @@ func testWithoutGuard(t *testing.T, s *store) {
 	require.ErrorIs(t, err, rpctypes.ErrEmptyKey)
 }
 
-// testTooLarge: Kubernetes tells its users about this limit by etcd's error.
+// testTooLarge checks etcd's error for this limit, which Kubernetes documents to its users.
 func testTooLarge(t *testing.T, s *store) {
 	s.create("/k/large", strings.Repeat("x", 1500<<10))
 	_, err := s.client.Put(s.ctx, "/k/too", strings.Repeat("x", 1600<<10))

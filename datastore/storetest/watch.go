@@ -15,11 +15,11 @@ type watcher struct {
 	*store
 	responses clientv3.WatchChan
 	pending   []*clientv3.Event
-	// seen is the highest revision that an event or the progress had.
+	// seen is the highest revision of any event or progress response.
 	seen int64
 }
 
-// watch begins a watch with previous values and progress, and waits until it is there.
+// watch begins a watch with previous values and progress, and waits until the store has created it.
 func (s *store) watch(key string, opts ...clientv3.OpOption) *watcher {
 	s.Helper()
 	opts = append(opts, clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
@@ -120,8 +120,8 @@ func testWatchFuture(t *testing.T, s *store) {
 	require.Equal(t, []string{"put /k/2=1", "put /k/3=1", "put /k/4=1"}, w.take(3))
 }
 
-// testWatchProgress: a progress response promises that all events up to its revision came before.
-// The apiserver answers consistent reads from its cache on the strength of it.
+// testWatchProgress checks that all events up to the revision of a progress response come before
+// it. The apiserver relies on this when it answers consistent reads from its cache.
 func testWatchProgress(t *testing.T, s *store) {
 	w := s.watch("/k/", clientv3.WithPrefix())
 	for i := range 8 {
@@ -138,7 +138,7 @@ func testWatchProgress(t *testing.T, s *store) {
 	}
 }
 
-// testWatchLongHistory reads more history than fits into buffers while the writing goes on.
+// testWatchLongHistory reads more history than fits into buffers while writers continue.
 func testWatchLongHistory(t *testing.T, s *store) {
 	const writes = 400
 	value := strings.Repeat("x", 20_000)
@@ -168,7 +168,8 @@ func testWatchLongHistory(t *testing.T, s *store) {
 	}
 }
 
-// testWatchBigEvents: events with previous values are larger together than any message should be.
+// testWatchBigEvents checks events that, with their previous values, are larger together than any
+// message should be.
 func testWatchBigEvents(t *testing.T, s *store) {
 	value := strings.Repeat("x", 1<<20)
 	first := s.create("/k/a", value)
@@ -187,7 +188,8 @@ func testWatchBigEvents(t *testing.T, s *store) {
 	}
 }
 
-// testWatchesOfStream: watches of one client share a stream and do not hear of each other's keys.
+// testWatchesOfStream checks that watches of one client share a stream, and that each receives only
+// its own keys.
 func testWatchesOfStream(t *testing.T, s *store) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	cancelled := s.client.Watch(ctx, "/k/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
