@@ -58,7 +58,7 @@ func bench(b *testing.B, writers int, write func(s *Store, writer, i int, value 
 	require.NoError(b, s.Close())
 }
 
-// BenchmarkRead measures reads of a store of 10,000 keys of 500 bytes that are in the file.
+// BenchmarkRead measures reads of a store of 10,000 keys of 500 bytes, all in the file.
 func BenchmarkRead(b *testing.B) {
 	s := open(b, filepath.Join(b.TempDir(), "state.db"))
 	for i := range 10_000 {

@@ -10,12 +10,12 @@
 //
 // Invariants:
 //
-//   - Each successful write gets the next revision. Revisions never repeat and never go back, also not
-//     over a crash: after one, the store begins above all that it may have given out.
-//   - A write is acknowledged only after its frame is on the disk (one fdatasync), unless its key is
-//     volatile (Options).
-//   - One goroutine writes. It takes all waiting requests into one transaction, in order; each sees the
-//     effect of those before it.
+//   - Each successful write gets the next revision. Revisions never repeat and never go back, also
+//     not over a crash: after one, the store begins above all that it may have given out.
+//   - A write is acknowledged only after its frame is on the disk (one fdatasync), unless its key
+//     is volatile (Options).
+//   - One goroutine writes. It takes all waiting requests into one transaction, in order; each sees
+//     the effect of those before it.
 //   - A watch gets every event of its range once and in order, or ends with ErrCompacted.
 package bolt
 
@@ -25,8 +25,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// Refusals. They leave the store as it was; all other errors mean that the request met a broken
-// store. format.ErrDamaged answers requests that met damage: damaged data is never given out.
+// Refusals. They leave the store unchanged; all other errors mean that the request met a broken
+// store. format.ErrDamaged answers requests that met damage: damaged data is never returned.
 var (
 	// ErrLeaseNotFound refuses a lease that was not granted or has ended.
 	ErrLeaseNotFound = errors.New("lease not found")
@@ -131,9 +131,9 @@ type Result struct {
 	Revision int64
 	// OK says that the guard held.
 	OK bool
-	// KV is what was written; nil for a deletion and a refusal.
+	// KV is the version that was written; nil for a deletion and a refusal.
 	KV *KV
-	// Prev is what the key held before, or what a refused write met; nil is nothing.
+	// Prev is the version that the key had before, or that a refused write met; nil means none.
 	Prev *KV
 }
 
@@ -141,7 +141,7 @@ type Result struct {
 type Event struct {
 	Deleted bool
 	KV      *KV
-	// Prev is what the key held before; nil for a creation.
+	// Prev is the version that the key had before; nil for a creation.
 	Prev *KV
 }
 

@@ -93,8 +93,8 @@ func (s *Store) freeze(last bool) error {
 	return nil
 }
 
-// newCheckpoint returns a checkpoint of the newest layer. What is written from now on belongs to
-// the next.
+// newCheckpoint returns a checkpoint of the newest layer. Writes from now on belong to the next
+// checkpoint.
 func (s *Store) newCheckpoint() (*checkpoint, error) {
 	if s.wal.Used() > 0 {
 		if err := s.wal.Rotate(); err != nil {

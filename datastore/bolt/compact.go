@@ -31,8 +31,8 @@ func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 	return res.Revision, err
 }
 
-// compactNewest replaces the newest layer by one without what nobody can ask for any more. Reads
-// that are under way go on with the old one.
+// compactNewest replaces the newest layer by one without the records that no request can reach any
+// more. Reads that are under way continue with the old one.
 func (s *Store) compactNewest(revision int64) {
 	cleaned := s.newest().compact(revision)
 	s.mu.Lock()
@@ -62,7 +62,7 @@ func (s *Store) finishScrub() {
 			err = format.Update(s.db, scrub)
 		}
 		if durable.IsDiskFull(err) {
-			return // the next checkpoint goes on
+			return // the next checkpoint continues
 		}
 		if err != nil {
 			_ = s.fail(err)

@@ -47,8 +47,8 @@ func beginCopy(db, temp *bbolt.DB) (*Copy, error) {
 }
 
 const (
-	// What an idle node changes between two snapshots is less than the pages that a checkpoint of
-	// it writes. So a small store is copied to a file without a name, which is gone before the
+	// An idle node changes less between two snapshots than the pages that a checkpoint of the
+	// changes writes. So a small store is copied to a file without a name, which is gone before the
 	// kernel would write it, and the checkpoint is made there. A file and layers above these sizes,
 	// in bytes, are not small.
 	smallFile   = 16 << 20

@@ -11,8 +11,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
-// TestCopy: a copy has all that is acknowledged, what is volatile too, whether or not the store is small enough for its file to
-// be left alone.
+// TestCopy checks that a copy has all acknowledged data, volatile keys included, whether or not the
+// store is small enough to be copied without a change of its file.
 func TestCopy(t *testing.T) {
 	for name, values := range map[string]int{"small": 5, "large": 2 * smallLayers / 10_000} {
 		t.Run(name, func(t *testing.T) {
@@ -46,8 +46,8 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// TestCopyMissesCheckpoint: a file that a checkpoint has changed meanwhile is not taken for the one that was looked at, also when
-// there was nothing in the log.
+// TestCopyMissesCheckpoint checks that a file that a checkpoint has changed meanwhile is not
+// mistaken for the one that was read before, also when the log was empty.
 func TestCopyMissesCheckpoint(t *testing.T) {
 	ctx := t.Context()
 	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{Volatile: []string{"sign/"}})
@@ -76,7 +76,7 @@ func TestCopyMissesCheckpoint(t *testing.T) {
 	require.False(t, same)
 }
 
-// copied makes a copy, and returns the revisions of the keys of the store that is made of it.
+// copied makes a copy, opens it as a store and returns the revisions of its keys.
 func copied(t *testing.T, s *Store) map[string]int64 {
 	c, err := s.Copy(t.Context())
 	require.NoError(t, err)

@@ -23,7 +23,7 @@ var (
 	cutSeed   = flag.Uint64("cut.seed", 0, "seed of TestPowerCut; 0 takes one from the clock")
 )
 
-// cutter writes to a store whose disk loses power at each sync, on a copy.
+// cutter writes to a store. At each sync it cuts the power of a copy of the disk.
 type cutter struct {
 	*testing.T
 	rng   *rand.Rand
@@ -32,18 +32,20 @@ type cutter struct {
 	path  string
 	cuts  int
 
-	// acknowledged is what the keys that are not volatile must hold; doubtful is a write under way.
+	// acknowledged is the required content of the keys that are not volatile; doubtful is a write
+	// under way.
 	acknowledged map[string]string
 	doubtful     *Write
-	// revision is the highest that anybody was told.
+	// revision is the highest revision that any client has received.
 	revision int64
-	// before is the file when the running checkpoint began.
+	// before is the file as it was when the running checkpoint began.
 	before []byte
 }
 
-// TestPowerCut cuts the power at every sync of the log and of checkpoints, with all that was not synced
-// dropped, torn or reordered: what was acknowledged is there, revisions neither repeat nor go back, and the
-// file is sound. Of bbolt's commits it knows the order: pages, sync, header, sync.
+// TestPowerCut cuts the power at every sync of the log and of checkpoints. All data that was not
+// synced is dropped, torn or reordered. Every acknowledged write must be there, revisions must
+// neither repeat nor go back, and the file must be sound. The test knows the order of bbolt's
+// commits: pages, sync, header, sync.
 func TestPowerCut(t *testing.T) {
 	seed := *cutSeed
 	if seed == 0 {
@@ -84,7 +86,8 @@ func (c *cutter) open() {
 	c.disk.OnSync = func() { c.cut(c.file()) }
 }
 
-// crash goes on with what a power cut leaves. The power may go again while that is opened.
+// crash continues with the files that a power cut leaves. The power may fail again while they are
+// opened.
 func (c *cutter) crash() {
 	file := c.file()
 	disk := c.disk.CutPower()
@@ -143,14 +146,14 @@ func (c *cutter) apply(state map[string]string, w Write) {
 	}
 }
 
-// file is the bbolt file; between checkpoints all of it is synced.
+// file returns the bbolt file; between checkpoints all of it is synced.
 func (c *cutter) file() []byte {
 	b, err := os.ReadFile(c.path)
 	require.NoError(c, err)
 	return b
 }
 
-// atCheckpoint plays the syncs of bbolt's commit from the difference that it made.
+// atCheckpoint derives the syncs of bbolt's commit from the difference that the commit has made.
 func (c *cutter) atCheckpoint(done bool) {
 	if !done {
 		c.before = c.file()
@@ -189,7 +192,7 @@ func (c *cutter) cut(file []byte) {
 	f, err := os.Create(path)
 	require.NoError(c, err)
 	hole := make([]byte, format.PageSize)
-	for at := 0; at < len(file); at += format.PageSize { // most of it is a hole
+	for at := 0; at < len(file); at += format.PageSize { // most of the file is a hole
 		if page := file[at : at+format.PageSize]; !bytes.Equal(page, hole) {
 			_, err := f.WriteAt(page, int64(at))
 			require.NoError(c, err)
@@ -225,8 +228,8 @@ func (c *cutter) cut(file []byte) {
 	require.NoError(c, os.RemoveAll(filepath.Dir(path)))
 }
 
-// TestVolatile: volatile keys cost no write, survive a clean stop, and may be lost by a crash, of which all
-// are told who might know them.
+// TestVolatile checks that volatile keys cost no write and survive a clean stop. A crash may lose
+// them; then every client that may know them must be notified.
 func TestVolatile(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	disk := newDisk(t, rng)

@@ -26,17 +26,17 @@ var (
 	damageSeed   = flag.Uint64("damage.seed", 0, "seed of TestDamage; 0 takes one from the clock")
 )
 
-// patient is a store that was stopped, to be damaged, and what it must have.
+// patient is a stopped store that the test will damage, and its expected content.
 type patient struct {
 	files map[string][]byte // by name
 	model *model
 	state map[string]KV // the latest versions
-	// snapshot is its file at some time before.
+	// snapshot is the store's file at an earlier moment.
 	snapshot []byte
 }
 
-// TestDamage damages stores: each is repaired, and then has all or says what it lost, or refused with advice. Nothing is ever wrong
-// without a word.
+// TestDamage damages stores. Each store must be repaired, and then have all its data or report what
+// it lost, or be refused with advice. No data may ever be wrong without a report.
 func TestDamage(t *testing.T) {
 	seed := *damageSeed
 	if seed == 0 {
@@ -64,7 +64,8 @@ func TestDamage(t *testing.T) {
 	t.Logf("%v", outcomes)
 }
 
-// grow makes a store with history, large values, leases and deletions. If it is killed, some of it is in the log only.
+// grow makes a store with history, large values, leases and deletions. If killed is true, some of
+// it is only in the log.
 func grow(t *testing.T, rng *rand.Rand, killed bool) *patient {
 	path := filepath.Join(t.TempDir(), "state.db")
 	s, err := Open(path, Options{limit: 400_000, Volatile: []string{"/volatile/"}})
@@ -132,7 +133,7 @@ func (p *patient) write(t *testing.T, s *Store, w Write) {
 	}
 }
 
-// keep takes the files as they are, without the hole at the end of the file.
+// keep reads the files as they are, without the hole at the end of the file.
 func (p *patient) keep(t *testing.T, path string) {
 	for _, name := range goldenFiles() {
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(path), name))
@@ -154,7 +155,7 @@ type damaged struct {
 	done []string
 }
 
-// damage changes one thing in one file, mostly where there is something.
+// damage changes one thing in one file, mostly where the file has data.
 func (d *damaged) damage() {
 	name := goldenFiles()[max(0, d.rng.IntN(5)-2)]
 	path := filepath.Join(filepath.Dir(d.path), name)
@@ -172,7 +173,7 @@ func (d *damaged) damage() {
 		n := d.rng.IntN(used)
 		b[n] ^= 1 << d.rng.IntN(8)
 		what = fmt.Sprintf("bit at %d", n)
-	case 2: // in what a page begins with
+	case 2: // in the first bytes of a page
 		n := min(at()+d.rng.IntN(64), used-1)
 		b[n] ^= 1 << d.rng.IntN(8)
 		what = fmt.Sprintf("bit at %d", n)
@@ -201,7 +202,7 @@ func (d *damaged) damage() {
 	require.NoError(d, os.WriteFile(path, b, 0o600))
 }
 
-// open starts the store until it is well or refused, and says which.
+// open starts the store until it is sound or refused, and returns which.
 func (d *damaged) open() string {
 	o := Options{Volatile: []string{"/volatile/"}}
 	if d.rng.IntN(2) == 0 {
@@ -254,7 +255,7 @@ func (d *damaged) open() string {
 	return ""
 }
 
-// content is that of the store's files.
+// content returns the content of the store's files.
 func (d *damaged) content() map[string]string {
 	files := map[string]string{}
 	for _, name := range goldenFiles() {
@@ -265,7 +266,7 @@ func (d *damaged) content() map[string]string {
 	return files
 }
 
-// compare reads all. It returns damage that the store met.
+// compare reads everything. It returns the damage that the store met.
 func (d *damaged) compare(s *Store, lost bool) error {
 	require.GreaterOrEqual(d, s.Revision(), d.model.revision, "revisions went back: %v", d.done)
 	list, err := s.Range(context.Background(), Query{Key: "\x00", End: allKeys})
@@ -280,7 +281,7 @@ func (d *damaged) compare(s *Store, lost bool) error {
 		require.Equal(d, d.state, got, "%v", d.done)
 		require.Equal(d, []int64{1, 2, 3}, s.Leases())
 	}
-	for key, kv := range got { // whatever was lost, what is there was there
+	for key, kv := range got { // some keys may be lost, but the values of the others must be real
 		require.True(d, slices.ContainsFunc(d.model.events, func(e Event) bool {
 			return e.KV.Mod == kv.Mod && reflect.DeepEqual(*e.KV, kv)
 		}), "%s is as it never was: %v", key, d.done)
@@ -297,7 +298,7 @@ func (d *damaged) compare(s *Store, lost bool) error {
 	return nil
 }
 
-// told looks whether repairs are remembered until they have been told.
+// told checks that repairs are kept until they have been reported.
 func (d *damaged) told(o Options, repairs int) {
 	s, err := Open(d.path, o)
 	require.NoError(d, err, "%v", d.done)
@@ -306,7 +307,7 @@ func (d *damaged) told(o Options, repairs int) {
 	require.NoError(d, s.Close())
 }
 
-// again looks whether a repair lasts.
+// again checks that a repair lasts.
 func (d *damaged) again(o Options) {
 	s, err := Open(d.path, o)
 	require.NoError(d, err, "%v", d.done)

@@ -19,12 +19,14 @@ import (
 // TestFullDisk needs root for a small file system of its own, in a mount namespace that dies with
 // the test's thread.
 func TestFullDisk(t *testing.T) {
-	for name, limit := range map[string]int64{"log": 0, "checkpoint": 100_000} { // what meets the full disk
+	// The name says where the store meets the full disk.
+	for name, limit := range map[string]int64{"log": 0, "checkpoint": 100_000} {
 		t.Run(name, func(t *testing.T) { testFullDisk(t, Options{limit: limit}) })
 	}
 }
 
-// smallDisk makes a file system of 1 MB, and returns what mounts it with other options.
+// smallDisk creates a file system of 1 MB, and returns a function that mounts it with other
+// options.
 func smallDisk(t *testing.T) (dir string, mount func(flags uintptr, options string)) {
 	runtime.LockOSThread() // and never unlock: the thread must not be used again
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
@@ -63,7 +65,7 @@ func testFullDisk(t *testing.T, o Options) {
 		require.EqualValues(t, format.FirstRevision+written, s.Revision())
 	}
 	fill()
-	fill() // again, after the first try
+	fill() // again, after the first attempt
 	check()
 
 	mount(syscall.MS_REMOUNT, "size=2m")
@@ -106,7 +108,8 @@ func testFullDisk(t *testing.T, o Options) {
 	require.ErrorContains(t, err, "the file system is read-only; mount it writable")
 }
 
-// TestDiskFailure: when a sync fails nothing may be acknowledged any more, and the next start has all that was.
+// TestDiskFailure checks that after a failed sync nothing is acknowledged any more, and that the
+// next start has everything that was acknowledged.
 func TestDiskFailure(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	disk := newDisk(t, rand.New(rand.NewPCG(1, 1)))
@@ -142,7 +145,8 @@ func TestDiskFailure(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// TestCopyOnFullDisk: a copy that has no room is refused as a write is, and the store goes on.
+// TestCopyOnFullDisk checks that a copy without room is refused as a write is, and that the store
+// continues.
 func TestCopyOnFullDisk(t *testing.T) {
 	dir, mount := smallDisk(t)
 	s, err := Open(filepath.Join(dir, "state.db"), Options{})
@@ -150,8 +154,8 @@ func TestCopyOnFullDisk(t *testing.T) {
 	defer func() { require.NoError(t, s.Close()) }()
 	createKeys(t, s, 0, 50)
 	for _, room := range []int{
-		100 << 10, // for the file as it is, and not for the 50 keys
-		12 << 10,  // for the first pages of the file
+		100 << 10, // enough for the file as it is, but not for the 50 keys
+		12 << 10,  // enough for the first pages of the file
 		0,
 	} {
 		leave(t, dir, room)
@@ -163,7 +167,8 @@ func TestCopyOnFullDisk(t *testing.T) {
 	require.Len(t, copied(t, s), 50)
 }
 
-// TestCopyWithinTheFile: without room for another file the store's own, if it has free pages, becomes the copy.
+// TestCopyWithinTheFile checks that without room for another file the store's own file becomes the
+// copy, if it has free pages.
 func TestCopyWithinTheFile(t *testing.T) {
 	dir, mount := smallDisk(t)
 	mount(syscall.MS_REMOUNT, "size=4m")
@@ -178,7 +183,7 @@ func TestCopyWithinTheFile(t *testing.T) {
 	}
 	_, err = s.Compact(t.Context(), s.Revision())
 	require.NoError(t, err)
-	for range 2 { // the pages that one frees are the next one's
+	for range 2 { // one round frees the pages that the next one uses
 		require.NoError(t, s.Checkpoint(t.Context()))
 	}
 	createKeys(t, s, 50, 60)
@@ -195,7 +200,7 @@ func createKeys(t *testing.T, s *Store, from, to int) {
 	}
 }
 
-// leave fills the disk of dir but for room bytes.
+// leave fills the disk of dir until only room bytes are free.
 func leave(t *testing.T, dir string, room int) {
 	t.Helper()
 	ballast := filepath.Join(dir, "ballast")

@@ -25,7 +25,7 @@ func fill(t *testing.T, n int) string {
 		_, err := s.create(t.Context(), fmt.Sprintf("/key/%03d", i), make([]byte, 3000))
 		require.NoError(t, err)
 	}
-	for range 3 { // what is in the log is not needed any more
+	for range 3 { // so the log is not needed any more
 		_, err := s.Write(t.Context(), Write{Key: "/last"})
 		require.NoError(t, err)
 		require.NoError(t, s.Checkpoint(t.Context()))
@@ -34,7 +34,7 @@ func fill(t *testing.T, n int) string {
 	return path
 }
 
-// pageOf returns where in the file the record of a revision is.
+// pageOf returns the offset in the file of the record of a revision.
 func pageOf(t *testing.T, path string, revision int64) int64 {
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -59,7 +59,8 @@ func pageOf(t *testing.T, path string, revision int64) int64 {
 	return 0
 }
 
-// openHit opens a store of 100 keys at path and then overwrites the page that has the record of the key hit.
+// openHit opens a store of 100 keys at path and then overwrites the page that has the record of the
+// key hit.
 func openHit(t *testing.T) (s *Store, path, hit string) {
 	t.Helper()
 	path = fill(t, 100)
@@ -74,7 +75,8 @@ func openHit(t *testing.T) (s *Store, path, hit string) {
 	return s, path, fmt.Sprintf("/key/%03d", 50-format.FirstRevision-1)
 }
 
-// TestDamageWhileOpen: what is hit is not answered, all else is; and the next start knows.
+// TestDamageWhileOpen checks that a damaged record is not returned, that all others are, and that
+// the next start knows of the damage.
 func TestDamageWhileOpen(t *testing.T) {
 	s, path, hit := openHit(t)
 	_, err := s.Range(t.Context(), Query{Key: hit})
@@ -97,7 +99,8 @@ func TestDamageWhileOpen(t *testing.T) {
 	require.ErrorContains(t, err, "there is no snapshot")
 }
 
-// TestFileIsCutOffWhileOpen: the kernel ends a process that reads what is not there any more, unless it is caught.
+// TestFileIsCutOffWhileOpen checks that the store catches the fault of a read behind the end of the
+// file: otherwise the kernel ends the process.
 func TestFileIsCutOffWhileOpen(t *testing.T) {
 	path := fill(t, 100)
 	s, err := Open(path, Options{})
@@ -108,10 +111,11 @@ func TestFileIsCutOffWhileOpen(t *testing.T) {
 	_, err = s.create(t.Context(), "/key/000", nil)
 	require.ErrorIs(t, err, format.ErrDamaged)
 	require.Error(t, s.Checkpoint(t.Context()))
-	_ = s.Close() // it says what could not be written
+	_ = s.Close() // it returns the error of the data that it could not write
 }
 
-// TestCheckpointFails: what the log has is safe when the file cannot be written, and nothing is acknowledged after that.
+// TestCheckpointFails checks that the data in the log is safe when the file cannot be written, and
+// that nothing is acknowledged after that.
 func TestCheckpointFails(t *testing.T) {
 	path := fill(t, 10)
 	s, err := Open(path, Options{})
@@ -121,7 +125,7 @@ func TestCheckpointFails(t *testing.T) {
 	readOnly, err := os.Open(path)
 	require.NoError(t, err)
 	defer readOnly.Close()
-	for fd, name := range descriptors(t) { // bbolt's are the only ones
+	for fd, name := range descriptors(t) { // these descriptors are bbolt's
 		if name == path && fd != int(readOnly.Fd()) && fd != int(s.space.file.Fd()) {
 			require.NoError(t, unix.Dup3(int(readOnly.Fd()), fd, unix.O_CLOEXEC))
 		}
@@ -153,7 +157,7 @@ func descriptors(t *testing.T) map[int]string {
 	return open
 }
 
-// faulty is a file whose disk fails.
+// faulty is a file on a failing disk.
 type faulty struct {
 	wal.File
 	fail *string
@@ -179,8 +183,8 @@ func (f faulty) Sync() error {
 	return f.File.Sync()
 }
 
-// TestLogFails: a disk that refuses to write or to sync ends the store, one that cannot be read refuses the start; nothing is repaired
-// that is only unreadable.
+// TestLogFails checks that a disk that refuses to write or to sync ends the store, and that one
+// that cannot be read refuses the start. A file that is only unreadable is not repaired.
 func TestLogFails(t *testing.T) {
 	for _, op := range []string{"write", "sync"} {
 		t.Run(op, func(t *testing.T) {
@@ -198,7 +202,7 @@ func TestLogFails(t *testing.T) {
 			_, err = s.create(t.Context(), "/refused", nil)
 			require.ErrorIs(t, err, syscall.EIO)
 			<-s.Failed()
-			_ = s.Close() // the disk fails, too
+			_ = s.Close() // the disk fails here, too
 
 			fail = "read"
 			_, err = Open(path, o)
@@ -215,7 +219,8 @@ func TestLogFails(t *testing.T) {
 	}
 }
 
-// TestDamageInTheWriter: of the requests that share a transaction, only those that meet damage are refused; and it is remembered.
+// TestDamageInTheWriter checks that of the requests that share a transaction only those that meet
+// damage are refused, and that the store remembers the damage.
 func TestDamageInTheWriter(t *testing.T) {
 	s, path, hit := openHit(t)
 	require.False(t, s.Damaged())

@@ -17,8 +17,9 @@ import (
 // The layout of bbolt's meta pages: see format/page.go.
 const pageHeaderSize, metaSize = 16, 64
 
-// FuzzImage changes a file at two places and makes its meta pages whole again, so that what is behind them is
-// read. Whatever is there, the examination ends without a panic, and a file that is sound can be opened.
+// FuzzImage changes a file at two places and then corrects the checksums of its meta pages, so that
+// the pages behind them are read. The examination must end without a panic for any content, and a
+// file that is sound must open.
 func FuzzImage(f *testing.F) {
 	whole, err := os.ReadFile(filepath.Join("testdata", "format4", "state.db"))
 	require.NoError(f, err)
@@ -49,7 +50,8 @@ func FuzzImage(f *testing.F) {
 	})
 }
 
-// sound says whether a file of the current format is sound. It reads the records of all pages, too.
+// sound reports whether a file of the current format is sound. It reads the records of all pages,
+// too.
 func sound(t *testing.T, file []byte) bool {
 	image := format.Image{File: bytes.NewReader(file), Size: int64(len(file))}
 	commits, err := image.Commits()

@@ -16,11 +16,12 @@ import (
 
 var updateGolden = flag.Bool("golden.update", false, "write testdata anew; a new format gets a folder of its own")
 
-// goldenFiles are a store that was killed: part of it is in the file, part in the log only.
+// goldenFiles returns the files of a store that was killed: part of its data is in the file, part
+// only in the log.
 func goldenFiles() []string { return []string{"state.db", "state.wal.0", "state.wal.1"} }
 
-// TestGolden opens what another build wrote, of this format and of those before. Every later format must open them too, or say how
-// to get from one to the other.
+// TestGolden opens stores that other builds wrote, in this format and in earlier ones. Every later
+// format must open them too, or say how to convert them.
 func TestGolden(t *testing.T) {
 	if *updateGolden {
 		writeGolden(t, filepath.Join("testdata", fmt.Sprintf("format%d", format.Version)))

@@ -11,7 +11,8 @@ import (
 
 // hub holds all watches. The writer pushes the events of each transaction to those that keep up:
 //
-//	new, from published on --> following --no room in the queue--> behind --all of the log queued--> following
+//	new, from published on --> following --no room in the queue--> behind
+//	behind --all of the log queued--> following
 //	new, from before       --> behind
 //	following or behind --cancelled, watcher or store closed, history gone--> ended
 //
@@ -205,7 +206,7 @@ func (v *view) hasHistory(revision int64) (bool, error) {
 // walk calls fn with the records of the log from revision from on, until it returns false. Above
 // the compacted history, each revision has a record.
 func (v *view) walk(from int64, fn func(*format.Record) (bool, error)) error {
-	from = max(from, format.FirstRevision+1) // a new store is at a revision that nothing was written with
+	from = max(from, format.FirstRevision+1) // a new store is at a revision without a write
 	c := v.log.Cursor()
 	for k, b := c.Seek(format.RevisionKey(from)); k != nil; k, b = c.Next() {
 		rec, err := format.DecodeRecord(k, b)

@@ -10,8 +10,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// layer holds in memory what was written since some moment. The newest layer grows at its end; an
-// older one is on its way into the file. Records in a layer never change.
+// layer holds in memory the writes since some moment. The newest layer grows at its end; an older
+// one is on its way into the file. Records in a layer never change.
 type layer struct {
 	// mu guards the rest.
 	mu sync.RWMutex
@@ -112,8 +112,8 @@ func (l *layer) rows(key, end string) []row {
 	return rows
 }
 
-// compact returns a layer without the records that nobody can ask for once the history below
-// revision is given up: those that a later one up to revision replaces, and deletions before it of
+// compact returns a layer without the records that no request can reach once the history below
+// revision is removed: records that a later one up to revision replaces, and deletions before it of
 // keys that only this layer had.
 func (l *layer) compact(revision int64) *layer {
 	l.mu.RLock()

@@ -15,7 +15,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
-// TestRevokeOfManyKeys: a lease whose keys do not fit into one frame of the log ends in several.
+// TestRevokeOfManyKeys checks that a lease ends in several frames of the log if its keys do not fit
+// into one.
 func TestRevokeOfManyKeys(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	s, err := Open(path, Options{})
@@ -120,8 +121,8 @@ func TestLeases(t *testing.T) {
 	})
 }
 
-// TestLeaseAfterClockJump: a machine without a clock must neither lose its keys at once because the
-// file is from the future, nor keep them for decades.
+// TestLeaseAfterClockJump checks a machine without a clock: it must neither lose its keys at once
+// because the file is from the future, nor keep them for decades.
 func TestLeaseAfterClockJump(t *testing.T) {
 	l := newLeases()
 	l.restore(1, format.Lease{TTL: 60, Ends: time.Now().Add(20 * 365 * 24 * time.Hour).Unix()})

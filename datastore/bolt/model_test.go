@@ -22,7 +22,7 @@ var (
 	modelOps  = flag.Int("model.ops", 3000, "operations of TestModel")
 )
 
-// model is the store as a list of all that ever happened.
+// model is the store as a list of all its events.
 type model struct {
 	revision, compacted int64
 	events              []Event // one for each revision from firstRevision+1 on
@@ -30,7 +30,7 @@ type model struct {
 
 func newModel() *model { return &model{revision: format.FirstRevision} }
 
-// at returns the living version of key at revision.
+// at returns the version of key that existed at revision, or nil.
 func (m *model) at(key string, revision int64) *KV {
 	var kv *KV
 	for _, e := range m.events {
@@ -113,7 +113,7 @@ func TestModel(t *testing.T) {
 	require.NoError(t, p.store.Check())
 }
 
-// open has layers that fill up all the time.
+// open opens the store with layers that fill up all the time.
 func (p *player) open() {
 	var err error
 	p.store, err = Open(p.path, Options{limit: 20_000})
@@ -126,7 +126,7 @@ func (p *player) value() []byte {
 	return bytes.Repeat([]byte{byte('a' + p.rng.IntN(26))}, p.rng.IntN(3000))
 }
 
-// guard is mostly the key's revision, sometimes another.
+// guard returns mostly the key's revision, sometimes another.
 func (p *player) guard(kv *KV) int64 {
 	if kv == nil || p.rng.IntN(5) == 0 {
 		return 1 + p.rng.Int64N(p.model.revision)
@@ -264,7 +264,8 @@ func (p *player) watch() {
 	require.Equal(p.t, want, got, "watch %+v, told it is compacted: %v, at %d of %d", r, compacted, p.model.compacted, p.model.revision)
 }
 
-// gone says whether a watch from a revision must begin anew. That of the compaction itself is kept, unless a crash has skipped it.
+// gone reports whether a watch from a revision must list again. The history at the compacted
+// revision itself is kept, unless a crash has skipped it.
 func (p *player) gone(revision int64) bool {
 	skipped := !slices.ContainsFunc(p.model.events, func(e Event) bool { return e.KV.Mod == revision })
 	return revision != 0 && (revision < p.model.compacted || revision == p.model.compacted && revision > format.FirstRevision && skipped)
@@ -291,7 +292,7 @@ func (p *player) reopen() {
 	require.Equal(p.t, p.model.compacted, p.store.Compacted())
 }
 
-// crash opens a copy of the files as they are: what kill -9 leaves.
+// crash opens a copy of the files as they are, which is what kill -9 leaves.
 func (p *player) crash() {
 	dir := p.t.TempDir()
 	tx, err := p.store.db.Begin(true) // keeps the checkpointer out: a copy takes time

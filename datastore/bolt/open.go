@@ -14,7 +14,7 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Options are what an operator may choose. The zero value is the default.
+// Options are the settings that an operator may choose. The zero value is the default.
 type Options struct {
 	// ProgressInterval is how long a watch that wants progress may be behind the current revision
 	// while nothing happens in its range. The default is a minute. It must be well below the
@@ -22,9 +22,8 @@ type Options struct {
 	// wakes the apiserver once for each resource.
 	ProgressInterval time.Duration
 	// Volatile are prefixes of keys that are kept in memory, and written only at checkpoints and at
-	// a clean stop. After a crash they are what they were at the last checkpoint, and watches are
-	// told that their history is compacted. Only for keys that their owner writes again anyway. The
-	// default is none.
+	// a clean stop. After a crash they have the values of the last checkpoint, and watches end with
+	// ErrCompacted. Use it only for keys that their owner writes again anyway. The default is none.
 	Volatile []string
 	// QuotaBytes is how many bytes the store may hold, in used pages of the file and in memory that
 	// waits for it; 0 is 8 GiB. Over it, all writes are refused with ErrNoSpace except deletions,
@@ -51,7 +50,7 @@ const (
 	defaultQuota = 8 << 30
 )
 
-// setDefaults fills in what is not set.
+// setDefaults sets the default of each option that is not set.
 func (o *Options) setDefaults() {
 	if o.ProgressInterval <= 0 {
 		o.ProgressInterval = defaultProgressInterval
@@ -137,7 +136,7 @@ func (s *Store) recover(files *rescue.Files) error {
 	return s.saveRecovered()
 }
 
-// saveToNewLog puts what was read from a damaged log into the file, and goes on with another log.
+// saveToNewLog puts the writes from a damaged log into the file, and continues with another log.
 func (s *Store) saveToNewLog(log *wal.Log, ceiling int64) error {
 	s.wal, s.ceiling = log, ceiling
 	if err := s.saveRecovered(); err != nil {
@@ -149,18 +148,18 @@ func (s *Store) saveToNewLog(log *wal.Log, ceiling int64) error {
 	return nil
 }
 
-// saveRecovered puts what was read from the log into the file, with revisions that nobody was
-// given.
+// saveRecovered puts the writes from the log into the file, with the store at a revision that no
+// client has received.
 func (s *Store) saveRecovered() error {
 	if s.ceiling > 0 {
-		// Revisions up to the ceiling may have been given out, and what was written then is lost:
-		// who knows of it has to read everything again.
+		// Revisions up to the ceiling may have been given out, and the writes with them are lost: a
+		// client that knows of such a write has to read everything again.
 		s.revision.Store(max(s.revision.Load(), s.ceiling) + 1)
 		s.compacted.Store(s.revision.Load())
 		s.ceiling = 0
 	}
-	// The checkpoint names a sequence of the log, which should have begun. It cannot begin if that
-	// overwrites what was read.
+	// The checkpoint names a sequence of the log, which should have begun. It cannot begin yet if
+	// that overwrites frames that were read.
 	if s.wal.Spare() {
 		if err := s.wal.Begin(); err != nil && !durable.IsDiskFull(err) {
 			return err

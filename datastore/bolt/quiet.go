@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Once a burst of writes is over, what it left in memory goes into the file, and its garbage back
-// to the system. An idle store has no timer: the frames of a burst arm one, and it fires until
-// there has been a pause.
+// Once a burst of writes is over, the store writes its data from memory to the file, and returns
+// its garbage to the system. An idle store has no timer: the frames of a burst arm one, and it
+// fires until there has been a pause.
 //
 // Writes that trickle in are no burst, however many they become: of a lease that is renewed every
 // two seconds, most versions are compacted before the layer is full, and are never written to the
@@ -59,8 +59,8 @@ func (b *burst) arm(d time.Duration) {
 	}
 }
 
-// endBurst puts what a burst left into the file, if the burst is over. The writer calls it when the
-// timer has fired.
+// endBurst writes the data of a burst to the file, if the burst is over. The writer calls it when
+// the timer has fired.
 func (s *Store) endBurst() {
 	s.burst.armed = false
 	if since := time.Since(s.burst.last); since < pause {
@@ -74,8 +74,8 @@ func (s *Store) endBurst() {
 		s.burst.arm(pause)
 		return
 	}
-	// An error is the disk's, which is full or broken: the next write is told, and what is here
-	// stays.
+	// An error means that the disk is full or broken: the next write gets it, and the data stays in
+	// memory.
 	if s.awaitCheckpoint() == nil && s.freeze(s.burst.bytes >= worthCollecting) == nil {
 		s.burst.bytes, s.burst.active = 0, false
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBurstEnds: what a burst left in memory goes into the file once it is over, and not before; writes that trickle in do
-// not, however many they become.
+// TestBurstEnds checks that the data of a burst goes from memory into the file once the burst is
+// over, and not before. Writes that trickle in do not go there, however many they become.
 func TestBurstEnds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	synctest.Test(t, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestBurstEnds(t *testing.T) {
 	})
 }
 
-// TestCheckpointLetsGo: what a checkpoint has put into the file does not stay in memory.
+// TestCheckpointLetsGo checks that the data of a checkpoint does not stay in memory.
 func TestCheckpointLetsGo(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "state.db"))
 	_, err := s.create(t.Context(), "key", []byte("value"))

@@ -10,7 +10,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// space is the room that the store takes, and whether there is any left.
+// space is the space that the store takes, and whether there is any left.
 type space struct {
 	// file is the bbolt file, for reading its freelist.
 	file *os.File
@@ -93,7 +93,7 @@ func (s *Store) reclaimSpace() {
 		return
 	}
 	if err := s.awaitCheckpoint(); err != nil {
-		return // no room, or failed, which the next write is told
+		return // no room, or failed; the next write gets the error
 	}
 	if s.freeze(false) == nil {
 		s.space.reclaim.Store(false)

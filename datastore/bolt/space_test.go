@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestQuota: over the quota, writes are refused but deletions, volatile ones and compactions, which make room.
+// TestQuota checks that over the quota writes are refused, except deletions, volatile writes and
+// compactions, which make room.
 func TestQuota(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	o := Options{QuotaBytes: 2 << 20, Volatile: []string{"/volatile/"}, limit: 200_000}

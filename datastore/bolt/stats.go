@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Stats says what the store has done since it was opened, and what it holds.
+// Stats are figures about the store: its work since it was opened, and its contents.
 type Stats struct {
 	Revision, Compacted int64
 	// Writes counts keys that were written or removed, Refusals requests for which there was no
@@ -18,10 +18,10 @@ type Stats struct {
 	// altogether.
 	Checkpoints   int64
 	Checkpointing time.Duration
-	// MemoryBytes is roughly what the layers take, LogBytes the size of the log's two files, and
+	// MemoryBytes is roughly the size of the layers, LogBytes the size of the log's two files, and
 	// FileBytes that of the bbolt file, free pages included.
 	MemoryBytes, LogBytes, FileBytes int64
-	// UsedBytes is what the file and memory hold without free pages; QuotaBytes is its limit.
+	// UsedBytes is the size of the file and memory without free pages; QuotaBytes is its limit.
 	UsedBytes, QuotaBytes int64
 	// Watches are open. Of these, Behind read from the log, because their client is slow or they
 	// began in the past.

@@ -69,13 +69,14 @@ func (s *Store) Close() error {
 	return err
 }
 
-// lastCheckpoint leaves nothing in the log. If there is no room for that, the next Open finds it
-// there; what is volatile is lost then.
+// lastCheckpoint writes all data in memory to the file, so that the log has none that is still
+// needed. Without room for that, the next Open reads the log; the volatile writes in memory are
+// then lost.
 func (s *Store) lastCheckpoint() error {
 	if s.currentFailure() != nil {
-		return nil // the failure has been told
+		return nil // the failure has been reported
 	}
-	if s.damaged.Load() { // a start after this looks at everything
+	if s.damaged.Load() { // the next start examines everything
 		f := format.Frame{Revision: s.revision.Load(), Compacted: s.compacted.Load(), Ceiling: s.ceiling}
 		return s.wal.Append(f.Append(nil))
 	}
@@ -123,8 +124,8 @@ func (s *Store) Size() (int64, error) {
 // the oldest first.
 func (s *Store) Repairs() []rescue.Repair { return s.repairs }
 
-// RepairsReported says that the Repairs have been reported to whoever looks after the store: the
-// next Open does not return them again.
+// RepairsReported records that the Repairs have been reported to the operator: the next Open does
+// not return them again.
 func (s *Store) RepairsReported() error { return rescue.ForgetRepairs(s.path) }
 
 // Write does w if its guard holds. If it does not, Result has the version of the key that was met.

@@ -105,7 +105,8 @@ func TestClosedStoreRefuses(t *testing.T) {
 	require.ErrorIs(t, s.Check(), ErrClosed)
 }
 
-// TestCompactionFreesSpace: history is bounded by what is kept, not by what was written.
+// TestCompactionFreesSpace checks that the size of the history depends on what is kept, not on what
+// was written.
 func TestCompactionFreesSpace(t *testing.T) {
 	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{limit: 100_000})
 	require.NoError(t, err)
@@ -170,8 +171,8 @@ func TestCheckWhileWriting(t *testing.T) {
 	require.NoError(t, s.Check())
 }
 
-// TestReadsAreSnapshots: while layers are written to the file, dropped and compacted, a list has all keys, and the
-// same list at the same revision is the same.
+// TestReadsAreSnapshots checks that a list has all keys while layers are written to the file,
+// dropped and compacted, and that the same list at the same revision stays the same.
 func TestReadsAreSnapshots(t *testing.T) {
 	const keys = 40
 	s, err := Open(filepath.Join(t.TempDir(), "state.db"), Options{limit: 5_000})

@@ -47,8 +47,8 @@ func (s *Store) noteDamage(err error) error {
 	return err
 }
 
-// Damaged says whether a request met data that is not as it was written. Requests that meet it are
-// refused, all others are served; the next Open repairs it.
+// Damaged reports whether a request met data that differs from what was written. Requests that meet
+// it are refused, all others are served; the next Open repairs it.
 func (s *Store) Damaged() bool { return s.damaged.Load() }
 
 // open returns a view. The caller must end its transaction.

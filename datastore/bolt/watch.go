@@ -2,8 +2,8 @@ package bolt
 
 import "context"
 
-// queueBytes is how many bytes may wait for the client of a watcher. What does not fit is read from
-// the log when there is room again: a client that does not read costs no more than this.
+// queueBytes is how many bytes may wait for the client of a watcher. Events that do not fit are
+// read from the log once there is room again: a client that does not read costs no more than this.
 const queueBytes = 1 << 20
 
 // eventOverhead is roughly how many bytes an event takes beside its key and values.
@@ -12,7 +12,7 @@ const eventOverhead = 200
 // AllWatches, as the watch of a progress message, means every watch of the watcher.
 const AllWatches int64 = -1
 
-// Range is what a watch wants to see.
+// Range selects the events of a watch.
 type Range struct {
 	// Key and End are as in Query.
 	Key, End string
@@ -20,8 +20,8 @@ type Range struct {
 	From int64
 	// PrevKV asks for the Prev of events.
 	PrevKV bool
-	// Progress asks for the current revision now and then when nothing happens in the range: see
-	// Options.ProgressInterval.
+	// Progress asks for the current revision from time to time while nothing happens in the range:
+	// see Options.ProgressInterval.
 	Progress bool
 }
 
@@ -29,8 +29,8 @@ type Range struct {
 type Message struct {
 	// Watch is the number that the watch was given, or AllWatches.
 	Watch int64
-	// Revision is the store's when the message was queued. A message that is none of the below is
-	// progress: no event up to Revision will follow.
+	// Revision is the store's revision when the message was queued. A message with none of the
+	// fields below is progress: no event up to Revision will follow.
 	Revision int64
 	// Events are in order, and shared with others: they must not be changed.
 	Events []Event
@@ -49,7 +49,8 @@ type Watcher struct {
 	// ready has a token when the queue may have something.
 	ready chan struct{}
 
-	// The hub's mu guards the rest. asked says that progress was requested and not told yet.
+	// The hub's mu guards the fields below. asked means that progress was requested and not sent
+	// yet.
 	watches           map[int64]*watch
 	queue             []Message
 	bytes             int

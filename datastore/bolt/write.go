@@ -93,7 +93,7 @@ func (s *Store) write() {
 	}
 }
 
-// commit runs first, and what else is waiting, in one transaction, and answers all of them.
+// commit executes first and other waiting requests in one transaction, and answers all of them.
 func (s *Store) commit(first *request) {
 	batch, err := s.transact(first)
 	if errors.Is(err, ErrNoSpace) {
@@ -170,7 +170,7 @@ const volatileReserve = 10_000
 // keepPayload is the largest buffer that is kept for the next frame, in bytes.
 const keepPayload = 256 << 10
 
-// logTx appends to the log what must be durable of a transaction.
+// logTx appends the durable part of a transaction to the log.
 func (s *Store) logTx(tx *writeTx) error {
 	ceiling := s.ceiling
 	if tx.volatile && tx.revision > ceiling {
@@ -213,15 +213,15 @@ func (s *Store) refuseOrFail(err error) error {
 	return noSpace(err)
 }
 
-// publish makes a committed transaction visible. Watches come first: whoever has read a revision
-// here, or got it as an answer, relies on the progress that watches report.
+// publish makes a committed transaction visible. Watches come first: a client that has read a
+// revision here, or received it in an answer, relies on the progress that watches report.
 func (s *Store) publish(tx *writeTx) {
 	s.newest().add(tx.records, tx.leaseRows())
 	s.counters.writes.Add(int64(len(tx.records)))
 	s.leases.apply(tx.granted, tx.events)
 	s.hub.publish(tx.events, tx.revision)
 	s.revision.Store(tx.revision)
-	// Last: a read of the revision before must not find its versions gone.
+	// This comes last: a read at the previous revision must not find its versions gone.
 	if tx.compacted > s.compacted.Load() {
 		s.compactNewest(tx.compacted)
 	}
