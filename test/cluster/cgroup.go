@@ -12,10 +12,11 @@ import (
 	"time"
 )
 
-// groupTimeout is how long the kernel may take to let go of a group whose processes were killed.
+// groupTimeout is how long the kernel may take to release a group whose processes were killed.
 const groupTimeout = 20 * time.Second
 
-// makeGroups makes a group for a new host at the root of each hierarchy and returns their folders.
+// makeGroups makes a group for a new host at the root of each hierarchy and returns their
+// directories.
 func makeGroups() ([]string, error) {
 	mounts, err := os.ReadFile("/proc/mounts")
 	if err != nil {
@@ -32,7 +33,8 @@ func makeGroups() ([]string, error) {
 			return groups, errors.Join(err, removeGroups(groups))
 		}
 		groups = append(groups, group)
-		// A new group of the cpuset controller of cgroup v1 is empty, and takes no process so.
+		// A new group of the cpuset controller of cgroup v1 is empty, and accepts no process until
+		// it is filled.
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 			value, err := os.ReadFile(filepath.Join(f[1], file))
 			if err != nil {
@@ -46,10 +48,10 @@ func makeGroups() ([]string, error) {
 	return groups, nil
 }
 
-// removeGroups removes the groups and all below them. Their processes are dead or dying.
+// removeGroups removes the groups and all groups below them. Their processes are dead or dying.
 func removeGroups(groups []string) error {
-	// The test's context has ended when its cleanup runs. rmdir is the only way to ask whether a
-	// dying process has left its group.
+	// The test's context has ended when its cleanup runs. Only rmdir shows whether a dying process
+	// has left its group.
 	return poll(context.Background(), groupTimeout, func() error {
 		var errs []error
 		for _, g := range groups {

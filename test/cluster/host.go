@@ -28,27 +28,27 @@ var hostScript []byte
 const (
 	// hostTimeout is for making a host's namespaces and mounts, some 100 ms on an idle machine.
 	hostTimeout = 30 * time.Second
-	// commandTimeout bounds one command in a host, kubectl's own waits included.
+	// commandTimeout limits one command in a host, including kubectl's own waits.
 	commandTimeout = 3 * time.Minute
 )
 
-// HostConfig says how a private host differs from the ordinary one.
+// HostConfig lists how a private host differs from the default one.
 type HostConfig struct {
 	// Name is the host's name, and so the node's. Default "e2e".
 	Name string
-	// NoCgroups leaves /sys/fs/cgroup an empty folder.
+	// NoCgroups leaves /sys/fs/cgroup an empty directory.
 	NoCgroups bool
 }
 
 // Host is a private host. It ends with its test.
 type Host struct {
-	// Dir is a folder that test and host see under the same path.
+	// Dir is a directory that test and host see under the same path.
 	Dir string
-	// Env is what commands in the host find in their environment besides a root login's.
+	// Env is added to the environment of a root login for commands in the host.
 	Env    []string
 	pid    int
 	groups []string
-	// Close ends the host with everything in it, before its test does.
+	// Close ends the host with everything in it. Call it only to end a host before its test ends.
 	Close func()
 }
 
@@ -120,18 +120,20 @@ func (h *Host) start(t testing.TB, cfg HostConfig) {
 	}
 }
 
-// PID is the host's first process as the machine sees it, for programs that enter its namespaces.
+// PID returns the process ID of the host's first process on the machine, for programs that enter
+// its namespaces.
 func (h *Host) PID() int { return h.pid }
 
-// Path is where the test finds the host's file path.
+// Path returns the path under which the test finds the host's file path.
 func (h *Host) Path(path string) string {
 	return filepath.Join("/proc", strconv.Itoa(h.pid), "root", path)
 }
 
-// Start starts cmd in the host. The process that the test holds is the command itself, so signals and
-// its PID (as the machine sees it) are true.
+// Start starts cmd in the host. The process that the test holds is the command itself, so signals
+// reach it and its process ID on the machine is correct.
 func (h *Host) Start(cmd *exec.Cmd) error {
-	// The shell moves itself into the host's groups: entering the namespaces alone does not.
+	// The shell moves itself into the host's groups: entering the namespaces alone does not do
+	// that.
 	const join = `for d in /sys/fs/cgroup/ /sys/fs/cgroup/*/; do
 		[ ! -d "$d/host" ] || d=$d/host
 		[ ! -w "$d/cgroup.procs" ] || echo $$ >"$d/cgroup.procs"
@@ -148,7 +150,7 @@ func (h *Host) Start(cmd *exec.Cmd) error {
 }
 
 // within calls f on a thread that is in the host's namespaces of the given kinds. The thread is
-// never unlocked, so the runtime ends it with the goroutine and nobody else runs on it.
+// never unlocked, so the runtime ends it with the goroutine and no other goroutine runs on it.
 func (h *Host) within(kinds int, f func() error) error {
 	result := make(chan error)
 	go func() {
@@ -157,7 +159,7 @@ func (h *Host) within(kinds int, f func() error) error {
 			if kinds&unix.CLONE_NEWNS == 0 {
 				return h.enter(kinds, f)
 			}
-			// Threads share their root and working directory, which bars them from setns.
+			// Threads share their root and working directory, which prevents setns.
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return fmt.Errorf("unshare root directory: %w", err)
 			}
@@ -189,7 +191,8 @@ func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn
 	return conn, err
 }
 
-// Listen opens a listener in the host's network, which the test serves. The address must be an IP, not a name.
+// Listen opens a listener in the host's network, which the test serves. The address must be an IP,
+// not a name.
 func (h *Host) Listen(network, address string) (listener net.Listener, err error) {
 	err = h.within(unix.CLONE_NEWNET, func() error {
 		listener, err = net.Listen(network, address)
@@ -198,8 +201,8 @@ func (h *Host) Listen(network, address string) (listener net.Listener, err error
 	return listener, err
 }
 
-// InNetworkOf calls f on a thread in the network namespace of a process of the host, such as a container's (ContainerPIDs).
-// Sockets that f makes stay there.
+// InNetworkOf calls f on a thread in the network namespace of a process of the host, such as a
+// container's (ContainerPIDs). Sockets that f opens stay in that namespace.
 func (h *Host) InNetworkOf(pid string, f func() error) error {
 	namespace, err := os.Open(h.Path(filepath.Join("/proc", pid, "ns", "net")))
 	if err != nil {
@@ -218,14 +221,14 @@ func (h *Host) InNetworkOf(pid string, f func() error) error {
 	return <-result
 }
 
-// Result is what a command that ended left.
+// Result is the result of a command that has ended.
 type Result struct {
 	Code           int
 	Stdout, Stderr string
 }
 
-// Try runs a command in the host with an optional stdin and reports how it ended. Only a command
-// that cannot be run at all, or does not end in time, fails the test.
+// Try runs a command in the host with an optional stdin and returns its result. The test fails only
+// if the command cannot be run at all, or does not end in time.
 func (h *Host) Try(t testing.TB, stdin io.Reader, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
@@ -234,7 +237,7 @@ func (h *Host) Try(t testing.TB, stdin io.Reader, args ...string) Result {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	cmd.Env = h.Environ()
-	// A grandchild that keeps the pipes open must not hold up the test.
+	// A grandchild that keeps the pipes open must not delay the test.
 	cmd.WaitDelay = 5 * time.Second
 	if err := h.Start(cmd); err != nil {
 		t.Fatalf("start %s: %v", strings.Join(args, " "), err)
@@ -249,7 +252,7 @@ func (h *Host) Try(t testing.TB, stdin io.Reader, args ...string) Result {
 	return Result{Code: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
 }
 
-// Run runs a command in the host and returns its stdout; a command that fails fails the test.
+// Run runs a command in the host and returns its stdout. The test fails if the command fails.
 func (h *Host) Run(t testing.TB, args ...string) string {
 	t.Helper()
 	r := h.Try(t, nil, args...)
@@ -259,10 +262,12 @@ func (h *Host) Run(t testing.TB, args ...string) string {
 	return r.Stdout
 }
 
-// datastoreVariable names another datastore for the servers than their default, in every test that starts them.
+// datastoreVariable names the environment variable that sets another datastore than the default for
+// the servers of every test.
 const datastoreVariable = "MOTE_TEST_DATASTORE"
 
-// Environ is the environment of a command in the host: a root login's, and nothing of the test's but a datastore.
+// Environ returns the environment of a command in the host: that of a root login, with no variable
+// of the test's except a datastore.
 func (h *Host) Environ() []string {
 	environ := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -12,14 +12,14 @@ import (
 	"testing"
 )
 
-// LevelsVariable names the environment variable that says which of the dear levels may run,
-// e.g. MOTE_TEST=e2e,crash. scripts/test sets it; `go test ./...` alone runs none of them.
+// LevelsVariable names the environment variable with the list of expensive test levels to run, e.g.
+// MOTE_TEST=e2e,crash. scripts/test sets it; `go test ./...` alone runs none of them.
 const LevelsVariable = "MOTE_TEST"
 
 // reaperName is the name under which a private host starts the test's own program as PID 1.
 const reaperName = "/.reaper"
 
-// Main is TestMain of a package that uses hosts. Without the level in MOTE_TEST it runs nothing.
+// Main is TestMain of a package that uses hosts. It runs nothing unless the level is in MOTE_TEST.
 func Main(m *testing.M, level string) {
 	os.Exit(run(m, level))
 }
@@ -44,7 +44,7 @@ func run(m *testing.M, level string) int {
 	return m.Run()
 }
 
-// reap is PID 1 of a private host: it collects orphans until the test's pipe closes.
+// reap is PID 1 of a private host: it reaps orphans until the test's pipe closes.
 func reap(pipe io.Reader) {
 	orphans := make(chan os.Signal, 1)
 	signal.Notify(orphans, syscall.SIGCHLD)
@@ -68,7 +68,7 @@ func reap(pipe io.Reader) {
 	}
 }
 
-// Binary is the mote file under test: MOTE_BINARY, or bin/mote of the repository.
+// Binary returns the path of the mote file under test: MOTE_BINARY, or bin/mote of the repository.
 func Binary() string {
 	if path := os.Getenv("MOTE_BINARY"); path != "" {
 		return path
@@ -76,7 +76,7 @@ func Binary() string {
 	return filepath.Join(Root(), "bin", "mote")
 }
 
-// Root is the repository's folder, found from the test's working directory.
+// Root returns the repository's directory, found from the test's working directory.
 func Root() string {
 	dir, err := os.Getwd()
 	if err != nil {

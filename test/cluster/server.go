@@ -25,12 +25,12 @@ import (
 )
 
 const (
-	// ReadyTimeout is how long a server may take to node Ready: 3 s alone on an idle machine, but
-	// the tests share two cores with their own builds.
+	// ReadyTimeout is how long a server may take until its node is Ready: 3 s alone on an idle
+	// machine, but the tests share two cores with their own builds.
 	ReadyTimeout = 2 * time.Minute
 	// StopTimeout is how long a server may take to end after SIGTERM.
 	StopTimeout = time.Minute
-	// Kubeconfig is where the administrator's is found in a host.
+	// Kubeconfig is the path of the admin kubeconfig in a host.
 	Kubeconfig = "/var/lib/mote/kubeconfig"
 
 	logTail = 12_000 // bytes of a server's log that a failed test prints
@@ -73,10 +73,10 @@ func (h *Host) StartServer(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// PID is the server's process as the machine sees it.
+// PID returns the process ID of the server on the machine.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
-// Log is the end of what the server has logged.
+// Log returns the end of the server's log.
 func (s *Server) Log(t testing.TB) string {
 	t.Helper()
 	b, err := os.ReadFile(s.LogPath)
@@ -89,7 +89,7 @@ func (s *Server) Log(t testing.TB) string {
 	return string(b)
 }
 
-// Kill is kill -9, and returns when the process is gone. A server that has ended is left alone.
+// Kill sends SIGKILL and returns when the process is gone. It does nothing if the server has ended.
 func (s *Server) Kill() {
 	_ = s.cmd.Process.Kill()
 	<-s.ended
@@ -126,7 +126,7 @@ func (s *Server) WaitEnd(t testing.TB, timeout time.Duration) int {
 	}
 }
 
-// WaitReady waits until this very process serves the API and its kubelet has said Ready.
+// WaitReady waits until this process serves the API and its kubelet has reported Ready.
 func (s *Server) WaitReady(t testing.TB) {
 	t.Helper()
 	Wait(t, ReadyTimeout, "node Ready", func() error {
@@ -139,7 +139,7 @@ func (s *Server) WaitReady(t testing.TB) {
 	})
 }
 
-// ready tells a living node from one that was Ready before the server was started again: the
+// ready distinguishes a live node from one that was Ready before the server was restarted: the
 // node's lease must have been renewed since.
 func (s *Server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -172,7 +172,7 @@ func (s *Server) ready(ctx context.Context) error {
 	return nil
 }
 
-// Client is the administrator's client, connecting from inside the host.
+// Client returns a client with administrator rights that connects from inside the host.
 func (s *Server) Client() (*kubernetes.Clientset, error) {
 	if c := s.client.Load(); c != nil {
 		return c, nil
@@ -189,19 +189,19 @@ func (s *Server) Client() (*kubernetes.Clientset, error) {
 	return c, nil
 }
 
-// RestConfig is the administrator's kubeconfig for a client in the test process.
+// RestConfig returns the admin kubeconfig for a client in the test process.
 func (h *Host) RestConfig() (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", h.Path(Kubeconfig))
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	config.Dial = h.Dial
-	// The tests' own haste must not be slowed down by the client.
+	// The client must not limit the rate of the tests' requests.
 	config.QPS = -1
 	return config, nil
 }
 
-// Kubectl runs `mote kubectl` and returns its stdout; a command that fails fails the test.
+// Kubectl runs `mote kubectl` and returns its stdout. The test fails if the command fails.
 func (h *Host) Kubectl(t testing.TB, args ...string) string {
 	t.Helper()
 	return h.Run(t, append([]string{"mote", "kubectl"}, args...)...)
@@ -216,7 +216,7 @@ func (h *Host) Apply(t testing.TB, manifest string) {
 	}
 }
 
-// WaitKubectl waits until `mote kubectl ARGS` prints what the condition accepts.
+// WaitKubectl waits until accept returns true for the output of `mote kubectl ARGS`.
 func (h *Host) WaitKubectl(t testing.TB, timeout time.Duration, accept func(out string) bool, args ...string) {
 	t.Helper()
 	Wait(t, timeout, "kubectl "+strings.Join(args, " "), func() error {
@@ -231,7 +231,7 @@ func (h *Host) WaitKubectl(t testing.TB, timeout time.Duration, accept func(out 
 	})
 }
 
-// Preload puts images into the folder that a server imports at start.
+// Preload puts images into the directory that a server imports at start.
 func (h *Host) Preload(t testing.TB, preload ...images.Image) {
 	t.Helper()
 	dir := h.Path("/var/lib/mote/images")

@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateScript prints one line for each thing that a program can leave behind on a host. Files are
-// those of the overlay's changes and of the folders that are file systems of their own, without the
-// test's own folder, $1. ip_forward is left out: once on, others may have come to rely on it.
+// stateScript prints one line for each thing that a program can leave behind on a host. It lists
+// the files that the overlay has changed and those in directories that are file systems of their
+// own, without the test's own directory, $1. It leaves out ip_forward: once it is on, other
+// programs may rely on it.
 const stateScript = `
 cd /.changes && find . -type d ! -path './root/.kube*' | while read -r d; do
 	[ -d "/.machine/$d" ] || echo "folder $d"
@@ -36,7 +37,7 @@ done | grep -a -v '^process /.reaper'
 true
 `
 
-// State lists what is on the host: files that differ from the machine's, mounts, links,
+// State lists the contents of the host: files that differ from the machine's, mounts, links,
 // addresses, routes, packet rules with their ipsets, cgroups and processes, one a line, sorted.
 func (h *Host) State(t testing.TB) []string {
 	t.Helper()
@@ -48,7 +49,8 @@ func (h *Host) State(t testing.TB) []string {
 	return slices.Compact(lines)
 }
 
-// Ipsets names the sets of addresses that iptables' rules may name. No program for them need be installed.
+// Ipsets returns the names of the address sets that rules of iptables can refer to. It needs no
+// program for them.
 func (h *Host) Ipsets(t testing.TB) (names []string) {
 	t.Helper()
 	err := h.within(unix.CLONE_NEWNET, func() error {
@@ -64,7 +66,7 @@ func (h *Host) Ipsets(t testing.TB) (names []string) {
 	return names
 }
 
-// Diff says what of after is new (+) and what of before is gone (-), one a line.
+// Diff lists the lines that only after has (+) and those that only before has (-).
 func Diff(before, after []string) string {
 	var b strings.Builder
 	for _, line := range after {

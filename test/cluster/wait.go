@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// pollInterval is how often a condition that nobody announces is looked at.
+// pollInterval is how often a condition without notification is checked.
 const pollInterval = 100 * time.Millisecond
 
-// Wait looks at a condition until it returns nil. After the timeout the test fails with what was
-// waited for and the condition's last error.
+// Wait checks a condition until it returns nil. After the timeout the test fails with what, which
+// names the condition, and the condition's last error.
 func Wait(t testing.TB, timeout time.Duration, what string, condition func() error) {
 	t.Helper()
 	if err := poll(t.Context(), timeout, condition); err != nil {
