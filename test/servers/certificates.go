@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// Certificates are the files with which a client reaches a server.
+// Certificates are the files with which a client connects to a server.
 type Certificates struct {
 	CA, Cert, Key         string
 	serverCert, serverKey string
 }
 
-// makeCertificates makes an authority, a server of it on 127.0.0.1, and a client.
+// makeCertificates makes an authority, a server certificate for 127.0.0.1 and a client certificate.
 func makeCertificates(t testing.TB, dir string) Certificates {
 	t.Helper()
 	c := Certificates{

@@ -1,7 +1,9 @@
-// Package servers starts the servers that a datastore can be in: Debian's packages of PostgreSQL, MariaDB, NATS and etcd,
-// on loopback, each with a folder, a user and a password of its own. They end with their test.
+// Package servers starts the servers that can keep a datastore: Debian's packages of PostgreSQL,
+// MariaDB, NATS and etcd, on loopback, each with its own directory, user and password. They end
+// with their test.
 //
-// Each function returns endpoints as mote takes them. Nothing here imports mote's own packages.
+// Each function returns endpoints in mote's format. This package does not import mote's own
+// packages.
 package servers
 
 import (
@@ -18,31 +20,34 @@ import (
 	"time"
 )
 
-// Password is that of all of them. It has a character that is special in URLs.
+// Password is the password of all servers. It has a character that is special in URLs.
 const Password = "se@cret"
 
 // urlPassword is Password in a URL.
 const urlPassword = "se%40cret"
 
-// prepareTimeout is for a program that makes a server's folder: initdb takes seconds on a slow disk.
+// prepareTimeout is for a program that creates a server's directory: initdb takes seconds on a slow
+// disk.
 const prepareTimeout = time.Minute
 
-// Place is where a server runs.
+// Place is the environment in which a server runs.
 type Place struct {
-	// Dir is for its files.
+	// Dir is the directory for its files.
 	Dir string
-	// Start starts its programs; nil is here, cluster.Host.Start in a private host.
+	// Start starts its programs; nil starts them on this machine, cluster.Host.Start in a private
+	// host.
 	Start func(*exec.Cmd) error
 }
 
-// folder makes a folder that the user may write to.
+// folder makes a directory that the user may write to.
 func (p Place) folder(t testing.TB, name, user string) string {
 	t.Helper()
 	dir := filepath.Join(p.Dir, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// The test's folder is root's alone, and so is the one that testing made it in.
+	// Only root may enter the test's directory, and the directory in which the testing package made
+	// it.
 	for _, above := range []string{p.Dir, filepath.Dir(p.Dir)} {
 		if err := os.Chmod(above, 0o711); err != nil {
 			t.Fatal(err)
@@ -54,7 +59,7 @@ func (p Place) folder(t testing.TB, name, user string) string {
 	return dir
 }
 
-// command is a command of the user, whatever else it may write goes to log.
+// command returns a command of the user. Its output goes to log.
 func (p Place) command(user, log string, args ...string) (*exec.Cmd, error) {
 	who, err := account.Lookup(user)
 	if err != nil {
@@ -90,7 +95,7 @@ func (p Place) prepare(t testing.TB, user string, args ...string) {
 	}
 }
 
-// Server is a server that runs.
+// Server is a running server.
 type Server struct {
 	place Place
 	user  string
@@ -100,7 +105,8 @@ type Server struct {
 	cmd   *exec.Cmd
 }
 
-// serve starts a server. Nobody waits until it serves: that is what is tested.
+// serve starts a server. It does not wait until the server answers, because mote's wait is what is
+// tested.
 func (p Place) serve(t testing.TB, user string, stop syscall.Signal, args ...string) *Server {
 	t.Helper()
 	s := &Server{place: p, user: user, log: filepath.Join(p.Dir, filepath.Base(args[0])+".log"), args: args, stop: stop}
@@ -132,11 +138,12 @@ func (s *Server) Stop(t testing.TB) {
 	_ = s.cmd.Process.Signal(s.stop)
 	giveUp := time.AfterFunc(prepareTimeout, func() { _ = s.cmd.Process.Kill() })
 	defer giveUp.Stop()
-	_ = s.cmd.Wait() // ends with the signal
+	_ = s.cmd.Wait() // the signal ends it
 	s.cmd = nil
 }
 
-// Postgres starts PostgreSQL. The endpoint is without a database's name: "postgres://mote:PASSWORD@127.0.0.1:PORT/".
+// Postgres starts PostgreSQL. The endpoint is without a database's name:
+// "postgres://mote:PASSWORD@127.0.0.1:PORT/".
 func Postgres(t testing.TB, p Place) (*Server, string) {
 	t.Helper()
 	const user = "postgres"
@@ -155,7 +162,8 @@ func Postgres(t testing.TB, p Place) (*Server, string) {
 	return s, fmt.Sprintf("postgres://mote:%s@127.0.0.1:%s/", urlPassword, port)
 }
 
-// MySQL starts MariaDB. The endpoint is without a database's name: "mysql://mote:PASSWORD@tcp(127.0.0.1:PORT)/".
+// MySQL starts MariaDB. The endpoint is without a database's name:
+// "mysql://mote:PASSWORD@tcp(127.0.0.1:PORT)/".
 func MySQL(t testing.TB, p Place) (*Server, string) {
 	t.Helper()
 	const user = "mysql"
@@ -170,7 +178,8 @@ func MySQL(t testing.TB, p Place) (*Server, string) {
 	return s, fmt.Sprintf("mysql://mote:%s@tcp(127.0.0.1:%s)/", Password, port)
 }
 
-// NATS starts a NATS server with JetStream, program or Debian's: "nats://mote:PASSWORD@127.0.0.1:PORT".
+// NATS starts a NATS server with JetStream: program, or Debian's if that is empty. The endpoint is
+// "nats://mote:PASSWORD@127.0.0.1:PORT".
 func NATS(t testing.TB, p Place, program string) (*Server, string) {
 	t.Helper()
 	const user = "nobody"
@@ -183,7 +192,8 @@ func NATS(t testing.TB, p Place, program string) (*Server, string) {
 	return s, "nats://mote:secret@127.0.0.1:" + port
 }
 
-// Etcd starts an etcd, program or Debian's, that talks to those only who have a certificate of its authority.
+// Etcd starts an etcd: program, or Debian's if that is empty. It accepts only clients with a
+// certificate of its authority.
 func Etcd(t testing.TB, p Place, program string) (*Server, string, Certificates) {
 	t.Helper()
 	const user = "nobody"
@@ -208,7 +218,7 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
-// freePort is free here, and so it is in a private host.
+// freePort returns a port that is free on this machine, and therefore also in a private host.
 func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -220,7 +230,7 @@ func freePort(t testing.TB) string {
 	return port
 }
 
-// Versions says which versions run, for the log of a test.
+// Versions returns the versions of the servers, for the log of a test.
 func Versions() string {
 	var b strings.Builder
 	for _, args := range [][]string{
