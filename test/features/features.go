@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// ResultsVariable names the environment variable with the file to which checks append their results.
+// ResultsVariable names the environment variable with the file to which checks append their
+// results.
 const ResultsVariable = "MOTE_TEST_FEATURES"
 
 //go:embed features.txt
@@ -21,7 +22,7 @@ type Feature struct {
 	What  string
 }
 
-// Table is all rows, in order.
+// Table returns all rows, in order.
 func Table() ([]Feature, error) {
 	var all []Feature
 	group := ""
@@ -40,14 +41,16 @@ func Table() ([]Feature, error) {
 	return all, nil
 }
 
-// Row says that the rest of the test proves the row id, and what of it. Both are literals, for Scan.
+// Row records that the rest of the test proves the row id. what names the check. Both must be
+// literals, for Scan.
 func Row(t testing.TB, id, what string) {
 	t.Helper()
 	end := Begin(t, id, what)
 	t.Cleanup(func() { end(!t.Failed(), t.Skipped()) })
 }
 
-// Begin is Row for a check that ends before its test does. The function that it returns is told how.
+// Begin is Row for a check that ends before its test does. Call the function that it returns with
+// the result.
 func Begin(t testing.TB, id, what string) (end func(passed, skipped bool)) {
 	t.Helper()
 	record(t, "begin", id, what)

@@ -11,7 +11,8 @@ import (
 
 const root = "../.."
 
-// TestPageIsOfThisTree: docs/features.md lists the checks that are in the sources, under rows that exist.
+// TestPageIsOfThisTree checks that docs/features.md lists the checks that are in the sources, under
+// rows that exist.
 func TestPageIsOfThisTree(t *testing.T) {
 	table, err := Table()
 	require.NoError(t, err)

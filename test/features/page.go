@@ -15,14 +15,14 @@ import (
 	"strings"
 )
 
-// Check is one thing that a test looks at.
+// Check is one check of a test.
 type Check struct {
 	ID, What string
-	Source   string // the file that holds it, from the repository's root
-	Result   string // "not run", or a result and the run that it is from
+	Source   string // the file with the check, relative to the repository's root
+	Result   string // "not run", or a result and its run
 }
 
-// NotRun is the result of a check of which no run is known.
+// NotRun is the result of a check without a known run.
 const NotRun = "not run"
 
 // Scan finds the checks in the tests' sources below root, sorted by source.
@@ -52,7 +52,7 @@ func Scan(root string) ([]Check, error) {
 		pattern := call
 		if script {
 			pattern = command
-			text, _, _ = bytes.Cut(text, []byte("\n-- ")) // the script's files hold no commands
+			text, _, _ = bytes.Cut(text, []byte("\n-- ")) // the files of a script have no commands
 		}
 		for _, m := range pattern.FindAllStringSubmatch(string(text), -1) {
 			c := Check{ID: m[1], What: strings.Join(strings.Fields(m[2]), " "), Source: filepath.ToSlash(rel), Result: NotRun}
@@ -71,8 +71,8 @@ func Scan(root string) ([]Check, error) {
 	return checks, err
 }
 
-// Results reads the files that runs have left in dir: for each check, by Key, its result and the run. A
-// check that began and never ended failed.
+// Results reads the files that runs have left in dir. It returns the result and the run of each
+// check, by Key. A check that began and never ended has failed.
 func Results(dir string) (map[string]string, error) {
 	results := map[string]string{}
 	files, err := filepath.Glob(filepath.Join(dir, "*.txt"))
@@ -118,7 +118,7 @@ func readResults(results map[string]string, text string) error {
 // Key identifies a check across runs.
 func Key(id, what string) string { return id + " " + what }
 
-// Page is the text of docs/features.md.
+// Page returns the text of docs/features.md.
 func Page(features []Feature, checks []Check) string {
 	byID := map[string][]Check{}
 	for _, c := range checks {
@@ -151,7 +151,7 @@ more than its checks look at: what is not listed was not looked at. "Not run" me
 The date and the commit are those of the run.
 `
 
-// verdict sums up the checks of one row.
+// verdict summarises the checks of one row.
 func verdict(checks []Check) string {
 	if len(checks) == 0 {
 		return "no check yet"
@@ -190,7 +190,8 @@ func summary(features []Feature, byID map[string][]Check) string {
 	return fmt.Sprintf("Of %d rows: %s.", len(features), strings.Join(parts, ", "))
 }
 
-// PageResults reads back the results of a page, by Key: those of runs that are not at hand any more.
+// PageResults reads the results in a page, by Key: those of runs whose files are no longer
+// available.
 func PageResults(page string) (map[string]string, error) {
 	results := map[string]string{}
 	lines := bufio.NewScanner(strings.NewReader(page))

@@ -1,5 +1,5 @@
-// Command page writes docs/features.md from the results in a folder and, for checks that they do not
-// name, from the page as it is. scripts/features calls it from the repository's root:
+// Command page writes docs/features.md from the results in a directory. It takes checks that these
+// do not name from the current page. scripts/features calls it from the repository's root:
 //
 //	go run ./test/features/page bin/features
 package main
