@@ -9,13 +9,13 @@ import (
 	"github.com/mote-k8s/mote/test/cluster"
 )
 
-// assault is one attack: besieger's arguments, from that many pods; or pods of its own.
+// assault is one attack: a number of pods with besieger's arguments, or pods of its own.
 type assault struct {
 	name, about string
 	args        []string
 	pods        int
 	manifest    string                   // instead of args
-	after       func(*testing.T, *scene) // what must hold besides
+	after       func(*testing.T, *scene) // an additional condition at the end
 }
 
 const (
@@ -25,7 +25,7 @@ const (
 	resolve = "10.43.0.10:53"
 )
 
-// assaults are all attacks. Each names its public report or weakness where it has one.
+// assaults returns all attacks. Each names its public report or weakness if it has one.
 func assaults() []assault {
 	at := func(target string, more ...string) []string { return append([]string{"-target", target}, more...) }
 	web := func(count int, more ...string) []string {
@@ -57,7 +57,7 @@ func assaults() []assault {
 
 func attack(name string, args []string) []string { return append([]string{"attack", name}, args...) }
 
-// manifestOf has the attack's pods. They ask for nothing and are limited by nothing.
+// manifestOf returns the manifest of the attack's pods. They have no requests and no limits.
 func (a assault) manifestOf(last time.Duration) string {
 	if a.manifest != "" {
 		return a.manifest
@@ -79,7 +79,8 @@ spec:
 	return out.String()
 }
 
-// pulls asks for the images of a registry that is on the node's loopback, where containerd needs no TLS.
+// pulls tries to pull the images of a registry on the node's loopback, where containerd needs no
+// TLS.
 const pulls = `
 apiVersion: v1
 kind: Pod
@@ -117,8 +118,8 @@ func clearWrites(t *testing.T, s *scene) {
 	}
 }
 
-// nothingPulled wants no image of the hostile registry. What its layers took of the disk goes with
-// the pulls.
+// nothingPulled checks that the node has no image of the hostile registry. The disk space of its
+// layers is freed with the pulls.
 func nothingPulled(t *testing.T, s *scene) {
 	if list := s.h.Run(t, "mote", "image", "list"); strings.Contains(list, "127.0.0.1:5001") {
 		t.Errorf("an image of the hostile registry stayed:\n%s", list)

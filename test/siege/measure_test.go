@@ -23,34 +23,37 @@ import (
 )
 
 const (
-	// adminPause between two requests of the administrator, adminTimeout when one has failed.
+	// adminPause is the time between two requests of the administrator. A request that takes longer
+	// than adminTimeout has failed.
 	adminPause   = 200 * time.Millisecond
 	adminTimeout = 10 * time.Second
-	// samplePeriod of the process' memory during an attack.
+	// samplePeriod is the time between two readings of the process's memory during an attack.
 	samplePeriod = 200 * time.Millisecond
 )
 
-// latencies are what besieger's guest prints for one kind of request.
+// latencies are the figures that besieger's guest prints for one kind of request.
 type latencies struct {
 	Requests, Failed int
-	P50, P99         float64 // milliseconds
+	P50, P99         float64 // in milliseconds
 	Errors           []string
 }
 
-// measured are the latencies of a stretch of time by kind: api, dns and web of a pod, admin of the machine.
+// measured holds the latencies of a stretch of time by kind: api, dns and web are those of a pod,
+// admin those of the machine.
 type measured map[string]latencies
 
-// kinds are the keys of measured.
+// kinds returns the keys of measured.
 func kinds() []string { return []string{"admin", "api", "dns", "web"} }
 
-// footprint is what the process holds.
+// footprint is the resource usage of the process.
 type footprint struct {
 	memory      int64 // anonymous, bytes
 	goroutines  int
 	descriptors int
 }
 
-// admin reads from the API on the machine's loopback, as kubectl does, each time on a new connection.
+// admin reads from the API on the machine's loopback, as kubectl does, each time on a new
+// connection.
 type admin struct {
 	kube   *kubernetes.Clientset
 	mu     sync.Mutex
@@ -101,7 +104,7 @@ func (a *admin) ask(ctx context.Context) {
 	}
 }
 
-// reset returns what was measured since the last time.
+// reset returns the latencies since the last call.
 func (a *admin) reset() latencies {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -156,7 +159,7 @@ func (s *scene) podIP(t *testing.T, namespace, name string) string {
 	return s.h.Kubectl(t, "get", "pod", "-n", namespace, name, "-o", "jsonpath={.status.podIP}")
 }
 
-// memory is the anonymous memory of the server's process in bytes.
+// memory returns the anonymous memory of the server's process in bytes.
 func (s *scene) memory() (int64, error) {
 	status, err := os.ReadFile(s.proc("status"))
 	if err != nil {
@@ -175,7 +178,8 @@ func (s *scene) proc(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(s.server.PID()), name)
 }
 
-// look returns what the process holds now. The number of goroutines comes from the API.
+// look returns the current resource usage of the process. The number of goroutines comes from the
+// API.
 func (s *scene) look(ctx context.Context) (footprint, error) {
 	var f footprint
 	var err error
@@ -201,7 +205,7 @@ func (s *scene) look(ctx context.Context) (footprint, error) {
 	return f, fmt.Errorf("no go_goroutines in /metrics")
 }
 
-// peak follows the process' memory until stop is called, which returns its largest value.
+// peak samples the process's memory until stop is called, which returns the highest value.
 func (s *scene) peak(t *testing.T) (stop func() int64) {
 	done, result := make(chan struct{}), make(chan int64)
 	go func() {

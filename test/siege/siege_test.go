@@ -1,13 +1,14 @@
 // Package siege attacks a real mote server from its own pods, as a tenant without privileges or a
-// stranger could, while a good client goes on asking the API, the cluster DNS and the Ingress. An
+// stranger could, while a good client continues to use the API, the cluster DNS and the Ingress. An
 // attack is survived when
 //
 //   - no request of the good client to the API fails, from a pod or from the machine,
-//   - its slowest hundredth takes at most five times as long as in a quiet time,
+//   - the 99th percentile of its latencies is at most five times that of a quiet time,
 //   - the process takes at most 100 MB more memory,
 //   - and memory, goroutines and descriptors are back within two minutes.
 //
-// `scripts/test siege` runs every attack for a minute and writes docs/siege.md when all are survived.
+// `scripts/test siege` runs every attack for a minute and writes docs/siege.md when all are
+// survived.
 package siege
 
 import (
@@ -23,9 +24,9 @@ import (
 )
 
 const (
-	// nodeIP is the address of the bridge, where pods reach what runs in the process.
+	// nodeIP is the address of the bridge, where pods reach the servers in the process.
 	nodeIP = "10.42.0.1"
-	// podTimeout is for a pod whose image is there.
+	// podTimeout is for a pod whose image is on the node.
 	podTimeout = 2 * time.Minute
 	besieger   = "localhost/test/besieger:1"
 )
@@ -77,7 +78,7 @@ func duration(t *testing.T, name string) time.Duration {
 	return d
 }
 
-// scene is the server under attack, and who uses it meanwhile.
+// scene is the server under attack and its good clients.
 type scene struct {
 	h       *cluster.Host
 	server  *cluster.Server
@@ -88,7 +89,7 @@ type scene struct {
 	rows    []row
 }
 
-// besiege starts the server and those who live in it.
+// besiege starts the server and its pods.
 func besiege(t *testing.T) *scene {
 	t.Helper()
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "siege"})

@@ -11,34 +11,36 @@ import (
 )
 
 const (
-	// calmTime is how long the quiet figures are taken.
+	// calmTime is how long the quiet figures are measured.
 	calmTime = 30 * time.Second
-	// slower is how many times the quiet 99th percentile an attack may make it. What the flag floor
-	// says is allowed in any case: the attackers' own turns on the machine's cores are no fault of mote's.
+	// slower is the largest factor by which an attack may raise the 99th percentile of a quiet
+	// time. The value of the flag floor is allowed in any case: mote is not responsible for the
+	// time that the attackers take on the machine's cores.
 	slower = 5
-	// moreMemory is what the process may take beyond what it had.
+	// moreMemory is how many bytes the process may take beyond its usage before the attack.
 	moreMemory = 100 << 20
-	// returnTime is for all of it to be given back. Of each there may be a little more than before:
-	// caches that had not been used, connections that are kept.
+	// returnTime is the time in which the process must give everything back. Of each resource it
+	// may keep a little more than before: caches that had not been used, connections that are kept.
 	returnTime      = 2 * time.Minute
 	leftMemory      = 25 << 20
 	leftGoroutines  = 100
 	leftDescriptors = 20
-	// failedShare of requests to DNS and Ingress may fail: they are what is attacked.
+	// failedShare is the share of requests to DNS and Ingress that may fail, because they are the
+	// targets of attacks.
 	failedShare = 0.01
 )
 
-// row is an attack's line in the table.
+// row is the line of an attack in the table.
 type row struct {
 	assault
 	during       measured
 	memory, peak int64
 	left         footprint
 	returned     time.Duration
-	pressure     string // what the attackers counted
+	pressure     string // the attackers' own counts
 }
 
-// calm takes the figures of a quiet time.
+// calm measures the figures of a quiet time.
 func (s *scene) calm(t *testing.T) {
 	t.Helper()
 	s.measure(t)
@@ -52,7 +54,7 @@ func (s *scene) calm(t *testing.T) {
 	}
 }
 
-// withstand runs one attack and compares.
+// withstand runs one attack and compares its figures with those of the quiet time.
 func (s *scene) withstand(t *testing.T, a assault, last time.Duration) {
 	before, err := s.look(t.Context())
 	if err != nil {
@@ -108,7 +110,7 @@ func (s *scene) waitAttack(t *testing.T, a assault, last time.Duration) {
 	})
 }
 
-// pressure is what the attackers printed at their end.
+// pressure returns the counts that the attackers printed at their end.
 func (s *scene) pressure(t *testing.T, a assault) string {
 	t.Helper()
 	if a.manifest != "" {
@@ -138,7 +140,7 @@ func (s *scene) compare(t *testing.T, r row) {
 	}
 }
 
-// write makes the page of a run that was survived.
+// write writes the page of a run that was survived.
 func (s *scene) write(t *testing.T, page string, last time.Duration) {
 	t.Helper()
 	var out strings.Builder
