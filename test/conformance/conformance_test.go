@@ -33,13 +33,13 @@ var (
 	quick    = flag.Bool("quick", false, "run only the specs of testdata/quick.txt, and compare nothing")
 )
 
-// registryAddress is on the host's loopback: containerd asks such a registry without TLS.
+// registryAddress is on the host's loopback: containerd uses such a registry without TLS.
 const registryAddress = "127.0.0.1:5000"
 
 func TestMain(m *testing.M) { cluster.Main(m, "conformance") }
 
-// TestConformance runs upstream's specs and leaves a report.Run. It fails for each spec that fails, except for those of
-// which report.NeedsMore says why one node cannot pass them.
+// TestConformance runs upstream's specs and writes a report.Run. It fails for each spec that fails,
+// except those for which report.NeedsMore gives a reason why one node cannot pass them.
 func TestConformance(t *testing.T) {
 	switch {
 	case *quick:
@@ -141,7 +141,8 @@ func serveImages(t *testing.T, h *cluster.Host, programs string) {
 	}
 }
 
-// runSpecs runs the specs of one kind with ginkgo's own program, which starts procs processes of e2e.test.
+// runSpecs runs the specs of one kind with ginkgo's own program, which starts procs processes of
+// e2e.test.
 func runSpecs(t *testing.T, h *cluster.Host, kind string, procs int, chosen, results string) []report.Spec {
 	t.Helper()
 	programs := filepath.Dir(filepath.Dir(results))
@@ -169,7 +170,7 @@ func runSpecs(t *testing.T, h *cluster.Host, kind string, procs int, chosen, res
 	if err := h.Start(cmd); err != nil {
 		t.Fatalf("start ginkgo: %v", err)
 	}
-	ended := cmd.Wait() // its report says which specs failed
+	ended := cmd.Wait() // the report lists the failed specs
 	data, err := os.ReadFile(output)
 	if err != nil {
 		t.Fatalf("ginkgo ended (%v) without a report: %v; its output is %s", ended, err, log.Name())
@@ -184,7 +185,7 @@ func runSpecs(t *testing.T, h *cluster.Host, kind string, procs int, chosen, res
 	return specs
 }
 
-// quickSpecs are the lines of testdata/quick.txt.
+// quickSpecs returns the lines of testdata/quick.txt.
 func quickSpecs(t *testing.T) (names []string) {
 	t.Helper()
 	list, err := os.ReadFile("testdata/quick.txt")
@@ -199,7 +200,7 @@ func quickSpecs(t *testing.T) (names []string) {
 	return names
 }
 
-// focused is the regular expression of the specs to run, "" for all.
+// focused returns the regular expression of the specs to run, "" for all.
 func focused(t *testing.T, results string) string {
 	t.Helper()
 	var names []string
@@ -221,7 +222,7 @@ func focused(t *testing.T, results string) string {
 	return strings.Join(names, "|")
 }
 
-// merged is the earlier run with the results of the specs that ran again.
+// merged returns the earlier run with the results of the specs that ran again.
 func merged(t *testing.T, results string, later report.Run) report.Run {
 	t.Helper()
 	run := load(t, results)

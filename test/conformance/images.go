@@ -11,13 +11,14 @@ import (
 	"github.com/mote-k8s/mote/test/images"
 )
 
-// Mirrored is the registry whose names the specs use. Containerd is given a mirror of it.
+// Mirrored is the registry in the image names of the specs. containerd is configured with a mirror
+// of it.
 const Mirrored = "registry.k8s.io"
 
 // standIn is an image that the specs name.
 type standIn struct {
 	repository string // without the registry's host and the tag
-	from       string // what it is made of, for the page
+	from       string // its contents, for the page
 	make       func(s *sources) (images.Image, error)
 }
 
@@ -68,7 +69,7 @@ func standIns() []standIn {
 	}
 }
 
-// StandIns says of each image that the specs name what it is made of here, by repository.
+// StandIns returns, by repository, the contents of each image that the specs name.
 func StandIns() map[string]string {
 	from := map[string]string{}
 	for _, kind := range standIns() {
@@ -77,8 +78,8 @@ func StandIns() map[string]string {
 	return from
 }
 
-// MakeImages makes those of the named images that a stand-in is known for, from the programs in a directory and
-// Debian packages.
+// MakeImages makes those of the named images that have a stand-in, from the programs in a directory
+// and Debian packages.
 func MakeImages(programs string, names []string) ([]images.Image, error) {
 	s, err := newSources(programs)
 	if err != nil {
@@ -104,11 +105,11 @@ func MakeImages(programs string, names []string) ([]images.Image, error) {
 	return made, nil
 }
 
-// sources are what the stand-ins are made from.
+// sources are the ingredients of the stand-ins.
 type sources struct {
 	programs   string // the directory with the programs that scripts/conformance builds
 	kubernetes string // the directory of the module k8s.io/kubernetes
-	// Images that others are based on.
+	// The base images of others.
 	busybox, tools, agnhost images.Image
 }
 
@@ -128,9 +129,10 @@ func newSources(programs string) (*sources, error) {
 	return s, err
 }
 
-// makeBusybox is Debian's busybox, and bash as the first sh in PATH. The shell of Debian's busybox leaves out environment
-// variables that cannot be variables of a shell, such as data-1, which specs print by "sh -c env"; upstream's hands them
-// on, and bash does. Another spec runs /bin/sh and compares an error message of busybox.
+// makeBusybox makes an image of Debian's busybox, with bash as the first sh in PATH. The shell of
+// Debian's busybox leaves out environment variables that cannot be shell variables, such as data-1,
+// which specs print by "sh -c env"; upstream's shell passes them on, and so does bash. Another spec
+// runs /bin/sh and compares an error message of busybox.
 func makeBusybox() (images.Image, error) {
 	box, err := images.Tools()
 	if err != nil {
@@ -142,8 +144,8 @@ func makeBusybox() (images.Image, error) {
 	return im, err
 }
 
-// makeTools is busybox with those programs of Debian that specs run in agnhost or in glibc-dns-testing. They lie above
-// busybox' own small versions of some of them.
+// makeTools makes an image of busybox and of those Debian programs that specs run in agnhost or in
+// glibc-dns-testing. These replace busybox's smaller versions.
 func (s *sources) makeTools() (images.Image, error) {
 	im, err := images.Debian("", "bind9-dnsutils", "bind9-libs", "curl", "iproute2", "libc-bin", "netcat-openbsd")
 	im.Base, im.Cmd = &s.busybox, s.busybox.Cmd
@@ -211,14 +213,14 @@ http {
 }
 `
 
-// nonewprivs is a program that is root's by its set-user-ID bit.
+// nonewprivs makes an image of a program that runs as root by its set-user-ID bit.
 func (s *sources) nonewprivs() (images.Image, error) {
 	im := images.Image{Base: &s.busybox, Cmd: []string{"nnp"}, Env: []string{"PATH=/usr/local/bin:/bin"}}
 	const setuid = 0o4755
 	return im, s.add(&im, setuid, "usr/local/bin/nnp", filepath.Join(s.programs, "nonewprivs"))
 }
 
-// program is an image of one program and nothing else.
+// program makes an image of one program and nothing else.
 func (s *sources) program(name, path string) (images.Image, error) {
 	im := images.Image{Entrypoint: []string{"/" + path}}
 	return im, s.add(&im, 0o755, path, filepath.Join(s.programs, name))

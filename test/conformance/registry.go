@@ -11,7 +11,8 @@ import (
 )
 
 // registry serves images by the protocol of
-// https://github.com/opencontainers/distribution-spec/blob/main/spec.md, for reading. It never changes.
+// https://github.com/opencontainers/distribution-spec/blob/main/spec.md, read-only. It never
+// changes.
 type registry struct {
 	manifests map[string][]byte // by REPOSITORY:TAG and REPOSITORY@DIGEST
 	blobs     map[string][]byte // by digest
@@ -67,5 +68,5 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	}
 	w.Header().Set("Docker-Content-Digest", digest(content))
 	w.Header().Set("Content-Length", fmt.Sprint(len(content)))
-	_, _ = w.Write(content) // a client that left wants no answer
+	_, _ = w.Write(content) // a client that has left needs no answer
 }

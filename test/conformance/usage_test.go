@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	// quiet is how long the process may take to give back what the specs made it take: the garbage collector runs at
-	// least every two minutes.
+	// quiet is how long the process may take to give back the resources that it took for the specs:
+	// the garbage collector runs at least every two minutes.
 	quiet = 3 * time.Minute
 	// drained is how long the last namespaces may take to end.
 	drained = 10 * time.Minute
 	sampled = 5 * time.Second
 )
 
-// idleUsage waits until the cluster is empty and returns the least usage of a quiet while. It leaves profiles of
-// heap and goroutines in files whose names begin with prefix.
+// idleUsage waits until the cluster is empty and returns the lowest usage of a quiet period. It
+// writes profiles of heap and goroutines to files whose names begin with prefix.
 func idleUsage(t *testing.T, s *cluster.Server, prefix string) report.Usage {
 	t.Helper()
 	cluster.Wait(t, drained, "the specs' namespaces to end", func() error {
@@ -60,13 +60,13 @@ func idleUsage(t *testing.T, s *cluster.Server, prefix string) report.Usage {
 	return least
 }
 
-// profile gets one of the process' profiles from the status socket.
+// profile reads a profile of the process from the status socket.
 func profile(t *testing.T, s *cluster.Server, path string) string {
 	t.Helper()
 	return s.Host.Run(t, "curl", "-sf", "--unix-socket", "/run/mote/sockets/mote.sock", "http://mote/debug/pprof/"+path)
 }
 
-// usage is what the kernel knows of the process.
+// usage returns the resource usage of the process as the kernel reports it.
 func usage(t *testing.T, s *cluster.Server) report.Usage {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
@@ -83,7 +83,7 @@ func usage(t *testing.T, s *cluster.Server) report.Usage {
 	}
 }
 
-// number is the number that an expression finds in a text.
+// number returns the number that an expression finds in a text.
 func number(t *testing.T, text, expression string) int {
 	t.Helper()
 	m := regexp.MustCompile(expression).FindStringSubmatch(text)

@@ -1,5 +1,5 @@
-// Command page writes docs/conformance.md from the results in a directory. scripts/conformance calls it from the
-// repository's root:
+// Command page writes docs/conformance.md from the results in a directory. scripts/conformance
+// calls it from the repository's root:
 //
 //	go run ./test/conformance/page bin/conformance/results
 package main

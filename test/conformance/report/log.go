@@ -20,7 +20,8 @@ var (
 	changing     = regexp.MustCompile(`[0-9a-f]{8,}|\d+`)
 )
 
-// ReadLog counts the lines of a server's log. Numbers within messages are left out of their kinds.
+// ReadLog counts the lines of a server's log. The kind of a line leaves out the numbers in its
+// message.
 func ReadLog(r io.Reader) (Log, error) {
 	v := Log{Levels: map[string]int{}, Kinds: map[string]int{}}
 	lines := bufio.NewScanner(r)

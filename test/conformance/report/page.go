@@ -48,7 +48,7 @@ there, and volumes of pods whose namespace is ending.
 	mostMessages  = 12
 )
 
-// Page makes the page from runs. The rows and sections of other runs are taken from the page as it is.
+// Page makes the page from runs. It takes the rows and sections of other runs from the old page.
 func Page(old string, runs []Run) string {
 	rows, sections := runsOf(old)
 	runs = slices.DeleteFunc(slices.Clone(runs), func(r Run) bool { return r.Partial })
@@ -68,7 +68,7 @@ func Page(old string, runs []Run) string {
 	return b.String()
 }
 
-// writeImages writes the table of images of the runs, or without one that of the page as it is.
+// writeImages writes the table of images of the runs, or that of the old page if they have none.
 func writeImages(b *strings.Builder, old string, runs []Run) {
 	if len(runs) == 0 {
 		_, table, _ := strings.Cut(old, imagesHeading)
@@ -117,7 +117,7 @@ func (r Run) section() string {
 	return b.String()
 }
 
-// shares says how many specs of each kind passed.
+// shares returns how many specs of each kind passed.
 func (r Run) shares() string {
 	var all, good [2]int
 	for _, spec := range r.Specs {
@@ -210,14 +210,14 @@ func (r Run) writeLog(b *strings.Builder) {
 	}
 }
 
-// Summary says in one line how the run ended.
+// Summary describes in one line how the run ended.
 func (r Run) Summary() string {
 	return fmt.Sprintf("%d specs in %v: %d passed, %d failed, %d skipped themselves",
 		len(r.Specs), r.Took.Round(time.Second), r.count(Passed), r.count(Failed), r.count(Skipped))
 }
 
-// count counts the specs of a state. All that neither passed nor skipped themselves have failed: panicked,
-// interrupted and timedout are other states of ginkgo.
+// count counts the specs in a state. Every spec that neither passed nor skipped itself has failed:
+// ginkgo has other states for it, such as panicked, interrupted and timedout.
 func (r Run) count(state string) (n int) {
 	for _, spec := range r.Specs {
 		other := spec.State != Passed && spec.State != Skipped

@@ -1,6 +1,6 @@
-// Package report keeps the results of runs of upstream's conformance specs: Specs reads ginkgo's report, ReadLog
-// counts the lines of a server's log, and Page writes docs/conformance.md. It reads no files and knows no cluster. A Run is
-// saved as JSON between the run and the page.
+// Package report keeps the results of runs of upstream's conformance specs: Specs reads ginkgo's
+// report, ReadLog counts the lines of a server's log, and Page writes docs/conformance.md. It reads
+// no files and has no access to a cluster. A Run is saved as JSON between the run and the page.
 package report
 
 import (
@@ -31,8 +31,8 @@ type Run struct {
 	Before   Usage
 	After    Usage
 	Log      Log
-	Images   map[string]string // what each image is made of, by repository
-	Partial  bool              // some specs for a quick look: not for the page
+	Images   map[string]string // the contents of each image, by repository
+	Partial  bool              // only some specs, for a quick check: not for the page
 }
 
 // Settings are those of a run, as the running cluster shows them.
@@ -43,7 +43,7 @@ type Settings struct {
 	Data                     string // the file system of the data directory
 }
 
-// Spec is one that ran, or that skipped itself.
+// Spec is a spec that ran, or that skipped itself.
 type Spec struct {
 	Name   string
 	State  string
@@ -53,7 +53,7 @@ type Spec struct {
 	First  string `json:",omitempty"` // why it did not pass before it ran again
 }
 
-// Failures are the specs of a run that one node should pass and that did not.
+// Failures returns the specs of a run that one node should pass and that did not.
 func (r Run) Failures() (failures []Spec) {
 	for _, spec := range r.Specs {
 		if spec.State != Passed && NeedsMore(spec.Name) == "" {
@@ -63,7 +63,7 @@ func (r Run) Failures() (failures []Spec) {
 	return failures
 }
 
-// Again puts the results of specs that ran again in the place of the run's. The page shows both.
+// Again replaces the results of specs that ran again. The page shows both.
 func (r *Run) Again(later []Spec) {
 	for _, spec := range later {
 		i := slices.IndexFunc(r.Specs, func(s Spec) bool { return s.Name == spec.Name })
@@ -77,7 +77,7 @@ func (r *Run) Again(later []Spec) {
 	}
 }
 
-// NeedsMore says why a spec cannot pass on one node, or "" where it can.
+// NeedsMore returns the reason why a spec cannot pass on one node, or "" if it can.
 func NeedsMore(spec string) string {
 	return map[string]string{
 		"[sig-architecture] Conformance Tests should have at least two untainted nodes [Conformance]": "the spec counts the nodes, and asks for two",
@@ -131,7 +131,7 @@ func Specs(data []byte) ([]Spec, error) {
 	return specs, nil
 }
 
-// Usage is what the process holds at one moment.
+// Usage is the resource usage of the process at one moment.
 type Usage struct {
 	AnonymousMB, HeapMB, Goroutines, Descriptors int
 }
