@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// claimPart is how long a volume takes that a pod brings with it.
+// claimPart measures the time until a volume is ready that is created together with its pod.
 func claimPart() addonPart {
 	return addonPart{name: "claim", inside: measureClaims, figures: []addonFigure{
 		{what: "claim and its pod created to claim Bound", format: "%.0f ms", mote: "bound", percentile: 50},
@@ -46,7 +46,7 @@ func measureClaims(ctx context.Context, a *addonRoom) error {
 	return nil
 }
 
-// measureClaim creates a claim and a pod with it, and sees what follows.
+// measureClaim creates a claim and a pod with it, and measures the steps that follow.
 func (a *addonRoom) measureClaim(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()

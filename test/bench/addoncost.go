@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// costPart is what the addons cost while nobody asks for anything: a mote with all of them beside one without any.
+// costPart measures the idle cost of the addons: a mote with all of them beside one without any.
 func costPart() addonPart {
 	return addonPart{name: "cost", outside: measureCost, figures: []addonFigure{
 		{what: "memory at idle, sum of PSS; beside it without addons", format: "%.1f MB", mote: "pss", other: "pss without", percentile: 50, budget: 40, difference: true},
@@ -20,14 +20,14 @@ func costPart() addonPart {
 	}}
 }
 
-// measureCost runs the two at the same time: what else happens on the machine happens to both. The pages of the file
-// that both have mapped count half for each, and so not at all in the difference.
+// measureCost runs the two at the same time: other activity on the machine affects both alike.
+// Pages of the file that both have mapped count half for each, and so not at all in the difference.
 func measureCost(ctx context.Context, b *addonBench) (map[string]sample, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var (
 		running sync.WaitGroup
-		mu      sync.Mutex // guards what follows
+		mu      sync.Mutex // guards the variables below
 		errs    []error
 		seen    = map[string]sample{}
 	)
@@ -60,7 +60,7 @@ func measureCost(ctx context.Context, b *addonBench) (map[string]sample, error) 
 	return seen, errors.Join(errs...)
 }
 
-// addonNames are those that the help of --disable lists, joined by commas.
+// addonNames returns the addons that the help of --disable lists, joined by commas.
 func (b *addonBench) addonNames(ctx context.Context) (string, error) {
 	help, err := exec.CommandContext(ctx, b.addonOptions.mote, "server", "--help").Output()
 	if err != nil {

@@ -21,14 +21,14 @@ import (
 const (
 	// clusterDNS is mote's default.
 	clusterDNS = "10.43.0.10"
-	// moteDNSPort is where mote's server listens on the node's address.
+	// moteDNSPort is the port of mote's server on the node's address.
 	moteDNSPort = 10053
-	// stockDNSPort is where CoreDNS as a program of its own listens on the node's address.
+	// stockDNSPort is the port of CoreDNS, as a separate program, on the node's address.
 	stockDNSPort = 10153
 )
 
-// dnsPart compares the cluster's DNS server with the same version of CoreDNS as a program of its own, asked in the
-// same way: from a pod, through a Service.
+// dnsPart compares the cluster's DNS server with the same version of CoreDNS as a separate program.
+// Both get the same queries: from a pod, through a Service.
 func dnsPart() addonPart {
 	return addonPart{name: "dns", inside: measureDNS, figures: []addonFigure{
 		{what: "DNS queries a second from one pod; beside it CoreDNS as a program", format: "%.0f", mote: "qps", other: "stock qps", percentile: 50, budget: 20_000, atLeast: true},
@@ -64,7 +64,7 @@ func measureDNS(ctx context.Context, a *addonRoom) error {
 	}
 	for round := range a.Rounds {
 		for i := range servers {
-			s := servers[(i+round)%len(servers)] // who comes first has no advantage
+			s := servers[(i+round)%len(servers)] // alternate, so that the order gives no server an advantage
 			if err := a.measureQueries(pod, s.prefix, s.address, s.process); err != nil {
 				return fmt.Errorf("ask %s: %w", s.address, err)
 			}
@@ -73,7 +73,7 @@ func measureDNS(ctx context.Context, a *addonRoom) error {
 	return ctx.Err()
 }
 
-// measureQueries asks the server at address, which is that process.
+// measureQueries sends queries to the server at address. process is the name of its process.
 func (a *addonRoom) measureQueries(pod insidePod, prefix, address, process string) error {
 	before, err := cpuOf(process)
 	if err != nil {
@@ -99,7 +99,7 @@ func (a *addonRoom) measureQueries(pod insidePod, prefix, address, process strin
 	return nil
 }
 
-// cpuOf is the processor time of the cluster's process of that name.
+// cpuOf returns the processor time of the cluster's process of that name.
 func cpuOf(name string) (time.Duration, error) {
 	all, err := clusterProcesses()
 	if err != nil {
@@ -113,8 +113,8 @@ func cpuOf(name string) (time.Duration, error) {
 	return 0, fmt.Errorf("there is no process %s", name)
 }
 
-// startStockDNS starts CoreDNS beside mote, with the plugins of the default Corefile, and returns the address of its
-// Service.
+// startStockDNS starts CoreDNS beside mote, with the plugins of the default Corefile, and returns
+// the address of its Service.
 func (a *addonRoom) startStockDNS(ctx context.Context) (string, error) {
 	corefile := a.path("Corefile")
 	text := fmt.Sprintf(`.:%d {
@@ -158,7 +158,8 @@ func (a *addonRoom) startStockDNS(ctx context.Context) (string, error) {
 	return service.Spec.ClusterIP, err
 }
 
-// insidePod opens sockets in a running pod's network namespace. Sockets stay in it, whoever uses them.
+// insidePod opens sockets in a running pod's network namespace. A socket stays in it, whichever
+// thread uses it.
 type insidePod struct{ namespace string }
 
 // runInside runs a pod of the bench's image and finds its network namespace.

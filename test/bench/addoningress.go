@@ -25,7 +25,7 @@ func ingressPart() addonPart {
 	return addonPart{name: "ingress", outside: measureIngress, figures: figures}
 }
 
-// ingressLine is a result of the benchmark, with its figures behind.
+// ingressLine matches a result of the benchmark, with the figures behind it.
 var ingressLine = regexp.MustCompile(`(?m)^BenchmarkNginx/(\d+)_bytes\S*\s+1\s+(.*)$`)
 
 func measureIngress(ctx context.Context, b *addonBench) (map[string]sample, error) {

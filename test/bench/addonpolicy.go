@@ -19,13 +19,15 @@ import (
 )
 
 const (
-	// A crowd is 1,000 pods and 200 policies: pods and policies of each namespace.
+	// A crowd has 1,000 pods and 200 policies; crowdPods and crowdPolicies are the numbers per
+	// namespace.
 	crowdNamespaces, crowdPods, crowdPolicies = 10, 100, 20
-	// beat is between two packets of the pod that is watched, silence when none comes any more.
+	// beat is the time between two packets of the observed pod. Without a packet for silence, the
+	// traffic has stopped.
 	beat, silence = time.Millisecond, 100 * time.Millisecond
 )
 
-// policyPart is how long a change of a policy takes until packets meet it.
+// policyPart measures the time from the change of a policy until it affects packets.
 func policyPart() addonPart {
 	what := fmt.Sprintf("with %d pods and %d policies: policy ", crowdNamespaces*crowdPods, crowdNamespaces*crowdPolicies)
 	return addonPart{name: "policy", inside: measurePolicies, figures: []addonFigure{
@@ -34,7 +36,8 @@ func policyPart() addonPart {
 	}}
 }
 
-// policyRulesPart is the part of that which the addon does: all pods are on the node, as they would be at worst.
+// policyRulesPart measures the addon's share of that time, in the worst case: all pods are on the
+// node.
 func policyRulesPart() addonPart {
 	return addonPart{name: "rules", outside: measureRules, figures: []addonFigure{
 		{what: "rules of such a cluster, all pods here: one pod changed", format: "%.0f ms", mote: "rules pod", percentile: 50},
@@ -96,7 +99,7 @@ func measurePolicies(ctx context.Context, a *addonRoom) error {
 	return nil
 }
 
-// pulse sends packets all the time and knows when the last one came.
+// pulse sends packets all the time and records when the last one arrived.
 type pulse struct {
 	from    net.Conn
 	to      net.PacketConn
@@ -115,7 +118,7 @@ func newPulse(from net.Conn, to net.PacketConn) *pulse {
 			case <-p.stopped:
 				return
 			case <-tick.C:
-				_, _ = p.from.Write([]byte{0}) // refused ones are what is looked for
+				_, _ = p.from.Write([]byte{0}) // the test expects that some are refused
 			}
 		}
 	})
@@ -136,7 +139,7 @@ func (p *pulse) stop() {
 	p.running.Wait()
 }
 
-// silent waits until nothing comes any more and returns when the last packet came.
+// silent waits until no packet arrives any more and returns when the last one arrived.
 func (p *pulse) silent(ctx context.Context) (time.Time, error) {
 	var last time.Time
 	err := poll(ctx, func() error {
@@ -148,7 +151,7 @@ func (p *pulse) silent(ctx context.Context) (time.Time, error) {
 	return last, err
 }
 
-// beatsAfter waits for a packet that comes after a moment and returns when it came.
+// beatsAfter waits for a packet that arrives after a moment and returns when it arrived.
 func (p *pulse) beatsAfter(ctx context.Context, moment time.Time) (time.Time, error) {
 	var last time.Time
 	err := poll(ctx, func() error {
@@ -160,7 +163,8 @@ func (p *pulse) beatsAfter(ctx context.Context, moment time.Time) (time.Time, er
 	return last, err
 }
 
-// gatherCrowd makes pods on a node that has no kubelet, with labels and addresses, and policies about them.
+// gatherCrowd creates pods with labels and addresses on a node that has no kubelet, and policies
+// for them.
 func (a *addonRoom) gatherCrowd(ctx context.Context) error {
 	_, err := a.client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}}, metav1.CreateOptions{})
 	if err != nil {
@@ -187,7 +191,7 @@ func (a *addonRoom) fillNamespace(ctx context.Context, n int) error {
 		pod.Labels = map[string]string{"app": fmt.Sprintf("app-%d", i%10)}
 		pod.Spec.NodeName, pod.Spec.AutomountServiceAccountToken = "elsewhere", &no
 		var made *corev1.Pod
-		err := poll(ctx, func() (err error) { // the namespace's account is being made
+		err := poll(ctx, func() (err error) { // the namespace's account is being created
 			made, err = pods.Create(ctx, pod, metav1.CreateOptions{})
 			return err
 		})
@@ -221,7 +225,7 @@ func (a *addonRoom) fillNamespace(ctx context.Context, n int) error {
 	return nil
 }
 
-// benchmarkLine is what `go test -bench` prints of a benchmark.
+// benchmarkLine matches the output of `go test -bench` for a benchmark.
 var benchmarkLine = regexp.MustCompile(`(?m)^BenchmarkChange/(\w+)\S*\s+\d+\s+([0-9.]+) ns/op`)
 
 // measureRules runs the addon's own benchmark.

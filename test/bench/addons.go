@@ -14,35 +14,38 @@ import (
 	"time"
 )
 
-// addonPart is what is measured of one addon or of all of them: a file of its own.
+// addonPart is the measurement of one addon or of all of them. Each has a file of its own.
 type addonPart struct {
 	name string
-	// inside measures in a trial's namespaces, where a mote is ready. outside runs on the host. One of the two is given.
+	// inside measures in a trial's namespaces, where a mote is ready. outside runs on the host.
+	// Exactly one of the two is set.
 	inside  func(context.Context, *addonRoom) error
 	outside func(context.Context, *addonBench) (map[string]sample, error)
 	figures []addonFigure
 }
 
-// addonFigure is a row of the report: a sample of mote's, and of what it is compared with.
+// addonFigure is a row of the report: a sample of mote, and one of the program to which it is
+// compared.
 type addonFigure struct {
 	what, format string
 	mote, other  string // names of samples; other may be empty
 	percentile   int
-	// budget is the most that mote may need, or with atLeast the least that it must reach; 0 is none.
+	// budget is the most that mote may need, or with atLeast the least that it must reach; 0 means
+	// no budget.
 	budget  float64
 	atLeast bool
-	// relative is a budget of mote / other.
+	// relative means that budget applies to mote / other.
 	relative bool
 	// difference compares by mote - other, not by mote / other.
 	difference bool
 }
 
-// addonParts are all, in the order of the report.
+// addonParts returns all parts, in the order of the report.
 func addonParts() []addonPart {
 	return []addonPart{costPart(), dnsPart(), claimPart(), policyPart(), policyRulesPart(), ingressPart()}
 }
 
-// addonRoom is where a part is measured: in the namespaces of a ready mote.
+// addonRoom is the environment of a part: the namespaces of a ready mote.
 type addonRoom struct {
 	trial
 	kubeconfig string
@@ -74,7 +77,7 @@ func (t trial) measureAddon(ctx context.Context, c cluster, p *programs, r *resu
 	return fmt.Errorf("there is no such part")
 }
 
-// addonOptions are what `scripts/bench addons` may be told.
+// addonOptions are the options of `scripts/bench addons`.
 type addonOptions struct {
 	options
 	rounds int
@@ -150,7 +153,7 @@ func (o addonOptions) bench(ctx context.Context, stdout, stderr io.Writer) (err 
 	}
 	began := time.Now()
 	plain := o.options
-	plain.stock = "" // of the clusters, there is mote alone
+	plain.stock = "" // the only cluster is mote
 	b := &addonBench{bench: bench{options: plain, work: work, progress: stderr}, addonOptions: o, seen: map[string]sample{}}
 	if err := b.warmUp(ctx); err != nil {
 		return err
@@ -178,12 +181,12 @@ func (b *addonBench) measure(ctx context.Context, part addonPart) (map[string]sa
 		return nil, err
 	}
 	t.Addon, t.Rounds, t.Stock = part.name, b.rounds, b.addonOptions.options.stock
-	t.OwnDisk = true // on a full one the kubelet takes the pods away
+	t.OwnDisk = true // on a full disk the kubelet evicts the pods
 	r, err := b.isolate(ctx, t)
 	return r.Addon, err
 }
 
-// program is a file in the folder of the stock programs.
+// program returns the path of a file in the directory of the stock programs.
 func (b *addonBench) program(name string) string {
 	return filepath.Join(b.addonOptions.options.stock, name)
 }

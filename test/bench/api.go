@@ -18,14 +18,15 @@ import (
 )
 
 const (
-	// pollInterval is between two looks at what cannot be watched yet. It bounds the error of the
-	// API-ready times; a refused connection costs some 50 us.
+	// pollInterval is the time between two checks of a condition that cannot be watched yet. It
+	// limits the error of the API-ready times; a refused connection costs some 50 us.
 	pollInterval = 5 * time.Millisecond
-	// podGrace is what a measured pod gets to end; its program ends at the first signal.
+	// podGrace is how many seconds a measured pod gets to end; its program ends at the first
+	// signal.
 	podGrace = 1
 )
 
-// client talks to one cluster's API.
+// client is a client of one cluster's API.
 type client struct {
 	*kubernetes.Clientset
 	http *http.Client
@@ -47,7 +48,7 @@ func waitAPI(ctx context.Context, kubeconfig string) (*client, error) {
 		return nil, err
 	}
 	ready := func() error {
-		// No retries: client-go's own wait a second or more.
+		// No retries: client-go waits a second or more before each.
 		return c.RESTClient().Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error()
 	}
 	if err := poll(ctx, ready); err != nil {
@@ -61,7 +62,7 @@ func newClient(kubeconfig string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1 // no throttling on the side that measures
+	config.QPS = -1 // no throttling on the measuring side
 	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
 	hc, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -76,10 +77,10 @@ func newClient(kubeconfig string) (*client, error) {
 
 func (c *client) RESTClient() rest.Interface { return c.CoreV1().RESTClient() }
 
-// close drops the connections, which would otherwise cost the idle cluster their keep-alives.
+// close drops the connections, whose keep-alives would otherwise cost the idle cluster.
 func (c *client) close() { net.CloseIdleConnectionsFor(c.http.Transport) }
 
-// poll calls try until it succeeds or ctx ends; then it says why the last one failed.
+// poll calls try until it succeeds or ctx ends; then it returns the error of the last try.
 func poll(ctx context.Context, try func() error) error {
 	for {
 		err := try()
@@ -94,8 +95,9 @@ func poll(ctx context.Context, try func() error) error {
 	}
 }
 
-// await opens a watch, calls then, and returns when an event satisfies done. Opening is tried again
-// until it succeeds, and so is a watch that the server ends: it starts with the current state.
+// await opens a watch, calls then, and returns when an event satisfies done. It repeats the opening
+// until that succeeds. It also reopens a watch that the server ends: the new one starts with the
+// current state.
 func await(ctx context.Context, open func() (watch.Interface, error), then func() error, done func(watch.Event) bool) (time.Time, error) {
 	for {
 		var w watch.Interface
@@ -162,11 +164,11 @@ func (c *client) waitNode(ctx context.Context, since time.Time) (time.Time, erro
 	return at, nil
 }
 
-// podTiming is when a pod's create call was sent and when a watch showed it Running.
+// podTiming has the times when a pod's create call was sent and when a watch showed it Running.
 type podTiming struct{ created, running time.Time }
 
-// runPod creates a pod of the bench's image and waits until it runs. Creating is tried again while
-// the API does not take pods yet, because the namespace's service account is still being made.
+// runPod creates a pod of the bench's image and waits until it runs. It retries the creation while
+// the API does not accept pods yet, because the namespace's service account is still being created.
 func (c *client) runPod(ctx context.Context, name string) (podTiming, error) {
 	var timing podTiming
 	pods := c.CoreV1().Pods(metav1.NamespaceDefault)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// measured is everything that a run of the bench found out, by flavour.
+// measured has all results of a run of the bench, by flavour.
 type measured struct {
 	starts map[string][]result
 	idle   map[string]result
@@ -20,7 +20,7 @@ type measured struct {
 	sizes  sizes
 }
 
-// bench measures the rows that o asks for and reports them.
+// bench measures the rows that o selects and reports them.
 func (o options) bench(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	work, err := os.MkdirTemp(o.dir, "mote-bench-")
 	if err != nil {
@@ -63,7 +63,7 @@ func (o options) bench(ctx context.Context, stdout, stderr io.Writer) (err error
 	return o.report(stdout, m, time.Since(began))
 }
 
-// bench is one run's state.
+// bench is the state of one run.
 type bench struct {
 	options
 	work     string
@@ -78,7 +78,7 @@ func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.progress, time.Now().UTC().Format("15:04:05")+" "+format+"\n", args...)
 }
 
-// trial makes the folder of a new trial.
+// trial creates the directory of a new trial.
 func (b *bench) trial(flavour string) (trial, error) {
 	b.trials++
 	t := trial{
@@ -91,7 +91,7 @@ func (b *bench) trial(flavour string) (trial, error) {
 	return t, os.MkdirAll(t.path("disk"), 0o755)
 }
 
-// isolate runs a trial and removes its folder.
+// isolate runs a trial and removes its directory.
 func (b *bench) isolate(ctx context.Context, t trial) (result, error) {
 	r, err := isolate(ctx, t)
 	if b.keep {
@@ -100,8 +100,9 @@ func (b *bench) isolate(ctx context.Context, t trial) (result, error) {
 	return r, errors.Join(err, os.RemoveAll(t.Dir))
 }
 
-// warmUp runs each cluster once untimed, which brings its programs into the page cache, and takes
-// from mote's data directory the per-pod programs that the stock parts share and the pods' image holds.
+// warmUp runs each cluster once untimed, which brings its programs into the page cache. From mote's
+// data directory it takes the per-pod programs that the stock components share and that the pods'
+// image contains.
 func (b *bench) warmUp(ctx context.Context) error {
 	for _, flavour := range b.flavours() {
 		b.say("warm up %s", flavour)
@@ -109,7 +110,7 @@ func (b *bench) warmUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t.FirstPod = flavour != "mote" // whose first trial comes before the image
+		t.FirstPod = flavour != "mote" // mote's first trial runs before the image exists
 		if _, err := isolate(ctx, t); err != nil {
 			return err
 		}
@@ -157,8 +158,8 @@ func (b *bench) timeStarts(ctx context.Context, into map[string][]result) error 
 	return nil
 }
 
-// watchIdle runs both clusters at the same time: at idle they leave the machine to each other, and
-// what else happens on it happens to both.
+// watchIdle runs both clusters at the same time: idle clusters hardly disturb each other, and other
+// activity on the machine affects both alike.
 func (b *bench) watchIdle(ctx context.Context, into map[string]result) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -192,10 +193,10 @@ func (b *bench) watchIdle(ctx context.Context, into map[string]result) error {
 	return errors.Join(errs...)
 }
 
-// idlePods is how many pods run in the second reading of memory; the budget's own number.
+// idlePods is how many pods run in the second reading of memory, as in the budget.
 const idlePods = 5
 
-// timeRuns times a whole throwaway cluster from the prompt to the prompt.
+// timeRuns measures the time of a whole throwaway cluster, from the command to its end.
 func (b *bench) timeRuns(ctx context.Context) ([]time.Duration, error) {
 	var times []time.Duration
 	for i := range b.options.trials + 1 {
@@ -206,7 +207,7 @@ func (b *bench) timeRuns(ctx context.Context) ([]time.Duration, error) {
 			return nil, fmt.Errorf("mote run: %w: %s", err, out)
 		}
 		b.say("run %d  %d ms", i, took.Milliseconds())
-		if i > 0 { // the first brings the file into the page cache
+		if i > 0 { // the first run brings the file into the page cache
 			times = append(times, took)
 		}
 	}

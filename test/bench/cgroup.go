@@ -14,11 +14,11 @@ import (
 
 // hierarchy is one mounted cgroup tree of the host: several with cgroup v1, one with v2.
 type hierarchy struct {
-	// Mount is where it is mounted, below /sys/fs/cgroup or on it.
+	// Mount is its mount point, at or below /sys/fs/cgroup.
 	Mount string
-	// Type is "cgroup" or "cgroup2", Options what the mount call needs to name the same tree.
+	// Type is "cgroup" or "cgroup2". Options are the mount options that select the same tree.
 	Type, Options string
-	// Group is the folder of this process's own group in it.
+	// Group is the directory of this process's own group in it.
 	Group string
 }
 
@@ -35,7 +35,8 @@ func hierarchies() ([]hierarchy, error) {
 	var found []hierarchy
 	for line := range strings.Lines(string(mounts)) {
 		left, right, _ := strings.Cut(line, " - ")
-		// Fields of proc_pid_mountinfo(5): 3 root, 4 mount point; right: type, source, super options.
+		// Fields of proc_pid_mountinfo(5): 3 root, 4 mount point; right: type, source, super
+		// options.
 		l, r := strings.Fields(left), strings.Fields(right)
 		if len(l) < 5 || len(r) < 3 || (r[0] != "cgroup" && r[0] != "cgroup2") {
 			continue
@@ -58,7 +59,7 @@ func hierarchies() ([]hierarchy, error) {
 	return found, nil
 }
 
-// controllerOptions keeps the super options that choose a v1 tree: its controllers or its name.
+// controllerOptions returns the super options that select a v1 tree: its controllers or its name.
 func controllerOptions(super string) string {
 	var keep []string
 	for option := range strings.SplitSeq(super, ",") {
@@ -72,7 +73,7 @@ func controllerOptions(super string) string {
 	return strings.Join(keep, ",")
 }
 
-// ownGroup finds h's line in the text of /proc/self/cgroup: "ID:CONTROLLERS:PATH".
+// ownGroup finds the line of h in the text of /proc/self/cgroup: "ID:CONTROLLERS:PATH".
 func ownGroup(text string, h hierarchy) (string, bool) {
 	for line := range strings.Lines(text) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
@@ -113,7 +114,8 @@ func joinGroups(trees []hierarchy, name string) error {
 	return nil
 }
 
-// inheritCpuset fills a v1 cpuset group, which is born empty and takes no process until it is filled.
+// inheritCpuset fills a v1 cpuset group: a new one is empty and accepts no process until it is
+// filled.
 func inheritCpuset(parent, group string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		value, err := os.ReadFile(filepath.Join(parent, file))
@@ -133,8 +135,8 @@ func inheritCpuset(parent, group string) error {
 	return nil
 }
 
-// removeGroups removes the groups that joinGroups made, and what was made below them.
-// All their processes are gone by then.
+// removeGroups removes the groups that joinGroups made, and the groups below them. All their
+// processes are gone by then.
 func removeGroups(trees []hierarchy, name string) error {
 	var problems []error
 	for _, h := range trees {
@@ -158,7 +160,8 @@ func removeGroups(trees []hierarchy, name string) error {
 	return errors.Join(problems...)
 }
 
-// mountGroups mounts the same trees anew, which in a cgroup namespace shows the own group as root.
+// mountGroups mounts the same trees again. In a cgroup namespace the new mounts show the own group
+// as root.
 func mountGroups(trees []hierarchy) error {
 	if trees[0].Mount != "/sys/fs/cgroup" {
 		if err := unix.Mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0, "mode=755"); err != nil {
@@ -181,8 +184,9 @@ func mountGroups(trees []hierarchy) error {
 	return nil
 }
 
-// delegate makes a v2 tree usable below its root: a group that hands out controllers may hold no
-// process of its own (the kernel's "no internal processes" rule), so this one moves down first.
+// delegate makes a v2 tree usable below its root. A group that delegates controllers may contain no
+// process (the kernel's "no internal processes" rule), so this process moves to a group below
+// first.
 func delegate(root string) error {
 	controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 	if err != nil || len(strings.Fields(string(controllers))) == 0 {

@@ -14,25 +14,26 @@ import (
 )
 
 const (
-	// loadSockets are asked over, with loadWindow queries under way on each when as many as possible are asked for, and
-	// saturated is how long.
+	// saturate sends queries over loadSockets sockets, with loadWindow outstanding queries on each,
+	// for the time saturated.
 	loadSockets, loadWindow = 8, 8
 	saturated               = 4 * time.Second
-	// pacedRate queries are sent each second for paced.
+	// pace sends pacedRate queries per second for the time paced.
 	pacedRate = 5000
 	paced     = 5 * time.Second
-	// lateAnswer is when an answer counts as lost.
+	// lateAnswer is the time after which a query without an answer is lost.
 	lateAnswer = 2 * time.Second
 )
 
-// question is a query for a Service's address, as it is sent; the first two bytes are its number.
+// question returns a query for a Service's address in wire format; its first two bytes are its
+// number.
 func question() ([]byte, error) {
 	return new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA).Pack()
 }
 
 func setNumber(query []byte, number uint16) { query[0], query[1] = byte(number>>8), byte(number) }
 
-// checkAnswer returns the number of the query that it is for.
+// checkAnswer checks an answer and returns the number of its query.
 func checkAnswer(answer []byte) (number uint16, err error) {
 	if len(answer) < 12 || answer[3]&0xf != dns.RcodeSuccess || answer[7] == 0 {
 		return 0, errors.New("the server does not know the name")
@@ -40,8 +41,8 @@ func checkAnswer(answer []byte) (number uint16, err error) {
 	return uint16(answer[0])<<8 | uint16(answer[1]), nil
 }
 
-// asker is one socket of the load. It takes and sends many packets with one system call, so that it costs the
-// processors, which it shares with the server, little.
+// asker is one socket of the load. It receives and sends many packets with one system call, so that
+// it uses little of the processors, which it shares with the server.
 type asker struct {
 	*net.UDPConn
 	packets *ipv4.PacketConn
@@ -77,7 +78,7 @@ func (a *asker) ask(n int) error {
 	return nil
 }
 
-// read waits for answers and returns those that are there.
+// read waits for answers and returns those that have arrived.
 func (a *asker) read() ([]ipv4.Message, error) {
 	n, err := a.packets.ReadBatch(a.in, 0)
 	return a.in[:max(n, 0)], err
@@ -129,7 +130,7 @@ func (p insidePod) askers(address string) ([]*asker, error) {
 	return askers, nil
 }
 
-// saturate asks as fast as answers come and counts these.
+// saturate sends queries as fast as answers arrive, and counts the answers.
 func (p insidePod) saturate(address string) (count int, err error) {
 	askers, err := p.askers(address)
 	if err != nil {
@@ -151,7 +152,8 @@ func (p insidePod) saturate(address string) (count int, err error) {
 	return count, errors.Join(errs...)
 }
 
-// pace asks at a steady rate whether answers come or not, and returns how long each took in milliseconds.
+// pace sends queries at a steady rate, whether answers arrive or not. It returns the time of each
+// answer in milliseconds.
 func (p insidePod) pace(address string) (times sample, lost int, err error) {
 	askers, err := p.askers(address)
 	if err != nil {
@@ -192,8 +194,9 @@ func (p insidePod) pace(address string) (times sample, lost int, err error) {
 	return times, lost, errors.Join(errs...)
 }
 
-// collect takes the answers to as many queries as arrived has room for, until late. When one arrived the kernel says:
-// how late this program gets to read it is not the server's doing.
+// collect receives the answers to as many queries as arrived has room for, until late. It uses the
+// kernel's time of arrival: the server is not responsible for how late this program reads the
+// answer.
 func (a *asker) collect(arrived []time.Time, late time.Time) error {
 	socket, err := a.SyscallConn()
 	if err != nil {
@@ -209,7 +212,7 @@ func (a *asker) collect(arrived []time.Time, late time.Time) error {
 	for taken := 0; taken < len(arrived); {
 		answers, err := a.read()
 		if err != nil {
-			return nil // the rest is lost
+			return nil // the others are lost
 		}
 		for _, m := range answers {
 			number, err := checkAnswer(m.Buffers[0][:m.N])
@@ -225,7 +228,7 @@ func (a *asker) collect(arrived []time.Time, late time.Time) error {
 	return nil
 }
 
-// stamp is the time that the kernel has put beside a packet.
+// stamp returns the arrival time that the kernel has attached to a packet.
 func stamp(beside []byte) (time.Time, error) {
 	messages, err := unix.ParseSocketControlMessage(beside)
 	if err != nil {

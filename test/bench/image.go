@@ -11,8 +11,8 @@ import (
 	"runtime"
 )
 
-// The image of the measured pods, and stock containerd's sandbox image. Both hold one static
-// program that waits for a signal, so that what is measured is the cluster and not the container.
+// The image of the measured pods, and stock containerd's sandbox image. Both contain one static
+// program that waits for a signal, so that the bench measures the cluster and not the container.
 const (
 	appImage   = "bench.mote/app:1"
 	pauseImage = "bench.mote/pause:1"
@@ -26,7 +26,7 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// archive is an OCI image layout in a tar file, being written.
+// archive is an OCI image layout in a tar file that is being written.
 type archive struct {
 	tar   *tar.Writer
 	wrote map[string]bool

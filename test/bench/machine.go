@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeRun tells which machine and commit figures are of, and what measured them.
+// writeRun writes the machine, the commit and the program of a measurement.
 func writeRun(w io.Writer, dir, commit string, took time.Duration) error {
 	machine, err := describeMachine(dir)
 	if err != nil {
@@ -25,7 +25,7 @@ func writeRun(w io.Writer, dir, commit string, took time.Duration) error {
 	return nil
 }
 
-// describeMachine lists what a reader must know to compare figures.
+// describeMachine lists the facts that a reader needs to compare figures.
 func describeMachine(dir string) ([][]string, error) {
 	cpu, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

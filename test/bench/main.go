@@ -23,7 +23,7 @@ func main() {
 	os.Exit(code)
 }
 
-// run is the whole program. The words init and trial are the two inner processes of a trial.
+// run is the whole program. The arguments init and trial select the two inner processes of a trial.
 func run(args []string, stdout, stderr io.Writer) (int, error) {
 	if len(args) == 2 && args[0] == "init" {
 		return runAsInit(args[1])
@@ -56,7 +56,7 @@ func exitCode(err error) (int, error) {
 	return 0, nil
 }
 
-// rows are what can be measured, in the order of the report.
+// rows are the rows that can be measured, in the order of the report.
 var rows = [...]string{"start", "pods", "memory", "idle", "size", "run"}
 
 type options struct {
@@ -112,7 +112,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	return o, o.resolve()
 }
 
-// resolve makes the paths absolute and looks that the trials will be able to use them.
+// resolve makes the paths absolute and checks that the trials can use them.
 func (o *options) resolve() error {
 	for _, path := range []*string{&o.mote, &o.stock, &o.dir} {
 		if *path == "" {
@@ -142,7 +142,7 @@ func (o options) wants(names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(o.rows, name) })
 }
 
-// flavours are what is compared, mote first.
+// flavours returns the clusters to compare, mote first.
 func (o options) flavours() []string {
 	if o.stock == "" {
 		return []string{"mote"}

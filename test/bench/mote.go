@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 )
 
-// moteData is mote's default data directory, which in a trial is a fresh folder.
+// moteData is mote's default data directory, which in a trial is a fresh directory.
 const moteData = "/var/lib/mote"
 
 // mote is the cluster under test: one file, default settings.

@@ -17,14 +17,15 @@ import (
 
 // A trial runs in a chain of three processes of this program:
 //
-//	bench           on the host; makes the folder and reads the result from it
-//	bench init      pid 1 of fresh namespaces and of an own cgroup; mounts, reaps, nothing else
+//	bench           on the host; creates the directory and reads the result from it
+//	bench init      process ID 1 of fresh namespaces and of a cgroup; mounts, reaps, nothing else
 //	bench trial     starts the cluster and measures it from inside
 //
 // When init ends, for whatever reason, the kernel kills every process of its PID namespace and
-// drops its mounts, network and loop device. Only the folder and the cgroups are left to remove.
+// drops its mounts, network and loop device. Only the directory and the cgroups remain to be
+// removed.
 
-// isolate runs t in fresh namespaces and returns what it measured. Nothing is left when it returns.
+// isolate runs t in fresh namespaces and returns its measurements. It leaves nothing behind.
 func isolate(ctx context.Context, t trial) (result, error) {
 	var r result
 	trees, err := hierarchies()
@@ -56,7 +57,8 @@ func runInit(ctx context.Context, t trial) error {
 	if err != nil {
 		return err
 	}
-	// The parent-death signal comes when the thread that forked ends, so it must not end early.
+	// The parent-death signal comes when the thread that forked ends, so that thread must not end
+	// early.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, self, "init", t.path("trial.json"))
@@ -69,8 +71,8 @@ func runInit(ctx context.Context, t trial) error {
 	return cmd.Run()
 }
 
-// runAsInit is pid 1: it prepares the namespaces, starts the trial and reaps until that ends.
-// It returns the trial's exit code.
+// runAsInit is process ID 1: it prepares the namespaces, starts the trial and reaps until the trial
+// ends. It returns the trial's exit code.
 func runAsInit(specPath string) (int, error) {
 	// The cgroup namespace belongs to one thread; the trial must be forked from that one.
 	runtime.LockOSThread()
@@ -103,7 +105,8 @@ func runAsInit(specPath string) (int, error) {
 	return reapUntil(child.Pid)
 }
 
-// enterGroups moves into a new cgroup and makes it the root of a cgroup namespace and of its mounts.
+// enterGroups moves into a new cgroup and makes it the root of a cgroup namespace and of its
+// mounts.
 func enterGroups(name string) error {
 	trees, err := hierarchies()
 	if err != nil {
@@ -126,7 +129,7 @@ func enterGroups(name string) error {
 	return mountGroups(trees)
 }
 
-// mountPrivate puts the trial's own folders over every place that a cluster writes to.
+// mountPrivate mounts the trial's own directories over every place that a cluster writes to.
 func mountPrivate(t trial) error {
 	if t.OwnDisk {
 		if err := mountDisk(t); err != nil {
@@ -154,8 +157,8 @@ func mountPrivate(t trial) error {
 	return nil
 }
 
-// mountDisk gives the trial a file system of its own in a file, so that the sectors
-// written to its block device, the journal's included, are this cluster's alone.
+// mountDisk gives the trial a file system of its own in a file. So only this cluster writes the
+// sectors of its block device, the journal included.
 func mountDisk(t trial) error {
 	image := t.path("disk.img")
 	file, err := os.Create(image)
@@ -166,7 +169,7 @@ func mountDisk(t trial) error {
 		return fmt.Errorf("make %s: %w", image, err)
 	}
 	for _, args := range [][]string{
-		// Without these a fresh ext4 goes on writing its tables for minutes.
+		// Without these options a fresh ext4 continues to write its tables for minutes.
 		{"mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image},
 		{"mount", "-n", "-o", "loop", image, t.path("disk")},
 	} {
@@ -188,7 +191,8 @@ func loopbackUp() error {
 	return nil
 }
 
-// reapUntil collects every child, its own and the orphans that become pid 1's, until pid ends.
+// reapUntil reaps every child, its own ones and the orphans that become children of process ID 1,
+// until pid ends.
 func reapUntil(pid int) (int, error) {
 	for {
 		var status syscall.WaitStatus

@@ -17,7 +17,8 @@ import (
 )
 
 // authority is a certificate authority of the stock cluster. Its files are DIR/NAME.crt and
-// DIR/NAME.key, and so are those of what it issues. All keys are ECDSA P-256, like mote's.
+// DIR/NAME.key; the certificates that it issues use the same form. All keys are ECDSA P-256, like
+// mote's.
 type authority struct {
 	dir  string
 	cert *x509.Certificate
@@ -40,7 +41,7 @@ func newAuthority(dir, name string) (*authority, error) {
 	return &authority{dir: dir, cert: cert, key: key}, writePair(dir, name, der, key)
 }
 
-// issue makes a certificate that is good for clients and, with addresses or names, for servers.
+// issue makes a certificate that is valid for clients and, with addresses or names, for servers.
 func (a *authority) issue(file string, subject pkix.Name, addresses []net.IP, names ...string) error {
 	template := &x509.Certificate{
 		Subject: subject, IPAddresses: addresses, DNSNames: names,

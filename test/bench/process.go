@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is what one process of a cluster uses. Times and bytes are totals since it started and
-// include its children that have ended; memory is in bytes, now.
+// process is the resource usage of one process of a cluster. Times and bytes are totals since it
+// started and include its children that have ended. Memory is the current usage in bytes.
 type process struct {
 	PID       int
 	Name      string
@@ -25,15 +25,15 @@ type process struct {
 	PSS, Anon int64
 	File      int64
 	RSS       int64
-	// Wakeups are voluntary context switches of the threads that there are.
+	// Wakeups are voluntary context switches of the threads that exist.
 	Wakeups int64
 }
 
 // clockTick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every Linux architecture.
 const clockTick = 10 * time.Millisecond
 
-// clusterProcesses reads every process of this PID namespace but the bench's own and the
-// user's containers: what is left belongs to the distribution.
+// clusterProcesses reads every process of this PID namespace, except the bench's own and the user's
+// containers: all others belong to the distribution.
 func clusterProcesses() ([]process, error) {
 	folders, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -49,7 +49,7 @@ func clusterProcesses() ([]process, error) {
 			return nil, fmt.Errorf("read %s: %w", folder, err)
 		}
 		if p.PSS == 0 || p.PID == 1 || p.PID == os.Getpid() || p.Name == appName {
-			continue // a zombie or kernel thread, ourselves, or a user's container
+			continue // a zombie or kernel thread, the bench itself, or a user's container
 		}
 		all = append(all, p)
 	}
@@ -68,7 +68,8 @@ func readProcess(folder string) (process, error) {
 	if err != nil {
 		return p, err
 	}
-	// The name is in parentheses and may hold anything; the fields after it are counted from 3.
+	// The name is in parentheses and may contain any character; the fields after it are counted
+	// from 3.
 	open, end := strings.IndexByte(string(stat), '('), strings.LastIndexByte(string(stat), ')')
 	p.Name = string(stat[open+1 : end])
 	fields := strings.Fields(string(stat[end+1:]))
@@ -113,22 +114,22 @@ func readFields(path string) (map[string]int64, error) {
 	return values, nil
 }
 
-// usage is what a cluster used between two looks.
+// usage is the resource usage of a cluster between two readings.
 type usage struct {
 	Over time.Duration
-	// CPU by process name, and all of it.
+	// CPU is the CPU time of all processes, by process name.
 	CPU map[string]time.Duration
-	// Written is what the processes wrote to file systems, in bytes; Sectors what reached the
-	// block device, journal included, 0 when the disk is shared.
+	// Written is how many bytes the processes wrote to file systems. Sectors is how many bytes
+	// reached the block device, journal included; 0 when the disk is shared.
 	Written, Sectors int64
 	// Wakeups are voluntary context switches.
 	Wakeups int64
-	// Files are the bytes of each file that went to the disk; a page that is a part of a large folio of the page cache
-	// counts as all of that.
+	// Files has the number of bytes of each file that went to the disk. A page in a large folio of
+	// the page cache counts as the whole folio.
 	Files map[string]int64
 }
 
-// look is one reading of everything that grows.
+// look is one reading of all counters.
 type look struct {
 	at        time.Time
 	processes []process
@@ -147,7 +148,7 @@ func takeLook(disk string, ownDisk bool) (look, error) {
 	return l, err
 }
 
-// since says what was used between l0 and l. A process that is new counts in full.
+// since returns the usage between l0 and l. A process that is new counts in full.
 func (l look) since(l0 look) usage {
 	u := usage{Over: l.at.Sub(l0.at), CPU: map[string]time.Duration{}, Sectors: l.sectors - l0.sectors}
 	before := map[int]process{}
@@ -163,7 +164,7 @@ func (l look) since(l0 look) usage {
 	return u
 }
 
-// bytesOnDevice reads how much was written to the block device that holds path.
+// bytesOnDevice returns how many bytes were written to the block device that holds path.
 func bytesOnDevice(path string) (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

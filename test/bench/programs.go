@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// programs are the processes that make a cluster. The first that ends before stop was called
-// ends the context with the reason.
+// programs are the processes that make a cluster. If one ends before stop is called, the first such
+// program cancels the context with the reason.
 type programs struct {
 	logs string
 	fail context.CancelCauseFunc
@@ -74,7 +74,7 @@ func (p *programs) stop() {
 	running := p.running
 	p.mu.Unlock()
 	for _, one := range slices.Backward(running) {
-		// The error says that it is gone already, which is what is wanted.
+		// An error means that it has ended already, as wanted.
 		_ = one.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-one.done:
@@ -85,11 +85,11 @@ func (p *programs) stop() {
 	}
 }
 
-// stopTimeout is what a program gets to end by itself: the kubelet's and apiserver's own limits
-// are well below.
+// stopTimeout is how long a program may take to end by itself: the kubelet's and apiserver's own
+// limits are well below.
 const stopTimeout = 20 * time.Second
 
-// printLogs shows the end of every log, for a trial that failed.
+// printLogs prints the end of every log, for a trial that failed.
 func printLogs(folder string) error {
 	files, err := filepath.Glob(filepath.Join(folder, "*.log"))
 	if err != nil {

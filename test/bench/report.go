@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// line is one row of the table: a figure of mote, of the stock parts, and the budget.
+// line is one row of the table: a figure of mote, of the stock components, and the budget.
 type line struct {
 	what, budget string
 	format       string // of one number, with its unit
@@ -28,7 +28,7 @@ func (l line) cells() []string {
 	return cells
 }
 
-// report prints m, and writes it to o.out when asked to.
+// report prints m, and also writes it to o.out if that is set.
 func (o options) report(stdout io.Writer, m measured, took time.Duration) error {
 	var text bytes.Buffer
 	fmt.Fprint(&text, "# Benchmarks\n\nWritten by `scripts/bench`; run it to get your machine's. ",
@@ -132,7 +132,7 @@ func (s sizes) lines() []line {
 	return lines
 }
 
-// percentOfCore is all CPU time of u as a share of one core.
+// percentOfCore returns all CPU time of u as a share of one core.
 func (u usage) percentOfCore() float64 {
 	var all time.Duration
 	for _, t := range u.CPU {
@@ -143,7 +143,7 @@ func (u usage) percentOfCore() float64 {
 
 type memory struct{ pss, anon sample }
 
-// total sums processes' memory in the given unit.
+// total returns the sum of the processes' memory in the given unit.
 func total(processes []process, unit float64) memory {
 	var pss, anon int64
 	for _, p := range processes {
@@ -183,7 +183,7 @@ func (o options) writeWear(w io.Writer, m measured) {
 	}
 }
 
-// wearRows is how many files are named.
+// wearRows is how many files are listed.
 const wearRows = 12
 
 func processCells(r result) [][]string {
@@ -205,7 +205,7 @@ func processCells(r result) [][]string {
 	idle, names := add(r.Memory)
 	pods, order := add(r.MemoryOfPods)
 	if len(order) == 0 {
-		order = names // no pods were asked for
+		order = names // no pods were requested
 	}
 	size := func(bytes int64) string { return fmt.Sprintf("%.1f", float64(bytes)/mb) }
 	var cells [][]string
@@ -218,7 +218,7 @@ func processCells(r result) [][]string {
 	return cells
 }
 
-// writeTable writes a Markdown table that is readable as it is.
+// writeTable writes a Markdown table that is also readable as plain text.
 func writeTable(w io.Writer, head []string, cells [][]string) {
 	widths := make([]int, len(head))
 	for _, row := range append([][]string{head}, cells...) {

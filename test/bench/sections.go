@@ -15,8 +15,8 @@ const (
 	addonsHeading   = "## Addons\n"
 )
 
-// replaceSection puts text, which begins with its heading, into the report at path and leaves the other benches'
-// sections as they are.
+// replaceSection puts text, which begins with its heading, into the report at path and keeps the
+// sections of the other benches.
 func replaceSection(path, heading, text string) error {
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -7,10 +7,11 @@ import (
 	"path/filepath"
 )
 
-// sizes are in bytes. packed is the shipped form (internal/pack), 0 where it was not built.
+// sizes are in bytes. packed is the shipped form (internal/pack), 0 if that was not built.
 type sizes struct {
 	mote, packed int64
-	// stock is all stock programs, per-pod programs included, which are in the mote file too.
+	// stock is the size of all stock programs. It includes the per-pod programs, which are in the
+	// mote file too.
 	stock int64
 }
 

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// sample is all measurements of one figure, in one unit.
+// sample has all measurements of one figure, in one unit.
 type sample []float64
 
 func milliseconds(values ...time.Duration) sample {
@@ -17,7 +17,7 @@ func milliseconds(values ...time.Duration) sample {
 	return s
 }
 
-// percentile is the smallest value that p percent of the sample do not exceed.
+// percentile returns the smallest value that p percent of the sample do not exceed.
 func (s sample) percentile(p int) float64 {
 	if len(s) == 0 {
 		return 0
@@ -28,7 +28,7 @@ func (s sample) percentile(p int) float64 {
 
 func (s sample) median() float64 { return s.percentile(50) }
 
-// spread is "min - max", empty for a single value.
+// spread returns "min - max", or "" for a single value.
 func (s sample) spread(format string) string {
 	if len(s) < 2 {
 		return ""

@@ -21,9 +21,9 @@ const (
 	etcdAddress      = "127.0.0.1:2379"
 )
 
-// stock is the comparison: upstream's programs as processes of their own, with mote's settings.
-// Its certificates are made before the clock starts, and etcd is reached without TLS; both in its
-// favour.
+// stock is the cluster of comparison: upstream's programs as separate processes, with mote's
+// settings. Two choices favour it: its certificates are made before the clock starts, and etcd is
+// reached without TLS.
 type stock struct{ trial trial }
 
 func (s *stock) path(name string) string       { return filepath.Join(stockData, name) }
@@ -44,7 +44,7 @@ func (s *stock) prepare() error {
 	return makeBridge()
 }
 
-// makeBridge gives the node an address that its loopback-only network namespace has not.
+// makeBridge gives the node an address: its network namespace has only the loopback.
 func makeBridge() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName
@@ -101,8 +101,9 @@ func (s *stock) writeCertificates() error {
 	return nil
 }
 
-// start begins etcd and containerd at once, and each of the others as early as it is of use: a
-// program that is started before the one it needs spends its time in retries and their back-off.
+// start starts etcd and containerd at once, and each of the others as early as it is useful: a
+// program that is started before the one that it needs spends its time in retries and their
+// back-off.
 func (s *stock) start(ctx context.Context, p *programs) error {
 	etcd := []string{s.program("etcd"), "--name=bench", "--data-dir=" + s.path("etcd"),
 		"--listen-client-urls=http://" + etcdAddress, "--advertise-client-urls=http://" + etcdAddress,
@@ -160,7 +161,7 @@ func reachable(address string) error {
 	return conn.Close()
 }
 
-// importImages imports what mote finds in its images folder.
+// importImages imports the images that mote finds in its images directory.
 func (s *stock) importImages(ctx context.Context) error {
 	if s.trial.Images == "" {
 		return nil

@@ -31,7 +31,7 @@ resources:
   - identity: {}
 `
 
-// The CAP_SYS_RESOURCE that lowers an oom_score_adj is often missing in build machines, hence
+// Build machines often lack CAP_SYS_RESOURCE, which is needed to lower an oom_score_adj. Hence
 // restrict_oom_score_adj here and oomScoreAdj 0 below.
 const containerdTemplate = `version = 4
 root = "/var/lib/containerd"
@@ -82,7 +82,7 @@ clusterDomain: cluster.local
 oomScoreAdj: 0
 `
 
-// In a network namespace that is not the first, the conntrack limits cannot be written: 0 leaves them.
+// Only the first network namespace can write the conntrack limits: 0 leaves them unchanged.
 const proxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// storeOptions are what `scripts/bench datastore` may be told.
+// storeOptions are the options of `scripts/bench datastore`.
 type storeOptions struct {
 	server, stock, dir, out, commit string
 	rounds                          int
@@ -30,7 +30,8 @@ func runStoreBench(ctx context.Context, args []string, stdout, stderr io.Writer)
 	if err != nil {
 		return 2, err
 	}
-	// The clients share the processor with the servers: the less they need, the more of a figure is the server's.
+	// The clients share the processor with the servers: the less the clients need, the more of a
+	// figure belongs to the server.
 	debug.SetGCPercent(clientGC)
 	return exitCode(o.bench(ctx, stdout, stderr))
 }
@@ -38,7 +39,7 @@ func runStoreBench(ctx context.Context, args []string, stdout, stderr io.Writer)
 // millionBudget is for three engines with a million keys.
 const millionBudget = time.Hour
 
-// clientGC lets the clients' heap grow to five times what is in use.
+// clientGC lets the clients' heap grow to five times the memory in use.
 const clientGC = 400
 
 func parseStoreOptions(args []string, stderr io.Writer) (storeOptions, error) {
@@ -82,8 +83,8 @@ func parseStoreOptions(args []string, stderr io.Writer) (storeOptions, error) {
 	return o, nil
 }
 
-// storeBench is one run: each engine in a process of its own, on one disk, all at the same time; while one is
-// measured the others have nothing to do.
+// storeBench is one run: each engine in a process of its own, on one disk, all at the same time.
+// While one is measured the others have nothing to do.
 type storeBench struct {
 	storeOptions
 	work     string
@@ -92,7 +93,7 @@ type storeBench struct {
 	engines  []engine
 	requests []*requestResult
 	growth   []growthResult
-	beyond   []string // what growth asked too much of, and why
+	beyond   []string // the points at which another engine failed, with the error
 	rest     []restResult
 }
 
@@ -125,14 +126,15 @@ func (b *storeBench) say(format string, args ...any) {
 	fmt.Fprintf(b.progress, time.Now().UTC().Format("15:04:05")+" "+format+"\n", args...)
 }
 
-// requestKeys and valueSize are the store in which requests are compared: that of a busy small cluster.
+// requestKeys and valueSize describe the store in which requests are compared: that of a busy small
+// cluster.
 const (
 	requestKeys = 10_000
 	valueSize   = 2000
 )
 
-// compareRequests measures each kind of request on one engine after the other, again and again: what else
-// happens on the machine then happens to all of them.
+// compareRequests measures each kind of request on one engine after the other, again and again:
+// other activity on the machine then affects all of them alike.
 func (b *storeBench) compareRequests(ctx context.Context) (err error) {
 	var beds []*bed
 	defer func() {
@@ -157,7 +159,7 @@ func (b *storeBench) compareRequests(ctx context.Context) (err error) {
 	for round := range b.rounds {
 		for _, result := range b.requests {
 			for i := range beds {
-				one := beds[(i+round)%len(beds)] // who comes first has no advantage
+				one := beds[(i+round)%len(beds)] // alternate, so that the order gives no engine an advantage
 				trial, err := one.measure(ctx, result.request)
 				if err != nil {
 					return fmt.Errorf("%s: %s: %w", one.engine.name, result.request.what, err)

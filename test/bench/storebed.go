@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// resource is the folder of the keys that are measured; the watch is on all of it.
+	// resource is the prefix of the keys that are measured; the watch covers all of it.
 	resource = "/registry/pods/"
 	// keysOfNamespace is how many keys a namespace has.
 	keysOfNamespace = 100
@@ -39,7 +39,7 @@ type bed struct {
 	watch *bedWatch
 	// revisions are those of the fresh keys; each belongs to the client that writes the key.
 	revisions []int64
-	last      atomic.Int64 // the highest revision that a write was answered with
+	last      atomic.Int64 // the highest revision in an answer to a write
 	compactTo int64
 }
 
@@ -66,14 +66,14 @@ func (b *bed) close() error {
 	return errors.Join(b.stop(), os.RemoveAll(b.dir))
 }
 
-// stamped returns a value that says when it was sent.
+// stamped returns a value that contains its time of sending.
 func (b *bed) stamped() string {
 	value := append([]byte{}, b.value...)
 	binary.BigEndian.PutUint64(value, uint64(time.Since(b.epoch)))
 	return string(value)
 }
 
-// fill makes n keys that stay.
+// fill creates n keys that stay.
 func (b *bed) fill(ctx context.Context, n int) error {
 	from := b.keys
 	b.keys += n
@@ -84,7 +84,7 @@ func (b *bed) fill(ctx context.Context, n int) error {
 	return err
 }
 
-// write does what the apiserver sends for a change: op if the key is as old as the guard says.
+// write sends the apiserver's request for a change: op if the key's revision equals guard.
 func (b *bed) write(ctx context.Context, key string, guard int64, op clientv3.Op) (int64, error) {
 	txn := b.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", guard)).Then(op)
 	if guard != 0 {
@@ -106,7 +106,8 @@ func (b *bed) write(ctx context.Context, key string, guard int64, op clientv3.Op
 	}
 }
 
-// each calls fn n times from a number of clients that wait for their answers, and returns how long each call took.
+// each calls fn n times from a number of clients that wait for their answers, and returns how long
+// each call took.
 func (b *bed) each(ctx context.Context, clients, n int, fn func(ctx context.Context, client, i int) error) ([]time.Duration, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -128,7 +129,8 @@ func (b *bed) each(ctx context.Context, clients, n int, fn func(ctx context.Cont
 	return took, context.Cause(ctx)
 }
 
-// compact gives up the history of the round before, as the apiserver does with that of five minutes ago.
+// compact removes the history before the last round, as the apiserver does with history older than
+// five minutes.
 func (b *bed) compact(ctx context.Context) error {
 	if b.compactTo > 0 {
 		if _, err := b.client.Compact(ctx, b.compactTo); err != nil {
@@ -139,11 +141,12 @@ func (b *bed) compact(ctx context.Context) error {
 	return nil
 }
 
-// bedWatch follows all keys as the apiserver's cache does, and notes how old events are when they come.
+// bedWatch watches all keys as the apiserver's cache does, and records how old events are on
+// arrival.
 type bedWatch struct {
 	close func()
 
-	mu    sync.Mutex // guards the rest
+	mu    sync.Mutex // guards the fields below
 	moved sync.Cond
 	ages  []time.Duration
 	seen  int64
@@ -156,7 +159,8 @@ func (b *bed) startWatch(ctx context.Context) {
 	w.moved.L = &w.mu
 	var group sync.WaitGroup
 	w.close = func() { cancel(); group.Wait() }
-	// The first revision is known, so that nothing between now and the server's answer is missed.
+	// The watch starts at a known revision, so it misses nothing between now and the server's
+	// answer.
 	events := b.client.Watch(ctx, resource, clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithRev(b.last.Load()+1))
 	group.Go(func() {
 		for resp := range events {
@@ -192,7 +196,8 @@ func (w *bedWatch) fail(err error) {
 	w.moved.Broadcast()
 }
 
-// take waits for all events up to a revision, and returns the ages of those since the last call.
+// take waits for all events up to a revision, and returns the ages of the events since the last
+// call.
 func (w *bedWatch) take(revision int64) ([]time.Duration, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -14,28 +14,31 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// growthResult is what one engine costs with some number of keys of some size.
+// growthResult is the cost of one engine with a number of keys of one size.
 type growthResult struct {
 	keys, size int
 	engine     string
-	// The time of a request: creates are by loaders, updates by many clients at once, all else by one.
+	// The time of a request: creates are by loaders, updates by many clients at once, all others by
+	// one.
 	create, update, get, list, count time.Duration
-	// written is how much the disk got for each key, disk what the files occupy in the end.
+	// written is how many bytes the disk got for each key; disk is how many bytes the files occupy
+	// at the end.
 	written, disk float64
-	// full and read are what the server has more than when it was empty: after the writes, and after a restart
-	// and a list of everything.
+	// full and read are the additional memory of the server compared to the empty store: after the
+	// writes, and after a restart and a list of everything.
 	full, read memoryGrowth
 	startup    time.Duration
 }
 
-// memoryGrowth is in bytes. What is not anonymous is files that are mapped: page cache, which the kernel takes back.
+// memoryGrowth is in bytes. The part that is not anonymous is mapped files: page cache, which the
+// kernel can reclaim.
 type memoryGrowth struct{ pss, anonymous int64 }
 
 func (m memoryGrowth) String() string {
 	return fmt.Sprintf("%.1f (%.1f)", float64(m.pss)/mb, float64(m.anonymous)/mb)
 }
 
-// points are the sizes of stores that growth is shown at.
+// points returns the sizes of stores at which growth is shown.
 func (o storeOptions) points() [][2]int {
 	points := [][2]int{{1000, valueSize}, {10_000, valueSize}, {10_000, 500}, {2000, 20_000}, {200, 500_000}, {100_000, valueSize}}
 	if o.million {
@@ -57,7 +60,7 @@ func (b *storeBench) grow(ctx context.Context) error {
 				if e.name == "mote" || ctx.Err() != nil {
 					return err
 				}
-				b.beyond = append(b.beyond, err.Error()) // another engine's limit is a result
+				b.beyond = append(b.beyond, err.Error()) // an engine's limit is a result
 				b.say("%v", err)
 				continue
 			}
@@ -68,7 +71,8 @@ func (b *storeBench) grow(ctx context.Context) error {
 	return nil
 }
 
-// expected is about how long a point takes: what its writes took with as many keys as were measured last, twice.
+// expected returns roughly how long a point takes: twice the time of its writes at the rate of the
+// last measured store.
 func (b *storeBench) expected(e engine, keys int) time.Duration {
 	for _, r := range slices.Backward(b.growth) {
 		if r.engine == e.name && r.size == valueSize {
@@ -78,7 +82,7 @@ func (b *storeBench) expected(e engine, keys int) time.Duration {
 	return 0
 }
 
-// calm is how long a server is left alone before its memory is read.
+// calm is how long a server is left idle before its memory is read.
 const calm = 2 * time.Second
 
 func (b *storeBench) growOne(ctx context.Context, e engine, keys, size int) (r growthResult, err error) {
@@ -126,7 +130,7 @@ func (r *growthResult) load(ctx context.Context, b *bed) error {
 	return err
 }
 
-// ask measures requests of the full store.
+// ask measures requests to the full store.
 func (r *growthResult) ask(ctx context.Context, b *bed) error {
 	changed := min(r.keys, freshKeys)
 	for _, one := range []struct {
@@ -173,7 +177,7 @@ func (r *growthResult) restart(ctx context.Context, b *bed) error {
 	return b.readAll(ctx)
 }
 
-// rest leaves the server alone for a moment and looks at what it needs then.
+// rest leaves the server idle for a moment and then reads its resource usage.
 func (b *bed) rest(ctx context.Context) (process, error) {
 	if err := pause(ctx, calm); err != nil {
 		return process{}, err
@@ -181,7 +185,8 @@ func (b *bed) rest(ctx context.Context) (process, error) {
 	return b.look()
 }
 
-// The apiserver's cache, when it starts, asks for pages of this many keys; here also of no more than so many bytes.
+// At its start the apiserver's cache requests pages of this many keys. Here a page also has a limit
+// in bytes.
 const (
 	cachePage  = 10_000
 	cacheBytes = 20 << 20
@@ -203,7 +208,7 @@ func (b *bed) readAll(ctx context.Context) error {
 	return nil
 }
 
-// occupied is what the files below a folder take from the disk, in bytes.
+// occupied returns how many bytes of the disk the files below a directory take.
 func occupied(folder string) (int64, error) {
 	var sum int64
 	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {

@@ -27,7 +27,7 @@ func (b *storeBench) report(stdout io.Writer, took time.Duration) error {
 	return replaceSection(b.out, storeHeading, text.String())
 }
 
-// of collects a figure of an engine's trials.
+// of returns the sample of a figure over an engine's trials.
 func (r *requestResult) of(engine string, value func(trialOfRequests) float64) sample {
 	var s sample
 	for _, t := range r.trials[engine] {
@@ -45,8 +45,8 @@ func (r *requestResult) name() string {
 
 func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// times is how many times as much as mote an engine needs: the median of the rounds' ratios, since rounds
-// differ more than engines do.
+// times returns an engine's figure as a multiple of mote's: the median of the rounds' ratios, since
+// rounds differ more than engines do.
 func (r *requestResult) times(engine string, value func(trialOfRequests) float64) float64 {
 	own, other := r.of("mote", value), r.of(engine, value)
 	var ratios sample
@@ -58,7 +58,7 @@ func (r *requestResult) times(engine string, value func(trialOfRequests) float64
 	return ratios.median()
 }
 
-// verdict says whether a ratio reaches its target.
+// verdict returns whether a ratio reaches its target, as a text.
 func verdict(ratio, target float64) string {
 	switch {
 	case ratio == 0:
@@ -104,7 +104,7 @@ func (b *storeBench) writeRequests(w io.Writer) {
 	writeTable(w, []string{"event of", "mote", "etcd", "kine", "etcd / mote", "kine / mote"}, cells)
 }
 
-// writeCosts says what a request costs the machine.
+// writeCosts writes the cost of a request for the machine.
 func (b *storeBench) writeCosts(w io.Writer) {
 	fmt.Fprint(w, "### Cost of a request\n\nProcessor time of the server in µs, and what it wrote to the disk in kB, for each request; medians.\n\n")
 	var cells [][]string

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestReportsKeepEachOther: each bench writes its own part of the file.
+// TestReportsKeepEachOther checks that each bench writes only its own section of the file.
 func TestReportsKeepEachOther(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "benchmarks.md")
 	store := &storeBench{storeOptions: storeOptions{out: out, dir: t.TempDir(), write: true, rounds: 1}}

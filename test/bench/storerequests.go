@@ -13,26 +13,27 @@ import (
 // request is one kind of request, as Kubernetes sends it.
 type request struct {
 	what string
-	// count requests are sent by a number of clients that each wait for their answers.
+	// A number of clients send count requests; each waits for its answers.
 	clients, count int
-	// do sends one; writes tells those that the watch hears of.
+	// do sends one request; writes marks the requests whose events the watch receives.
 	do     func(ctx context.Context, b *bed, i int) error
 	writes bool
-	// etcd and kine are how many times as long they should take as mote; 0 is no target.
+	// etcd and kine are the target factors of their time compared to mote's; 0 means no target.
 	etcd, kine float64
 }
 
-// many is how many clients a burst has, and freshKeys how many keys they make, change and remove.
+// many is how many clients a burst has, and freshKeys how many keys they create, change and remove.
 const (
 	many      = 16
 	freshKeys = 2000
 	freshFew  = 200
 	page      = 500
-	// pageBytes bounds a page of large values, as the apiserver's users do by their limits.
+	// pageBytes limits a page of large values, as the apiserver's users do by their limits.
 	pageBytes = 8 << 20
 )
 
-// requests are in the order in which they are measured: what is made is changed, then removed.
+// requests returns the kinds in the order of measurement: keys are created, then changed, then
+// removed.
 func requests() []request {
 	return []request{
 		{what: "create", clients: many, count: freshKeys, do: create, writes: true, etcd: 2, kine: 4},
@@ -77,7 +78,7 @@ func get(ctx context.Context, b *bed, i int) error {
 	return expect(resp, err, 1)
 }
 
-// list is a page in the middle of a long list, at the revision that the list began with.
+// list reads a page in the middle of a long list, at the revision of the list's start.
 func list(ctx context.Context, b *bed, i int) error {
 	from := b.scattered(i) / 2
 	resp, err := b.client.Get(ctx, filledKey(from), clientv3.WithRange(clientv3.GetPrefixRangeEnd(resource)),
@@ -110,10 +111,11 @@ func expect(resp *clientv3.GetResponse, err error, keys int) error {
 
 // trialOfRequests is one engine's turn in one round.
 type trialOfRequests struct {
-	// each is the time of all requests over their number; took is what each client waited.
+	// each is the total time divided by the number of requests; took has each client's waiting
+	// time.
 	each time.Duration
 	took []time.Duration
-	// ages are how long after it was sent a write came to the watch.
+	// ages are the times from the sending of a write to its event in the watch.
 	ages []time.Duration
 	// cpu and written are the server's for each request.
 	cpu     time.Duration
@@ -125,18 +127,18 @@ type requestResult struct {
 	trials map[string][]trialOfRequests // by engine
 }
 
-// aftermath is how long a server is left alone after a burst of writes. What it puts off until then is in its own cost, and not in
-// the time of the server that is measured next.
+// aftermath is how long a server is left idle after a burst of writes. Work that it defers until
+// then counts as its own cost, and does not slow down the server that is measured next.
 const aftermath = 1500 * time.Millisecond
 
-// measure sends the requests and waits until the watch has heard of them.
+// measure sends the requests and waits until the watch has received their events.
 func (b *bed) measure(ctx context.Context, r request) (trialOfRequests, error) {
 	var t trialOfRequests
 	if r.writes && b.watch == nil {
 		b.startWatch(ctx)
 	}
 	b.revisions = slices.Grow(b.revisions, r.count)[:max(len(b.revisions), r.count)]
-	runtime.GC() // the garbage of the trial before is not this one's
+	runtime.GC() // the garbage of the last trial must not count here
 	before, err := b.look()
 	if err != nil {
 		return t, err

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// restTime is how long the servers are watched while nobody asks them anything.
+// restTime is how long the servers are watched while they get no requests.
 const restTime = 10 * time.Second
 
-// restResult is what a server does, with a watch open, while nobody asks it anything.
+// restResult is the activity of a server, with a watch open, while it gets no requests.
 type restResult struct {
 	engine string
-	// wakeUps of all threads in a second, cpu in the whole time.
+	// wakeUps is per second, of all threads; cpu is for the whole time.
 	wakeUps float64
 	cpu     time.Duration
 	written int64
 }
 
-// watchRest looks at all servers at once.
+// watchRest measures all servers at the same time.
 func (b *storeBench) watchRest(ctx context.Context, beds []*bed) error {
 	type reading struct {
 		process

@@ -17,12 +17,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// engine is a datastore that is compared, as a process that serves etcd's protocol on a unix socket.
+// engine is one of the compared datastores, as a process that serves etcd's protocol on a unix
+// socket.
 type engine struct {
 	name string
-	// socket is relative to the folder that the store is kept in.
+	// socket is relative to the directory of the store.
 	socket string
-	// command serves the store in the folder, with default settings but for those that its place needs.
+	// command serves the store in the directory, with default settings except those for its place.
 	command func(dir string) (*exec.Cmd, error)
 }
 
@@ -34,7 +35,8 @@ func (o storeOptions) engines() []engine {
 	}
 }
 
-// serveMote serves with mote's verb, or with the tests of package datastore: the same code without the rest of mote.
+// serveMote serves with mote's command, or with the tests of package datastore: the same code
+// without the rest of mote.
 func (o storeOptions) serveMote(dir string) (*exec.Cmd, error) {
 	if filepath.Base(o.server) == "mote" {
 		return exec.Command(o.server, "datastore", "serve", "--path", filepath.Join(dir, "datastore", "state.db"),
@@ -55,13 +57,13 @@ func (o storeOptions) serveEtcd(dir string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The quota is there for a million keys; its default of 2 GiB would end the writes.
+	// The quota allows a million keys; its default of 2 GiB would end the writes.
 	return exec.Command(filepath.Join(o.stock, "etcd"), "--data-dir="+filepath.Join(dir, "data"), "--log-level=error", "--quota-backend-bytes=8589934592",
 		"--listen-client-urls=unix://"+filepath.Join(dir, "etcd.sock"), "--advertise-client-urls=http://"+web, "--listen-client-http-urls=http://"+web,
 		"--listen-peer-urls=http://"+peer, "--initial-advertise-peer-urls=http://"+peer, "--initial-cluster=default=http://"+peer), nil
 }
 
-// serveKine has kine's default: SQLite in ./db, journal in WAL mode, a sync for each commit.
+// serveKine uses kine's default: SQLite in ./db, journal in WAL mode, a sync for each commit.
 func (o storeOptions) serveKine(dir string) (*exec.Cmd, error) {
 	cmd := exec.Command(filepath.Join(o.stock, "kine"), "--listen-address=unix://"+filepath.Join(dir, "kine.sock"), "--metrics-bind-address=0")
 	cmd.Dir = dir
@@ -105,7 +107,7 @@ func (e engine) start(ctx context.Context, dir string) (*storeServer, error) {
 		return nil, fmt.Errorf("start %s: %w", e.name, err)
 	}
 	go func() {
-		_ = cmd.Wait() // that it ended is what counts
+		_ = cmd.Wait() // it ended; the error does not matter
 		close(s.ended)
 	}()
 	if err := s.connect(ctx, filepath.Join(dir, e.socket)); err != nil {
@@ -148,7 +150,7 @@ func (s *storeServer) stop() error {
 	if s.client != nil {
 		err = s.client.Close()
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGTERM) // an error says that it is gone already
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // an error means that it is gone already
 	select {
 	case <-s.ended:
 	case <-time.After(stopTimeout):
@@ -158,7 +160,7 @@ func (s *storeServer) stop() error {
 	return err
 }
 
-// look reads what the server has used so far, and its memory.
+// look reads the resource usage of the server so far.
 func (s *storeServer) look() (process, error) {
 	p, err := readProcess(filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid)))
 	if err != nil {

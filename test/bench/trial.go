@@ -13,50 +13,52 @@ import (
 const (
 	// nodeName is the host name in a trial's namespaces, and so the node's name.
 	nodeName = "bench"
-	// diskSize is the size of a trial's own file system, 8 GiB in a sparse file: large enough that the
-	// kubelet, which looks at the share that is free, never feels short of disk.
+	// diskSize is the size of a trial's own file system, 8 GiB in a sparse file: large enough that
+	// the kubelet, which checks the free share, never reports a lack of disk space.
 	diskSize = 8 << 30
 	// stepTimeout ends a step that will never succeed. The slowest one takes some 10 s here.
 	stepTimeout = 2 * time.Minute
 )
 
-// trial says what one fresh cluster is asked to show. It is handed to the trial's process as JSON.
+// trial describes the measurements of one fresh cluster. The trial's process receives it as JSON.
 type trial struct {
 	// Flavour is "mote" or "stock".
 	Flavour string
-	// Dir is a fresh folder on the disk that is measured; everything the trial writes is below it.
+	// Dir is a fresh directory on the measured disk; everything that the trial writes is below it.
 	Dir string
-	// Mote is the mote file, Stock the folder of the stock programs, Payload the one of runc, shim
-	// and CNI plugins that the stock parts use, Images the archive with the pods' image.
+	// Mote is the mote file, Stock the directory of the stock programs. Payload is the directory of
+	// runc, shim and CNI plugins that the stock components use. Images is the archive with the
+	// pods' image.
 	Mote, Stock, Payload, Images string
 	// MoteArgs are further arguments of mote server.
 	MoteArgs []string
-	// FirstPod creates a pod as soon as the API takes one and times it from the start.
+	// FirstPod creates a pod as soon as the API accepts one and measures its time from the start.
 	FirstPod bool
-	// Pods is how many pods are created one after another and timed.
+	// Pods is how many pods are created and timed, one after another.
 	Pods int
 	// Warm stops the cluster and starts it again on the same data.
 	Warm bool
-	// Settle is how long the cluster is left alone before Idle, the time that usage is summed over.
-	// IdlePods pods are then started and memory is read again. 0 leaves a part out.
+	// Settle is how long the cluster is left idle before Idle, the time over which usage is
+	// measured. IdlePods pods are then started and memory is read again. 0 leaves a step out.
 	Settle, Idle time.Duration
 	IdlePods     int
 	// Addon is the part of `scripts/bench addons` that is measured inside, for Rounds rounds.
 	Addon  string
 	Rounds int
-	// OwnDisk gives the trial a file system of its own, so that device writes can be told apart.
+	// OwnDisk gives the trial a file system of its own, so that its device writes can be
+	// distinguished.
 	OwnDisk bool
 }
 
-// result is what a trial measured; what was not asked for is zero.
+// result has the measurements of a trial; a field that was not requested is zero.
 type result struct {
 	// From the exec of the first process.
 	APIReady, NodeReady, FirstPod time.Duration
 	// StartCPU is the CPU time of all processes until the node was Ready and the first pod ran.
 	StartCPU time.Duration
-	// From SIGTERM to the end of the last process; containers go on.
+	// From SIGTERM to the end of the last process; containers continue to run.
 	Stop time.Duration
-	// From the exec of the first process, on the data of the run before.
+	// From the exec of the first process, on the data of the previous run.
 	WarmAPI, WarmNode time.Duration
 	// From the create call to the watch event that shows the pod Running.
 	Pods []time.Duration
@@ -64,13 +66,13 @@ type result struct {
 	Idle         usage
 	Memory       []process
 	MemoryOfPods []process
-	// Addon is what the part of an addon measured, by figure.
+	// Addon has the measurements of an addon's part, by figure.
 	Addon map[string]sample
 }
 
 func (t trial) path(name string) string { return filepath.Join(t.Dir, name) }
 
-// group is the name of the trial's cgroup.
+// group returns the name of the trial's cgroup.
 func (t trial) group() string { return "mote-bench-" + filepath.Base(t.Dir) }
 
 func readTrial(path string) (trial, error) {
@@ -95,11 +97,11 @@ func writeJSON(path string, value any) error {
 
 // cluster is one way to run Kubernetes.
 type cluster interface {
-	// prepare writes what is there before the clock starts.
+	// prepare writes the files that exist before the clock starts.
 	prepare() error
-	// start executes the first process and returns; further ones may follow by themselves.
+	// start executes the first process and returns. It may start further ones in the background.
 	start(ctx context.Context, p *programs) error
-	// kubeconfig is where the administrator's is, at the latest when the API is ready.
+	// kubeconfig returns the path of the admin kubeconfig, which exists when the API is ready.
 	kubeconfig() string
 }
 
@@ -110,7 +112,7 @@ func newCluster(t trial) cluster {
 	return &stock{trial: t}
 }
 
-// runTrial runs t inside its namespaces and writes what it measured to result.json.
+// runTrial runs t inside its namespaces and writes its measurements to result.json.
 func runTrial(ctx context.Context, specPath string) error {
 	t, err := readTrial(specPath)
 	if err != nil {
@@ -199,7 +201,8 @@ func (t trial) coldStart(ctx context.Context, c cluster, p *programs, r *result)
 func (t trial) warmStart(ctx context.Context, c cluster, p *programs, r *result) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	// The node's heartbeat is in whole seconds; starting on one tells the new run's from the old.
+	// The node's heartbeat has whole seconds: starting on a full second distinguishes the new run's
+	// heartbeats from the old ones.
 	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	begin := time.Now()
 	if err := c.start(ctx, p); err != nil {
@@ -262,12 +265,12 @@ func (t trial) watchIdle(ctx context.Context, c cluster, r *result) error {
 	return err
 }
 
-// leaveAlone sees what a cluster uses that has nothing to do.
+// leaveAlone measures the usage of an idle cluster.
 func (t trial) leaveAlone(ctx context.Context, r *result) (err error) {
 	disk := t.path("disk")
 	var files *wear
 	if t.OwnDisk {
-		// What the start left in the page cache is not the idle cluster's.
+		// The idle cluster must not pay for the data that the start left in the page cache.
 		if err := syncDisk(disk); err != nil {
 			return err
 		}
@@ -310,7 +313,7 @@ func (t trial) startIdlePods(ctx context.Context, c cluster) error {
 	return nil
 }
 
-// pause leaves the cluster alone for d, unless it fails first.
+// pause leaves the cluster idle for d, unless it fails first.
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

@@ -14,21 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wear listens to the kernel's tracing of ext4, to tell which files of a trial's own disk are written.
+// wear uses the kernel's tracing of ext4 to find out which files of a trial's own disk are written.
 type wear struct {
 	disk, tracing, instance string
 }
 
-// wearEvents tell the pages of a file that went to the disk, and the blocks of a commit of the journal.
+// wearEvents report the pages of a file that went to the disk, and the blocks of a commit of the
+// journal.
 const (
 	pagesEvent   = "ext4/ext4_writepages_result"
 	journalEvent = "jbd2/jbd2_run_stats"
 	journalName  = "journal"
-	// wearBuffer is the size of the trace on each CPU in KiB; an hour of an idle cluster needs a tenth.
+	// wearBuffer is the size of the trace buffer on each CPU in KiB; an hour of an idle cluster
+	// needs a tenth.
 	wearBuffer = "4096"
 )
 
-// startWear begins to listen. tracing is a folder to mount tracefs on.
+// startWear starts the tracing. tracing is a directory on which to mount tracefs.
 func startWear(disk, tracing, name string) (*wear, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(disk, &st); err != nil {
@@ -127,7 +129,7 @@ func parseWear(trace io.Reader) (inodes map[uint64]int64, journal int64, err err
 	return inodes, journal, lines.Err()
 }
 
-// names are the files of the disk by inode.
+// names returns the files of the disk by inode.
 func (w *wear) names() (map[uint64]string, error) {
 	names := map[uint64]string{}
 	err := filepath.WalkDir(w.disk, func(path string, d fs.DirEntry, err error) error {

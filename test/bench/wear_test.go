@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestParseWear reads lines as Linux 6.18 writes them.
+// TestParseWear reads lines in the format of Linux 6.18.
 func TestParseWear(t *testing.T) {
 	const trace = `# tracer: nop
            <...>-9901    [000] ..... 22780.9: ext4_writepages_result: dev 7,0 ino 12 ret 0 pages_written 3 pages_skipped 0 sync_mode 1 writeback_index 5

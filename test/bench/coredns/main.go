@@ -1,6 +1,6 @@
-// Command coredns is CoreDNS as a program of its own, from the module that mote links: what mote's DNS is measured
-// beside. It has the plugins of Kubernetes' default Corefile, in upstream's order, and no other, so that the modules
-// of the clouds' plugins are not needed.
+// Command coredns is CoreDNS as a separate program, from the module that mote links. The bench
+// compares mote's DNS to it. It has only the plugins of Kubernetes' default Corefile, in upstream's
+// order, so that it does not need the modules of the clouds' plugins.
 package main
 
 import (
