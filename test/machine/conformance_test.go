@@ -28,14 +28,16 @@ var (
 )
 
 const (
-	// specsTimeout is for all specs, one after another. Emulation is some ten times slower than the processor.
+	// specsTimeout is for all specs, one after another. Emulation is some ten times slower than the
+	// processor.
 	specsTimeout = 90 * time.Minute
-	// specsMegabytes is for the node and e2e.test, which takes 200 MB.
+	// specsMegabytes is the machine's memory: for the node, and for e2e.test, which takes 200 MB.
 	specsMegabytes = 3072
 	specsReport    = "/root/report.json"
 )
 
-// cgroupSpecs are the specs that run without another choice: those that depend on cgroups most, and some others.
+// cgroupSpecs returns the specs that run by default: those that depend on cgroups most, and some
+// others.
 func cgroupSpecs() []string {
 	return []string{
 		`Pod InPlace Resize Container resize pod via the replace endpoint`,
@@ -50,8 +52,8 @@ func cgroupSpecs() []string {
 	}
 }
 
-// TestConformance runs some of upstream's conformance specs on a machine with cgroup v2, and leaves their results for
-// test/conformance/page. scripts/conformance --machine starts it.
+// TestConformance runs some of upstream's conformance specs on a machine with cgroup v2, and writes
+// their results for test/conformance/page. scripts/conformance --machine starts it.
 func TestConformance(t *testing.T) {
 	if *programs == "" {
 		t.Skip("run it with: sudo scripts/conformance --machine")
@@ -91,8 +93,8 @@ func TestConformance(t *testing.T) {
 	saveRun(t, run)
 }
 
-// waitImages waits until each archive of the disk is imported. The node starts pods before, when that takes long, and
-// emulated it takes minutes.
+// waitImages waits until each archive on the disk is imported. If that takes long the node starts
+// pods before, and under emulation it takes minutes.
 func waitImages(t *testing.T, g *guest) {
 	t.Helper()
 	for _, name := range guestImages() {
@@ -100,7 +102,7 @@ func waitImages(t *testing.T, g *guest) {
 	}
 }
 
-// guestImages are what the specs' default choice needs of upstream's images, each as a part of its name.
+// guestImages returns the upstream images that the default specs need, each as a part of its name.
 func guestImages() []string { return []string{"/agnhost:2.6", "/busybox:1.37", "/pause:3"} }
 
 // addSpecs puts e2e.test and the images that the specs name below the root of a disk.
@@ -124,7 +126,8 @@ func addSpecs(root string) error {
 	return errors.Join(err, os.WriteFile(filepath.Join(root, "usr/local/bin/specs"), []byte(specsScript()), 0o755))
 }
 
-// specsScript runs the specs once in a boot, and leaves the exit code in /root/code when they have ended.
+// specsScript returns a script that runs the specs once in a boot, and writes the exit code to
+// /root/code when they have ended.
 func specsScript() string {
 	return fmt.Sprintf(`#!/bin/sh
 mkdir /tmp/specs 2>/dev/null || exit 0 # in memory
@@ -135,7 +138,8 @@ echo $? >/root/code
 `, cluster.Kubeconfig, strings.ReplaceAll(*specs, "'", "."), specsReport)
 }
 
-// runSpecs runs the specs in the background, again after the emulator has locked up, and waits until they have ended.
+// runSpecs runs the specs in the background and waits until they have ended. It runs them again
+// after a lockup of the emulator.
 func runSpecs(t *testing.T, g *guest) {
 	t.Helper()
 	g.waitFor(t, specsTimeout, "test -f /root/code || { specs & false; }")
@@ -155,7 +159,7 @@ func guestSettings(t *testing.T, g *guest) report.Settings {
 	}
 }
 
-// readDisk reads a file of a disk that no machine has.
+// readDisk reads a file of a disk that no machine uses.
 func readDisk(t *testing.T, disk, path string) []byte {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "file")

@@ -1,6 +1,6 @@
-// Package machine boots mote in a QEMU machine by software emulation: Debian's cloud kernel, cgroup v2,
-// a disk, busybox as init, no systemd and no network card. The test talks on the serial console
-// and cuts the power with kill -9 of QEMU: what the guest had not synced dies with its memory.
+// Package machine boots mote in a QEMU machine by software emulation: Debian's cloud kernel, cgroup
+// v2, a disk, busybox as init, no systemd and no network card. The test uses the serial console and
+// cuts the power with kill -9 of QEMU: data that the guest had not synced is lost with its memory.
 package machine
 
 import (
@@ -22,15 +22,15 @@ import (
 //go:embed testdata
 var testdata embed.FS
 
-// initrdModules are what the kernel needs to see its disk, in the order of loading.
+// initrdModules are the modules that the kernel needs for its disk, in the order of loading.
 var initrdModules = [...]string{
 	"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
 }
 
-// tools are Debian's programs that a node needs besides mote; all else is busybox.
+// tools are Debian's programs that a node needs in addition to mote; all others are busybox.
 var tools = [...]string{"mount", "umount", "ip", "nft", "iptables", "iptables-save", "iptables-restore"}
 
-// diskSize is in the form of mke2fs. The file is sparse.
+// diskSize is in the format of mke2fs. The file is sparse.
 const diskSize = "6G"
 
 // kernel is an unpacked linux-image package.
@@ -52,8 +52,8 @@ func findKernel(dir string) (kernel, error) {
 	return kernel{found[0], filepath.Join(dir, "lib", "modules", version), version}, nil
 }
 
-// makeDisk makes an ext4 image of a small Linux with the mote file in it, which the script service of
-// testdata runs, and what add puts below its root.
+// makeDisk makes an ext4 image of a small Linux with the mote file, which the script service of
+// testdata runs, and with the files that add puts below its root.
 func makeDisk(path string, k kernel, mote, service string, add func(root string) error) error {
 	root, err := os.MkdirTemp(filepath.Dir(path), "root-")
 	if err != nil {
@@ -107,8 +107,8 @@ func installBusybox(root string) error {
 	return nil
 }
 
-// installTools copies Debian's programs, and the libraries that ldd names, to where the machine
-// that runs the test has them.
+// installTools copies Debian's programs, and the libraries that ldd lists, to the same paths as on
+// the machine that runs the test.
 func installTools(root string) error {
 	library := regexp.MustCompile(`(/\S+) \(0x`)
 	install := func(path string) error {
@@ -116,7 +116,7 @@ func installTools(root string) error {
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
-		// A busybox link may be there; writing through it would overwrite busybox.
+		// The target may be a link to busybox; writing through it would overwrite busybox.
 		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -150,7 +150,7 @@ func installTools(root string) error {
 	return err
 }
 
-// removeLinks removes busybox's links of a name, wherever in the PATH they lie.
+// removeLinks removes busybox's links of a name from every directory of the PATH.
 func removeLinks(root, tool string) error {
 	for _, dir := range []string{"bin", "sbin", "usr/bin", "usr/sbin"} {
 		if err := os.Remove(filepath.Join(root, dir, tool)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -58,8 +58,8 @@ func writeEntry(w *bytes.Buffer, name string, mode uint32, data []byte) {
 
 func padding(n int) int { return (4 - n%4) % 4 }
 
-// findModule reads a module, plain or as newer Debians ship it, compressed. A kernel that has it
-// built in is not among Debian's.
+// findModule reads a module, plain or compressed as in newer Debian releases. All of Debian's
+// kernels have it as a module, not built in.
 func findModule(k kernel, name string) ([]byte, error) {
 	out, err := exec.Command("find", k.modules, "-name", name+".ko*").Output()
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// readyTimeout is from the shell to node Ready, all of it emulated.
+	// readyTimeout is the time from the shell to node Ready, all of it emulated.
 	readyTimeout = 20 * time.Minute
 	megabytes    = 2048
-	// The power is cut after so many acknowledged objects, in the midst of the others.
+	// The power is cut after cutAfter acknowledged objects, while the others are being written.
 	cutAfter, objects = 40, 400
 )
 
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestPowerCut boots a machine with cgroup v2, runs a pod on it, cuts its power while objects are
-// written, and boots it again: what was acknowledged is there, and the pod runs.
+// written, and boots it again. All acknowledged objects must be there, and the pod must run.
 func TestPowerCut(t *testing.T) {
 	features.Row(t, "A27", "a power cut under load loses nothing acknowledged; the node is Ready again unattended")
 	k, err := findKernel(os.Getenv("MOTE_MACHINE_KERNEL"))
@@ -66,7 +66,7 @@ func TestPowerCut(t *testing.T) {
 	}
 	waitReady(t, g)
 	t.Logf("node Ready after %v", time.Since(start).Round(time.Second))
-	// Again until the namespace has its service account, without which no pod can be made.
+	// Retry until the namespace has its service account, without which no pod can be created.
 	g.waitFor(t, readyTimeout, "kubectl apply -f /etc/pods.yaml")
 	waitWeb(t, g)
 	t.Logf("web answers after %v", time.Since(start).Round(time.Second))
@@ -86,8 +86,8 @@ func TestPowerCut(t *testing.T) {
 	t.Logf("web answers again after %v; %d acknowledged objects are there", time.Since(start).Round(time.Second), len(acknowledged))
 }
 
-// waitReady waits until the node of this boot is Ready; the object in the datastore says so even
-// when nobody has renewed it yet.
+// waitReady waits until the node of this boot is Ready. The object in the datastore has the status
+// Ready even before this boot has renewed it.
 func waitReady(t *testing.T, g *guest) {
 	t.Helper()
 	g.waitFor(t, readyTimeout, "mote status")
@@ -102,7 +102,7 @@ func waitWeb(t *testing.T, g *guest) {
 	}
 }
 
-// writeAndCut creates objects with one kubectl, cuts the power in the midst, and returns those
+// writeAndCut creates objects with one kubectl, cuts the power meanwhile, and returns the objects
 // that the console has shown as created.
 func writeAndCut(t *testing.T, g *guest) []string {
 	t.Helper()

@@ -17,18 +17,20 @@ import (
 )
 
 const (
-	// bootTimeout is to a shell on the console: 5 s here, emulated.
+	// bootTimeout is the time to a shell on the console: 5 s here, emulated.
 	bootTimeout = 3 * time.Minute
-	// commandTimeout is for one command on the console. Emulation is some ten times slower than the processor.
+	// commandTimeout is for one command on the console. Emulation is some ten times slower than the
+	// processor.
 	commandTimeout = 5 * time.Minute
-	// kernelPanic is what the guest's kernel says when it ends, and lockup when its watchdog has ended it:
-	// once in a while both processors of QEMU 7.2's emulation are stuck in the kernel at the same time, for
-	// ever. The machine then starts again by itself, as a device with a watchdog does.
+	// kernelPanic is the message of the guest's kernel when it ends, and lockup the message when
+	// its watchdog has ended it. Now and then both processors of QEMU 7.2's emulation are stuck in
+	// the kernel at the same time, for ever. The machine then restarts by itself, as a device with
+	// a watchdog does.
 	kernelPanic = "Kernel panic - not syncing"
 	lockup      = kernelPanic + ": softlockup"
-	// stuck is what its watchdog says first.
+	// stuck is the watchdog's first message.
 	stuck = "watchdog: BUG: soft lockup"
-	// maxLockups in one test are the emulator's; more are somebody's fault.
+	// maxLockups is how many lockups in one test the emulator may cause; more are a bug.
 	maxLockups = 2
 	// banner and prompt are those of a fresh shell.
 	banner = "built-in shell (ash)"
@@ -56,11 +58,11 @@ func boot(t *testing.T, k kernel, initrd, disk string, megabytes int) *guest {
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-smp", "2", "-m", strconv.Itoa(megabytes),
 		"-kernel", k.image, "-initrd", initrd,
-		// The kernel ends itself when a processor is stuck for 120 s, and starts again. A shorter while is one in which
-		// the emulator had to wait for a processor of a busy machine.
+		// The kernel ends itself when a processor is stuck for 120 s, and restarts. During a
+		// shorter time the emulator may only have waited for a processor of a busy machine.
 		"-append", "console=ttyS0 quiet panic=-1 softlockup_panic=1 watchdog_thresh=60",
-		// writeback: QEMU keeps what the guest has written to its disk, and the machine's own
-		// page cache outlives QEMU, so exactly what the guest had not yet written is lost.
+		// writeback: the machine's own page cache keeps the data that the guest has written to its
+		// disk, and outlives QEMU. So exactly the data that the guest had not yet written is lost.
 		"-drive", "file="+disk+",format=raw,if=virtio,cache=writeback",
 		"-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio")
 	stdin, err := g.cmd.StdinPipe()
@@ -69,8 +71,8 @@ func boot(t *testing.T, k kernel, initrd, disk string, megabytes int) *guest {
 	}
 	g.stdin = stdin
 	g.cmd.Stdout, g.cmd.Stderr = g, os.Stderr
-	// A test that is killed takes QEMU with it. The signal comes when the starting thread ends, so
-	// the thread is kept for this test.
+	// If the test is killed, the kernel kills QEMU too. That signal comes when the starting thread
+	// ends, so the thread is kept for this test.
 	runtime.LockOSThread()
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := g.cmd.Start(); err != nil {
@@ -90,7 +92,7 @@ func boot(t *testing.T, k kernel, initrd, disk string, megabytes int) *guest {
 	return g
 }
 
-// login waits for the shell that comes with a boot, and returns what the console showed until then.
+// login waits for the shell after a boot, and returns the console's output until then.
 func (g *guest) login(t *testing.T) string {
 	t.Helper()
 	out := g.until(t, bootTimeout, "a shell", func(out string) bool { return strings.Contains(out, prompt) })
@@ -98,7 +100,7 @@ func (g *guest) login(t *testing.T) string {
 	return out
 }
 
-// Write takes the console's output.
+// Write receives the console's output.
 func (g *guest) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -138,7 +140,7 @@ func (g *guest) until(t *testing.T, timeout time.Duration, what string, done fun
 	}
 }
 
-// send types a command and forgets what was printed before.
+// send types a command and discards the output before it.
 func (g *guest) send(t *testing.T, command string) {
 	t.Helper()
 	g.mu.Lock()
@@ -149,11 +151,12 @@ func (g *guest) send(t *testing.T, command string) {
 	}
 }
 
-// try runs a command and returns its output and exit code. After a lockup it runs the command again. A fresh shell is
-// the end of a lockup too: what the kernel said may have come before the command.
+// try runs a command and returns its output and exit code. After a lockup it runs the command
+// again. It also takes a fresh shell as a lockup: the kernel's message may have come before the
+// command.
 func (g *guest) try(t *testing.T, command string) (string, int) {
 	t.Helper()
-	// The shell puts the marker together, so that an echo of the command is not taken for it.
+	// The shell assembles the marker, so that an echo of the command is not mistaken for it.
 	g.send(t, command+`; echo "@@""end $?"`)
 	end := regexp.MustCompile(`@@end (\d+)`)
 	out := g.until(t, commandTimeout, command, func(out string) bool {
@@ -204,8 +207,9 @@ func (g *guest) waitFor(t *testing.T, timeout time.Duration, command string) str
 	}
 }
 
-// cutDuring types a command that does not end by itself, cuts the power when its output is enough, and returns what it
-// has printed. A lockup before that is a cut too, and told of: what the guest had not synced is lost in either.
+// cutDuring types a command that does not end by itself, cuts the power when enough returns true
+// for its output, and returns the output. A lockup before that is a power cut too, and is reported
+// by locked: in either case the data that the guest had not synced is lost.
 func (g *guest) cutDuring(t *testing.T, command string, enough func(out string) bool) (out string, locked bool) {
 	t.Helper()
 	g.send(t, command)
@@ -224,7 +228,7 @@ func (g *guest) cutDuring(t *testing.T, command string, enough func(out string) 
 	return out, false
 }
 
-// cutPower is kill -9 of QEMU.
+// cutPower sends kill -9 to QEMU.
 func (g *guest) cutPower() {
 	_ = g.cmd.Process.Kill()
 	<-g.ended

@@ -22,8 +22,8 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// TestRestartsAreNoticed checks that a command is run again in the fresh shell after a lockup that the console shows, and
-// after one whose last words came before the command.
+// TestRestartsAreNoticed checks that a command is run again in the fresh shell after a lockup that
+// the console shows, and after one whose last messages came before the command.
 func TestRestartsAreNoticed(t *testing.T) {
 	shell := "\r\nBusyBox v1.35.0 " + banner + "\r\n\r\n" + prompt
 	for name, restart := range map[string]string{

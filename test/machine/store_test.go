@@ -19,16 +19,17 @@ var (
 	cutSeed   = flag.Uint64("cut-seed", uint64(time.Now().UnixNano()), "choose the moments as the run that printed this seed")
 )
 
-// changesOfRound is more than a writer makes in one round. It is even in rounds of the keys: see removes.
+// changesOfRound is more than a writer makes in one round. It is even in rounds of the keys: see
+// removes.
 const changesOfRound = 1 << 20
 
-// change is the last one of a key; the zero value is that of a key that is not there.
+// change is the last change of a key; the zero value means that the key does not exist.
 type change struct {
-	number   int // of its writer's changes
+	number   int // the number of the change among its writer's changes
 	revision int64
 }
 
-// acknowledged is what the console has told, of all rounds.
+// acknowledged has the acknowledged changes of all rounds, from the console.
 type acknowledged struct {
 	keys    map[string]change
 	next    [writers]int // number of the change after the last acknowledged one
@@ -36,8 +37,8 @@ type acknowledged struct {
 	seen    map[int64]bool
 }
 
-// TestStorePowerCut cuts a machine's power in the midst of writes to its datastore, again and again:
-// no acknowledged change is lost, no revision is given out twice, and the store is whole.
+// TestStorePowerCut cuts a machine's power during writes to its datastore, again and again: no
+// acknowledged change may be lost, no revision may be given out twice, and the store must be sound.
 func TestStorePowerCut(t *testing.T) {
 	k, err := findKernel(os.Getenv("MOTE_MACHINE_KERNEL"))
 	if err != nil {
@@ -91,7 +92,7 @@ func TestStorePowerCut(t *testing.T) {
 	g.run(t, "mote datastore check")
 }
 
-// add takes what a writer has printed; the last line may be half a line.
+// add parses a writer's output; the last line may be incomplete.
 func (a *acknowledged) add(t *testing.T, console string) {
 	t.Helper()
 	lines := strings.Split(strings.ReplaceAll(console, "\r", ""), "\n")
@@ -120,8 +121,8 @@ func (a *acknowledged) add(t *testing.T, console string) {
 	}
 }
 
-// compare fails the test unless the store holds what was acknowledged, or, for one key of each writer,
-// the change after that, which was on its way.
+// compare fails the test unless the store has the acknowledged changes or, for one key of each
+// writer, the next change, which was on its way.
 func (a *acknowledged) compare(t *testing.T, dumped string) {
 	t.Helper()
 	held := map[string]change{}

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// This is what runs in the guest: the test's own program, under this name.
+// The guest runs the test's own program under this name.
 const writerName = "writer"
 
 const (
@@ -23,8 +23,8 @@ const (
 )
 
 // runWriter is the guest's program: "writer write FROM" changes keys until it dies and prints each
-// acknowledged change as a line "+ WRITER NUMBER KEY REVISION"; "writer dump" prints each key as
-// "= KEY REVISION VALUE", then the store's revision as "! REVISION".
+// acknowledged change as a line "+ WRITER NUMBER KEY REVISION"; "writer dump" prints each key as "=
+// KEY REVISION VALUE", then the store's revision as "! REVISION".
 func runWriter(args []string) error {
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{storeURL}, Logger: zap.NewNop()})
 	if err != nil {
@@ -55,7 +55,7 @@ func write(client *clientv3.Client, from int) error {
 }
 
 func writeKeys(client *clientv3.Client, writer, from int) error {
-	guards := map[string]int64{} // the revision of the last change of each key; 0 if it is not there
+	guards := map[string]int64{} // the revision of the last change of each key; 0 if it does not exist
 	resp, err := client.Get(context.Background(), keyOf(writer, 0)[:len(keyOf(writer, 0))-1], clientv3.WithPrefix())
 	if err != nil {
 		return err
@@ -103,7 +103,8 @@ func dump(client *clientv3.Client) error {
 
 func keyOf(writer, n int) string { return fmt.Sprintf("/cut/%d/%d", writer, n%keysOfWriter) }
 
-// removes tells whether a writer's change removes its key. That of the seventh key does each second time.
+// removes reports whether a writer's change removes its key. Every second change of the seventh key
+// does.
 func removes(n int) bool { return n%keysOfWriter == keysOfWriter-1 && n/keysOfWriter%2 == 1 }
 
 func valueOf(writer, n int) string {
