@@ -11,10 +11,11 @@ import (
 	"strings"
 )
 
-// CacheVariable names the environment variable that says where Debian's packages are kept.
+// CacheVariable names the environment variable with the directory for Debian's packages.
 const CacheVariable = "MOTE_TEST_CACHE"
 
-// cacheDir is where packages are kept: MOTE_TEST_CACHE, or mote-test in the user's cache.
+// cacheDir returns the directory of the packages: MOTE_TEST_CACHE, or mote-test in the user's
+// cache.
 func cacheDir() (string, error) {
 	if dir := os.Getenv(CacheVariable); dir != "" {
 		return dir, nil
@@ -26,9 +27,9 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "mote-test"), nil
 }
 
-// Debian is an image that holds the programs of Debian packages and the libraries that they need,
-// unpacked without being installed. Packages that the cache lacks are fetched from the mirrors that the machine's
-// apt knows.
+// Debian returns an image with the programs of Debian packages and the libraries that they need,
+// unpacked without being installed. Packages that the cache lacks are fetched from the mirrors that
+// the machine's apt knows.
 func Debian(name string, packages ...string) (Image, error) {
 	dir, err := cacheDir()
 	if err != nil {
@@ -51,8 +52,8 @@ func Debian(name string, packages ...string) (Image, error) {
 	return Image{Name: name, Files: files, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}, nil
 }
 
-// unpackPackages fetches packages and their libraries and unpacks them to root. It works beside root,
-// so that a root that is there is whole.
+// unpackPackages fetches packages and their libraries and unpacks them to root. It works in a
+// directory beside root, so that a root that exists is complete.
 func unpackPackages(root string, packages []string) error {
 	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil {
 		return err
@@ -83,8 +84,9 @@ func unpackPackages(root string, packages []string) error {
 	return os.Rename(filepath.Join(work, "root"), root)
 }
 
-// withLibraries adds the libraries that packages depend on, Python's too, and theirs. What else a package names (scripts
-// that make users, start services) is for an installation.
+// withLibraries adds the libraries that packages depend on, Python's too, and the libraries of
+// these. It leaves out other dependencies (scripts that create users or start services), which only
+// an installation needs.
 func withLibraries(packages []string) ([]string, error) {
 	all := slices.Clone(packages)
 	for next := packages; len(next) > 0; {
@@ -107,7 +109,7 @@ func isLibrary(name string) bool {
 	return strings.HasPrefix(name, "lib") || strings.HasPrefix(name, "python3") || name == "zlib1g"
 }
 
-// readTree reads what a program needs to run: not documentation, services or locales.
+// readTree reads the files that a program needs to run: no documentation, services or locales.
 func readTree(root string) ([]File, error) {
 	var files []File
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -128,7 +130,8 @@ func readTree(root string) ([]File, error) {
 		files = append(files, file)
 		return err
 	})
-	// In Debian /bin, /lib and their like lead below /usr; a package alone does not say so.
+	// In Debian /bin, /lib and similar directories are links below /usr; a package alone does not
+	// have the links.
 	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
 		_, top := os.Stat(filepath.Join(root, dir))
 		if _, err := os.Stat(filepath.Join(root, "usr", dir)); err == nil && top != nil {
@@ -151,7 +154,7 @@ func readFile(path, rel string, d fs.DirEntry) (File, error) {
 	return File{Path: rel, Mode: int64(info.Mode().Perm()), Data: data}, err
 }
 
-// Tools is Debian's ordinary busybox: unlike the static one it can resolve names.
+// Tools returns an image of Debian's ordinary busybox: unlike the static one it can resolve names.
 func Tools() (Image, error) {
 	im, err := Debian(ToolsName, "busybox")
 	if err != nil {
@@ -170,25 +173,25 @@ func Tools() (Image, error) {
 	return im, nil
 }
 
-// Redis is Debian's redis-server with its tools.
+// Redis returns an image of Debian's redis-server with its tools.
 func Redis() (Image, error) {
 	im, err := Debian(RedisName, "redis-server", "redis-tools")
 	im.Cmd = []string{"redis-server", "--protected-mode", "no", "--dir", "/tmp"}
 	return im, err
 }
 
-// Python is Debian's Python with the client of Kubernetes.
+// Python returns an image of Debian's Python with the client of Kubernetes.
 func Python() (Image, error) {
 	im, err := Debian(PythonName, "python3", "python3-minimal", "python3-kubernetes")
 	im.Cmd = []string{"python3"}
 	return im, err
 }
 
-// Prometheus is Debian's, with its pages.
+// Prometheus returns an image of Debian's Prometheus, with its pages.
 func Prometheus() (Image, error) { return Debian(PrometheusName, "prometheus") }
 
-// InfluxDB is Debian's, a store of series and lines that is asked over HTTP.
+// InfluxDB returns an image of Debian's InfluxDB, a store of series and lines with an HTTP API.
 func InfluxDB() (Image, error) { return Debian(InfluxDBName, "influxdb") }
 
-// Rsyslog is Debian's, which reads log files and sends them on.
+// Rsyslog returns an image of Debian's rsyslog, which reads log files and forwards them.
 func Rsyslog() (Image, error) { return Debian(RsyslogName, "rsyslog") }

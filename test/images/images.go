@@ -1,7 +1,7 @@
 // Package images makes the container images that the tests run, as archives, without a registry:
-// Debian's packages and small Go programs of this repository. An Image is described, then
-// saved in the layout that `docker save` or an OCI tool would write; the same input gives the
-// same bytes. Nothing here is safe to change concurrently.
+// Debian's packages and small Go programs of this repository. The caller describes an Image and
+// saves it in the layout that `docker save` or an OCI tool would write; the same input gives the
+// same bytes. Concurrent changes of an Image are not safe.
 package images
 
 import (
@@ -23,7 +23,7 @@ import (
 // Image is one linux image of the machine's own architecture. Its Files are one layer.
 type Image struct {
 	Name       string // a reference with a tag, e.g. localhost/test/web:1
-	Base       *Image // its layers lie below; everything else of it is ignored. nil for none
+	Base       *Image // its layers are below; its other settings are ignored. nil for none
 	Files      []File
 	Entrypoint []string
 	Cmd        []string
@@ -31,7 +31,7 @@ type Image struct {
 	User       string // "" is root
 }
 
-// File is one entry of the layer. Folders need no entry of their own.
+// File is one entry of the layer. Directories need no entry of their own.
 type File struct {
 	Path string // without a leading slash
 	Mode int64
@@ -39,7 +39,8 @@ type File struct {
 	Link string // the target; Data is ignored then
 }
 
-// Save writes an OCI archive to path, compressed as its suffix says: .tar, .tar.gz or .tar.zst.
+// Save writes an OCI archive to path. The suffix selects the compression: .tar, .tar.gz or
+// .tar.zst.
 func (im Image) Save(path string) error {
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -70,8 +71,8 @@ func (nopCloser) Close() error { return nil }
 // ManifestType is the media type of the manifest that Blobs returns.
 const ManifestType = "application/vnd.oci.image.manifest.v1+json"
 
-// Blobs returns the image as a registry holds it: the manifest, and the blobs that it names (its configuration
-// and its layers).
+// Blobs returns the image in the form of a registry: the manifest, and the blobs that it names (its
+// configuration and its layers).
 func (im Image) Blobs() (manifest []byte, blobs [][]byte, err error) {
 	layers, config, err := im.blobs()
 	if err != nil {
@@ -117,7 +118,8 @@ func (im Image) WriteOCI(w io.Writer) error {
 	return writeTar(w, files)
 }
 
-// WriteDocker writes what `docker save` of old wrote: manifest.json, config and layers.
+// WriteDocker writes the format of older versions of `docker save`: manifest.json, config and
+// layers.
 func (im Image) WriteDocker(w io.Writer) error {
 	layers, config, err := im.blobs()
 	if err != nil {
@@ -202,7 +204,7 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// mustJSON encodes maps of strings and numbers, which cannot be refused.
+// mustJSON encodes maps of strings and numbers, for which encoding cannot fail.
 func mustJSON(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {

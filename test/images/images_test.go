@@ -48,7 +48,8 @@ func TestArchivesHoldTheirBlobs(t *testing.T) {
 	}
 }
 
-// TestBaseLiesBelow checks that an image has its base's layers, unchanged, below its own, and its own settings only.
+// TestBaseLiesBelow checks that an image has the layers of its base, unchanged, below its own
+// layer, and only its own settings.
 func TestBaseLiesBelow(t *testing.T) {
 	base := small()
 	im := Image{

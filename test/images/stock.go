@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// BusyboxPath is where Debian's busybox-static puts its program.
+// BusyboxPath is the path of the program in Debian's busybox-static.
 const BusyboxPath = "/bin/busybox"
 
-// Names of the images that the tests use. The tag is not "latest", so that the kubelet never
-// tries to pull them.
+// Names of the images that the tests use. The tag is not "latest", so that the kubelet never tries
+// to pull them.
 const (
 	BusyboxName = "localhost/test/busybox:1"
 	WebName     = "localhost/test/web:1"
@@ -35,7 +35,7 @@ const (
 	RsyslogName    = "localhost/test/rsyslog:1"
 )
 
-// Busybox is Debian's static busybox with a link for each of its tools.
+// Busybox returns an image of Debian's static busybox with a link for each of its tools.
 func Busybox() (Image, error) {
 	program, err := os.ReadFile(BusyboxPath)
 	if err != nil {
@@ -70,8 +70,9 @@ func applets(program string) ([]File, error) {
 	return links, nil
 }
 
-// Program is an image that holds nothing but a Go program of this repository, built statically
-// from the package folder pkg, e.g. ./test/images/web from the repository's root.
+// Program returns an image that contains nothing except a Go program of this repository. The
+// program is built statically from the package directory pkg, relative to the repository's root,
+// e.g. ./test/images/web.
 func Program(name, root, pkg string) (Image, error) {
 	dir, err := os.MkdirTemp("", "mote-test-image-")
 	if err != nil {
@@ -98,7 +99,7 @@ func Program(name, root, pkg string) (Image, error) {
 	}, nil
 }
 
-// WithShell is the image of a program with busybox' tools beside it.
+// WithShell adds busybox's tools to the image of a program.
 func WithShell(im Image) (Image, error) {
 	box, err := Busybox()
 	im.Files = append(im.Files, box.Files...)
@@ -106,7 +107,8 @@ func WithShell(im Image) (Image, error) {
 	return im, err
 }
 
-// Registry is a registry that serves one image to who knows the user and the password of its environment.
+// Registry returns an image of a registry that serves one image to clients with the user and the
+// password of its environment.
 func Registry(root string, served Image) (Image, error) {
 	im, err := Program(RegistryName, root, "./test/images/registry")
 	if err != nil {

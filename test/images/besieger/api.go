@@ -21,15 +21,16 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
-// client is the pod's own, with its service account and without any limit of its own. Each client
-// has connections of its own.
+// client returns a client of the pod's own service account, without any rate limit. Each client has
+// connections of its own.
 func client() (*kubernetes.Clientset, *clientrest.Config, string, error) {
 	config, err := clientrest.InClusterConfig()
 	if err != nil {
 		return nil, nil, "", err
 	}
 	config.QPS = -1
-	// client-go shares a transport between equal configurations; a Dial of its own makes it another.
+	// client-go shares a transport between equal configurations; a Dial of its own makes a
+	// configuration differ.
 	config.Dial = newDialer()
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -100,7 +101,7 @@ func writes(ctx context.Context, o options, t *tally) error {
 	return nil
 }
 
-// unread is a writer that takes one piece and no more until ctx ends.
+// unread is a writer that accepts one write and then blocks until ctx ends.
 type unread struct {
 	ctx context.Context
 	t   *tally
@@ -112,7 +113,7 @@ func (u unread) Write([]byte) (int, error) {
 	return 0, io.ErrClosedPipe
 }
 
-// unreadExecs runs commands in a pod that print without end, and reads nothing of it.
+// unreadExecs runs commands in a pod that print without end, and reads none of the output.
 func unreadExecs(ctx context.Context, o options, t *tally) error {
 	workers(o.count, func(int) {
 		kube, config, namespace, err := client()
@@ -123,7 +124,7 @@ func unreadExecs(ctx context.Context, o options, t *tally) error {
 			if executor, err = remotecommand.NewWebSocketExecutor(config, http.MethodGet, request.URL().String()); err != nil {
 				break
 			}
-			// A refusal is met here again and again; that is the attack.
+			// A refusal is expected here again and again; that is the attack.
 			if streamErr := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: unread{ctx, t}}); ctx.Err() == nil {
 				t.fail(streamErr)
 			}
@@ -136,7 +137,7 @@ func unreadExecs(ctx context.Context, o options, t *tally) error {
 	return nil
 }
 
-// unreadLogs follows the log of a pod that prints without end, and reads nothing of it.
+// unreadLogs follows the log of a pod that prints without end, and reads none of it.
 func unreadLogs(ctx context.Context, o options, t *tally) error {
 	workers(o.count, func(int) {
 		kube, _, namespace, err := client()
@@ -159,7 +160,7 @@ func unreadLogs(ctx context.Context, o options, t *tally) error {
 	return nil
 }
 
-// unreadForwards forwards ports of a pod, asks there for a large page and reads nothing of it.
+// unreadForwards forwards ports of a pod, requests a large page through them and reads none of it.
 func unreadForwards(ctx context.Context, o options, t *tally) error {
 	workers(o.count, func(int) {
 		for ctx.Err() == nil {

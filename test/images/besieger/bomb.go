@@ -5,7 +5,7 @@ import (
 	"io"
 )
 
-// bombSize is what the bomb unpacks to: large beside the file that it comes in, small beside a disk.
+// bombSize is the unpacked size of the bomb: large compared to its file, small compared to a disk.
 const bombSize = 2 << 30
 
 // writeBomb writes a tar archive of one file of zeros.

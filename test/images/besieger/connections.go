@@ -14,7 +14,7 @@ import (
 // dialTimeout is short: an attacker does not wait for one connection when it can try another.
 const dialTimeout = 3 * time.Second
 
-// retryPause keeps a refused attacker from only burning its own processor time.
+// retryPause prevents a refused attacker from only using its own processor time.
 const retryPause = 20 * time.Millisecond
 
 func dial(ctx context.Context, address string, t *tally) net.Conn {
@@ -30,7 +30,7 @@ func dial(ctx context.Context, address string, t *tally) net.Conn {
 	return conn
 }
 
-// hold opens a connection, gives it to use, and opens the next when that one has ended.
+// hold opens a connection, passes it to use, and opens the next when that one has ended.
 func hold(ctx context.Context, o options, t *tally, use func(net.Conn)) {
 	for ctx.Err() == nil {
 		conn := dial(ctx, o.target, t)
@@ -98,7 +98,7 @@ func slowReader(ctx context.Context, o options, t *tally) error {
 	return nil
 }
 
-// hugeHeaders sends headers that never end, as fast as they are taken.
+// hugeHeaders sends headers that never end, as fast as the server reads them.
 func hugeHeaders(ctx context.Context, o options, t *tally) error {
 	filler := strings.Repeat("a", 4000)
 	workers(o.count, func(int) {
@@ -112,8 +112,8 @@ func hugeHeaders(ctx context.Context, o options, t *tally) error {
 	return nil
 }
 
-// smuggled are requests whose length two parsers may understand differently. Behind each a second
-// request hides, for /smuggled, which no backend may ever see: hall counts it.
+// smuggled returns requests whose length two parsers may understand differently. Behind each a
+// second request is hidden, for /smuggled, which no backend may ever receive: hall counts it.
 func smuggled(host string) map[string]string {
 	hidden := "GET /smuggled HTTP/1.1\r\nHost: " + host + "\r\n\r\n"
 	head := func(path string, lines ...string) string {
@@ -136,8 +136,8 @@ func smuggled(host string) map[string]string {
 	}
 }
 
-// smuggling sends each of the smuggled requests again and again. The front may answer the second
-// request by itself, which is counted; it may not lead it to the backend.
+// smuggling sends each of the smuggled requests again and again. The proxy may answer the second
+// request by itself, which is counted; it must not forward it to the backend.
 func smuggling(ctx context.Context, o options, t *tally) error {
 	for ctx.Err() == nil {
 		for name, text := range smuggled(o.host) {
@@ -159,7 +159,7 @@ func smuggling(ctx context.Context, o options, t *tally) error {
 	return nil
 }
 
-// exchange sends text and counts the answers that come within a moment.
+// exchange sends text and counts the answers that arrive within a moment.
 func exchange(conn net.Conn, text string) (answers int, err error) {
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {

@@ -10,12 +10,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// query packs a question that no cache answers.
+// query packs a question that is in no cache.
 func query(n int64) ([]byte, error) {
 	return new(dns.Msg).SetQuestion(fmt.Sprintf("n%d.default.svc.cluster.local.", n), dns.TypeA).Pack()
 }
 
-// dnsPipeline sends questions over TCP as fast as they are taken and never reads an answer.
+// dnsPipeline sends questions over TCP as fast as the server reads them and never reads an answer.
 func dnsPipeline(ctx context.Context, o options, t *tally) error {
 	var batch []byte
 	const each = 100

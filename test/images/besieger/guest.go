@@ -19,19 +19,21 @@ import (
 )
 
 const (
-	// guestPause between two requests of one kind: a steady client, no load of its own.
+	// guestPause is the time between two requests of one kind: the guest is a steady client and no
+	// load.
 	guestPause = 100 * time.Millisecond
-	// guestTimeout is when a request of the guest has failed. kubectl would wait longer.
+	// guestTimeout is the time after which a request of the guest has failed. kubectl would wait
+	// longer.
 	guestTimeout = 10 * time.Second
 	serviceToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 	serviceCA    = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
 )
 
-// Latencies of one kind of request since the last time that they were asked for.
+// latencies are the figures of one kind of request since the last reading.
 type latencies struct {
 	Requests int      `json:"requests"`
 	Failed   int      `json:"failed"`
-	P50      float64  `json:"p50"` // milliseconds, of those that did not fail
+	P50      float64  `json:"p50"` // in milliseconds, of the requests that did not fail
 	P99      float64  `json:"p99"`
 	Errors   []string `json:"errors,omitempty"` // the first few
 }
@@ -53,7 +55,7 @@ func (s *sampler) add(took time.Duration, err error) {
 	s.took = append(s.took, took)
 }
 
-// reset returns what was collected and begins anew.
+// reset returns the collected latencies and starts again.
 func (s *sampler) reset() latencies {
 	s.mu.Lock()
 	took, errs := s.took, s.errors
@@ -73,8 +75,8 @@ func (s *sampler) reset() latencies {
 	return l
 }
 
-// runGuest asks the API, the cluster DNS and the Ingress at a steady pace, each time on a new
-// connection, as the next client would have to.
+// runGuest sends requests to the API, the cluster DNS and the Ingress at a steady pace, each on a
+// new connection, as a new client would have to.
 func runGuest(ctx context.Context, args []string) error {
 	set := flag.NewFlagSet("guest", flag.ContinueOnError)
 	api := set.String("api", "", "URL to read with the service account's token")
@@ -117,7 +119,7 @@ func runGuest(ctx context.Context, args []string) error {
 		for name, s := range samplers {
 			all[name] = s.reset()
 		}
-		_ = json.NewEncoder(w).Encode(all) // the test asks again
+		_ = json.NewEncoder(w).Encode(all) // the test retries
 	})
 	return serve(ctx, ":9000", mux)
 }
@@ -152,7 +154,7 @@ func fetch(ctx context.Context, url, host string, roots *x509.CertPool) error {
 	return nil
 }
 
-// resolve asks by UDP as libc does: again after two seconds, and again.
+// resolve queries by UDP as libc does: it retries after two seconds, and again.
 func resolve(ctx context.Context, server string) error {
 	client := &dns.Client{Timeout: 2 * time.Second}
 	question := new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA)

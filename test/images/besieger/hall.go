@@ -9,11 +9,12 @@ import (
 	"time"
 )
 
-// largePage is what a slow reader asks for: more than all buffers between it and the hall.
+// largePage is the size of the page for a slow reader: more than all buffers between it and the
+// hall.
 const largePage = 256 << 20
 
-// runHall is the backend of the Ingress: "/" is a small page, /large a large one, POST takes a body
-// whole, /smuggled counts and /count tells how often it was asked for.
+// runHall is the backend of the Ingress. "/" is a small page and /large a large one. POST reads a
+// body to its end. /smuggled counts its requests and /count returns that number.
 func runHall(ctx context.Context) error {
 	var smuggled atomic.Int64
 	mux := http.NewServeMux()

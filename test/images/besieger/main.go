@@ -1,9 +1,14 @@
-// Command besieger attacks a cluster from one of its pods, or uses it as a well-behaved client does.
+// Command besieger attacks a cluster from one of its pods, or uses it as a well-behaved client
+// does.
 //
-//	besieger attack NAME -for 60s [-target ADDRESS] ...   runs one attack and prints what it did as JSON
-//	besieger guest -api URL -dns ADDRESS -web URL         is a good client; :9000/measure prints its latencies as JSON
-//	besieger hall                                         is the backend of the Ingress: :8080
-//	besieger registry                                     is a hostile image registry: 127.0.0.1:5001
+//	besieger attack NAME -for 60s [-target ADDRESS] ...
+//		runs one attack and prints its counts as JSON
+//	besieger guest -api URL -dns ADDRESS -web URL
+//		is a good client; :9000/measure prints its latencies as JSON
+//	besieger hall
+//		is the backend of the Ingress: :8080
+//	besieger registry
+//		is a hostile image registry: 127.0.0.1:5001
 //
 // An attack ends by itself when its time is over. It is written for test/siege, which runs it
 // inside a private host; it must not be pointed at anything else.
@@ -25,12 +30,13 @@ import (
 	"time"
 )
 
-// attack keeps pressure on options.target until ctx ends. It counts what it does in the tally.
+// attack keeps up the pressure on options.target until ctx ends. It counts its actions in the
+// tally.
 type attack func(ctx context.Context, o options, t *tally) error
 
 var errUsage = errors.New("usage: besieger attack NAME [-flags] | guest | hall | registry")
 
-// options of an attack; each attack uses those that it needs.
+// options are the options of attacks; each attack uses those that it needs.
 type options struct {
 	target  string        // address and port, or URL
 	host    string        // HTTP Host, or the pod to reach for attacks on the API
@@ -110,7 +116,7 @@ func runAttack(ctx context.Context, name string, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.last)
 	defer cancel()
 	t := &tally{counts: map[string]int{}}
-	// What a refused attacker meets is counted and is no failure of the attack.
+	// Refusals are counted. They are no failure of the attack.
 	err := a(ctx, o, t)
 	out := json.NewEncoder(os.Stdout)
 	return errors.Join(err, out.Encode(map[string]any{"attack": name, "counts": t.snapshot()}))
@@ -159,7 +165,7 @@ func workers(n int, f func(worker int)) {
 	group.Wait()
 }
 
-// rest waits for d or the end of ctx, which it reports.
+// rest waits for d and returns true, or returns false if ctx ends first.
 func rest(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

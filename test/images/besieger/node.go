@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// forkBomb starts processes that do the same, until it is refused. The copies are this program: they
-// end with the container, or when their own time is over.
+// forkBomb starts processes that do the same, until the kernel refuses. The copies are this
+// program: they end with the container, or when their own time is over.
 func forkBomb(ctx context.Context, _ options, t *tally) error {
 	deadline, _ := ctx.Deadline()
 	for ctx.Err() == nil {
@@ -29,7 +29,7 @@ func forkBomb(ctx context.Context, _ options, t *tally) error {
 	return nil
 }
 
-// memoryHog takes memory and touches it until it is killed.
+// memoryHog allocates memory and writes to it until it is killed.
 func memoryHog(ctx context.Context, _ options, t *tally) error {
 	const chunk = 16 << 20
 	for ctx.Err() == nil {

@@ -14,14 +14,14 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// endlessRate bounds what the endless layer costs the disk of the machine that tests.
+// endlessRate limits how much of the test machine's disk the endless layer fills.
 const endlessRate = 8 << 20 // bytes a second
 
-// runRegistry serves three images over HTTP on loopback, where runtimes ask without TLS:
+// runRegistry serves three images over HTTP on loopback, where runtimes do not use TLS:
 //
-//	endless:1   its layer claims a terabyte, and bytes come for as long as they are taken
+//	endless:1   its layer claims a terabyte, and sends bytes for as long as the client reads
 //	bomb:1      its layer is 2 MB that unpack to 2 GB
-//	digest:1    its layer is not what its digest says
+//	digest:1    its layer does not have the digest that the manifest names
 func runRegistry(ctx context.Context) error {
 	bomb, err := bombLayer()
 	if err != nil {
@@ -95,7 +95,7 @@ func send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // a client that goes away is its own business
+		_, _ = w.Write(body) // the client may go away
 	}
 }
 
@@ -112,7 +112,7 @@ func sendEndless(w http.ResponseWriter, r *http.Request, size int64) {
 	}
 }
 
-// bombLayer is a tar header that promises 2 GB of zeros, and the zeros, compressed.
+// bombLayer is a tar header for 2 GB of zeros, and the zeros, compressed.
 func bombLayer() ([]byte, error) {
 	var out strings.Builder
 	zip := gzip.NewWriter(&out)

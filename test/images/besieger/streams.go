@@ -11,10 +11,12 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// headerBytes of each stream: larger than any browser's, below most servers' limit.
+// headerBytes is the size of each stream's header: larger than any browser's, below most servers'
+// limit.
 const headerBytes = 12 << 10
 
-// requestHeader is a request in HPACK without its table, so that one block serves all connections.
+// requestHeader encodes a request in HPACK without its table, so that one block serves all
+// connections.
 func requestHeader(o options, method string, filler int) []byte {
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
@@ -24,13 +26,13 @@ func requestHeader(o options, method string, filler int) []byte {
 		{Name: ":authority", Value: o.host}, {Name: ":path", Value: o.path},
 		{Name: "x-filler", Value: strings.Repeat("a", filler), Sensitive: true},
 	} {
-		_ = encoder.WriteField(f) // a bytes.Buffer takes everything
+		_ = encoder.WriteField(f) // a bytes.Buffer accepts every write
 	}
 	return block.Bytes()
 }
 
-// frames is one HTTP/2 connection without any of a client's manners: it answers no ping and opens
-// no window.
+// frames is one HTTP/2 connection of a client that ignores the protocol: it answers no ping and
+// opens no window.
 type frames struct {
 	*http2.Framer
 	next uint32
@@ -75,7 +77,7 @@ func unfinishedStreams(ctx context.Context, o options, t *tally) error {
 					t.add("streams")
 				}
 			}
-			// A byte of a body now and then, as a slow client would.
+			// Send a byte of a body now and then, as a slow client would.
 			for stream := uint32(1); err == nil && rest(ctx, retryPause); stream = (stream + 2) % f.next {
 				err = f.WriteData(stream|1, false, []byte("x"))
 			}
@@ -85,7 +87,7 @@ func unfinishedStreams(ctx context.Context, o options, t *tally) error {
 	return nil
 }
 
-// discardFrames reads what the server sends and counts the streams that it refused.
+// discardFrames reads the server's frames and counts the streams that it refused.
 func discardFrames(conn net.Conn, refused *atomic.Int64) {
 	f := http2.NewFramer(nil, conn)
 	for {

@@ -1,8 +1,10 @@
-// Command client is what a Go program does with a cluster through client-go: in a pod with its service account, elsewhere
-// with the kubeconfig that KUBECONFIG names.
+// Command client shows how a Go program uses a cluster through client-go: in a pod with its service
+// account, elsewhere with the kubeconfig that KUBECONFIG names.
 //
-//	client tour NAMESPACE         makes, reads, watches, changes and removes ConfigMaps, and says what it saw
-//	client lead NAMESPACE LEASE   waits until it leads, and writes its host's name into the ConfigMap of the lease's name
+//	client tour NAMESPACE
+//		creates, reads, watches, changes and removes ConfigMaps, and prints the events
+//	client lead NAMESPACE LEASE
+//		waits until it leads, and writes its host's name into the ConfigMap of the lease's name
 package main
 
 import (
@@ -29,10 +31,10 @@ import (
 	"k8s.io/client-go/tools/pager"
 )
 
-// A new leader is found within leaseTime of an end that released nothing.
+// If a leader ends without releasing its lease, a new one is found within leaseTime.
 const leaseTime, renewTime, retryTime = 15 * time.Second, 10 * time.Second, time.Second
 
-// tourTime bounds a tour, which takes a second.
+// tourTime limits a tour, which takes a second.
 const tourTime = time.Minute
 
 func main() {
@@ -65,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 	return errors.New("usage: client tour NAMESPACE | client lead NAMESPACE LEASE")
 }
 
-// tour does to ConfigMaps of one label what there is to do, while an informer looks on.
+// tour executes every operation on ConfigMaps of one label, while an informer watches them.
 func tour(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	ctx, cancel := context.WithTimeout(ctx, tourTime)
 	defer cancel()
@@ -116,7 +118,7 @@ func tour(ctx context.Context, client kubernetes.Interface, namespace string) er
 	return nil
 }
 
-// look starts an informer, waits until it has listed, and sends what happens.
+// look starts an informer, waits until it has listed, and sends the events.
 func look(ctx context.Context, client kubernetes.Interface, namespace, selector string) (<-chan string, error) {
 	seen := make(chan string)
 	tell := func(what string) {
@@ -142,7 +144,7 @@ func look(ctx context.Context, client kubernetes.Interface, namespace, selector 
 	return seen, nil
 }
 
-// lead takes part in an election until it is told to end, and then gives up what it has.
+// lead takes part in an election until it is told to end, and then releases the lease.
 func lead(ctx context.Context, client kubernetes.Interface, namespace, lease string) error {
 	host, err := os.Hostname()
 	if err != nil {

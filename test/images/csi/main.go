@@ -1,8 +1,8 @@
-// Command csi is the smallest true CSI node driver: it registers through the kubelet's plugin
-// registry and serves inline (ephemeral) volumes, each a folder with one file, "hello". The tests
-// prove with it that the kubelet writes CSINode and mounts CSI volumes.
+// Command csi is a minimal but complete CSI node driver: it registers through the kubelet's plugin
+// registry and serves inline (ephemeral) volumes, each a directory with one file, "hello". With it
+// the tests prove that the kubelet writes CSINode and mounts CSI volumes.
 //
-// It expects the kubelet's folders at the same paths as on the node (hostPath mounts).
+// It expects the kubelet's directories at the same paths as on the node (hostPath mounts).
 package main
 
 import (
@@ -43,7 +43,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	// The kubelet dials the driver as soon as it sees the registration socket, so that comes last.
+	// The kubelet connects to the driver as soon as it sees the registration socket, so that comes
+	// last.
 	registry, err := listen(filepath.Join(kubeletRoot, "plugins_registry", driverName+"-reg.sock"))
 	if err != nil {
 		return err

@@ -1,6 +1,6 @@
-// Command extension is a pod that the API server calls: a mutating admission webhook at /admit, which notes on
-// each object that it saw it, and an aggregated API, demo.mote.test/v1, with one resource, "greetings". It serves
-// TLS with /tls/tls.crt and /tls/tls.key.
+// Command extension is a pod that the API server calls. It serves a mutating admission webhook at
+// /admit, which marks each object that it has seen, and an aggregated API, demo.mote.test/v1, with
+// one resource, "greetings". It serves TLS with /tls/tls.crt and /tls/tls.key.
 package main
 
 import (

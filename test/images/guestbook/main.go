@@ -1,6 +1,6 @@
-// Command guestbook is the front of the guestbook tutorial: it writes to the Redis leader and
-// reads from a follower, which it finds by their Services' names, or by the variables that Services put into a pod's
-// environment when GET_HOSTS_FROM=env.
+// Command guestbook is the front end of the guestbook tutorial: it writes to the Redis leader and
+// reads from a follower. It finds them by their Services' names, or with GET_HOSTS_FROM=env by the
+// variables that Services put into a pod's environment.
 //
 //	GET /                        a page
 //	GET /set?value=TEXT          appends an entry

@@ -1,12 +1,12 @@
-// Command kuard stands in for the demonstration server of a book's chapter on pods: it serves /healthy
-// and /ready, which can be told to fail, the files of its container below /fs/, its environment
-// and command line, memory that it takes when asked, and DNS questions.
+// Command kuard stands in for the demonstration server of a book's chapter on pods. It serves
+// /healthy and /ready, which can be made to fail, the files of its container below /fs/, its
+// environment and command line, memory that it allocates on request, and DNS queries.
 //
-//	GET    /healthy, /ready            200 ok, or 500 as told
+//	GET    /healthy, /ready            200 ok, or 500 if it was made to fail
 //	PUT    /healthy/api, /ready/api    {"failNext": N}: the next N answers fail; -1: all; 0: none
 //	GET    /env/api                    {"commandLine": [...], "env": {...}}
 //	GET    /mem/api                    {"held": BYTES}
-//	POST   /mem/api/alloc?size=BYTES   takes so much memory; POST /mem/api/clear gives it back
+//	POST   /mem/api/alloc?size=BYTES   allocates memory; POST /mem/api/clear frees it
 //	POST   /dns/api                    {"type": "A", "name": "kubernetes"}: {"result": "..."}
 package main
 
@@ -70,7 +70,7 @@ func routes() *http.ServeMux {
 	mux.HandleFunc("POST /dns/api", lookup)
 	mux.Handle("GET /fs/", http.StripPrefix("/fs/", http.FileServer(http.Dir("/"))))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		hostname, _ := os.Hostname() // an empty name is what there is to show then
+		hostname, _ := os.Hostname() // an empty name is shown as it is
 		fmt.Fprintf(w, "<html><title>KUAR Demo</title>%s, asked by %s</html>\n", hostname, r.RemoteAddr)
 	})
 	return mux
@@ -83,7 +83,7 @@ func logged(next http.Handler) http.Handler {
 	})
 }
 
-// probe answers a health question until it is told to fail.
+// probe answers health checks with success until it is made to fail.
 type probe struct {
 	mu       sync.Mutex // guards failNext
 	failNext int
@@ -115,7 +115,7 @@ func (p *probe) configure(w http.ResponseWriter, r *http.Request) {
 	p.failNext = told.FailNext
 }
 
-// memory is what the server was told to hold.
+// memory is the memory that the server holds on request.
 type memory struct {
 	mu   sync.Mutex // guards held
 	held [][]byte
@@ -138,7 +138,8 @@ func (m *memory) take(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b := make([]byte, size)
-	for i := 0; i < size; i += 4096 { // a page that was never written is not there
+	// The kernel allocates a page only when it is written.
+	for i := 0; i < size; i += 4096 {
 		b[i] = 1
 	}
 	m.mu.Lock()
@@ -161,7 +162,7 @@ func environment(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, map[string]any{"commandLine": os.Args, "env": env})
 }
 
-// lookup asks the container's own name server, along its search path.
+// lookup queries the container's own name server, along its search path.
 func lookup(w http.ResponseWriter, r *http.Request) {
 	var question struct {
 		Type string `json:"type"`

@@ -1,10 +1,12 @@
-// Command peer is one end of the network tests. `peer serve tcp/PORT... udp/PORT...` echoes on these ports and obeys
-// on port 9000, which the node always reaches: /try?network=tcp&address=A:P&within=1s connects from here and answers
-// "reached" or why not (network=dns looks the address up), /hold?address=A:P opens a TCP connection that
-// /held uses again, /fetch?url=U gets a page, /client answers the caller's address, /healthz "ok" and /probed how often.
+// Command peer is one end of the network tests. `peer serve tcp/PORT... udp/PORT...` echoes on
+// these ports and serves commands on port 9000, which the node always reaches:
+// /try?network=tcp&address=A:P&within=1s connects from here and answers "reached" or the error
+// (network=dns resolves the address), /hold?address=A:P opens a TCP connection that /held uses
+// again, /fetch?url=U gets a page, /client answers the caller's address, /healthz "ok" and /probed
+// the number of requests for /healthz.
 //
-// `peer first NETWORK ADDRESS` connects as its first act, and again for two seconds. It prints one line,
-// "reached after N ms" or "never reached", and waits to be ended.
+// `peer first NETWORK ADDRESS` connects as its first act, and retries for two seconds. It prints
+// one line, "reached after N ms" or "never reached", and waits to be ended.
 package main
 
 import (

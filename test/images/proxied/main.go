@@ -1,6 +1,7 @@
-// Command proxied is what an ingress leads to in the tests: on port 8080 HTTP/1.1, where / answers the variable NAME, /headers
-// what it was sent, and /echo is a WebSocket that sends back what comes; on port 9090 gRPC's health service, without
-// TLS. On SIGTERM it finishes what is under way.
+// Command proxied is the backend of an ingress in the tests. On port 8080 it serves HTTP/1.1: /
+// answers the variable NAME, /headers the request's headers, and /echo is a WebSocket that sends
+// back each message. On port 9090 it serves gRPC's health service, without TLS. On SIGTERM it
+// finishes the requests under way.
 package main
 
 import (

@@ -1,6 +1,7 @@
-// Command registry serves the OCI archive /image.tar under any name and tag, as a private registry does: who asks
-// needs the user and the password of the environment variables REGISTRY_USER and REGISTRY_PASSWORD.
-// It listens on the loopback, port 5000, for a pod on the host's network: containerd asks such a registry without TLS.
+// Command registry serves the OCI archive /image.tar under any name and tag, as a private registry
+// does: a client needs the user and the password of the environment variables REGISTRY_USER and
+// REGISTRY_PASSWORD. It listens on the loopback, port 5000, for a pod on the host's network:
+// containerd uses such a registry without TLS.
 package main
 
 import (
@@ -54,7 +55,7 @@ func serve() error {
 		}
 		w.Header().Set("Docker-Content-Digest", reference)
 		w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
-		_, _ = w.Write(blob) // a client that left wants no answer
+		_, _ = w.Write(blob) // a client that has left needs no answer
 	})
 	srv := &http.Server{Addr: address, Handler: guarded(mux), ReadHeaderTimeout: 10 * time.Second}
 	return srv.ListenAndServe()

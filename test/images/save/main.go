@@ -1,9 +1,9 @@
-// Command save writes one of the tests' images as an archive, for "mote run --image" and "mote image
-// import":
+// Command save writes one of the tests' images as an archive, for "mote run --image" and "mote
+// image import":
 //
 //	go run ./test/images/save web web.tar
 //
-// The archive's suffix says how it is compressed: .tar, .tar.gz or .tar.zst. Run it from the
+// The archive's suffix selects the compression: .tar, .tar.gz or .tar.zst. Run it from the
 // repository's root.
 package main
 

@@ -1,8 +1,8 @@
-// Command web is a tiny HTTP server for the tests: / answers the pod's name, /healthz "ok",
-// /client the caller's address. It logs each request to stdout and ends on SIGTERM. On the same port it sends
-// back what comes by UDP; `web udp ADDRESS TEXT` asks such a server and prints the answer.
-// `web fetch URL` is a client: it prints the answer's body. (busybox has one, but Debian's static
-// build of it crashes in libc where there is no resolver.)
+// Command web is a tiny HTTP server for the tests: / answers the pod's name, /healthz "ok", /client
+// the caller's address. It logs each request to stdout and ends on SIGTERM. On the same port it
+// sends back each UDP packet; `web udp ADDRESS TEXT` sends a packet to such a server and prints the
+// answer. `web fetch URL` is a client: it prints the answer's body. (busybox has a client, but that
+// of Debian's static build crashes in libc if there is no resolver.)
 package main
 
 import (
@@ -77,7 +77,7 @@ func echo(packets net.PacketConn) {
 		if err != nil {
 			return
 		}
-		_, _ = packets.WriteTo(buffer[:n], from) // a lost packet is UDP's way
+		_, _ = packets.WriteTo(buffer[:n], from) // UDP may lose packets
 	}
 }
 
@@ -103,7 +103,7 @@ func ask(address, text string) error {
 }
 
 func fetch(url string) error {
-	// Who answers is shown by the answer; the test's pods have no certificate authority.
+	// The answer identifies the server; the test's pods have no certificate authority.
 	client := &http.Client{Timeout: timeout, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}}
