@@ -23,12 +23,14 @@ var dnsManifest string
 
 const (
 	clusterDNS = "10.43.0.10:53"
-	// dnsTimeout is for a changed Service or Corefile to be answered: milliseconds on an idle machine.
+	// dnsTimeout is the time until the answer for a changed Service or Corefile: milliseconds on an
+	// idle machine.
 	dnsTimeout = time.Minute
 )
 
-// TestAddonDNS asks the cluster's DNS as pods and the node do, without any upstream, with one, and with one that
-// leads back; it breaks the Corefile, and switches the addon off and on.
+// TestAddonDNS sends queries to the cluster's DNS as pods and the node do: without any upstream,
+// with one, and with one that leads back. It breaks the Corefile, and disables and enables the
+// addon.
 func TestAddonDNS(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"))
@@ -51,7 +53,8 @@ func TestAddonDNS(t *testing.T) {
 	t.Run("off and on", func(t *testing.T) { testDNSOffAndOn(t, s) })
 }
 
-// lookup asks once and returns the answers' data in order, or the response code if it is not success.
+// lookup sends one query and returns the answers' data in order, or the response code if it is not
+// success.
 func lookup(t *testing.T, h *cluster.Host, network, kind, name string) (string, error) {
 	t.Helper()
 	conn, err := h.Dial(t.Context(), network, clusterDNS)
@@ -116,7 +119,7 @@ func testDNSNames(t *testing.T, h *cluster.Host) {
 		{"A", "1-2-3-4.default.pod.cluster.local", "1.2.3.4"},
 		{"A", "nobody" + domain, "NXDOMAIN"},
 		{"TXT", "dns-version.cluster.local", `"1.1.0"`},
-		{"A", "www.example.test", "SERVFAIL"}, // at once: this machine knows no other server
+		{"A", "www.example.test", "SERVFAIL"}, // at once: this machine has no other server
 	} {
 		waitLookup(t, h, q.kind, q.name, q.want)
 	}
@@ -136,7 +139,7 @@ func testDNSInPod(t *testing.T, h *cluster.Host) {
 	for _, name := range []string{"web", "web.default", "web.default.svc", "web.default.svc.cluster.local"} {
 		fetch(pod, "http://"+name, pod)
 	}
-	// The stateful pods' stable names, which their peers use.
+	// The stable names of the stateful pods, which their peers use.
 	fetch("db-1", "http://db-0.db:8080", "db-0")
 }
 
@@ -151,7 +154,7 @@ func testDNSObjects(t *testing.T, h *cluster.Host) {
 		t.Fatal(err)
 	}
 	wantContains(t, "metrics", metrics, "coredns_dns_requests_total", "go_goroutines", "process_open_fds")
-	for line := range strings.Lines(metrics) { // pods reach the port, and other components' series name all pods
+	for line := range strings.Lines(metrics) { // pods reach the port, and series of other components have the names of all pods
 		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(line, "# HELP "), "# TYPE "), "_")
 		if !slices.Contains([]string{"coredns", "go", "process"}, name) {
 			t.Errorf("port 9153 shows a series of another component: %s", line)
@@ -201,13 +204,13 @@ func testDNSBroken(t *testing.T, h *cluster.Host) {
 	waitEvent(t, h, "CorefileInvalid", "Corefile:12 - Error during parsing: Unknown directive 'nonsense'; the last good Corefile stays")
 	waitTrouble(t, h, "dns: ConfigMap kube-system/coredns: Corefile:12", true)
 	waitLookup(t, h, "A", "kubernetes.default.svc.cluster.local", "10.43.0.1")
-	// A directive's own mistake, and a Corefile that nobody in the cluster could ask.
+	// First an error of a directive, then a Corefile that nothing in the cluster could query.
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "ttl 30", "ttl many", 1))
 	waitEvent(t, h, "CorefileInvalid", `parsing "many"`)
 	setConfigMap(t, h, "coredns", "Corefile", strings.Replace(good, "errors", "bind 192.0.2.99", 1))
 	waitEvent(t, h, "CorefileInvalid", "no server block answers on the cluster's DNS address")
 	waitLookup(t, h, "A", "kubernetes.default.svc.cluster.local", "10.43.0.1")
-	// Deleted, the default comes back.
+	// After a deletion, the default comes back.
 	h.Kubectl(t, "delete", "configmap", "-n", "kube-system", "coredns")
 	cluster.Wait(t, dnsTimeout, "the default Corefile", func() error {
 		r := h.Try(t, nil, "mote", "kubectl", "get", "configmap", "-n", "kube-system", "coredns", "-o", "jsonpath={.data.Corefile}")
@@ -220,7 +223,8 @@ func testDNSBroken(t *testing.T, h *cluster.Host) {
 	waitLookup(t, h, "A", "kubernetes.default.svc.cluster.local", "10.43.0.1")
 }
 
-// testDNSGarbage sends what no client would and sees the server answer others as before.
+// testDNSGarbage sends packets that no client would send, and checks that the server still answers
+// others.
 func testDNSGarbage(t *testing.T, h *cluster.Host) {
 	features.Row(t, "D5", "garbage and idle connections hold nobody up")
 	question, err := new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA).Pack()
@@ -241,7 +245,7 @@ func testDNSGarbage(t *testing.T, h *cluster.Host) {
 			}
 		}
 	}
-	// Connections that say nothing hold nobody up.
+	// Idle connections must not delay anyone.
 	var idle []net.Conn
 	for range 200 {
 		conn, err := h.Dial(t.Context(), "tcp", clusterDNS)
@@ -274,7 +278,8 @@ func setResolvConf(t *testing.T, h *cluster.Host, text string) {
 	h.Run(t, "sh", "-c", "printf %s '"+text+"' >/etc/resolv.conf.new && cat /etc/resolv.conf.new >/etc/resolv.conf && rm /etc/resolv.conf.new")
 }
 
-// testDNSLoop leads what is forwarded back to the cluster's DNS, as a stub resolver on the machine might.
+// testDNSLoop sends forwarded queries back to the cluster's DNS, as a stub resolver on the machine
+// might.
 func testDNSLoop(t *testing.T, h *cluster.Host) {
 	features.Row(t, "D5", "a loop through a stub resolver is found and named")
 	good := corefile(t, h)
@@ -301,7 +306,7 @@ func testDNSOffAndOn(t *testing.T, s *cluster.Server) {
 			"-l", "app.kubernetes.io/managed-by=mote,k8s-app=kube-dns", "-o", "name")
 	}
 	before := objects()
-	h.Kubectl(t, "delete", "configmap", "-n", "kube-system", "coredns") // edited above, so the user's
+	h.Kubectl(t, "delete", "configmap", "-n", "kube-system", "coredns") // edited above, so it belongs to the user
 	restart("--disable=dns")
 	cluster.Wait(t, dnsTimeout, "nothing of DNS", func() error {
 		if left := objects(); left != "" {

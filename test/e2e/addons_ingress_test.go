@@ -36,7 +36,8 @@ import (
 //go:embed testdata/ingress.yaml
 var ingressManifest string
 
-// ingressLab is the lab of policies with Ingresses, reached at the node's address towards the machine outside.
+// ingressLab is the lab of policies with Ingresses. The machine outside reaches them at the node's
+// address.
 type ingressLab struct {
 	*policyLab
 	roots *x509.CertPool // of the hosts' certificates
@@ -44,11 +45,13 @@ type ingressLab struct {
 
 const (
 	ingressIP = "192.0.2.1"
-	// cutTimeout is for the ingress to notice that its open connections are forbidden: 20 s, and 5 for a new one.
+	// cutTimeout is the time in which the ingress must end open connections that a policy forbids:
+	// 20 s, and 5 s for a new one.
 	cutTimeout = time.Minute
 )
 
-// TestAddonIngress leads HTTP, WebSockets and gRPC through Ingresses, from the machine itself and from one beside it.
+// TestAddonIngress sends HTTP, WebSockets and gRPC through Ingresses, from the machine itself and
+// from one beside it.
 func TestAddonIngress(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	l := &ingressLab{policyLab: newPolicyLab(t, h, program(t, images.ProxiedName, "./test/images/proxied")), roots: x509.NewCertPool()}
@@ -75,7 +78,7 @@ func TestAddonIngress(t *testing.T) {
 	}
 }
 
-// secret makes the Secret of a host, whose certificate the lab's clients trust.
+// secret creates the Secret of a host, whose certificate the lab's clients trust.
 func (l *ingressLab) secret(t *testing.T, name, host string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -116,7 +119,7 @@ func (l *ingressLab) waitIngress(t *testing.T, name, want string) {
 		"get", "ingress", "-n", "red", name, "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")
 }
 
-// waitIngressEvent waits for a warning on an Ingress, and for it in mote's status.
+// waitIngressEvent waits for a warning on an Ingress, and for the same warning in mote's status.
 func (l *ingressLab) waitIngressEvent(t *testing.T, name, reason, text string) {
 	t.Helper()
 	l.h.WaitKubectl(t, inForce, func(out string) bool { return strings.Contains(out, text) }, "get", "events", "-n", "red",
@@ -126,7 +129,7 @@ func (l *ingressLab) waitIngressEvent(t *testing.T, name, reason, text string) {
 	}
 }
 
-// dial connects to the node whatever the address's host is.
+// dial connects to the node, whatever the host in the address is.
 func (l *ingressLab) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -135,8 +138,9 @@ func (l *ingressLab) dial(ctx context.Context, network, address string) (net.Con
 	return l.h.Dial(ctx, network, net.JoinHostPort(ingressIP, port))
 }
 
-// browser is a client that finds all hosts at the node and trusts the certificates that they have by now: a pool may not be
-// added to while a client reads it.
+// browser returns a client that connects to the node for all hosts, and trusts their current
+// certificates. Each client has its own pool: nothing may be added to a pool while a client reads
+// it.
 func (l *ingressLab) browser(t *testing.T) *http.Client {
 	transport := &http.Transport{DialContext: l.dial, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: l.roots.Clone()}}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -156,8 +160,8 @@ func browse(client *http.Client, page string) (string, error) {
 	return strings.TrimSpace(string(body)), err
 }
 
-// waitPage waits until a page is what accept takes. Each try has a connection of its own: one that kube-proxy has led to a
-// pod stays there when the port is somebody else's.
+// waitPage waits until accept returns true for a page. Each try has a connection of its own: a
+// connection that kube-proxy has routed to a pod stays there when the port goes to another Service.
 func (l *ingressLab) waitPage(t *testing.T, page string, accept func(answer string, err error) bool) {
 	t.Helper()
 	l.waitPageFor(t, inForce, page, accept)
@@ -255,7 +259,8 @@ func testIngressGRPC(t *testing.T, l *ingressLab) {
 	}
 }
 
-// testIngressReload asks two hosts all the time, while certificates, rules and all pods are replaced.
+// testIngressReload sends requests to two hosts all the time, while certificates, rules and all
+// pods are replaced.
 func testIngressReload(t *testing.T, l *ingressLab) {
 	features.Row(t, "D6", "certificates, rules and pods are replaced under load, and no request fails")
 	ctx, stop := context.WithCancel(t.Context())
@@ -299,7 +304,8 @@ func testIngressReload(t *testing.T, l *ingressLab) {
 	t.Logf("%d requests", asked.Load())
 }
 
-// testIngressPolicies: what comes through the ingress is judged as coming from a pod of kube-system.
+// testIngressPolicies checks that policies treat traffic through the ingress as traffic from a pod
+// of kube-system.
 func testIngressPolicies(t *testing.T, l *ingressLab) {
 	features.Row(t, "D7", "what comes through the ingress is judged as traffic from outside")
 	const page = "http://any.test/healthz"
@@ -311,7 +317,7 @@ func testIngressPolicies(t *testing.T, l *ingressLab) {
 		admitted bool
 	}{
 		{`ipBlock: {cidr: 10.42.0.1/32}`, true},
-		{`ipBlock: {cidr: 192.0.2.0/24}`, false}, // the client's own address is not seen
+		{`ipBlock: {cidr: 192.0.2.0/24}`, false}, // the client's own address is not visible
 		{`namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/name: ingress}}`, true},
 	} {
 		l.apply(t, `{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{`+c.peer+`}]}]}`)
@@ -344,12 +350,12 @@ func testIngressMissingSecret(t *testing.T, l *ingressLab) {
 	})
 }
 
-// testIngressPorts: neither the load balancer nor the ingress takes the other's ports.
+// testIngressPorts checks that neither the load balancer nor the ingress takes the other's ports.
 func testIngressPorts(t *testing.T, l *ingressLab) {
 	features.Row(t, "D6", "a port that is taken: an event, and the others go on")
 	l.balance(t, "late", 80, "")
 	l.waitRefused(t, "late", "port 80/TCP of 192.0.2.1 is in use by")
-	// Without an Ingress the port is free for others.
+	// Without an Ingress the port is free for other Services.
 	l.h.Kubectl(t, "delete", "ingress", "-n", "red", "--all")
 	l.waitAddress(t, "late", ingressIP)
 	l.fetch(t, "http://"+ingressIP+"/healthz", is("ok"))

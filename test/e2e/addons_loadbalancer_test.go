@@ -9,7 +9,7 @@ import (
 	"github.com/mote-k8s/mote/test/cluster"
 )
 
-// balanced is a Service in front of pod web, which answers the client's address there.
+// balanced is a Service in front of pod web, which answers with the client's address.
 const balanced = `
 apiVersion: v1
 kind: Service
@@ -21,7 +21,8 @@ spec:
   %s
 `
 
-// TestAddonLoadBalancer reaches Services from a machine beside the node: on the node's address and on a pool's.
+// TestAddonLoadBalancer reaches Services from a machine beside the node: on the node's address and
+// on an address of a pool.
 func TestAddonLoadBalancer(t *testing.T) {
 	l := newPolicyLab(t, cluster.NewHost(t, cluster.HostConfig{}))
 	for _, step := range []struct {
@@ -58,7 +59,7 @@ func (l *policyLab) waitRefused(t *testing.T, name, why string) {
 		"--field-selector", "reason=AddressRefused,involvedObject.name="+name, "-o", "jsonpath={.items[*].message}")
 }
 
-// fetch waits until the machine outside gets an answer that accept takes.
+// fetch waits until the machine outside gets an answer for which accept returns true.
 func (l *policyLab) fetch(t *testing.T, page string, accept func(answer string) bool) {
 	t.Helper()
 	cluster.Wait(t, inForce, page, func() error {
@@ -94,7 +95,7 @@ func testBalancerPorts(t *testing.T, l *policyLab) {
 		l.waitRefused(t, name, c.why)
 		l.waitAddress(t, name, "")
 	}
-	// Who waits gets the port when it is free.
+	// The Service that waits gets the port when it is free.
 	l.h.Kubectl(t, "delete", "service", "-n", "red", "one", "apiserver", "kubelet", "nodeport")
 	l.waitAddress(t, "same", "192.0.2.1")
 	l.fetch(t, "http://192.0.2.1:8090/healthz", is("ok"))
@@ -151,7 +152,7 @@ func testBalancerPool(t *testing.T, l *policyLab) {
 func testBalancerOffAndOn(t *testing.T, l *policyLab) {
 	l.restart(t, "--disable=loadbalancer")
 	l.waitAddress(t, "b", "")
-	cluster.Wait(t, inForce, "nothing of the pool", func() error { // the statuses go first
+	cluster.Wait(t, inForce, "nothing of the pool", func() error { // the statuses are removed first
 		if addresses := l.h.Run(t, "ip", "-o", "addr"); strings.Contains(addresses, "192.0.2.1") && strings.Contains(addresses, ":mote") {
 			return fmt.Errorf("left: %s", addresses)
 		}

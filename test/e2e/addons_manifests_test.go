@@ -21,12 +21,13 @@ var crdManifest string
 
 const (
 	manifestsDir = "/var/lib/mote/server/manifests"
-	// keptTimeout is for a change of the directory to be seen in the cluster: half a second on an idle machine, some
-	// more where a kind or a namespace has to come first.
+	// keptTimeout is the time until a change of the directory is in the cluster: half a second on
+	// an idle machine, some more if a kind or a namespace has to be created first.
 	keptTimeout = time.Minute
 )
 
-// TestAddonManifests writes, edits, breaks and removes files in the manifests directory, with mote running and not.
+// TestAddonManifests writes, edits, breaks and removes files in the manifests directory, with mote
+// running and stopped.
 func TestAddonManifests(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	drop(t, h, "before.yaml", configMap("before", "1")) // before the first start
@@ -48,7 +49,7 @@ func TestAddonManifests(t *testing.T) {
 	t.Run("stopped meanwhile", func(t *testing.T) { testManifestStopped(t, s) })
 }
 
-// drop puts a file into the directory, as a whole.
+// drop puts a file into the directory in one step.
 func drop(t *testing.T, h *cluster.Host, name, text string) {
 	t.Helper()
 	target := h.Path(path.Join(manifestsDir, name))
@@ -71,7 +72,7 @@ func configMap(name, value string) string {
 	return fmt.Sprintf("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {value: %q}\n", name, value)
 }
 
-// data is a ConfigMap's value, "" if there is none.
+// data returns a ConfigMap's value, "" if there is none.
 func data(t *testing.T, h *cluster.Host, name string) string {
 	t.Helper()
 	return h.Kubectl(t, "get", "configmap", name, "--ignore-not-found", "-o", "jsonpath={.data.value}")
@@ -83,7 +84,7 @@ func waitData(t *testing.T, h *cluster.Host, name, want string) {
 		"get", "configmap", name, "--ignore-not-found", "-o", "jsonpath={.data.value}")
 }
 
-// waitFile waits for what the file's own ConfigMap says.
+// waitFile waits until the file's own ConfigMap has the parts.
 func waitFile(t *testing.T, h *cluster.Host, file string, parts ...string) {
 	t.Helper()
 	h.WaitKubectl(t, keptTimeout, func(out string) bool {
@@ -130,10 +131,10 @@ func testManifestDeleted(t *testing.T, h *cluster.Host) {
 			"get", "configmap", "-n", "kept", "inside", "--ignore-not-found", "-o", "name")
 	}
 	inside()
-	// All of it, which takes a while, in which nothing can be made there.
+	// Delete the whole namespace. That takes a while, during which nothing can be created there.
 	h.Kubectl(t, "delete", "namespace", "kept", "--timeout=1m")
 	inside()
-	// An idle directory writes nothing.
+	// An idle directory causes no writes.
 	version := func() string {
 		return h.Kubectl(t, "get", "configmap", "-A", "-o", `jsonpath={range .items[*]}{.metadata.name}={.metadata.resourceVersion} {end}`)
 	}
@@ -195,13 +196,13 @@ func testManifestBroken(t *testing.T, h *cluster.Host) {
 	if got := data(t, h, "fine"); got != "1" {
 		t.Errorf("half of a broken file was applied: %q", got)
 	}
-	// One object of an unknown kind: the rest is applied, and nothing else waits for it.
+	// One object has an unknown kind: the others are applied, and nothing else waits for it.
 	drop(t, h, "broken.yaml", configMap("fine", "3")+"---\napiVersion: example.test/v1\nkind: Unknown\nmetadata: {name: x}\n")
 	waitData(t, h, "fine", "3")
 	events("the cluster knows no such kind")
 	drop(t, h, "other.yaml", configMap("other", "1"))
 	waitData(t, h, "other", "1")
-	// What the API does not take, by name.
+	// The API refuses an object; the error names it.
 	drop(t, h, "broken.yaml", configMap("fine", "3")+configMap("Not_a_name", "1"))
 	waitFile(t, h, "broken.yaml", "failed", "Not_a_name")
 	drop(t, h, "broken.yaml", configMap("fine", "4"))
@@ -215,7 +216,8 @@ func testManifestBroken(t *testing.T, h *cluster.Host) {
 	waitData(t, h, "fine", "")
 }
 
-// testManifestWhole writes objects one after the other without "---", of which kubectl reads the first one or two only.
+// testManifestWhole writes objects one after the other without "---". kubectl reads only the first
+// one or two of them.
 func testManifestWhole(t *testing.T, h *cluster.Host) {
 	object := func(name string) string {
 		return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q},"data":{"value":"2"}}`, name)
@@ -238,7 +240,8 @@ func testManifestWhole(t *testing.T, h *cluster.Host) {
 	waitData(t, h, "whole-b", "")
 }
 
-// testManifestNoFile makes a FIFO, which once stopped the addon for ever, and a file without an end.
+// testManifestNoFile makes a FIFO, on which the addon once blocked for ever, and a file without an
+// end.
 func testManifestNoFile(t *testing.T, h *cluster.Host) {
 	drop(t, h, "gone.yaml", configMap("gone", "1"))
 	waitData(t, h, "gone", "1")
@@ -251,7 +254,7 @@ func testManifestNoFile(t *testing.T, h *cluster.Host) {
 	waitFile(t, h, "fifo.yaml", "failed", "not a regular file but a named pipe")
 	waitFile(t, h, "zero.yaml", "failed", "not a regular file but a device")
 	wantContains(t, "mote status", h.Run(t, "mote", "status"), manifestsDir+"/fifo.yaml: open")
-	remove(t, h, "gone.yaml") // which they do not name
+	remove(t, h, "gone.yaml") // the files do not name it
 	waitData(t, h, "gone", "")
 	remove(t, h, "fifo.yaml")
 	remove(t, h, "zero.yaml")
@@ -262,7 +265,7 @@ func testManifestNoFile(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// testManifestHalfWritten holds a file open after half of it.
+// testManifestHalfWritten keeps a file open that is half written.
 func testManifestHalfWritten(t *testing.T, h *cluster.Host) {
 	drop(t, h, "slow.yaml", configMap("slow-a", "1")+configMap("slow-b", "1"))
 	waitData(t, h, "slow-b", "1")
@@ -299,7 +302,7 @@ func testManifestTwice(t *testing.T, h *cluster.Host) {
 	if got := data(t, h, "shared"); got != "first" {
 		t.Errorf("the second file won: %q", got)
 	}
-	// It moves to the other file without being gone.
+	// The object moves to the other file without being deleted.
 	uid := h.Kubectl(t, "get", "configmap", "shared", "-o", "jsonpath={.metadata.uid}")
 	remove(t, h, "first.yaml")
 	waitData(t, h, "shared", "second")
@@ -310,7 +313,7 @@ func testManifestTwice(t *testing.T, h *cluster.Host) {
 	waitData(t, h, "shared", "")
 }
 
-// testManifestSecrets looks for what must not be anywhere but in the Secret.
+// testManifestSecrets searches for values that must not be anywhere except in the Secret.
 func testManifestSecrets(t *testing.T, h *cluster.Host, s *cluster.Server) {
 	secret := func(fields string) string {
 		return "apiVersion: v1\nkind: Secret\nmetadata: {name: pass}\n" + fields
@@ -329,7 +332,7 @@ func testManifestSecrets(t *testing.T, h *cluster.Host, s *cluster.Server) {
 	h.WaitKubectl(t, keptTimeout, func(out string) bool { return out == "" }, "get", "secret", "pass", "--ignore-not-found", "-o", "name")
 }
 
-// testManifestChart installs a chart from a folder and from an archive, upgrades and removes it.
+// testManifestChart installs a chart from a directory and from an archive, upgrades and removes it.
 func testManifestChart(t *testing.T, h *cluster.Host) {
 	drop(t, h, "shop/Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n")
 	drop(t, h, "shop/values.yaml", "colour: red\nsize: small\n")
@@ -342,7 +345,7 @@ func testManifestChart(t *testing.T, h *cluster.Host) {
 	}
 	drop(t, h, "store.chart.yaml", fmt.Sprintf(spec, "blue"))
 	value("blue-small-1.0.0")
-	// Helm writes down that a release is deployed, or gone, after its objects are.
+	// Helm records that a release is deployed, or gone, after its objects are.
 	h.WaitKubectl(t, keptTimeout, func(out string) bool { return strings.Contains(out, "sh.helm.release.v1.store.v1") },
 		"get", "secret", "-n", "mall", "-l", "owner=helm,name=store,status=deployed", "-o", "name")
 	drop(t, h, "store.chart.yaml", fmt.Sprintf(spec, "green"))
@@ -366,7 +369,8 @@ func testManifestChart(t *testing.T, h *cluster.Host) {
 	remove(t, h, "shop.tgz")
 }
 
-// testManifestStopped changes the directory while mote is stopped, killed, and told not to look.
+// testManifestStopped changes the directory while mote is stopped, killed, or running with the
+// addon disabled.
 func testManifestStopped(t *testing.T, s *cluster.Server) {
 	h := s.Host
 	restart := func(args ...string) {

@@ -24,18 +24,21 @@ var foreignMetrics string
 
 const (
 	metricsAPI = "https://10.42.0.1:10251/apis/metrics.k8s.io/v1beta1/nodes"
-	// topTimeout is from the start of a node or pod to its figures, on a busy machine; oldEnough is the age at which they are there
-	// without anybody having asked.
+	// topTimeout is the time from the start of a node or pod to its figures, on a busy machine.
+	// oldEnough is the age at which the figures exist without an earlier request.
 	topTimeout = time.Minute
 	oldEnough  = 30 * time.Second
-	// schemaTimeout is for the apiserver to fetch an API's schema: a minute after a first try that failed, and two after the next.
+	// schemaTimeout is the time in which the apiserver fetches an API's schema: a minute after a
+	// first try that failed, and two after the next.
 	schemaTimeout = 4 * time.Minute
-	// scaleTimeout is for an autoscaler to act: two looks at samples 10 s apart, and a pod's start or end.
+	// scaleTimeout is the time in which an autoscaler acts: two readings of samples 10 s apart, and
+	// a pod's start or end.
 	scaleTimeout = 2 * time.Minute
 )
 
-// TestAddonMetrics asks for figures as users and autoscalers do, tries to get them without a right to, and switches
-// the addon off and on, with somebody else's in its place meanwhile.
+// TestAddonMetrics requests figures as users and autoscalers do, and tries to get them without
+// permission. It disables and enables the addon, with a foreign metrics server in its place
+// meanwhile.
 func TestAddonMetrics(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	h.Preload(t, program(t, images.WebName, "./test/images/web"))
@@ -63,7 +66,7 @@ func TestAddonMetrics(t *testing.T) {
 	t.Run("off and on", func(t *testing.T) { testMetricsOffAndOn(t, s) })
 }
 
-// waitTop waits for figures of what begins with name.
+// waitTop waits for figures of an object whose name begins with name.
 func waitTop(t *testing.T, h *cluster.Host, name string, args ...string) {
 	t.Helper()
 	cluster.Wait(t, topTimeout, strings.Join(args, " "), func() error {
@@ -78,7 +81,7 @@ func waitTop(t *testing.T, h *cluster.Host, name string, args ...string) {
 	})
 }
 
-// testMetricsFirstQuestion asks once, when nobody has asked for a new pod before.
+// testMetricsFirstQuestion sends one request for a new pod that nothing has requested before.
 func testMetricsFirstQuestion(t *testing.T, h *cluster.Host) {
 	h.Kubectl(t, "create", "deployment", "fresh", "--image=localhost/test/web:1")
 	h.Kubectl(t, "rollout", "status", "deployment/fresh", "--timeout="+podTimeout.String())
@@ -101,19 +104,20 @@ func testMetricsObjects(t *testing.T, h *cluster.Host) {
 	wantContains(t, "podmetrics", h.Kubectl(t, "get", "--raw", "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods"),
 		`"window"`, `"memory"`, `"app":"worker"`)
 	wantContains(t, "the process's metrics", h.Kubectl(t, "get", "--raw", "/metrics"), `metrics_server_kubelet_request_total{success="true"}`)
-	// A namespace's end asks every API for what is in it.
+	// The deletion of a namespace asks every API for its objects in it.
 	h.Kubectl(t, "create", "namespace", "short")
 	h.Kubectl(t, "delete", "namespace", "short", "--timeout=1m")
 }
 
-// testMetricsRights asks as users who may and may not, at the front and at the back door.
+// testMetricsRights sends requests as users with and without permission, through the apiserver and
+// directly.
 func testMetricsRights(t *testing.T, h *cluster.Host) {
 	h.Kubectl(t, "top", "pod", "--as=viewer")
 	if r := h.Try(t, nil, "mote", "kubectl", "top", "node", "--as=viewer"); r.Code == 0 {
 		t.Errorf("who may see one namespace sees nodes: %s", r.Stdout)
 	}
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DialContext: h.Dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // whom it serves is asked here
+		DialContext: h.Dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // the test checks which clients are served
 	}}
 	defer client.CloseIdleConnections()
 	token := strings.TrimSpace(h.Kubectl(t, "create", "token", "default"))
@@ -143,7 +147,7 @@ func testMetricsRights(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// replicas waits until a deployment has as many as ok says.
+// waitReplicas waits until ok returns true for a deployment's number of replicas.
 func waitReplicas(t *testing.T, h *cluster.Host, deployment, what string, ok func(n string) bool) {
 	t.Helper()
 	h.WaitKubectl(t, scaleTimeout, ok, "get", "deployment", deployment, "-o", "jsonpath={.status.readyReplicas}")
@@ -209,7 +213,7 @@ func testMetricsOffAndOn(t *testing.T, s *cluster.Server) {
 		}
 		return nil
 	})
-	// Somebody else's is left alone, and nothing of ours stands beside it.
+	// mote does not change a foreign metrics server, and puts nothing of its own beside it.
 	h.Apply(t, foreignMetrics)
 	restart()
 	h.WaitKubectl(t, topTimeout, func(out string) bool { return strings.Contains(out, "it is not mote's") },

@@ -33,8 +33,8 @@ func clientTo(rule string) string {
 	return `{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [` + rule + `]}`
 }
 
-// policyCases are rules of every kind, each seen from who may and who may not. SCTP, which not every kernel
-// speaks, is in the packet tests of addons/networkpolicy.
+// policyCases returns rules of every kind, each seen from a client that is allowed and from one
+// that is not. SCTP, which some kernels lack, is in the packet tests of addons/networkpolicy.
 func policyCases() []policyCase {
 	const name = "web.red.svc.cluster.local"
 	return []policyCase{
@@ -131,10 +131,10 @@ func policyCases() []policyCase {
 	}
 }
 
-// testPolicyScale measures how long a change takes with 1,000 pods and 200 policies. The pods are on a node that
-// there is not, so nobody runs them; they have labels and addresses.
+// testPolicyScale measures how long a change takes with 1,000 pods and 200 policies. The pods have
+// labels and addresses, but do not run: their node does not exist.
 func testPolicyScale(t *testing.T, l *policyLab) {
-	const namespaces, pods, policies = 10, 100, 20 // pods and policies of each namespace
+	const namespaces, pods, policies = 10, 100, 20 // pods and policies are per namespace
 	l.apply(t)
 	var running sync.WaitGroup
 	for n := range namespaces {
@@ -150,7 +150,7 @@ func testPolicyScale(t *testing.T, l *policyLab) {
 		begin := time.Now()
 		l.apply(t, denyWeb)
 		cluster.Wait(t, inForce, "the policy", func() error { return l.see("client web tcp 80 no") })
-		// The last look was denied for as long as it waits.
+		// The last probe was denied for the whole time of its wait.
 		took = append(took, time.Since(begin)-300*time.Millisecond)
 		l.apply(t)
 	}
@@ -176,7 +176,8 @@ func (l *policyLab) crowd(t *testing.T, namespace string, number, pods, policies
 		t.Error(err)
 		return
 	}
-	// The admission of pods waits for it, but not for as long as the controller takes on a busy machine.
+	// The admission of pods waits for the account, but not as long as the controller takes on a
+	// busy machine.
 	if err := l.awaitAccount(ctx, namespace); err != nil {
 		t.Error(err)
 		return

@@ -27,15 +27,16 @@ import (
 var policyManifest string
 
 const (
-	// inForce is for a change of policies to be seen by packets, which takes milliseconds on an idle machine, and for a port that is free
-	// to be taken: load balancer and ingress look every 15 s.
+	// inForce is the time until a change of policies affects packets, which takes milliseconds on
+	// an idle machine, and until a free port is taken: load balancer and ingress check every 15 s.
 	inForce     = time.Minute
 	policyTable = "mote-networkpolicy"
 	// crowdTimeout is for 20 pods that start at once: 8 s on an idle machine.
 	crowdTimeout = 3 * time.Minute
 )
 
-// policyLab is a cluster with pods web, db and client in namespace red, other in blue, and a machine outside.
+// policyLab is a cluster with pods web, db and client in namespace red, other in blue, and a
+// machine outside.
 type policyLab struct {
 	t         *testing.T // the whole test's: a server that a part of it starts outlives the part
 	h         *cluster.Host
@@ -67,7 +68,7 @@ func newPolicyLab(t *testing.T, h *cluster.Host, more ...images.Image) *policyLa
 	return l
 }
 
-// startOutside makes a machine beside the node, as a network namespace with a peer in it.
+// startOutside makes a machine beside the node: a network namespace with a peer in it.
 func (l *policyLab) startOutside(t *testing.T) {
 	t.Helper()
 	file := filepath.Join(l.h.Dir, "peer")
@@ -96,7 +97,8 @@ func (l *policyLab) startOutside(t *testing.T) {
 	cluster.Wait(t, podTimeout, "the peer outside", func() error { _, err := get(l.http, "http://192.0.2.2:9000/healthz"); return err })
 }
 
-// ask has a pod, or the machine outside, do something; the node reaches all of them whatever the policies.
+// ask sends a command to a pod, or to the machine outside; the node reaches all of them whatever
+// the policies are.
 func (l *policyLab) ask(who, what string) (string, error) {
 	response, err := l.http.Get("http://" + l.addresses[who] + ":9000" + what)
 	if err != nil {
@@ -107,7 +109,8 @@ func (l *policyLab) ask(who, what string) (string, error) {
 	return strings.TrimSpace(string(answer)), err
 }
 
-// see is one expectation: "CLIENT SERVER NETWORK PORT yes|no|refused", or "CLIENT NAME dns - yes|no".
+// see checks one expectation: "CLIENT SERVER NETWORK PORT yes|no|refused", or "CLIENT NAME dns -
+// yes|no".
 func (l *policyLab) see(expectation string) error {
 	words := strings.Fields(expectation)
 	from, to, network, port, want := words[0], words[1], words[2], words[3], words[4]
@@ -138,7 +141,8 @@ func (l *policyLab) see(expectation string) error {
 	return nil
 }
 
-// expect waits for all of the lines. Those that say no come first: they tell that the change is in force.
+// expect waits for all of the lines. Lines with no come first: they show that the change is in
+// force.
 func (l *policyLab) expect(t *testing.T, lines string) {
 	t.Helper()
 	for _, suffix := range []string{"no", "yes", "refused"} {
@@ -173,7 +177,8 @@ const (
 	denyWeb = `{podSelector: {matchLabels: {app: web}}}`
 )
 
-// TestAddonNetworkPolicy applies policies of every kind to real pods and looks from both sides.
+// TestAddonNetworkPolicy applies policies of every kind to real pods and checks them from both
+// sides.
 func TestAddonNetworkPolicy(t *testing.T) {
 	l := newPolicyLab(t, cluster.NewHost(t, cluster.HostConfig{}))
 	for _, c := range policyCases() {
@@ -192,7 +197,8 @@ func TestAddonNetworkPolicy(t *testing.T) {
 	t.Run("off and on", func(t *testing.T) { testPolicyOffAndOn(t, l) })
 }
 
-// TestAddonNetworkPolicyWithoutBridgeFilter is for kernels that do not show bridged packets to netfilter.
+// TestAddonNetworkPolicyWithoutBridgeFilter is for kernels that do not pass bridged packets to
+// netfilter.
 func TestAddonNetworkPolicyWithoutBridgeFilter(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	h.Run(t, "sh", "-c", `cd /proc/sys/net/bridge && echo 0 >bridge-nf-call-iptables && echo 0 >bridge-nf-call-ip6tables
@@ -246,11 +252,12 @@ func TestAddonNetworkPolicyIPTables(t *testing.T) {
 	}
 }
 
-// testPolicyProbes: the pod was denied everything for some time by now, and its probes never noticed.
+// testPolicyProbes checks that the pod's probes succeed: a policy has denied it all traffic for
+// some time by now.
 func testPolicyProbes(t *testing.T, l *policyLab) {
 	l.apply(t, denyRed)
 	l.expect(t, "client web tcp 80 no")
-	probed := func() (n int) { // what of the probes the pod has seen
+	probed := func() (n int) { // the number of probes that the pod has received
 		answer, err := l.ask("web", "/probed")
 		if _, scanErr := fmt.Sscan(answer, &n); err != nil || scanErr != nil {
 			t.Fatal(answer, err, scanErr)
@@ -288,7 +295,7 @@ func testPolicyCuts(t *testing.T, l *policyLab) {
 	})
 }
 
-// testPolicyLabels: pods and namespaces come and go by their labels.
+// testPolicyLabels adds and removes pods and namespaces by their labels.
 func testPolicyLabels(t *testing.T, l *policyLab) {
 	l.apply(t, `{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{namespaceSelector: {matchLabels: {friend: "yes"}}}]}]}`)
 	l.expect(t, "other web tcp 80 no")
@@ -302,10 +309,11 @@ func testPolicyLabels(t *testing.T, l *policyLab) {
 	l.expect(t, "other web tcp 80 no")
 }
 
-// testFirstPacket starts pods that connect as their first act: denied ones never get through, others do at once.
+// testFirstPacket starts pods that connect as their first act: denied ones must never get through,
+// all others must connect at once.
 func testFirstPacket(t *testing.T, l *policyLab) {
 	const rounds = 20
-	// The second one shows that the first, which is older, is known.
+	// When the second policy is in force, the first, which is older, is too.
 	l.apply(t, `{podSelector: {matchLabels: {app: jailed}}, policyTypes: [Egress]}`, `{podSelector: {matchLabels: {app: db}}}`)
 	l.expect(t, `
 		client db tcp 80 no
@@ -363,12 +371,14 @@ func testPolicyBadInput(t *testing.T, l *policyLab) {
 	waitTrouble(t, l.h, "red/p0", false)
 }
 
-// testPolicyRestart: policies hold while mote is down, while it starts, and afterwards.
+// testPolicyRestart checks that policies hold while mote is down, while it starts, and afterwards.
 func testPolicyRestart(t *testing.T, l *policyLab) {
 	l.apply(t)
-	l.expect(t, "client web tcp 80 yes") // what denies then is this policy, and no former one on its way out
+	// This policy must be the one that denies, and not an earlier one on its way out.
+	l.expect(t, "client web tcp 80 yes")
 	l.apply(t, denyWeb)
-	// Three times: one may be a machine that is slow to admit, and there is no second chance for the policy to come into force.
+	// Three times: one denial may come from a machine that is slow to admit, and the policy gets no
+	// second chance to come into force.
 	l.expect(t, `
 		client web tcp 80 no
 		client web tcp 80 no
@@ -402,7 +412,8 @@ func testPolicyRestart(t *testing.T, l *policyLab) {
 	l.s.WaitReady(t)
 	stop()
 	steady()
-	l.expect(t, "client 10.43.0.21 tcp 80 refused") // kube-proxy's rules, which stood before ours this time, are still asked
+	// kube-proxy's rules, which came before mote's this time, still apply.
+	l.expect(t, "client 10.43.0.21 tcp 80 refused")
 	l.h.Kubectl(t, "delete", "networkpolicy", "-n", "red", "--all")
 	l.expect(t, "client web tcp 80 yes")
 }

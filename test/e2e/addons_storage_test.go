@@ -21,14 +21,16 @@ var cloneManifest string
 
 const (
 	volumesDir = "/var/lib/mote/volumes"
-	// movedDir is where the data directory is moved to.
+	// movedDir is the new place of the data directory.
 	movedDir = "/tmp/moved"
 )
 
-// moved is where a server finds the moved directory. The kubelet's belongs to the old one.
+// moved returns the flags for a server on the moved directory. The kubelet's directory belongs to
+// the old one.
 func moved() []string { return []string{"--data-dir=" + movedDir, "--kubelet-dir=/tmp/kubelet"} }
 
-// TestAddonStorage claims volumes, moves the data directory under a running pod's feet, and takes volumes away.
+// TestAddonStorage claims volumes, moves the data directory between two starts with a pod that uses
+// it, and removes volumes.
 func TestAddonStorage(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{})
 	h.Preload(t, busybox(t))
@@ -41,14 +43,14 @@ func TestAddonStorage(t *testing.T) {
 	t.Run("bound", func(t *testing.T) { testStorageBound(t, h) })
 	t.Run("too large", func(t *testing.T) { testStorageTooLarge(t, h) })
 	t.Run("expansion", func(t *testing.T) { testStorageExpansion(t, h) })
-	s = testStorageMoved(t, s) // no part of its own: a server ends with the test that started it
+	s = testStorageMoved(t, s) // no subtest: a server ends with the test that started it
 	t.Run("retain", func(t *testing.T) { testStorageRetain(t, h) })
 	t.Run("clone", func(t *testing.T) { testStorageClone(t, h) })
 	t.Run("delete", func(t *testing.T) { testStorageDelete(t, h) })
 	t.Run("off and on", func(t *testing.T) { testStorageOffAndOn(t, s) })
 }
 
-// volumeOf is the name of a claim's volume.
+// volumeOf returns the name of a claim's volume.
 func volumeOf(t *testing.T, h *cluster.Host, claim string) string {
 	t.Helper()
 	var name string
@@ -56,7 +58,7 @@ func volumeOf(t *testing.T, h *cluster.Host, claim string) string {
 	return name
 }
 
-// dirOf is the directory of a volume below dir, "" when there is none.
+// dirOf returns the directory of a volume below dir, "" when there is none.
 func dirOf(t *testing.T, h *cluster.Host, dir, volume string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(h.Path(dir), volume+"_*"))
@@ -73,7 +75,8 @@ func testStorageBound(t *testing.T, h *cluster.Host) {
 	features.Row(t, "E3", "a claim without a class is bound, owned by the fsGroup, tied to the node; a static one binds too")
 	volume := volumeOf(t, h, "data")
 	dir := dirOf(t, h, volumesDir, volume)
-	cluster.Wait(t, podTimeout, "the volume's file on the host", func() error { // the writer is Ready before it has written
+	// The writer is Ready before it has written.
+	cluster.Wait(t, podTimeout, "the volume's file on the host", func() error {
 		got, err := os.ReadFile(filepath.Join(dir, "file"))
 		if err == nil && string(got) != "kept\n" {
 			err = fmt.Errorf("it holds %q", got)
@@ -113,17 +116,19 @@ func testStorageExpansion(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// testStorageMoved moves the data directory while everything is stopped, as when a larger disk comes.
+// testStorageMoved moves the data directory while everything is stopped, as an operator does with a
+// larger disk.
 func testStorageMoved(t *testing.T, s *cluster.Server) *cluster.Server {
 	features.Row(t, "E6", "volumes survive a moved data directory")
 	h := s.Host
 	h.Run(t, "mote", "stop", "--all")
 	s.WaitEnd(t, cluster.StopTimeout)
-	// The old place is a mount here, so it stays, with the kubeconfig that the tests use.
+	// The old directory is a mount point here, so it stays, with the kubeconfig that the tests use.
 	h.Run(t, "sh", "-c", "cp -a /var/lib/mote "+movedDir+" && rm -rf /var/lib/mote/* && cp "+movedDir+"/kubeconfig /var/lib/mote/")
 	s = h.StartServer(t, moved()...)
 	s.WaitReady(t)
-	// The containers went with `stop --all`: whatever runs now has mounted its volume again.
+	// `stop --all` has ended the containers: a container that runs now has mounted its volume
+	// again.
 	cluster.Wait(t, podTimeout, "the writer to write again", func() error {
 		got, err := os.ReadFile(filepath.Join(dirOf(t, h, movedDir+"/volumes", volumeOf(t, h, "data")), "file"))
 		if err == nil && string(got) != "kept\nkept\n" {
@@ -145,7 +150,8 @@ func testStorageRetain(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// testStorageClone claims copies of the writer's volume: refused while the writer runs, made when it does not.
+// testStorageClone claims copies of the writer's volume: mote refuses while the writer runs, and
+// makes them when it does not.
 func testStorageClone(t *testing.T, h *cluster.Host) {
 	features.Row(t, "E3", "a claim from a claim is a copy of it; from anything else it is refused with an event")
 	h.Apply(t, cloneManifest)
@@ -187,7 +193,7 @@ func testStorageOffAndOn(t *testing.T, s *cluster.Server) {
 	h.WaitKubectl(t, podTimeout, func(out string) bool { return out == "storageclass.storage.k8s.io/keep\n" }, "get", "storageclass", "-o", "name")
 	restart()
 	h.WaitKubectl(t, podTimeout, func(out string) bool { return strings.Contains(out, "local (default)") }, "get", "storageclass")
-	// Who makes another class the default is not overruled at the next start.
+	// A user who makes another class the default is not overruled at the next start.
 	h.Kubectl(t, "annotate", "storageclass", "local", "storageclass.kubernetes.io/is-default-class=false", "--overwrite")
 	restart()
 	if out := h.Kubectl(t, "get", "storageclass"); strings.Contains(out, "(default)") {

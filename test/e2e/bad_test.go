@@ -9,15 +9,15 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// TestBadInput starts mote where it cannot run: one line that says what to do, exit code 1, and a
-// host that is as it was.
+// TestBadInput starts mote where it cannot run. It must print one line that says what to do, exit
+// with code 1, and leave the host unchanged.
 func TestBadInput(t *testing.T) {
 	features.Row(t, "A8", "what would stop it is one line that says what to do, and nothing is left half made")
 	server := []string{"mote", "server"}
 	for _, c := range []struct {
 		name    string
 		host    cluster.HostConfig
-		prepare string // shell, before the state is taken
+		prepare string // shell, before the state is recorded
 		args    []string
 		want    []string // parts of the line
 	}{
@@ -101,7 +101,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// testSecondServer starts another mote on the data directory of one that runs.
+// testSecondServer starts another mote on the data directory of a running one.
 func testSecondServer(t *testing.T, h *cluster.Host) {
 	features.Row(t, "A8", "a second server on the same data directory is refused")
 	before := h.State(t)
@@ -119,7 +119,7 @@ func testSecondServer(t *testing.T, h *cluster.Host) {
 	}
 	wantContains(t, "stderr", r.Stderr, "/var/lib/mote", "in use", "pid")
 	for line := range strings.Lines(cluster.Diff(before, h.State(t))) {
-		// Pods come and go meanwhile; what the second one would make is links, mounts and files.
+		// Pods come and go meanwhile; a second server would create links, mounts and files.
 		if !strings.HasPrefix(line, "+ process") && !strings.HasPrefix(line, "- process") {
 			t.Errorf("the second server changed: %s", line)
 		}

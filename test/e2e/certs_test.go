@@ -26,17 +26,19 @@ import (
 )
 
 const (
-	// repairTimeout is for a server to make a damaged certificate again: it looks once a minute.
+	// repairTimeout is the time in which a server must replace a damaged certificate: it checks
+	// once a minute.
 	repairTimeout = 2 * time.Minute
-	// mountTimeout is for the kubelet to bring files in pods up to date: it looks about once a minute.
+	// mountTimeout is the time in which the kubelet updates files in pods: it checks about once a
+	// minute.
 	mountTimeout = 3 * time.Minute
 	copiedConfig = "/root/copied.kubeconfig"
 	tokenFile    = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 	tlsDir       = "/var/lib/mote/server/tls/"
 )
 
-// TestCertificates looks at a cluster's certificates, renews them and replaces its authorities, under one pod that
-// runs all the time.
+// TestCertificates checks a cluster's certificates, renews them and replaces its authorities, with
+// one pod that runs all the time.
 func TestCertificates(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "certs"})
 	h.Preload(t, busybox(t))
@@ -62,11 +64,11 @@ func TestCertificates(t *testing.T) {
 type certsLab struct {
 	h          *cluster.Host
 	containers map[string]string
-	first      *cluster.Server // which the lab begins with
-	servers    testing.TB      // whose servers go on when a part of it has ended
+	first      *cluster.Server // the server of the lab's start
+	servers    testing.TB      // the test that owns the servers, which outlive its subtests
 }
 
-// untouched fails the test when a container is another than before.
+// untouched fails the test when a container has been replaced.
 func (l *certsLab) untouched(t *testing.T) {
 	t.Helper()
 	if now := l.h.ContainerPIDs(t); !maps.Equal(now, l.containers) {
@@ -83,7 +85,7 @@ func (l *certsLab) restart(t *testing.T, s *cluster.Server) *cluster.Server {
 	return l.start(t)
 }
 
-// start starts the server and waits until its kubelet knows the pods of the life before.
+// start starts the server and waits until its kubelet knows the pods of the previous run.
 func (l *certsLab) start(t *testing.T) *cluster.Server {
 	t.Helper()
 	s := l.h.StartServer(l.servers)
@@ -97,7 +99,7 @@ func (l *certsLab) start(t *testing.T) *cluster.Server {
 	return s
 }
 
-// served is the serial number of the certificate that the apiserver shows.
+// served returns the serial number of the apiserver's certificate.
 func (l *certsLab) served(t *testing.T) string {
 	t.Helper()
 	conn, err := l.h.Dial(t.Context(), "tcp", "127.0.0.1:6443")
@@ -112,32 +114,33 @@ func (l *certsLab) served(t *testing.T) string {
 	return session.ConnectionState().PeerCertificates[0].SerialNumber.String()
 }
 
-// copyKubeconfig does what people do with it.
+// copyKubeconfig copies the kubeconfig as users do.
 func (l *certsLab) copyKubeconfig(t *testing.T) {
 	t.Helper()
 	l.h.Run(t, "cp", cluster.Kubeconfig, copiedConfig)
 }
 
-// whoami asks the apiserver with the copied kubeconfig and further arguments.
+// whoami requests the user's identity from the apiserver with the copied kubeconfig and further
+// arguments.
 func (l *certsLab) whoami(t *testing.T, args ...string) cluster.Result {
 	t.Helper()
 	return l.h.Try(t, nil, append([]string{"mote", "kubectl", "--kubeconfig=" + copiedConfig, "auth", "whoami"}, args...)...)
 }
 
-// whoamiByToken asks with a token alone.
+// whoamiByToken does the same with only a token.
 func (l *certsLab) whoamiByToken(t *testing.T, token string) cluster.Result {
 	t.Helper()
 	return l.h.Try(t, nil, "mote", "kubectl", "auth", "whoami", "--kubeconfig=/dev/null", "--server=https://127.0.0.1:6443",
 		"--certificate-authority="+tlsDir+"server-ca.crt", "--token="+token)
 }
 
-// podToken is the token that the pod has now.
+// podToken returns the current token of the pod.
 func (l *certsLab) podToken(t *testing.T) string {
 	t.Helper()
 	return l.h.Kubectl(t, "exec", "stays", "--", "cat", tokenFile)
 }
 
-// wantExtensionTrust looks how many authorities of clients aggregated API servers are told of.
+// wantExtensionTrust checks how many client authorities aggregated API servers receive.
 func (l *certsLab) wantExtensionTrust(t *testing.T, n int) {
 	t.Helper()
 	for _, key := range []string{"client-ca-file", "requestheader-client-ca-file"} {
@@ -167,7 +170,8 @@ func testCertsCheck(t *testing.T, l *certsLab) {
 	features.Row(t, "F6", "check names a foreign and expired certificate, a key that does not fit and a missing file; mote makes them again")
 	wantContains(t, "certs check", l.h.Run(t, "mote", "certs", "check"), "NAME", "apiserver", "kubelet-client", "admin.kubeconfig", "service-account")
 
-	// The server looks once a minute, and would repair what is to be named here.
+	// Stop the server: it checks once a minute, and would repair the certificate that the command
+	// must report.
 	if err := syscall.Kill(l.first.PID(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +219,7 @@ func testCertsCheck(t *testing.T, l *certsLab) {
 	})
 }
 
-// foreignCertificate is signed by itself and has expired.
+// foreignCertificate returns a certificate that is self-signed and has expired.
 func foreignCertificate(t *testing.T, user string) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -11,7 +11,7 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// auditEvent is what is looked at of a line of the audit log.
+// auditEvent has the fields of a line of the audit log that the test checks.
 type auditEvent struct {
 	Level, Verb string
 	User        struct{ Username string }
@@ -20,7 +20,8 @@ type auditEvent struct {
 	Response    json.RawMessage `json:"responseObject"`
 }
 
-// cisAudit does what people do and looks for it in the log, and for what must not be there.
+// cisAudit sends requests as users do. It checks that the log has them, and that it lacks the
+// values that must not be there.
 func cisAudit(t *testing.T, s *cisServer, _ string) {
 	features.Row(t, "F5", "the built-in policy: who did what is there; Secrets' and ConfigMaps' contents, tokens, heartbeats and events are not")
 	s.h.Kubectl(t, "create", "secret", "generic", "cis-audit", "--from-literal=password="+cisMarker)
@@ -48,14 +49,14 @@ func cisAudit(t *testing.T, s *cisServer, _ string) {
 
 func wantAudited(t *testing.T, log string) error {
 	t.Helper()
-	missing := map[string]string{ // "verb resource" of the administrator, and its level
+	missing := map[string]string{ // the administrator's "verb resource", and its level
 		"create secrets": "Metadata", "get secrets": "Metadata", "patch secrets": "Metadata", "create configmaps": "Metadata",
 		"create serviceaccounts/token": "Metadata", "get pods/exec": "Metadata", "create namespaces": "Request", "create roles": "Request",
 	}
 	for line := range strings.Lines(log) {
 		var e auditEvent
 		if !strings.HasSuffix(line, "\n") {
-			break // it is being written
+			break // the server is still writing it
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("line of the audit log: %v: %s", err, line)

@@ -26,10 +26,10 @@ import (
 	"github.com/mote-k8s/mote/test/cluster"
 )
 
-// cisMarker is in a Secret and a ConfigMap, and must be in no file where it can be read.
+// cisMarker is in a Secret and a ConfigMap. No file may contain it in readable form.
 const cisMarker = "hunter2-hunter2-hunter2"
 
-// cisTests are the checks of controls.yaml that need more than a flag or a file's mode.
+// cisTests returns the checks of controls.yaml that need more than a flag or a file's mode.
 func cisTests() map[string]func(t *testing.T, s *cisServer, argument string) {
 	return map[string]func(*testing.T, *cisServer, string){
 		"anonymous":         cisAnonymous,
@@ -64,7 +64,7 @@ func do(t *testing.T, client *http.Client, request *http.Request) (status int, b
 	return response.StatusCode, string(data)
 }
 
-// status asks without credentials.
+// status requests a URL without credentials and returns the status code.
 func (s *cisServer) status(t *testing.T, url string) int {
 	t.Helper()
 	stranger := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
@@ -97,7 +97,7 @@ func cisKubeletAnonymous(t *testing.T, s *cisServer, _ string) {
 	}
 }
 
-// refused creates an object, without keeping it, and wants the refusal to say why.
+// refused creates an object in a dry run, and requires a refusal that contains why.
 func (s *cisServer) refused(t *testing.T, manifest, why string) {
 	t.Helper()
 	r := s.h.Try(t, strings.NewReader(manifest), "mote", "kubectl", "create", "--dry-run=server", "-f", "-")
@@ -137,7 +137,8 @@ func cisEventRate(t *testing.T, s *cisServer, _ string) {
 	t.Error("2,000 events at once about one object are taken")
 }
 
-// cisProfiles: no port shows profiles to the administrator, and the status socket shows them to root.
+// cisProfiles checks that no port serves profiles, not even to the administrator, and that the
+// status socket serves them to root.
 func cisProfiles(t *testing.T, s *cisServer, _ string) {
 	for _, port := range []string{"127.0.0.1:6443", "127.0.0.1:10257", "127.0.0.1:10259", nodeIP + ":10250"} {
 		for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine?debug=1", "/debug/flags/v"} {
@@ -145,7 +146,7 @@ func cisProfiles(t *testing.T, s *cisServer, _ string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// The kubelet says that the method is not allowed.
+			// The kubelet answers that the method is not allowed.
 			if status, body := do(t, s.admin, request); status != http.StatusNotFound && status != http.StatusMethodNotAllowed {
 				t.Errorf("%s%s: status %d, want 404 or 405: %.200s", port, path, status, body)
 			}
@@ -192,8 +193,9 @@ func cisEncryption(t *testing.T, s *cisServer, _ string) {
 	})
 }
 
-// cisCiphers shakes hands with each suite of TLS 1.2 alone, and with older versions. mote's certificates are ECDSA;
-// the apiserver has one of its own for its loopback client, which is RSA.
+// cisCiphers tries a TLS handshake with each suite of TLS 1.2 alone, and with older versions.
+// mote's certificates are ECDSA; the apiserver has another one for its loopback client, which is
+// RSA.
 func cisCiphers(t *testing.T, s *cisServer, port string) {
 	address := "127.0.0.1:" + port
 	if port == "10250" || port == "10251" {
@@ -217,7 +219,7 @@ func cisCiphers(t *testing.T, s *cisServer, port string) {
 	}
 	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
 		if !suite.Insecure && strings.HasPrefix(suite.Name, "TLS_ECDHE_RSA_") && !strings.HasSuffix(suite.Name, "_SHA") {
-			continue // strong, and a matter of the certificate
+			continue // strong; whether it works depends on the certificate
 		}
 		if err := shake(tls.VersionTLS12, suite.ID); suite.SupportedVersions[0] == tls.VersionTLS12 || len(suite.SupportedVersions) > 1 {
 			if (err == nil) != strong[suite.ID] {
@@ -233,7 +235,7 @@ func cisCiphers(t *testing.T, s *cisServer, port string) {
 	}
 }
 
-// cisTokenLifetime reads the token that the kubelet put into the box.
+// cisTokenLifetime reads the token that the kubelet has put into the box.
 func cisTokenLifetime(t *testing.T, s *cisServer, _ string) {
 	token := s.h.Kubectl(t, "exec", "box", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token")
 	parts := strings.Split(token, ".")
@@ -253,7 +255,7 @@ func cisTokenLifetime(t *testing.T, s *cisServer, _ string) {
 	}
 }
 
-// cisPodPIDs looks at the box's cgroup from outside: the limit is the pod's, not the container's.
+// cisPodPIDs reads the box's cgroup from outside: the limit is the pod's, not the container's.
 func cisPodPIDs(t *testing.T, s *cisServer, _ string) {
 	limit := strings.TrimSpace(s.podGroupFile(t, "box", "pids", "pids.max"))
 	var n int
@@ -283,7 +285,7 @@ func cisSeccomp(t *testing.T, s *cisServer, _ string) {
 	wantContains(t, "the status of the box's first process", status, "Seccomp:\t2\n") // SECCOMP_MODE_FILTER
 }
 
-// cisProxyMetrics: kube-proxy's metrics are nowhere but on loopback.
+// cisProxyMetrics checks that kube-proxy serves its metrics only on loopback.
 func cisProxyMetrics(t *testing.T, s *cisServer, _ string) {
 	if conn, err := s.h.Dial(t.Context(), "tcp", nodeIP+":10249"); err == nil {
 		conn.Close()
@@ -299,7 +301,8 @@ func cisClusterAdmin(t *testing.T, s *cisServer, _ string) {
 	}
 }
 
-// cisPodSecurity wants a pod with the one field refused, and taken in kube-system, where the level does not hold.
+// cisPodSecurity creates a pod with one field. It must be refused, and accepted in kube-system,
+// where the level does not apply.
 func cisPodSecurity(t *testing.T, s *cisServer, field string) {
 	spec, container := "", ""
 	switch field {

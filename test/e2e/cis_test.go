@@ -20,15 +20,17 @@ import (
 	"github.com/mote-k8s/mote/test/cluster"
 )
 
-// cisServer is a running server that is asked for the controls of the CIS benchmark. It runs a pod named box.
+// cisServer is a running server that is checked against the controls of the CIS benchmark. It runs
+// a pod named box.
 type cisServer struct {
 	h       *cluster.Host
-	admin   *http.Client // with the administrator's certificate
+	admin   *http.Client // with the admin client certificate
 	flags   map[string]map[string]string
 	kubelet map[string]any
 }
 
-// checkCIS asks a running server for every control with one of the answers: test/cis/controls.yaml says what.
+// checkCIS checks a running server for every control with one of the answers:
+// test/cis/controls.yaml has the conditions.
 func checkCIS(t *testing.T, h *cluster.Host, answers ...string) {
 	s := newCISServer(t, h)
 	sections, err := cis.Sections()
@@ -78,7 +80,7 @@ func newCISServer(t *testing.T, h *cluster.Host) *cisServer {
 	return s
 }
 
-// get asks as the administrator.
+// get requests a URL as the administrator.
 func (s *cisServer) get(t *testing.T, url string) string {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
@@ -93,7 +95,8 @@ func (s *cisServer) get(t *testing.T, url string) string {
 	return body
 }
 
-// flagsForm is flagz for programs. The text form changes its separators on purpose, from one process to the next.
+// flagsForm is the machine-readable form of flagz. The text form changes its separators on purpose,
+// from one process to the next.
 const flagsForm = "application/json;as=Flagz;g=config.k8s.io;v=v1beta1"
 
 // parseFlags reads a page of flagz.
@@ -106,7 +109,7 @@ func parseFlags(t *testing.T, page string) map[string]string {
 	return parsed.Flags
 }
 
-// check runs one condition; controls.yaml has its grammar.
+// check checks one condition; controls.yaml has its grammar.
 func (s *cisServer) check(t *testing.T, words []string) {
 	t.Helper()
 	switch words[0] {
@@ -131,7 +134,7 @@ func (s *cisServer) check(t *testing.T, words []string) {
 	}
 }
 
-// compare wants value to be as the rest of a condition says.
+// compare checks a value against the rest of a condition.
 func compare(t *testing.T, what, value string, wanted []string) {
 	t.Helper()
 	argument := strings.Join(wanted[1:], " ")
@@ -167,7 +170,7 @@ func configValue(from map[string]any, path string) string {
 	return fmt.Sprint(value)
 }
 
-// checkFiles wants every file of the pattern to be root's and to have at most the mode.
+// checkFiles checks that every file of the pattern belongs to root and has at most the mode.
 func (s *cisServer) checkFiles(t *testing.T, pattern, mode string) {
 	t.Helper()
 	most, err := strconv.ParseUint(mode, 8, 32)

@@ -15,7 +15,7 @@ import (
 	"github.com/mote-k8s/mote/test/servers"
 )
 
-// configure writes the host's configuration file, which is where a password belongs.
+// configure writes the host's configuration file, which is the place for a password.
 func configure(t *testing.T, h *cluster.Host, lines ...string) {
 	t.Helper()
 	if err := os.MkdirAll(h.Path("/etc/mote"), 0o755); err != nil {
@@ -26,8 +26,9 @@ func configure(t *testing.T, h *cluster.Host, lines ...string) {
 	}
 }
 
-// testEngine is the smoke test of a cluster whose state is in another engine: a Deployment answers, and is still there after
-// a restart. It returns the cluster's identity, and leaves it stopped.
+// testEngine is the smoke test of a cluster with its state in another engine: a Deployment answers,
+// and still exists after a restart. It returns the cluster's identity, and leaves the cluster
+// stopped.
 func testEngine(t *testing.T, h *cluster.Host) (id string) {
 	t.Helper()
 	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"))
@@ -56,7 +57,7 @@ func testEngine(t *testing.T, h *cluster.Host) (id string) {
 	return id
 }
 
-// webAnswers asks the Deployment through its Service.
+// webAnswers checks that the Deployment answers through its Service.
 func webAnswers(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
@@ -69,13 +70,13 @@ func webAnswers(t *testing.T, h *cluster.Host) {
 	})
 }
 
-// identity is what people take for a cluster's.
+// identity returns the UID by which users identify a cluster.
 func identity(t *testing.T, h *cluster.Host) string {
 	t.Helper()
 	return h.Kubectl(t, "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
 }
 
-// noPassword looks for the servers' password in what mote says.
+// noPassword checks that mote's output does not contain the servers' password.
 func noPassword(t *testing.T, s *cluster.Server) {
 	t.Helper()
 	log, err := os.ReadFile(s.LogPath)
@@ -119,7 +120,8 @@ func moveTo(t *testing.T, h *cluster.Host, endpoint string) {
 	}
 }
 
-// needServers makes a host for a database server. Installing those is the level "engines".
+// needServers makes a host for a database server. It needs the level "engines", which installs the
+// servers.
 func needServers(t *testing.T) (*cluster.Host, servers.Place) {
 	t.Helper()
 	if !slices.Contains(strings.Split(os.Getenv("MOTE_TEST"), ","), "engines") {

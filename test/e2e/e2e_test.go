@@ -1,4 +1,4 @@
-// Package e2e drives the real mote file on private hosts and through real kubectl verbs, as a
+// Package e2e drives the real mote file on private hosts and through real kubectl commands, as a
 // user would: a server with nothing but loopback, bad input and bad luck, throwaway clusters.
 package e2e
 
@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// podTimeout is for a pod whose image is there: half a second on an idle machine.
+	// podTimeout is for a pod whose image is on the node: half a second on an idle machine.
 	podTimeout = time.Minute
 	nodeIP     = "10.42.0.1"
 )
@@ -59,11 +59,11 @@ func webPod(t *testing.T, h *cluster.Host) string {
 	return h.Kubectl(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}")
 }
 
-// waitTrouble waits until `mote status` tells of something, or does not any more.
+// waitTrouble waits until `mote status` reports a problem, or does not report it any more.
 func waitTrouble(t *testing.T, h *cluster.Host, part string, told bool) {
 	t.Helper()
 	cluster.Wait(t, troubleTimeout, "the status to tell of "+part, func() error {
-		r := h.Try(t, nil, "mote", "status") // which fails while a part is not ready
+		r := h.Try(t, nil, "mote", "status") // it fails while a component is not ready
 		if r.Code != 0 || strings.Contains(r.Stdout, part) != told {
 			return fmt.Errorf("it says %s%s", r.Stdout, r.Stderr)
 		}
@@ -71,12 +71,14 @@ func waitTrouble(t *testing.T, h *cluster.Host, part string, told bool) {
 	})
 }
 
-// allowedErrors is how many lines of ERROR the log of a healthy life may have on a busy machine. What upstream finds
-// missing when its parts start far apart depends on that: internal/logging/expected.go has a row for each line that
-// is known, and one that is new should get one. On a quiet machine there is none; without the rows there are 20.
+// allowedErrors is how many lines of ERROR the log of a healthy run may have on a busy machine. The
+// errors of upstream's components depend on how far apart they start. internal/logging/expected.go
+// has a row for each known line, and a new one should get a row. On a quiet machine there is none;
+// without the rows there are 20.
 const allowedErrors = 8
 
-// wantNoErrors wants next to no error in the log of a server whose life so far was healthy, and few warnings.
+// wantNoErrors checks that the log of a server has almost no errors, and few warnings, when its run
+// so far was healthy.
 func wantNoErrors(t *testing.T, s *cluster.Server, life string) {
 	t.Helper()
 	log, err := os.ReadFile(s.LogPath)
@@ -102,7 +104,7 @@ func wantNoErrors(t *testing.T, s *cluster.Server, life string) {
 	}
 }
 
-// troubleTimeout is for something wrong to be seen, or to be seen to be right again.
+// troubleTimeout is the time in which mote must detect a problem, or the end of a problem.
 const troubleTimeout = time.Minute
 
 func wantContains(t *testing.T, what, got string, parts ...string) {

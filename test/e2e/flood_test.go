@@ -19,8 +19,8 @@ import (
 // flood is how many connections a pod tries to hold on each port.
 const flood = 2000
 
-// testIdleConnections holds idle connections from a pod without credentials, while everybody else goes on: kubectl,
-// exec through the kubelet, and another pod.
+// testIdleConnections holds idle connections from a pod without credentials, while all others must
+// work: kubectl, exec through the kubelet, and another pod.
 func testIdleConnections(t *testing.T, h *cluster.Host) {
 	features.Row(t, "F3", "a pod's idle connections to the API and the kubelet are refused over its share, and nobody else notices")
 	attacker, neighbour := containerPID(t, h, "box"), containerPID(t, h, webPod(t, h))
@@ -47,7 +47,8 @@ func testIdleConnections(t *testing.T, h *cluster.Host) {
 		if err != nil {
 			t.Fatalf("connect to %s: %v", address, err)
 		}
-		// Those that the kernel took and mote has not looked at yet count too, for a moment.
+		// For a moment this also counts connections that the kernel has accepted and mote has not
+		// checked yet.
 		cluster.Wait(t, podTimeout, "connections over the budget to be refused", func() error {
 			open := strings.Count(h.Run(t, "ss", "-tnH", "state", "established", "src", address), "\n")
 			if open > most+10 { // kubectl, probes
@@ -69,7 +70,7 @@ func testIdleConnections(t *testing.T, h *cluster.Host) {
 				return err
 			}
 			defer conn.Close()
-			// Who is refused is reset at once; who is not is waited for.
+			// A refused connection is reset at once; an accepted one is read until the deadline.
 			_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 				return fmt.Errorf("it ends: %w", err)
@@ -92,7 +93,7 @@ func testIdleConnections(t *testing.T, h *cluster.Host) {
 	}, "get", "--raw", "/metrics")
 }
 
-// containerPID is the process of a pod's first container on the host.
+// containerPID returns the process ID on the host of a pod's first container.
 func containerPID(t *testing.T, h *cluster.Host, pod string) string {
 	t.Helper()
 	id := h.Kubectl(t, "get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}")
@@ -105,7 +106,7 @@ func containerPID(t *testing.T, h *cluster.Host, pod string) string {
 	return ""
 }
 
-// testOwnMetrics reads the one metrics port that asks for no credentials and is kube-proxy's.
+// testOwnMetrics reads the one metrics port that needs no credentials and belongs to kube-proxy.
 func testOwnMetrics(t *testing.T, h *cluster.Host) {
 	features.Row(t, "G8", "kube-proxy's port shows its own metrics and no configuration")
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}

@@ -14,11 +14,13 @@ import (
 	"github.com/mote-k8s/mote/test/images"
 )
 
-// hogRoom is what the pods of TestHardened get of the machine's memory: enough for them, and little for a hog to fill.
+// hogRoom is the memory in bytes that the pods of TestHardened get: enough for them, and little for
+// a hog to fill.
 const hogRoom = 1 << 30
 
-// TestHardened runs a server with --profile=cis: each control that docs/explanation/security.md says passes, mote's own parts under
-// the profile, and pods that take all they can get.
+// TestHardened runs a server with --profile=cis. It checks each control that passes according to
+// docs/explanation/security.md, mote's own components under the profile, and pods that take all the
+// resources that they can get.
 func TestHardened(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "hardened"})
 	h.Preload(t, busybox(t), program(t, images.WebName, "./test/images/web"))
@@ -40,7 +42,7 @@ func TestHardened(t *testing.T) {
 	t.Run("memory hog", func(t *testing.T) { testMemoryHog(t, h, s) })
 }
 
-// testHardening is for a server as it starts by itself.
+// testHardening checks a server with default settings.
 func testHardening(t *testing.T, h *cluster.Host) {
 	features.Row(t, "F7", "by default: each control of the CIS benchmark that the page says passes; no port takes weak ciphers")
 	checkCIS(t, h, cis.Default)
@@ -62,7 +64,8 @@ func machineMemory(t *testing.T) int64 {
 	return kib << 10
 }
 
-// testForkBomb: the bomb fills its pod's limit, others are not touched, and it can be taken away.
+// testForkBomb checks that a fork bomb fills its pod's limit, that other pods are not affected, and
+// that the bomb can be deleted.
 func testForkBomb(t *testing.T, h *cluster.Host, s *cluster.Server) {
 	features.Row(t, "F7", "a fork bomb in a pod ends at the pod's limit; the API, other pods and exec go on, and the pod is deleted")
 	h.Apply(t, `
@@ -83,7 +86,8 @@ spec:
 		"get", "pod", "bomb", "-o", "jsonpath={.status.phase}")
 	cluster.Wait(t, podTimeout, "the bomb to meet its limit", func() error {
 		processes := number(t, asked.podGroupFile(t, "bomb", "pids", "pids.current"))
-		// The shells of the bomb end when they are refused, so a few are missing at any time.
+		// The shells of the bomb end when the kernel refuses a fork, so a few are missing at any
+		// time.
 		if limit := number(t, asked.podGroupFile(t, "bomb", "pids", "pids.max")); processes < limit*9/10 {
 			return fmt.Errorf("it has %d of %d processes", processes, limit)
 		}
@@ -102,7 +106,7 @@ func number(t *testing.T, text string) int {
 	return n
 }
 
-// testMemoryHog: the pod without limits is killed, and mote is not.
+// testMemoryHog checks that a pod without limits is killed, and that mote is not.
 func testMemoryHog(t *testing.T, h *cluster.Host, s *cluster.Server) {
 	features.Row(t, "F7", "a pod without limits that takes all memory is killed; mote, the API and other pods go on")
 	h.Apply(t, `
@@ -132,7 +136,7 @@ spec:
 	h.Kubectl(t, "delete", "pod", "hog", "--timeout="+podTimeout.String())
 }
 
-// wantAlive wants the same process to serve, with its pods untouched.
+// wantAlive checks that the same process still serves, with its pods untouched.
 func wantAlive(t *testing.T, h *cluster.Host, s *cluster.Server) {
 	t.Helper()
 	if r := h.Try(t, nil, "mote", "kubectl", "exec", "box", "--", "echo", "alive"); r.Stdout != "alive\n" {

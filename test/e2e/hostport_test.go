@@ -13,7 +13,8 @@ import (
 	"github.com/mote-k8s/mote/test/images"
 )
 
-// echoPod answers UDP packets to port 8080 of the node, with a host port or, by network "hostNetwork: true", without one.
+// echoPod answers UDP packets to port 8080 of the node, with a host port or, if network is
+// "hostNetwork: true", without one.
 const echoPod = `
 apiVersion: v1
 kind: Pod
@@ -25,8 +26,9 @@ spec:
   - {name: web, image: %q, ports: [{containerPort: 8080, hostPort: 8080, protocol: UDP}]}
 `
 
-// testHostPortMoves sends without a pause to a UDP port of the node, which moves from a pod with a host port to one of the host's
-// network. The kernel would go on to translate what this sender sends (containernetworking/plugins#1190).
+// testHostPortMoves sends without a pause to a UDP port of the node, which moves from a pod with a
+// host port to one on the host's network. By itself, the kernel would continue to translate the
+// packets of this sender (containernetworking/plugins#1190).
 func testHostPortMoves(t *testing.T, h *cluster.Host) {
 	features.Row(t, "D8", "a UDP host port that moves to the host's network keeps its senders")
 	start := func(name, network string) {
@@ -67,8 +69,8 @@ func testHostPortMoves(t *testing.T, h *cluster.Host) {
 	h.Kubectl(t, "delete", "pod/of-host", "--now")
 }
 
-// send sends a packet as soon as the last one is answered, or lost, until the connection is closed. The latest answer's time is in
-// answers.
+// send sends a packet as soon as the last one is answered, or lost, until the connection is closed.
+// answers holds the time of the latest answer.
 func send(conn net.Conn, answers chan time.Time) {
 	buffer := make([]byte, 100)
 	for {
@@ -77,7 +79,7 @@ func send(conn net.Conn, answers chan time.Time) {
 			return
 		}
 		if _, err := conn.Read(buffer); err != nil {
-			continue // lost, or refused as long as nobody listens
+			continue // lost, or refused while nothing listens
 		}
 		select {
 		case <-answers:

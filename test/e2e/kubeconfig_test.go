@@ -14,8 +14,8 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// testKubeconfig takes the cluster's kubeconfig elsewhere: the test is no process of the host, and calls the API by an address
-// that is not the loopback's.
+// testKubeconfig uses the cluster's kubeconfig from elsewhere: the test is no process of the host,
+// and calls the API at an address other than loopback.
 func testKubeconfig(t *testing.T, h *cluster.Host) {
 	features.Row(t, "A30", "a kubeconfig for another machine verifies the API and is the administrator's; merged and removed, other contexts stay")
 	text := h.Run(t, "mote", "kubeconfig", "--server", nodeIP)
@@ -50,7 +50,7 @@ contexts: [{name: others, context: {cluster: others, user: others}}], users: [{n
 	}
 }
 
-// testStatus reads what a person would look for first.
+// testStatus checks the facts that a user looks for first.
 func testStatus(t *testing.T, h *cluster.Host) {
 	features.Row(t, "A19", "the status names the API, the node, pods that do not run and why, the disk, certificates")
 	h.Kubectl(t, "run", "stuck", "--image=localhost/test/nothere:1", "--image-pull-policy=Never")

@@ -39,7 +39,7 @@ func testImages(t *testing.T, h *cluster.Host) {
 		h.Kubectl(t, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/imported", "--timeout="+podTimeout.String())
 		h.Kubectl(t, "delete", "pod", "imported", "--now")
 	}
-	// What lies in the images folder must survive the kubelet's garbage collection.
+	// Images in the images directory must survive the kubelet's garbage collection.
 	wantContains(t, "labels of the preloaded image",
 		h.Run(t, "mote", "ctr", "-n", "k8s.io", "images", "list", "name=="+images.WebName), "io.cri-containerd.pinned=pinned")
 
@@ -49,7 +49,8 @@ func testImages(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// testImageNames runs pods that name an imported image by digest, by the tag latest, and one that is imported late.
+// testImageNames runs pods that name an imported image by digest, by the tag latest, and one that
+// is imported late.
 func testImageNames(t *testing.T, h *cluster.Host) {
 	features.Row(t, "A6", "imported images run by digest and with pull policy Always; an image that is missing is told of until it is imported")
 	im := busybox(t)
@@ -69,7 +70,7 @@ func testImageNames(t *testing.T, h *cluster.Host) {
 	load(late)
 	load("docker.io/test/named:latest")
 	digest := strings.TrimSpace(h.Run(t, "sh", "-c", `mote image list -o json | grep -A1 '"docker.io/test/named:latest"' | grep -o 'sha256:[0-9a-f]*'`))
-	h.Kubectl(t, "run", "latest", "--image=test/named", "--restart=Never", "--", "true") // pulls always
+	h.Kubectl(t, "run", "latest", "--image=test/named", "--restart=Never", "--", "true") // always pulls
 	h.Kubectl(t, "run", "digest", "--image=test/named@"+digest, "--restart=Never", "--", "true")
 	h.Kubectl(t, "run", "both", "--image=test/named:latest@"+digest, "--restart=Never", "--", "true")
 	for _, pod := range []string{"latest", "digest", "both"} {
@@ -82,8 +83,8 @@ func testImageNames(t *testing.T, h *cluster.Host) {
 
 const auditLog = "/var/log/audit.log"
 
-// auditCSINodes returns arguments with which the apiserver writes down who writes CSINodes. The
-// objects themselves do not tell: all parts of one process share a field manager.
+// auditCSINodes returns the flags with which the apiserver logs the users that write CSINodes. The
+// objects themselves do not show this: all components of one process share a field manager.
 func auditCSINodes(t *testing.T, h *cluster.Host) []string {
 	t.Helper()
 	const policy, file = "/tmp/audit.yaml", `
@@ -102,7 +103,7 @@ rules:
 	return []string{"--apiserver-arg=audit-policy-file=" + policy, "--apiserver-arg=audit-log-path=" + auditLog}
 }
 
-// testCSI proves that the kubelet, not the controller manager of the same process, owns the CSI
+// testCSI checks that the kubelet, not the controller manager of the same process, owns the CSI
 // plugin's package-wide state: it writes CSINode and mounts a volume.
 func testCSI(t *testing.T, h *cluster.Host) {
 	features.Row(t, "E4", "a CSI driver registers and its volume is mounted")
@@ -127,12 +128,14 @@ func testCSI(t *testing.T, h *cluster.Host) {
 	if got := h.Kubectl(t, "logs", "csi-user"); got != "csi.test.mote\n" {
 		t.Errorf("the CSI volume's file holds %q", got)
 	}
-	// One after the other: without its driver the volume could not be unmounted any more, and the pod would stay.
+	// Delete them one after the other: without its driver the volume could not be unmounted any
+	// more, and the pod would stay.
 	h.Kubectl(t, "delete", "pod", "csi-user", "--now")
 	h.Kubectl(t, "delete", "pod", "csi-driver", "--now")
 }
 
-// testStop stops a server in each way and starts it again: containers live on, unless told.
+// testStop stops a server in each way and starts it again: containers continue to run unless the
+// command stops them.
 func testStop(t *testing.T, s *cluster.Server) {
 	features.Row(t, "A2", "stop, signals and kill -9 leave the containers alone; the next start finds them")
 	h := s.Host
@@ -179,7 +182,8 @@ func testStop(t *testing.T, s *cluster.Server) {
 	if got := h.Kubectl(t, "get", "pod", "box", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"); got != "0" {
 		t.Errorf("box was started again %s times", got)
 	}
-	cluster.Wait(t, podTimeout, "mote status to be content", func() error { // its parts are ready in their own time
+	// Its components become ready one after the other.
+	cluster.Wait(t, podTimeout, "mote status to be content", func() error {
 		if r := h.Try(t, nil, "mote", "status"); r.Code != 0 {
 			return fmt.Errorf("%s%s", r.Stdout, r.Stderr)
 		}
@@ -194,7 +198,8 @@ func testStop(t *testing.T, s *cluster.Server) {
 	corruptPayload(t, h)
 	restart()
 	h.Kubectl(t, "rollout", "status", "deployment/web", "--timeout="+podTimeout.String())
-	cluster.Wait(t, podTimeout, "containers as before", func() error { // the Deployment's status may be that of the life before
+	// The Deployment's status may be that of the previous run.
+	cluster.Wait(t, podTimeout, "containers as before", func() error {
 		if now := slices.Sorted(maps.Values(h.ContainerPIDs(t))); !slices.Equal(now, slices.Sorted(maps.Values(before))) {
 			return fmt.Errorf("there are %v", now)
 		}
@@ -204,8 +209,8 @@ func testStop(t *testing.T, s *cluster.Server) {
 	s.WaitEnd(t, cluster.StopTimeout)
 }
 
-// renameHost gives the host of a stopped mote another name, and takes the record of the node's name away, as if an
-// older mote had made the data directory.
+// renameHost gives the host of a stopped mote another name, and removes the record of the node's
+// name, as if an older mote had created the data directory.
 func renameHost(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	h.Run(t, "hostname", "renamed")
@@ -216,7 +221,7 @@ func renameHost(t *testing.T, h *cluster.Host) {
 	h.Run(t, "rm", "/var/lib/mote/agent/node-name")
 }
 
-// wantSameNode looks at the node of a renamed host.
+// wantSameNode checks the node of a renamed host.
 func wantSameNode(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	features.Row(t, "A27", "on a renamed host the node keeps its name")
@@ -229,8 +234,8 @@ func wantSameNode(t *testing.T, h *cluster.Host) {
 	wantContains(t, "mote status", h.Try(t, nil, "mote", "status").Stdout, `the host is called "renamed" now; the node keeps the name e2e`)
 }
 
-// corruptPayload damages each unpacked program: one is cut short, the others lose a byte. That pods
-// run afterwards shows that it was noticed.
+// corruptPayload damages each unpacked program: one is cut short, the others lose a byte. Pods that
+// run afterwards prove that mote noticed it.
 func corruptPayload(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	programs, err := filepath.Glob(h.Path("/var/lib/mote/payload/*/*"))
@@ -246,14 +251,14 @@ func corruptPayload(t *testing.T, h *cluster.Host) {
 		if i == 0 {
 			content = content[:len(content)/2]
 		}
-		// In place: the folder and the file's times may be all that is looked at.
+		// Write in place: mote may check only the directory and the file's times.
 		if err := os.WriteFile(path, content, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// testReset removes mote after all the tests' use and compares the host with the one before.
+// testReset removes mote after all tests have used it, and compares the host with its state before.
 func testReset(t *testing.T, h *cluster.Host, before []string) {
 	features.Row(t, "A2", "reset leaves no file, mount, link, rule, cgroup or process")
 	h.Run(t, "mote", "reset", "--yes")
@@ -261,8 +266,8 @@ func testReset(t *testing.T, h *cluster.Host, before []string) {
 	wantAsBefore(t, h, before)
 }
 
-// TestResetOnPrivateRoot: where nothing is shared the kubelet binds its directory on itself. That goes, and what the
-// operator has mounted stays.
+// TestResetOnPrivateRoot resets on a host without shared mounts, where the kubelet bind-mounts its
+// directory on itself. That mount must go, and the operator's mounts must stay.
 func TestResetOnPrivateRoot(t *testing.T) {
 	features.Row(t, "A2", "stop --all and reset where / is not shared take the kubelet's mount along, and not the operator's")
 	for name, prepare := range map[string]string{
@@ -302,7 +307,8 @@ func TestResetOnPrivateRoot(t *testing.T) {
 // wantAsBefore compares the host's state with that before the first start.
 func wantAsBefore(t *testing.T, h *cluster.Host, before []string) {
 	t.Helper()
-	// The first kubelet on a machine sets these for the whole kernel; a reset leaves them (agent/README.md).
+	// The first kubelet on a machine sets these for the whole kernel; a reset leaves them
+	// (agent/README.md).
 	kernels := func(line string) bool {
 		return strings.HasPrefix(line, "sysctl vm.overcommit") || strings.HasPrefix(line, "sysctl kernel.panic")
 	}

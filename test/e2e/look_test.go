@@ -12,7 +12,7 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// TestLook asks a server with nothing in it how it is, in the ways that a user has.
+// TestLook reads the status of an empty server in all the ways that a user has.
 func TestLook(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "e2e"})
 	s := h.StartServer(t)
@@ -30,7 +30,7 @@ func TestLook(t *testing.T) {
 	t.Run("another life", func(t *testing.T) { testLookAgain(t, s) })
 }
 
-// testLookAgain stops the server, asks, and starts one without DNS and kube-proxy.
+// testLookAgain stops the server, reads the status, and starts one without DNS and kube-proxy.
 func testLookAgain(t *testing.T, s *cluster.Server) {
 	h := s.Host
 	h.Run(t, "mote", "stop")
@@ -43,7 +43,7 @@ func testLookAgain(t *testing.T, s *cluster.Server) {
 		"DNS from pod +skip +--(disable=dns|proxy=none)")
 }
 
-// checkNet runs `mote check net` and wants each of the lines.
+// checkNet runs `mote check net` and requires each of the lines.
 func checkNet(t *testing.T, h *cluster.Host, code int, lines ...string) {
 	t.Helper()
 	r := h.Try(t, nil, "mote", "check", "net")

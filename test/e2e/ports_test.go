@@ -52,7 +52,7 @@ func testPortForward(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// testPorts compares what is listened on with the table in docs/architecture.md.
+// testPorts compares the listening ports with the table in docs/architecture.md.
 func testPorts(t *testing.T, h *cluster.Host) {
 	features.Row(t, "A25", "what is listened on is the documented table")
 	want, random := documentedPorts(t)
@@ -91,8 +91,8 @@ func testPorts(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// documentedPorts reads the port table: "address:port" of each row with a number, and how many
-// ports on 127.0.0.1 are random.
+// documentedPorts reads the port table. It returns "address:port" of each row with a number, and
+// the number of random ports on 127.0.0.1.
 func documentedPorts(t *testing.T) (fixed []string, random int) {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(cluster.Root(), "docs", "architecture.md"))

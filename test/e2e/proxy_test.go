@@ -13,17 +13,19 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// proxyAddress is where the proxy of TestServer's host listens.
+// proxyAddress is the address of the proxy on TestServer's host.
 const proxyAddress = "127.0.0.1:3128"
 
-// proxy is a proxy that writes down what it is asked for and reaches nothing, as there is nothing outside.
+// proxy is a proxy that records the requests and forwards none, because there is no network
+// outside.
 type proxy struct {
 	mu    sync.Mutex
 	asked []string // "METHOD HOST"
 }
 
-// startProxy starts a proxy on the host and names it to all that is started there from now on, as a company's
-// /etc/environment does: with exceptions that know nothing of clusters.
+// startProxy starts a proxy on the host and sets it in the environment of every later process
+// there, as a company's /etc/environment does: with exceptions that do not include the cluster's
+// addresses.
 func startProxy(t *testing.T, h *cluster.Host) *proxy {
 	t.Helper()
 	p := &proxy{}
@@ -60,7 +62,8 @@ func (p *proxy) requests() []string {
 	return slices.Clone(p.asked)
 }
 
-// test uses what the proxy could get in the way of, then pulls an image, and looks who asked the proxy.
+// test uses the connections that a proxy could break, then pulls an image, and checks the requests
+// that reached the proxy.
 func (p *proxy) test(t *testing.T, h *cluster.Host) {
 	features.Row(t, "A7", "a proxy in the environment sees pulls of images and nothing of the cluster's own traffic: "+
 		"logs, exec, port-forward, aggregated APIs, webhooks")
@@ -71,7 +74,7 @@ func (p *proxy) test(t *testing.T, h *cluster.Host) {
 		}
 		return nil
 	})
-	// The hook's Service answers without TLS, so that calls fail; whom they went to is what counts.
+	// The hook's Service answers without TLS, so calls fail; only their destination counts.
 	h.Apply(t, `
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingWebhookConfiguration
@@ -94,7 +97,7 @@ webhooks:
 		return nil
 	})
 	h.Kubectl(t, "delete", "validatingwebhookconfiguration", "proxied")
-	// A namespace goes only when every API answers, the aggregated ones too.
+	// A namespace is removed only when every API answers, the aggregated ones too.
 	h.Kubectl(t, "delete", "namespace", "proxied", "--timeout="+podTimeout.String())
 
 	h.Kubectl(t, "run", "pulled", "--image="+registry+"/app:1")
@@ -107,7 +110,7 @@ webhooks:
 	})
 	h.Kubectl(t, "delete", "pod", "pulled", "--now")
 	for _, request := range p.requests() {
-		// The others are of images that testImages asks for.
+		// The others are for images that testImages pulls.
 		if !slices.Contains([]string{pull, "CONNECT ghcr.io:443", "CONNECT registry-1.docker.io:443"}, request) {
 			t.Errorf("the proxy was asked: %s", request)
 		}

@@ -19,10 +19,11 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// runTimeout is for a `mote run` with a short command, start and end included, among two others.
+// runTimeout is for a `mote run` with a short command, start and end included, beside two others.
 const runTimeout = 3 * time.Minute
 
-// TestRunEndings lets three throwaway clusters at once end in each way, and finds nothing of them.
+// TestRunEndings ends three throwaway clusters at once in each way, and checks that nothing of them
+// is left.
 func TestRunEndings(t *testing.T) {
 	features.Row(t, "A23", "three throwaway clusters at once end in every way and leave nothing")
 	h := cluster.NewHost(t, cluster.HostConfig{})
@@ -49,7 +50,7 @@ func TestRunEndings(t *testing.T) {
 				})
 			}
 			group.Wait()
-			// After SIGKILL the kernel takes down what the dead process held; that is not at once.
+			// After SIGKILL the kernel releases the resources of the dead process, but not at once.
 			cluster.Wait(t, runTimeout, "nothing to be left", func() error {
 				if diff := cluster.Diff(before, h.State(t)); diff != "" {
 					return errors.New("left on the host:\n" + diff)
@@ -60,7 +61,7 @@ func TestRunEndings(t *testing.T) {
 	}
 }
 
-// runOnce runs one cluster, signals it once the command says "mark", and compares the exit code.
+// runOnce runs one cluster, signals it once the command prints "mark", and compares the exit code.
 func runOnce(h *cluster.Host, command string, signal syscall.Signal, want int) error {
 	cmd := exec.Command("mote", "run", "--", "sh", "-c", command)
 	cmd.Env = h.Environ()
@@ -86,7 +87,7 @@ func runOnce(h *cluster.Host, command string, signal syscall.Signal, want int) e
 			}
 		}
 	}
-	// Its error is the exit code that is looked at here.
+	// The error has the exit code, which is checked below.
 	_ = cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != want {
 		return fmt.Errorf("mote run -- sh -c %q: exit code %d, want %d\n%s%s", command, got, want, &stdout, &stderr)
@@ -94,8 +95,8 @@ func runOnce(h *cluster.Host, command string, signal syscall.Signal, want int) e
 	return nil
 }
 
-// TestRun uses one throwaway cluster as a CI job would: an image of its own, a published port,
-// the API from outside.
+// TestRun uses one throwaway cluster as a CI job would: an image of its own, a published port, the
+// API from outside.
 func TestRun(t *testing.T) {
 	features.Row(t, "A23", "a throwaway cluster with an image of its own and a published port")
 	h := cluster.NewHost(t, cluster.HostConfig{})
@@ -151,7 +152,7 @@ func TestRun(t *testing.T) {
 	if err := stdin.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The script's read meets the end of its input and fails.
+	// The script's read reaches the end of its input and fails.
 	_ = cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != 1 {
 		t.Errorf("exit code %d, want the command's, 1", got)
@@ -163,7 +164,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// testOtherTerminal finds the throwaway cluster ci as a user in another terminal does.
+// testOtherTerminal uses the throwaway cluster ci as a user in another terminal does.
 func testOtherTerminal(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	features.Row(t, "A23", "status, logs, image, kubectl and ctr find a throwaway cluster by its name, and the only one without it")
@@ -179,7 +180,8 @@ func testOtherTerminal(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// testRunProfile checks that the throwaway cluster ci has both halves of --profile=cis, the API server's and the kubelet's.
+// testRunProfile checks that --profile=cis applies to both halves of the throwaway cluster ci, the
+// API server and the kubelet.
 func testRunProfile(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	features.Row(t, "F7", "mote run --profile=cis refuses a privileged pod and gives containers a seccomp profile")
@@ -190,7 +192,7 @@ func testRunProfile(t *testing.T, h *cluster.Host) {
 	wantContains(t, "the kubelet's settings", h.Run(t, "mote", "kubectl", "--sandbox", "ci", "get", "--raw", "/api/v1/nodes/mote/proxy/configz"), `"seccompDefault":true`)
 }
 
-// wantAftermath looks at what a command that failed has left to read.
+// wantAftermath checks the messages and artifacts of a command that failed.
 func wantAftermath(t *testing.T, stderr, artifacts string) {
 	t.Helper()
 	features.Row(t, "A23", "a failed command leaves the pods that are not Ready, events, and artifacts without secrets")

@@ -36,7 +36,7 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: promethe
 subjects: [{kind: ServiceAccount, name: prometheus, namespace: default}]
 `
 
-// metricsEndpoint is a component's port, with families that it shows.
+// metricsEndpoint is a component's port, with metric families that it serves.
 type metricsEndpoint struct {
 	name, url string
 	paths     []string
@@ -76,8 +76,8 @@ func metricsEndpoints() []metricsEndpoint {
 	}
 }
 
-// testScrape reads all metrics from a pod, as Prometheus does: each endpoint has its own, no series comes twice, and
-// a pod without the right gets none.
+// testScrape reads all metrics from a pod, as Prometheus does: each endpoint has its own, no series
+// appears twice, and a pod without permission gets none.
 func testScrape(t *testing.T, s *cluster.Server, pod string) {
 	features.Row(t, "G8", "from a pod: each endpoint shows its own series, none twice, and only those with the right read them")
 	features.Row(t, "G8", "with --expose-metrics=on, Services with kube-prometheus' labels lead to scheduler, controller manager and kube-proxy")
@@ -85,7 +85,7 @@ func testScrape(t *testing.T, s *cluster.Server, pod string) {
 	h.Apply(t, scraper)
 	network := containerPID(t, h, pod)
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // rights are asked here
+		DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // only permissions are tested here
 		DialContext: func(_ context.Context, kind, address string) (conn net.Conn, err error) {
 			failed := h.InNetworkOf(network, func() error { conn, err = net.DialTimeout(kind, address, 10*time.Second); return err })
 			return conn, failed
@@ -112,7 +112,8 @@ func testScrape(t *testing.T, s *cluster.Server, pod string) {
 		wantShows(t, endpoint, all.String())
 		for line := range strings.Lines(all.String()) {
 			series, _, _ := strings.Cut(line, " ")
-			if end := strings.LastIndex(line, "} "); end >= 0 { // labels may have spaces, and a time may follow the value
+			// Labels may have spaces, and a time may follow the value.
+			if end := strings.LastIndex(line, "} "); end >= 0 {
 				series = line[:end+1]
 			}
 			if strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "go_") || strings.HasPrefix(line, "process_") {
@@ -136,7 +137,7 @@ func testScrape(t *testing.T, s *cluster.Server, pod string) {
 	testScrapeServices(t, h)
 }
 
-// wantShows wants an endpoint's own series, and none of another's.
+// wantShows checks that a page has an endpoint's own series, and none of another endpoint.
 func wantShows(t *testing.T, endpoint metricsEndpoint, page string) {
 	t.Helper()
 	for _, other := range metricsEndpoints() {

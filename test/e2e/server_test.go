@@ -21,8 +21,8 @@ import (
 	"github.com/mote-k8s/mote/test/images"
 )
 
-// TestServer is the main job: a machine with nothing but loopback gets a whole node. The parts
-// share one server, in order; the last ones stop it and remove it.
+// TestServer tests mote's main job: a machine with nothing but loopback gets a whole node. The
+// subtests share one server, in order; the last ones stop it and remove it.
 func TestServer(t *testing.T) {
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "e2e"})
 	before := h.State(t)
@@ -66,7 +66,7 @@ func TestServer(t *testing.T) {
 		{"hardening", testHardening},
 		{"images", testImages},
 		{"csi", testCSI},
-		{"proxy", between.test}, // after the others, which it looks at too
+		{"proxy", between.test}, // after the others, which it checks too
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, h) })
 	}
@@ -97,7 +97,7 @@ func testMetrics(t *testing.T, h *cluster.Host) {
 		"\nmote_datastore_writes_total ", "\napiserver_request_total{")
 }
 
-// inotifyInstances is what "mote check" and each start look for: internal/inotify.
+// inotifyInstances is the number that "mote check" and each start require: internal/inotify.
 const inotifyInstances = 32
 
 func testInotify(t *testing.T, h *cluster.Host) {
@@ -166,7 +166,8 @@ func get(client *http.Client, url string) (string, error) {
 func testPodVerbs(t *testing.T, h *cluster.Host) {
 	features.Row(t, "D9", "logs, describe, exec with stdin and exit code, cp of a megabyte both ways")
 	wantContains(t, "logs", h.Kubectl(t, "logs", "box"), "box is up")
-	h.WaitKubectl(t, podTimeout, func(out string) bool { // events come in their own time
+	// Events arrive with a delay.
+	h.WaitKubectl(t, podTimeout, func(out string) bool {
 		return strings.Contains(out, "Container started") && strings.Contains(out, "localhost/test/busybox:1")
 	}, "describe", "pod", "box")
 
@@ -189,8 +190,8 @@ func testPodVerbs(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// testAttach talks with the box. The stream stays open until the answers are there: what a
-// container says after its client's stdin has ended goes to the log only.
+// testAttach sends input to the box and reads its output. The stream stays open until the answers
+// have arrived: output after the end of the client's stdin goes only to the log.
 func testAttach(t *testing.T, h *cluster.Host) {
 	features.Row(t, "D9", "attach carries both directions")
 	attach := exec.Command("mote", "kubectl", "attach", "-i", "box")
@@ -235,7 +236,7 @@ func testSecrets(t *testing.T, h *cluster.Host) {
 	h.Kubectl(t, "create", "secret", "generic", "hidden", "--from-literal=password="+value)
 	h.Kubectl(t, "create", "configmap", "open", "--from-literal=text=plain-"+value)
 	var raw []byte
-	// Not at once: what goes from one file to the other meanwhile is seen in neither.
+	// Retry: data that moves from one file to the other meanwhile is seen in neither.
 	cluster.Wait(t, podTimeout, "what was written to be found", func() error {
 		raw = nil
 		err := filepath.WalkDir(h.Path("/var/lib/mote/datastore"), func(path string, d fs.DirEntry, err error) error {
@@ -299,7 +300,7 @@ spec:
 func testKubeletRefuses(t *testing.T, h *cluster.Host) {
 	features.Row(t, "F3", "the kubelet refuses no token, a wrong one, and one without rights")
 	token := strings.TrimSpace(h.Kubectl(t, "create", "token", "default"))
-	// What the kubelet answers is asked here, not who it is: the apiserver verifies that.
+	// This checks the kubelet's answers, not its identity: the apiserver verifies that.
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DialContext: h.Dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}}
@@ -341,7 +342,7 @@ func testFileModes(t *testing.T, h *cluster.Host) {
 			t.Errorf("mode of %s is %o, want %o", path, got, want)
 		}
 	}
-	// Keys, tokens and credentials: nobody but root reads any of them.
+	// Keys, tokens and credentials: only root may read any of them.
 	for _, dir := range []string{"/var/lib/mote/server", "/var/lib/mote/agent/credentials"} {
 		err := filepath.WalkDir(h.Path(dir), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, ".crt") || strings.HasSuffix(path, ".pub") {

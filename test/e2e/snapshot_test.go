@@ -18,7 +18,8 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// TestSnapshot loses a namespace and gets it back, and then the whole machine, and brings another up from the one file.
+// TestSnapshot loses a namespace and restores it. Then it loses the whole machine, and restores
+// another one from the snapshot file.
 func TestSnapshot(t *testing.T) {
 	features.Row(t, "A14", "a namespace is deleted and restored, then on another machine; tokens stay valid")
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "one"})
@@ -66,10 +67,10 @@ func TestSnapshot(t *testing.T) {
 	restoreElsewhere(t, file, token, written)
 }
 
-// repairs is where repairs wait that no server has told of.
+// repairs is the file of the repairs that no server has reported.
 const repairs = "/var/lib/mote/datastore/state.repairs.json"
 
-// repairByVerb damages a stopped store, which a verb repairs in passing.
+// repairByVerb damages a stopped store. A command then opens it, which repairs it.
 func repairByVerb(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	for _, name := range []string{"state.wal.0", "state.wal.1"} {
@@ -86,7 +87,8 @@ func repairByVerb(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// refuseLostKeys takes the keys of a stopped cluster away: a start makes no new ones, and names the snapshot that has them.
+// refuseLostKeys removes the keys of a stopped cluster: a start must create no new ones, and name
+// the snapshot that has the keys.
 func refuseLostKeys(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	h.Run(t, "mv", "/var/lib/mote/server/tls", "/root/tls")
@@ -102,7 +104,8 @@ func refuseLostKeys(t *testing.T, h *cluster.Host) {
 	h.Run(t, "mv", "/root/tls", "/var/lib/mote/server/tls")
 }
 
-// wantRepairTold looks for a repair in the status and among the events, after which it is not kept any more.
+// wantRepairTold checks that the status and an event report a repair. After that the repair is not
+// kept any more.
 func wantRepairTold(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	waitTrouble(t, h, "datastore repaired", true)
@@ -119,7 +122,7 @@ func wantRepairTold(t *testing.T, h *cluster.Host) {
 	})
 }
 
-// restoreElsewhere makes another machine, of another name, what the first was.
+// restoreElsewhere restores the cluster on another machine, with another name.
 func restoreElsewhere(t *testing.T, file []byte, token string, written int64) {
 	other := cluster.NewHost(t, cluster.HostConfig{Name: "two"})
 	other.Preload(t, busybox(t))
@@ -141,13 +144,14 @@ func restoreElsewhere(t *testing.T, file []byte, token string, written int64) {
 	if node := other.Kubectl(t, "get", "nodes", "-o", "name"); node != "node/two\n" {
 		t.Errorf("nodes %q, want two", node)
 	}
-	// The new machine's own start goes on from there.
+	// The new machine's own start continues from there.
 	other.Kubectl(t, "create", "token", "default", "-n", "keep")
 	other.Kubectl(t, "run", "fresh", "--image=localhost/test/busybox:1", "--image-pull-policy=Never", "--", "sleep", "1000000")
 	other.Kubectl(t, "wait", "--for=condition=Ready", "pod/fresh", "--timeout="+podTimeout.String())
 }
 
-// saveWhileWriting saves a snapshot while ConfigMaps are made, and returns how many had been by then.
+// saveWhileWriting saves a snapshot while ConfigMaps are created, and returns how many existed by
+// then.
 func saveWhileWriting(t *testing.T, s *cluster.Server, name string) int64 {
 	t.Helper()
 	client, err := s.Client()
@@ -186,7 +190,8 @@ func saveWhileWriting(t *testing.T, s *cluster.Server, name string) int64 {
 
 func writtenName(i int64) string { return fmt.Sprintf("written-%06d", i) }
 
-// wantRestored looks for what was there when the snapshot was saved, and for nothing that came later.
+// wantRestored checks that the cluster has the objects of the time of the snapshot, and none of the
+// later ones.
 func wantRestored(t *testing.T, h *cluster.Host, token string, written int64) {
 	t.Helper()
 	namespaces := h.Kubectl(t, "get", "namespaces", "-o", "name")
@@ -207,7 +212,7 @@ func wantRestored(t *testing.T, h *cluster.Host, token string, written int64) {
 	wantContains(t, "the default kubeconfig's user", h.Kubectl(t, "auth", "whoami"), "system:masters")
 }
 
-// wantToken asks the apiserver who somebody with nothing but the token is.
+// wantToken asks the apiserver for the identity of a user who has only the token.
 func wantToken(t *testing.T, h *cluster.Host, token string) {
 	t.Helper()
 	who := h.Kubectl(t, "auth", "whoami", "--kubeconfig=/dev/null", "--server=https://127.0.0.1:6443",
