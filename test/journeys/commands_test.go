@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// waitTimeout is how long wait-until waits unless it is told: restarts with back-off take some
-	// 30 s, and the scripts share two cores.
+	// waitTimeout is the default of wait-until: restarts with back-off take some 30 s, and the
+	// scripts share two cores.
 	waitTimeout = 2 * time.Minute
-	// waitInterval is the pause between two looks; each starts a kubectl, 0.2 s of a processor.
+	// waitInterval is the pause between two checks; each starts a kubectl, 0.2 s of a processor.
 	waitInterval = time.Second
 )
 
-// session is one script's run.
+// session is the run of one script.
 type session struct {
 	t      *testing.T
 	host   *cluster.Host
@@ -36,17 +36,18 @@ type session struct {
 	endCheck func(passed, skipped bool)
 }
 
-// sessionKey finds a script's session among testscript's values.
+// sessionKey is the key of a script's session among testscript's values.
 type sessionKey struct{}
 
-// setUp gives the script its environment and, where a server runs already, its namespace.
+// setUp gives the script its environment and, if a server already runs, its namespace.
 func (s *session) setUp(env *testscript.Env) error {
 	env.Values[sessionKey{}] = s
 	env.Setenv("PATH", binDir(s.host)+":"+env.Getenv("PATH"))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("KUBECONFIG", filepath.Join(env.WorkDir, ".kube", "config"))
 	env.Setenv("ARCHIVES", s.host.Dir)
-	env.Setenv("MACHINE", filepath.Join("/.machine", cluster.Root())) // this project's folder, as the host sees it
+	// The repository, under its path in the host.
+	env.Setenv("MACHINE", filepath.Join("/.machine", cluster.Root()))
 	env.Defer(func() {
 		if s.endCheck != nil {
 			s.endCheck(!s.t.Failed(), s.t.Skipped())
@@ -63,7 +64,7 @@ func (s *session) setUp(env *testscript.Env) error {
 	return s.writeKubeconfig(filepath.Join(env.WorkDir, ".kube"), namespace)
 }
 
-// writeKubeconfig gives the script the administrator's, with its own namespace.
+// writeKubeconfig gives the script an admin kubeconfig with the script's own namespace.
 func (s *session) writeKubeconfig(dir, namespace string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -80,18 +81,18 @@ func (s *session) writeKubeconfig(dir, namespace string) error {
 	return nil
 }
 
-// commands are the scripts' own:
+// commands returns the scripts' own commands:
 //
-//	kubectl ARG...              as mote has it
-//	mote, curl, helm ARG...     on the host; curl is silent but for errors
+//	kubectl ARG...              mote's kubectl
+//	mote, curl, helm ARG...     on the host; curl prints only errors
 //	host COMMAND...             any other command on the host
 //	row ID WHAT                 the lines that follow prove the feature ID
-//	wait-until RE COMMAND...    again and again, until it succeeds and prints what matches
-//	set NAME COMMAND...         puts what it prints into a variable
+//	wait-until RE COMMAND...    again and again, until it succeeds and its output matches
+//	set NAME COMMAND...         puts its output into a variable
 //	server [ARG...]             starts a server and waits for its node (testdata/alone)
 //	server-ends                 waits for the server to end
 //
-// wait-until and set take the first four.
+// wait-until and set accept the first four as COMMAND.
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"kubectl":     program("kubectl"),
@@ -109,7 +110,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 
 func sessionOf(ts *testscript.TestScript) *session { return ts.Value(sessionKey{}).(*session) }
 
-// program is exec without the word.
+// program returns a command that is exec with the program's name.
 func program(name string) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		err := ts.Exec(name, args...)
@@ -145,7 +146,8 @@ func waitUntil(ts *testscript.TestScript, neg bool, args []string) {
 	defer tick.Stop()
 	for {
 		stdout, stderr, err := run(ctx, ts, args[1:])
-		// Without its last end, after which an empty line would match too: ^$ is for a command that prints nothing.
+		// The last newline is removed, or an empty line after it would match too: ^$ is for a
+		// command that prints nothing.
 		if err == nil && want.MatchString(strings.TrimSuffix(stdout, "\n")) {
 			fmt.Fprint(ts.Stdout(), stdout)
 			return

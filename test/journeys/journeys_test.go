@@ -1,11 +1,13 @@
-// Package journeys replays on a real mote what the documents of Kubernetes let a new user do. Each script below
-// testdata reads like its document: kubectl commands and manifests, and what they print.
+// Package journeys replays the tasks that the Kubernetes documentation has for new users, on a real
+// mote. Each script below testdata reads like its document: kubectl commands and manifests, and
+// their output.
 //
-// Those of testdata/shared work side by side on one cluster, each in a namespace of its own, as do
-// the parts of a class. Those of testdata/alone stop servers or empty nodes and have a host each.
+// The scripts of testdata/shared run in parallel on one cluster, each in a namespace of its own, as
+// do the parts of a class. Those of testdata/alone stop servers or drain nodes and have a host
+// each.
 //
-// A script's commands are those of testscript
-// (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript) and the ones of commands_test.go.
+// The commands of a script are those of testscript
+// (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript) and those of commands_test.go.
 package journeys
 
 import (
@@ -26,7 +28,8 @@ import (
 	"github.com/mote-k8s/mote/test/images"
 )
 
-// accountTimeout is for a new namespace to get its service account: milliseconds on an idle machine.
+// accountTimeout is the time in which a new namespace gets its service account: milliseconds on an
+// idle machine.
 const accountTimeout = 30 * time.Second
 
 func TestMain(m *testing.M) { cluster.Main(m, "journeys") }
@@ -45,8 +48,8 @@ func TestShared(t *testing.T) {
 	})
 }
 
-// TestAlone replays the scripts that need a host of their own, one after the other: the kernel has watches for
-// few clusters at once.
+// TestAlone replays the scripts that need a host of their own, one after the other: the kernel's
+// inotify limits allow only a few clusters at once.
 func TestAlone(t *testing.T) {
 	files, err := filepath.Glob("testdata/alone/*.txtar")
 	if err != nil {
@@ -74,8 +77,8 @@ func TestAlone(t *testing.T) {
 func newHost(t *testing.T) *cluster.Host {
 	t.Helper()
 	h := cluster.NewHost(t, cluster.HostConfig{Name: "node1"})
-	// On the host's overlay a file has another device number than its folder, and the kubelet would not count
-	// it to its volume.
+	// On the host's overlay a file has another device number than its directory, and the kubelet
+	// would not count it for its volume.
 	h.Run(t, "sh", "-c", "mkdir -p /var/lib/kubelet && mount -t tmpfs -o mode=0755 tmpfs /var/lib/kubelet")
 	kuard, err := makeKuard()
 	if err != nil {
@@ -92,7 +95,8 @@ func newHost(t *testing.T) *cluster.Host {
 			return images.Program(images.ExtensionName, root, "./test/images/extension")
 		},
 		func() (images.Image, error) {
-			// Not the same image by another name: who has not its credentials may not use it, under any name.
+			// This must not be the same image by another name: a user without its credentials may
+			// not use it under any name.
 			served := kuard
 			served.Env = append(slices.Clone(kuard.Env), "ORIGIN=registry")
 			return images.Registry(root, served)
@@ -105,7 +109,7 @@ func newHost(t *testing.T) *cluster.Host {
 		preload(t, h, im)
 	}
 	preload(t, h, kuard)
-	// What a user has built and nobody has loaded yet.
+	// An image that a user has built and has not loaded yet.
 	kuard.Name = "localhost/mine/kuard:1"
 	if err := kuard.Save(filepath.Join(h.Dir, "kuard.tar")); err != nil {
 		t.Fatal(err)
@@ -114,7 +118,7 @@ func newHost(t *testing.T) *cluster.Host {
 	return h
 }
 
-// addClients gives a host the images of clients, and the one in Go as a program too.
+// addClients gives a host the images of clients, and the Go client also as a program.
 func addClients(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	python, err := images.Python()
@@ -132,7 +136,7 @@ func addClients(t *testing.T, h *cluster.Host) {
 	}
 }
 
-// writeBundle puts the images of stores of metrics and logs into the archives' folder bundle.
+// writeBundle writes the images of stores of metrics and logs into the archive directory bundle.
 func writeBundle(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	dir := filepath.Join(h.Dir, "bundle")
@@ -172,7 +176,7 @@ func preload(t *testing.T, h *cluster.Host, im images.Image) {
 	}
 }
 
-// addonsOf reads from the program's help which addons it has.
+// addonsOf reads the list of addons from the program's help.
 func addonsOf(t *testing.T, h *cluster.Host) []string {
 	t.Helper()
 	help := h.Run(t, "mote", "server", "--help")
@@ -193,7 +197,7 @@ func runScripts(t *testing.T, pattern string, newSession func(t *testing.T) *ses
 	testscript.RunT(scriptT{t}, testscript.Params{
 		Files:              files,
 		RequireUniqueNames: true,
-		WorkdirRoot:        work.host.Dir, // found in the host under the same path
+		WorkdirRoot:        work.host.Dir, // the host has it under the same path
 		Cmds:               commands(),
 		Condition: func(cond string) (bool, error) {
 			addon, ok := strings.CutPrefix(cond, "addon:")
@@ -208,7 +212,7 @@ func runScripts(t *testing.T, pattern string, newSession func(t *testing.T) *ses
 	})
 }
 
-// scriptT makes a test what testscript wants.
+// scriptT adapts a test to testscript's interface.
 type scriptT struct{ *testing.T }
 
 func (t scriptT) Run(name string, f func(testscript.T)) {
@@ -218,7 +222,7 @@ func (t scriptT) Run(name string, f func(testscript.T)) {
 // Verbose is for the steps of a script that passes; one that fails shows them anyway.
 func (scriptT) Verbose() bool { return false }
 
-// writeWrappers writes the programs that scripts find in their PATH: each enters the host.
+// writeWrappers writes the programs in the PATH of scripts: each enters the host.
 func writeWrappers(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	bin := binDir(h)
@@ -229,8 +233,9 @@ func writeWrappers(t *testing.T, h *cluster.Host) {
 		return fmt.Sprintf("#!/bin/sh\nexec nsenter -t %d %s -- /bin/sh -c 'cd \"$1\" && shift && "+
 			"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin exec %s \"$@\"' sh \"$PWD\" \"$@\"\n", h.PID(), namespaces, command)
 	}
-	// To enter a PID namespace takes a process in between, which a signal of the script's would end in
-	// the command's stead. What may signal others must be in it; clients need not.
+	// Entering a PID namespace needs a process in between, and a signal of the script would end
+	// that process instead of the command. A command that may signal others must be in the PID
+	// namespace; clients need not be.
 	const client, all = "-m -n -u -i", "-m -n -u -i -p"
 	for name, text := range map[string]string{
 		"host":    enter(all, ""),
@@ -247,7 +252,7 @@ func writeWrappers(t *testing.T, h *cluster.Host) {
 
 func binDir(h *cluster.Host) string { return filepath.Join(h.Dir, "bin") }
 
-// makeNamespace makes a script's namespace and waits until pods can be made in it.
+// makeNamespace creates a script's namespace and waits until pods can be created in it.
 func (s *session) makeNamespace(name string) error {
 	client, err := s.server.Client()
 	if err != nil {
