@@ -1,8 +1,9 @@
-// Package crash kills real mote servers at random moments and proves that the promise holds: what was
-// acknowledged is there, revisions never went back, containers never noticed.
+// Package crash kills real mote servers at random moments and proves that the promise holds:
+// everything that was acknowledged is there, revisions never went back, and containers were not
+// disturbed.
 //
-// Each run prints its seed and the command that replays it. The moments are counted from the
-// start of the process, so a replay on another machine meets the same moments, not the same
+// Each run prints its seed and the command that replays it. The moments are counted from the start
+// of the process, so a replay on another machine kills at the same moments, not at the same
 // instructions.
 package crash
 
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) {
 	cluster.Main(m, "crash")
 }
 
-// chance returns the run's source of random moments, and says how to have the same again.
+// chance returns the run's source of random moments, and prints how to repeat the run.
 func chance(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed, err := strconv.ParseUint(flag.Lookup("seed").Value.String(), 10, 64)
@@ -46,12 +47,12 @@ func rounds(t *testing.T, name string) int {
 	return n
 }
 
-// moment is a random time within a limit.
+// moment returns a random time within a limit.
 func moment(r *rand.Rand, limit time.Duration) time.Duration {
 	return time.Duration(r.Int64N(int64(limit)))
 }
 
-// killAfter kills the server at its moment, which is a point in time and not a condition.
+// killAfter kills the server after d, which is a point in time and not a condition.
 func killAfter(s *cluster.Server, d time.Duration) {
 	<-time.After(d)
 	s.Kill()

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// loadTime is the longest that a server is under load before it is killed.
+	// loadTime is the longest time that a server is under load before it is killed.
 	loadTime = 3 * time.Second
-	// firstStartTime spans a first start from exec to past node Ready on an idle machine.
+	// firstStartTime covers a first start from exec to after node Ready on an idle machine.
 	firstStartTime = 4 * time.Second
 )
 
@@ -29,7 +29,7 @@ spec:
 `
 
 // TestKillUnderLoad kills a server again and again while clients write, each time at a random
-// moment: half the time under load after node Ready, else anywhere in the start.
+// moment: half of the times under load after node Ready, otherwise anywhere in the start.
 func TestKillUnderLoad(t *testing.T) {
 	features.Row(t, "A17", "kill -9 under load loses nothing acknowledged and no container")
 	random := chance(t)
@@ -41,7 +41,7 @@ func TestKillUnderLoad(t *testing.T) {
 	h.Preload(t, busybox)
 	s := h.StartServer(t)
 	s.WaitReady(t)
-	// Without it no pod can be made.
+	// Without the service account no pod can be created.
 	h.WaitKubectl(t, cluster.ReadyTimeout, func(string) bool { return true }, "get", "serviceaccount", "default")
 	h.Apply(t, pods)
 	h.Kubectl(t, "wait", "--for=condition=Ready", "pod/quiet", "--timeout=120s")
@@ -92,7 +92,7 @@ func killUnderLoad(t *testing.T, s *cluster.Server, acknowledged *record, d time
 }
 
 // TestKillDuringFirstStart kills first starts at random moments; the next start must succeed on
-// whatever the dead one has left.
+// whatever data the killed one has left.
 func TestKillDuringFirstStart(t *testing.T) {
 	features.Row(t, "A17", "kill -9 during the first start: the next one succeeds")
 	random := chance(t)

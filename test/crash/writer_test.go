@@ -17,10 +17,11 @@ import (
 	"github.com/mote-k8s/mote/test/cluster"
 )
 
-// writers is how many clients write at once; some requests are then always under way at a kill.
+// writers is how many clients write at once, so that some requests are always under way at a kill.
 const writers = 8
 
-// record is what the servers have acknowledged. It lives in the test, outside all victims.
+// record has the writes that the servers have acknowledged. It lives in the test, outside all
+// victims.
 type record struct {
 	mu       sync.Mutex
 	next     int             // number of the next object; never reused
@@ -33,7 +34,8 @@ func newRecord() *record {
 	return &record{values: map[string]int{}, doubtful: map[string]bool{}}
 }
 
-// load writes until ctx ends. An error says nothing: the request may or may not have been done.
+// load writes until ctx ends. An error gives no information: the request may or may not have been
+// executed.
 func (r *record) load(ctx context.Context, client kubernetes.Interface, seed uint64) {
 	var group sync.WaitGroup
 	for i := range writers {
@@ -85,7 +87,7 @@ func (r *record) write(ctx context.Context, client kubernetes.Interface, random 
 	}
 }
 
-// deleted stands for the value of an object whose deletion was acknowledged.
+// deleted is the value of an object whose deletion was acknowledged.
 const deleted = -1
 
 func (r *record) acknowledge(object *corev1.ConfigMap, value int) {
@@ -99,7 +101,7 @@ func (r *record) acknowledge(object *corev1.ConfigMap, value int) {
 	r.revision = max(r.revision, revision)
 }
 
-// check compares what the server holds now with what was acknowledged. No load may run.
+// check compares the server's current objects with the acknowledged writes. No load may run.
 func (r *record) check(t *testing.T, s *cluster.Server) {
 	t.Helper()
 	client, err := s.Client()
@@ -112,7 +114,7 @@ func (r *record) check(t *testing.T, s *cluster.Server) {
 	}
 	held := map[string]int{}
 	for _, object := range list.Items {
-		// An update whose answer was lost may have been done: a greater value is right too.
+		// An update whose answer was lost may have been executed: a greater value is right too.
 		if held[object.Name], err = strconv.Atoi(object.Data["value"]); err != nil && strings.HasPrefix(object.Name, "crash-") {
 			t.Errorf("ConfigMap %s holds value %q", object.Name, object.Data["value"])
 		}
@@ -139,7 +141,7 @@ func (r *record) check(t *testing.T, s *cluster.Server) {
 	r.prune(t, client)
 }
 
-// pruneAbove keeps lists small, so that late rounds cost what early ones do.
+// pruneAbove keeps lists small, so that late rounds cost the same as early ones.
 const pruneAbove = 4000
 
 func (r *record) prune(t *testing.T, client kubernetes.Interface) {
