@@ -1,5 +1,6 @@
-// Package cis holds mote's answers to the controls of the CIS Kubernetes benchmark: controls.yaml, which both the page
-// docs/explanation/security.md and the test of a running cluster (test/e2e) come from.
+// Package cis has mote's answers to the controls of the CIS Kubernetes benchmark, in controls.yaml.
+// The page docs/explanation/security.md and the test of a running cluster (test/e2e) are both based
+// on it.
 package cis
 
 import (
@@ -21,7 +22,7 @@ const (
 //go:embed controls.yaml
 var table []byte
 
-// Section is the controls below one heading of the benchmark.
+// Section has the controls below one heading of the benchmark.
 type Section struct {
 	Title    string    `json:"title"`
 	Controls []Control `json:"controls"`
@@ -33,7 +34,7 @@ type Control struct {
 	Text   string `json:"text"`
 	Answer string `json:"answer"`
 	Why    string `json:"why"`
-	Check  string `json:"check"` // controls.yaml says what it may be
+	Check  string `json:"check"` // controls.yaml lists the possible checks
 }
 
 // Checks splits Check into its words, one slice for each condition.
@@ -56,7 +57,7 @@ func Sections() ([]Section, error) {
 	return sections, nil
 }
 
-// Markdown is the table for people.
+// Markdown returns the table for readers.
 func Markdown(sections []Section) string {
 	words := map[string]string{
 		Default: "passes", Profile: "passes with `--profile=cis`", NotApplicable: "does not apply", Yours: "yours",

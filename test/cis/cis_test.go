@@ -14,7 +14,8 @@ import (
 
 var update = goflag.Bool("update", false, "write the table into docs/explanation/security.md")
 
-// TestTable: every control of the benchmark is there, and each that passes has a check.
+// TestTable checks that every control of the benchmark is in the table, and that each control that
+// passes has a check.
 func TestTable(t *testing.T) {
 	sections, err := cis.Sections()
 	require.NoError(t, err)
@@ -37,7 +38,7 @@ func TestTable(t *testing.T) {
 			}
 		}
 	}
-	// As many as kube-bench's cfg/cis-1.12 has.
+	// The same number as in kube-bench's cfg/cis-1.12.
 	require.Equal(t, map[string]int{
 		"1.1": 21, "1.2": 30, "1.3": 7, "1.4": 2, "2": 7, "3.1": 3, "3.2": 2, "4.1": 10, "4.2": 14, "4.3": 1,
 		"5.1": 13, "5.2": 12, "5.3": 2, "5.4": 2, "5.5": 1, "5.6": 4,
@@ -46,7 +47,7 @@ func TestTable(t *testing.T) {
 	require.Len(t, slices.Compact(ids), 131)
 }
 
-// TestPage keeps the page true to the table. -update writes it.
+// TestPage checks that the page matches the table. -update writes it.
 func TestPage(t *testing.T) {
 	const page, begin, end = "../../docs/explanation/security.md", "<!-- controls -->\n\n", "<!-- end of controls -->\n"
 	sections, err := cis.Sections()
