@@ -1,4 +1,5 @@
-// Package waltest has a disk that loses power: what was not synced is kept, dropped or torn at random.
+// Package waltest has a disk that loses power: each write that was not synced is kept, dropped or
+// torn at random.
 //
 // Enter through New. A Disk is for one goroutine.
 package waltest
@@ -11,14 +12,14 @@ import (
 	"github.com/mote-k8s/mote/datastore/wal"
 )
 
-// sector is what a disk writes whole or not at all.
+// sector is the number of bytes that a disk writes as a whole or not at all.
 const sector = 512
 
 // Disk holds the two files of a log.
 type Disk struct {
 	rng   *rand.Rand
 	files [2]*file
-	// OnSync, if set, is called before each sync, with what was written not yet being safe.
+	// OnSync, if set, is called before each sync, when the written data is not yet safe.
 	OnSync func()
 	// Fail, if set, may refuse a write or a sync.
 	Fail func(op string) error
@@ -33,11 +34,11 @@ func New(rng *rand.Rand) *Disk {
 	return d
 }
 
-// Files are the disk's files.
+// Files returns the disk's files.
 func (d *Disk) Files() wal.Files { return wal.Files{d.files[0], d.files[1]} }
 
-// CutPower returns the disk as it may be found after the power has gone: of each write that was not synced,
-// any of its sectors may be there, whatever the order of the writes. d itself goes on.
+// CutPower returns the disk as it may be after a power cut: of each write that was not synced, any
+// of its sectors may be there, whatever the order of the writes. d itself continues.
 func (d *Disk) CutPower() *Disk {
 	after := New(d.rng)
 	for i, f := range d.files {
@@ -89,8 +90,8 @@ func put(data, b []byte, offset int64) []byte {
 
 type file struct {
 	disk   *Disk
-	safe   []byte // what a power cut leaves
-	now    []byte // what is read
+	safe   []byte // the content after a power cut
+	now    []byte // the content for reads
 	unsafe []write
 }
 
