@@ -110,8 +110,8 @@ func ParseCounters(entries map[string][]byte) (Counters, error) {
 		}
 		c.set(name, RevisionOf(value))
 	}
-	// Nothing is known of another version. But if only the number was damaged, the rest has our
-	// sum.
+	// The contents of another version are unknown. But if only the number was damaged, the rest has
+	// the sum of this version.
 	asOurs := sum - EntrySum([]byte(nameFormat), RevisionKey(c.Format)) + EntrySum([]byte(nameFormat), RevisionKey(Version))
 	switch {
 	case c.Format == VersionUnsummed && !summed, c.Format == Version && stored == sum:

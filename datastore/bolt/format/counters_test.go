@@ -9,7 +9,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestCounters: counters are read as they were written, and what is wrong with them has a name.
+// TestCounters checks that counters are read as they were written, and that each kind of error is
+// identified.
 func TestCounters(t *testing.T) {
 	want := Counters{
 		Format: Version, Revision: 9, Compacted: 7, Scrubbed: 6, Ceiling: 100, LogSequence: 3, LogMarked: 1,

@@ -34,11 +34,11 @@ const (
 )
 
 var (
-	// ErrDamaged is wrapped by every error that says that data is not as it was written.
+	// ErrDamaged is wrapped by every error about data that differs from what was written.
 	ErrDamaged = errors.New("the datastore's file is damaged")
-	// ErrNotStore says that a file is no store.
+	// ErrNotStore means that a file is no store.
 	ErrNotStore = errors.New("not a mote datastore")
-	// ErrOtherVersion says that a store has a version of the layout that this mote does not read.
+	// ErrOtherVersion means that a store has a version of the layout that this mote does not read.
 	ErrOtherVersion = errors.New("other format")
 )
 

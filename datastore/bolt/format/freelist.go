@@ -2,7 +2,7 @@ package format
 
 import "encoding/binary"
 
-// FreePages returns how many pages are free, as the freelist says.
+// FreePages returns how many free pages the freelist has.
 func (t *Tree) FreePages() (uint64, error) {
 	b := make([]byte, pageHeaderSize+8)
 	if err := t.read(b, t.Freelist); err != nil {
@@ -18,8 +18,8 @@ func (t *Tree) FreePages() (uint64, error) {
 	return count, nil
 }
 
-// CheckFreelist compares the freelist with the pages that were visited, and passes what is wrong to
-// note. After a walk of all that is in use, complete says that each other page must be free.
+// CheckFreelist compares the freelist with the pages that were visited, and passes each error to
+// note. complete means that all pages in use were visited: each other page must then be free.
 func (t *Tree) CheckFreelist(complete bool, note func(error)) {
 	b, err := t.page(t.Freelist)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzRecord: whatever the decoders accept, they encode to the same bytes.
+// FuzzRecord checks that everything that the decoders accept is encoded to the same bytes.
 func FuzzRecord(f *testing.F) {
 	rec := &Record{Header: Header{Mod: 7, Create: 5, Version: 2, Lease: 9}, Prev: 6, Key: []byte("key"), Value: []byte("value")}
 	f.Add(RevisionKey(7), rec.Encoded())
@@ -37,7 +37,7 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// FuzzFrame: whatever DecodeFrame accepts, it decodes again to the same frame.
+// FuzzFrame checks that a frame that DecodeFrame accepts is decoded to the same frame again.
 func FuzzFrame(f *testing.F) {
 	f.Add(Frame{Revision: 7, Compacted: 3, Ceiling: 100, Records: []*Record{
 		{Header: Header{Mod: 7, Create: 7, Version: 1, Lease: 5}, Prev: 3, Key: []byte("key"), Value: []byte("value")},

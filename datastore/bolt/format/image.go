@@ -65,6 +65,6 @@ func (i Image) Commits() ([]Commit, error) {
 
 // Tree returns the pages of a commit, none of which has been visited.
 func (i Image) Tree(c Commit) *Tree {
-	c.Pages = min(c.Pages, uint64(i.Size/PageSize)) // what is behind the end cannot be read
+	c.Pages = min(c.Pages, uint64(i.Size/PageSize)) // pages behind the end cannot be read
 	return &Tree{Image: i, Commit: c, visited: make([]bool, c.Pages)}
 }

@@ -29,7 +29,7 @@ const (
 	elementBucket = 1
 	// maxDepth is more levels than any tree has.
 	maxDepth = 64
-	// manyPages, as the number of elements of a freelist, says that the number is in the first
+	// manyPages, as the number of elements of a freelist, means that the number is in the first
 	// element.
 	manyPages = 0xFFFF
 )
@@ -37,7 +37,7 @@ const (
 // Element is an entry of a page.
 type Element struct {
 	Key, Value []byte
-	// Bucket says that Value is that of a bucket.
+	// Bucket means that Value is the value of a bucket.
 	Bucket bool
 	// child is the page below an element of a branch, which has no Value.
 	child uint64

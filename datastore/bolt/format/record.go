@@ -9,7 +9,7 @@ import (
 // Header describes one version of a key. A row of the index is the header of the key's latest
 // version.
 type Header struct {
-	// Deleted says that the version is a deletion. Create, Version and Lease are 0 then.
+	// Deleted means that the version is a deletion. Create, Version and Lease are 0 then.
 	Deleted bool
 	// Mod is the revision of this version, Create that of the key's first one.
 	Mod, Create int64
@@ -28,7 +28,7 @@ type Record struct {
 	Prev  int64
 	Key   []byte
 	Value []byte
-	// owned says that Key and Value are in ordinary memory and never change.
+	// owned means that Key and Value are in ordinary memory and never change.
 	owned bool
 	// encoded is the record as the file has it, or nil. Key and Value may be parts of it.
 	encoded []byte
@@ -191,7 +191,7 @@ func (r *Record) OwnValue() []byte {
 
 // Lease is a row of the leases bucket. Its key is the lease's number.
 type Lease struct {
-	// TTL is the time to live in seconds; in a frame, 0 says that the lease has ended.
+	// TTL is the time to live in seconds; in a frame, 0 means that the lease has ended.
 	TTL int64
 	// Ends is when the lease ends, in Unix seconds.
 	Ends int64

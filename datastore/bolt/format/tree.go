@@ -19,11 +19,11 @@ type Tree struct {
 	visited []bool
 }
 
-// Visited says whether a page was visited.
+// Visited reports whether a page was visited.
 func (t *Tree) Visited(id uint64) bool { return t.visited[id] }
 
-// Walk calls leaf with all entries of page id and of the pages below it, in order. It passes what
-// it cannot read to note, and goes on.
+// Walk calls leaf with all entries of page id and of the pages below it, in order. It passes errors
+// of pages that it cannot read to note, and continues.
 func (t *Tree) Walk(id uint64, leaf func(Element), note func(error)) {
 	depth, err := t.depth(id)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// buildStep is how much goes into a new file in one transaction, in bytes.
+// buildStep is how many bytes go into a new file in one transaction.
 const buildStep = 4 << 20
 
 // builder fills a new file, in transactions of some buildStep bytes.
@@ -24,8 +24,8 @@ type builder struct {
 	bytes int
 }
 
-// build makes a store's file at path, which is replaced, with what fill puts into it. The file is
-// on the disk when build returns.
+// build makes a store's file at path, with the entries that fill puts into it. It replaces a file
+// that exists. The file is on the disk when build returns.
 func build(path string, fill func(*builder) error) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -120,7 +120,7 @@ func (b *builder) copyBucket(c *contents, bucket string, change func(format.Elem
 	return failed
 }
 
-// copyStore puts all that c has into b. It rebuilds what is damaged: the index from the log, the
+// copyStore puts all that c has into b. It rebuilds damaged parts: the index from the log, the
 // leases from the index. Nothing else may be damaged.
 func (b *builder) copyStore(c *contents) error {
 	latest, err := b.copyLog(c)

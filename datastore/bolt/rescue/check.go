@@ -8,10 +8,10 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// Check reads the whole file of a store that runs, and compares pages, sums, log and index with the
-// format's promises. It returns what it found, and whether that is damage of pages, or as err why
-// the file cannot be read. tx keeps everybody from writing meanwhile: lost pages are found only
-// while nobody frees any.
+// Check reads the whole file of a running store, and compares pages, sums, log and index with the
+// format's promises. It returns its findings, and whether they include damage of pages. err is the
+// reason why the file cannot be read. tx keeps all writers out meanwhile: lost pages are found only
+// while no transaction frees any.
 func Check(file format.Image, tx *bbolt.Tx) (found []error, damaged bool, err error) {
 	err = format.CatchFaults(func() error {
 		commits, err := file.Commits()
@@ -58,7 +58,7 @@ func (c *checker) checkCounters() {
 	}
 }
 
-// checkLog looks at each record: can it be reached, and is what it refers to there?
+// checkLog checks each record: can it be reached, and does the record that it refers to exist?
 func (c *checker) checkLog() error {
 	scrubbed := map[string]int64{} // the record of a key that is left of the scrubbed history
 	return c.log.ForEach(func(k, v []byte) error {
@@ -95,7 +95,7 @@ func (c *checker) checkRecord(revision int64, rec format.Record) {
 	}
 }
 
-// checkKeys looks at each index row: is it the header of the record that it names?
+// checkKeys checks each index row: is it the header of the record that it names?
 func (c *checker) checkKeys() error {
 	return c.keys.ForEach(func(key, row []byte) error {
 		h, err := format.DecodeHeader(key, row)

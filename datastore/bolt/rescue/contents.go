@@ -8,13 +8,13 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// contents is what one commit of a file has, as far as it can be read.
+// contents is the readable content of one commit of a file.
 type contents struct {
 	*format.Tree
 	counters format.Counters
-	// buckets are the values of the bucket of buckets, which say where the buckets are.
+	// buckets are the values of the bucket of buckets, which locate the buckets.
 	buckets map[string][]byte
-	// damage is what was found in a bucket, by its name; that of elsewhere is outside of all
+	// damage has the findings in a bucket, by its name; those of elsewhere are outside of all
 	// buckets.
 	damage map[string][]error
 }
@@ -56,7 +56,7 @@ func inspect(i format.Image, commit format.Commit, full bool) *contents {
 	return c
 }
 
-// summed says whether the file is of a format that has checksums.
+// summed reports whether the file is of a format that has checksums.
 func (c *contents) summed() bool { return c.counters.Format > format.VersionUnsummed }
 
 // record decodes an entry of the log.
@@ -77,7 +77,7 @@ func (c *contents) readCounters() {
 	}
 }
 
-// each calls fn with the entries of a bucket, and note with what cannot be read.
+// each calls fn with the entries of a bucket, and note with the errors of unreadable ones.
 func (c *contents) each(bucket string, fn func(format.Element), note func(error)) {
 	value, ok := c.buckets[bucket]
 	if !ok {
@@ -143,8 +143,8 @@ func (c *contents) findings() []error {
 
 func (c *contents) sound() bool { return len(c.findings()) == 0 }
 
-// unreadable returns the first finding that is an error of the disk, which says nothing about what
-// is on it.
+// unreadable returns the first finding that is an error of the disk, which gives no information
+// about the data on it.
 func (c *contents) unreadable() error {
 	for _, err := range c.findings() {
 		if !errors.Is(err, format.ErrDamaged) {

@@ -34,13 +34,13 @@ func create(path string, above int64) error {
 	if err := os.Rename(draft, path); err != nil {
 		return err
 	}
-	// The names of the file and of its directory must be as durable as what is in the file.
+	// The names of the file and of its directory must be as durable as the file's contents.
 	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }
 
 // createLog makes the log's files, so that a store without them is known to have lost them. It
-// refuses a log with frames: what another store left must not become part of this one. A log
-// without any, at the most the zeros that a file grows by, is of a first start that was
+// refuses a log with frames: data of another store must not become part of this one. A log without
+// frames, which has at most the zeros by which a file grows, belongs to a first start that was
 // interrupted.
 func createLog(path string) error {
 	files, err := wal.OpenFiles(path)

@@ -10,8 +10,9 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// Examine reads all of a store that nobody has open, its log too, and changes nothing: it reports
-// what Open would repair or refuse. It returns all that it found, joined; nil is a sound store.
+// Examine reads all of a store that no process has open, its log too, and changes nothing: it
+// reports the errors that Open would repair or refuse. It returns its findings, joined; nil is a
+// sound store.
 func Examine(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -31,7 +32,7 @@ func Examine(path string) error {
 	}
 	found := now.findings()
 	if now.damaged(format.MetaBucket) {
-		return errors.Join(bounded(found)...) // it does not say where the log begins
+		return errors.Join(bounded(found)...) // it does not have the start of the log
 	}
 	found = append(found, o.examineLog(now)...)
 	if len(found) == 0 && now.counters.Format == format.Version {
@@ -77,7 +78,7 @@ func (o *opening) examineOrder() []error {
 	return found
 }
 
-// maxFindings bounds what Check and Examine report: one damaged page makes thousands.
+// maxFindings limits how many findings Check and Examine report: one damaged page makes thousands.
 const maxFindings = 100
 
 // bounded cuts a list of findings off.
@@ -88,7 +89,7 @@ func bounded(found []error) []error {
 	return found
 }
 
-// Info is what the file of a store says of itself.
+// Info is the file's own description of a store.
 type Info struct {
 	// Format is the version of the layout.
 	Format int64
@@ -98,7 +99,7 @@ type Info struct {
 	Ceiling int64
 }
 
-// Inspect reads the whole file of a store that nobody has open. It returns all damage that it
+// Inspect reads the whole file of a store that no process has open. It returns all damage that it
 // found, joined. It does not read the log: the file of a snapshot has none.
 func Inspect(path string) (info Info, err error) {
 	err = readFile(path, true, func(c *contents) error {
@@ -108,7 +109,7 @@ func Inspect(path string) (info Info, err error) {
 	return info, err
 }
 
-// Peek reads what the file of a store that nobody has open says of itself, and nothing else of it.
+// Peek reads only the Info of the file of a store that no process has open.
 func Peek(path string) (info Info, err error) {
 	err = readFile(path, false, func(c *contents) error {
 		info = infoOf(c)
@@ -121,7 +122,7 @@ func infoOf(c *contents) Info {
 	return Info{c.counters.Format, c.counters.Revision, c.counters.Compacted, c.counters.Ceiling}
 }
 
-// readFile calls fn with what a file has if its counters are sound.
+// readFile calls fn with the contents of a file if its counters are sound.
 func readFile(path string, full bool, fn func(*contents) error) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -141,8 +142,8 @@ func readFile(path string, full bool, fn func(*contents) error) error {
 	return fn(now)
 }
 
-// Adopt makes a store that Open opens of the file of a snapshot, which is at path. Its revisions
-// begin above floor, so that whoever watched the store that it replaces reads everything again.
+// Adopt turns the file of a snapshot at path into a store that Open opens. Its revisions begin
+// above floor, so that clients that watched the replaced store read everything again.
 func Adopt(path string, floor int64) error {
 	file, err := lockFile(path)
 	if err != nil {

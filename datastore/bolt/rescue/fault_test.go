@@ -14,7 +14,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
-// badSector cannot be read where bad is.
+// badSector is a file that cannot be read at the offset bad.
 type badSector struct {
 	io.ReaderAt
 	bad int64
@@ -27,7 +27,8 @@ func (f badSector) ReadAt(b []byte, at int64) (int, error) {
 	return f.ReaderAt.ReadAt(b, at)
 }
 
-// TestUnreadablePageIsNoDamage: it may be there the next time.
+// TestUnreadablePageIsNoDamage checks that a page that cannot be read is not damage: the next read
+// may succeed.
 func TestUnreadablePageIsNoDamage(t *testing.T) {
 	path := fill(t, 100)
 	image, commits := imageOf(t, path)
@@ -35,7 +36,8 @@ func TestUnreadablePageIsNoDamage(t *testing.T) {
 	require.ErrorIs(t, rescue.Unreadable(image, commits[0]), syscall.EIO)
 }
 
-// TestClockGoesBack: names of what is set aside do not meet, and leases keep their time; see TestLeaseAfterClockJump.
+// TestClockGoesBack checks that the names of files that are set aside do not collide, and that
+// leases keep their time; see TestLeaseAfterClockJump.
 func TestClockGoesBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	names := map[string]bool{}

@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// lockTimeout is how long Open waits for another process to let go of the file. A killed
-	// process loses its lock at once; one that holds it longer than this is alive.
+	// lockTimeout is how long Open waits for another process to release the file. A killed process
+	// loses its lock at once; one that holds it longer than this is alive.
 	lockTimeout = time.Second
-	// lockPoll is how often it looks.
+	// lockPoll is the time between two tries.
 	lockPoll = 20 * time.Millisecond
 )
 

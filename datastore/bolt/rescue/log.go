@@ -15,7 +15,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/wal"
 )
 
-// logPath returns what the names of the log's files begin with.
+// logPath returns the common prefix of the names of the log's files.
 func logPath(path string) string {
 	return strings.TrimSuffix(path, filepath.Ext(path)) + ".wal"
 }
@@ -43,7 +43,7 @@ func readOnlyLog(path string) (wal.Files, error) {
 	return files, err
 }
 
-// journal is what the write-ahead log has and the file has not.
+// journal has the frames of the write-ahead log that the file lacks.
 type journal struct {
 	files  wal.Files
 	log    *wal.Log
@@ -53,12 +53,12 @@ type journal struct {
 
 func (j *journal) close() error { return errors.Join(j.files[0].Close(), j.files[1].Close()) }
 
-// clean says whether the store was stopped cleanly, as far as the log knows.
+// clean reports whether the store was stopped cleanly, according to the log.
 func (j *journal) clean() bool {
 	return len(j.frames) == 0 && !j.found.Torn && j.found.Damage == nil
 }
 
-// readLog reads the log behind what c has.
+// readLog reads the frames of the log after those in c.
 func (o *opening) readLog(c *contents) (*journal, error) {
 	files, err := o.options.OpenLog(logPath(o.path))
 	if err != nil {
@@ -76,8 +76,8 @@ func (o *opening) readLog(c *contents) (*journal, error) {
 	return j, nil
 }
 
-// allFrames returns every frame that the log's files have, whatever is missing between them, in the
-// order of revisions, and the sequence number to go on with.
+// allFrames returns every frame in the log's files, even if others are missing between them, in the
+// order of revisions, and the sequence number to continue with.
 func (o *opening) allFrames() ([]format.Frame, uint64, error) {
 	files, err := o.options.OpenLog(logPath(o.path))
 	if err != nil {
@@ -151,11 +151,10 @@ func setAsideLog(path, stamp string) (names []string, err error) {
 	return names, nil
 }
 
-// ReplaceLog sets a damaged log aside and puts an empty one in its place. Until save has put Frames
-// into the file, in a checkpoint that names the sequence of the new log, the old log stays and the
-// new one waits beside it. revision and ceiling are what Frames lead to; what save gets is a
-// ceiling above all revisions that may have been given out. After an error the store cannot be
-// served.
+// ReplaceLog sets a damaged log aside and puts an empty one in its place. save must put Frames into
+// the file, in a checkpoint that names the sequence of the new log. Until then the old log stays
+// and the new one waits beside it. revision and ceiling are those after Frames. save gets a ceiling
+// above all revisions that may have been given out. After an error the store cannot be served.
 func (f *Files) ReplaceLog(revision, ceiling int64, save func(log *wal.Log, ceiling int64) error) error {
 	known := max(revision, ceiling)
 	for _, payload := range f.State.Behind {
@@ -187,8 +186,7 @@ func (f *Files) ReplaceLog(revision, ceiling int64, save func(log *wal.Log, ceil
 	return errors.Join(syncDirOf(f.path), f.logFiles[0].Close(), f.logFiles[1].Close())
 }
 
-// NoteTorn adds a repair for a log whose State is Torn: it ends in what is neither a frame nor a
-// mark.
+// NoteTorn adds a repair for a log whose State is Torn: its end is neither a frame nor a mark.
 func (f *Files) NoteTorn() {
 	r := Repair{
 		Time: time.Now().UTC(), What: "cut off a write at the end of the log that is not whole",

@@ -70,7 +70,8 @@ func TestOpenErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// TestOpenAfterInterruptedFirstStart finds what a power cut may leave of the very first start.
+// TestOpenAfterInterruptedFirstStart opens the files that a power cut may leave of the very first
+// start.
 func TestOpenAfterInterruptedFirstStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "datastore", "state.db")
 	require.NoError(t, os.Mkdir(filepath.Dir(path), 0o700))
@@ -80,7 +81,8 @@ func TestOpenAfterInterruptedFirstStart(t *testing.T) {
 	require.NoFileExists(t, path+".new")
 }
 
-// TestFirstStartInterrupted: a log that has grown and has no frame yet is no other store's, and is begun anew.
+// TestFirstStartInterrupted checks that a log that has grown and has no frame yet is not taken for
+// another store's, and is created again.
 func TestFirstStartInterrupted(t *testing.T) {
 	for _, grown := range []int64{0, 1, 4 << 10, 256 << 10} {
 		path := filepath.Join(t.TempDir(), "state.db")

@@ -10,18 +10,23 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// repair makes a sound file of a damaged one in the first of these ways that can be taken. now is
-// what the newest commit has, or nil.
+// repair makes a sound file of a damaged one, by the first of these ways that is possible. now is
+// the content of the newest commit, or nil.
 //
-//	records and counters are sound                 -> the index from the records, leases from the index; nothing is lost
-//	the commit before is sound, and the log
-//	has all since                                  -> that and the log; nothing is lost
-//	index and counters are sound, and each record
-//	that is needed is found, anywhere in the file  -> those, without history; nothing is lost
-//	... with the help of a snapshot                -> what could not be found is as in the snapshot, or lost
-//	the commit before is sound                     -> that; what was written since is lost
-//	there is a snapshot                            -> that and what the log still has
-//	else                                           -> refused
+//	records and counters are sound
+//		-> the index from the records, leases from the index; nothing is lost
+//	the commit before is sound, and the log has all writes since
+//		-> that commit and the log; nothing is lost
+//	index and counters are sound, and each record that is needed is found, anywhere in the file
+//		-> these records, without history; nothing is lost
+//	... with the help of a snapshot
+//		-> records that were not found are as in the snapshot, or lost
+//	the commit before is sound
+//		-> that commit; the writes since are lost
+//	there is a snapshot
+//		-> the snapshot and the frames that the log still has
+//	else
+//		-> refused
 func (o *opening) repair(now *contents, commits []format.Commit) error {
 	cause := cause(now)
 	if now != nil && now.counters.Format == format.VersionUnsummed {
@@ -82,7 +87,7 @@ func (o *opening) commitBefore(commits []format.Commit) *contents {
 	return before
 }
 
-// logComplete says whether the log has all that was written since a commit.
+// logComplete reports whether the log has all writes since a commit.
 func (o *opening) logComplete(since *contents) (bool, error) {
 	log, err := o.readLog(since)
 	if err != nil {
@@ -92,7 +97,7 @@ func (o *opening) logComplete(since *contents) (bool, error) {
 	return log.found.Damage == nil && !log.found.Torn, nil
 }
 
-// cause sums up what is wrong with a file. now is as in repair.
+// cause summarises the damage of a file. now is as in repair.
 func cause(now *contents) error {
 	if now == nil {
 		return format.Damagef("neither header is whole")
@@ -121,7 +126,7 @@ func (o *opening) replaceFile(r Repair, fill func(*builder) error) error {
 	return nil
 }
 
-// asideTime is how the names of files that are set aside end.
+// asideTime is the time format at the end of the names of files that are set aside.
 const asideTime = "20060102T150405Z"
 
 // setAside gives a file a second name, which stays when the first gets another file.

@@ -20,11 +20,12 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/rescue"
 )
 
-// ward is a stopped store with 300 keys, whose first byte says when it was written, to be damaged at a known place.
+// ward is a stopped store with 300 keys, to be damaged at a known place. The first byte of a value
+// shows when it was written.
 type ward struct {
 	*testing.T
 	path     string
-	snapshot []byte // of before the last change of /key/000 to /key/009
+	snapshot []byte // taken before the last change of /key/000 to /key/009
 	revision int64  // the last
 	image    format.Image
 	commits  []format.Commit // the newest first
@@ -60,7 +61,7 @@ func (w *ward) bucket(name string) []byte {
 	return bucketOf(w.T, w.image.Tree(w.commits[0]), name)
 }
 
-// pages are those of a bucket, its root first.
+// pages returns the pages of a bucket, its root first.
 func (w *ward) pages(bucket string) []uint64 {
 	first := binary.LittleEndian.Uint64(w.bucket(bucket))
 	t := w.image.Tree(w.commits[0])
@@ -93,7 +94,7 @@ func (w *ward) open(snapshot bool) (*bolt.Store, error) {
 	return bolt.Open(w.path, o)
 }
 
-// repaired opens the store and returns its only repair. All keys are as they were.
+// repaired opens the store and returns its only repair. It requires that all keys are unchanged.
 func (w *ward) repaired(snapshot bool) rescue.Repair {
 	s, err := w.open(snapshot)
 	require.NoError(w, err)
@@ -116,7 +117,7 @@ func (w *ward) repaired(snapshot bool) rescue.Repair {
 	return s.Repairs()[0]
 }
 
-// TestRepairs: each way of repair, and what it loses.
+// TestRepairs tests each way of repair, and what it loses.
 func TestRepairs(t *testing.T) {
 	t.Run("index", func(t *testing.T) {
 		w := newWard(t)
@@ -218,7 +219,8 @@ func (w *ward) header(key string) format.Header {
 	return found
 }
 
-// repairLog: what is before the damage is kept, and who watched is told.
+// repairLog checks that the frames before the damage are kept, and that revisions jump with the
+// history compacted, so that watches begin again.
 func repairLog(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, filepath.Join(dir, "state.db"))
@@ -268,7 +270,7 @@ func repairLog(t *testing.T) {
 	require.EqualValues(t, 6, count(t, s, "/key/", "/key0"))
 }
 
-// TestExamineTornWrite: what a start would cut off is told before.
+// TestExamineTornWrite checks that Examine reports the frame that a start would cut off.
 func TestExamineTornWrite(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, filepath.Join(dir, "state.db"))

@@ -13,28 +13,29 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Repair is what a start did to damaged files.
+// Repair describes one repair of damaged files by a start.
 type Repair struct {
 	Time time.Time `json:"time"`
-	// What says what was damaged, and what was done about it.
+	// What describes the damage and the repair.
 	What string `json:"what"`
-	// Lost says what is gone. It is empty if nothing is gone that anybody was promised.
+	// Lost describes the data that is lost. It is empty if everything that was promised to a client
+	// is kept.
 	Lost string `json:"lost,omitempty"`
-	// Aside are the damaged files, as they were.
+	// Aside are the paths of the damaged files, which are unchanged.
 	Aside []string `json:"aside,omitempty"`
 }
 
-// maxUnreported bounds the list of unreported repairs: a disk that fails adds one with each start.
+// maxUnreported limits the list of unreported repairs: a disk that fails adds one with each start.
 const maxUnreported = 100
 
-// unreportedPath returns the path of the list of unreported repairs. A verb that opens a store for
-// a moment, such as "mote datastore get", repairs it too; the next server reports what it did.
+// unreportedPath returns the path of the list of unreported repairs. A command that opens a store
+// for a moment, such as "mote datastore get", repairs it too; the next server reports that repair.
 func unreportedPath(path string) string {
 	return strings.TrimSuffix(path, filepath.Ext(path)) + ".repairs.json"
 }
 
-// loadUnreported returns what earlier starts repaired. It logs a list that cannot be read, which
-// does not keep the store from being opened.
+// loadUnreported returns the repairs of earlier starts. It logs a list that cannot be read; the
+// store can still be opened.
 func loadUnreported(path string) []Repair {
 	data, err := os.ReadFile(unreportedPath(path))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,8 +77,8 @@ func reportRepair(path string, list []Repair, r Repair) []Repair {
 	return addUnreported(path, list, r)
 }
 
-// ForgetRepairs says that the repairs of the store at path have been reported: the next Open does
-// not return them again.
+// ForgetRepairs records that the repairs of the store at path have been reported: the next Open
+// does not return them again.
 func ForgetRepairs(path string) error {
 	err := os.Remove(unreportedPath(path))
 	if errors.Is(err, fs.ErrNotExist) {

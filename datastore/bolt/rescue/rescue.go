@@ -1,29 +1,30 @@
-// Package rescue answers whether the files of a bolt store are sound, and makes them so: files in,
-// a sound file, its log and a list of repairs out.
+// Package rescue checks whether the files of a bolt store are sound, and repairs them: its input is
+// files, its output a sound file, its log and a list of repairs.
 //
 // It owns the files until the engine has them: their lock, their first version, the change to a
-// newer format, what is set aside, and the list of repairs that nobody has reported yet. It knows
-// the layout (package format) and the log's files (package wal), and nothing of the engine (package
-// bolt), which serves what Open returns.
+// newer format, the files that are set aside, and the list of unreported repairs. It knows the
+// layout (package format) and the log's files (package wal), and nothing of the engine (package
+// bolt), which serves the files that Open returns.
 //
 // A start goes through these steps; those in brackets only if they are needed:
 //
-//	[create] -> lock -> examine -> [repair by the first way that can be taken -> examine again] -> read the log
+//	[create] -> lock -> examine ->
+//		[repair by the first way that is possible -> examine again] -> read the log
 //
 // A start examines the counters, all branches, the index and the leases; after an unclean stop all
-// of the file. Repair lists the ways of repair and what each loses.
+// of the file. repair lists the ways of repair and what each loses.
 //
 // Invariants:
 //   - bbolt sees a file only after Image has found it sound.
 //   - A file is replaced by a whole one in one rename; the damaged one keeps a second name.
-//   - What cannot be repaired without losing what nobody would know of is refused and left as it is. So is
-//     what cannot be read: it may be there the next time.
+//   - A repair that would lose data whose loss could not be reported is refused, and the files stay
+//     unchanged. The same holds for data that cannot be read: the next read may succeed.
 //   - Every error says what to do.
 //
-// The other ways in look at a store that nobody has open: Examine reads all of it and its log,
+// The other entries are for a store that no process has open: Examine reads all of it and its log,
 // Inspect its file alone, Peek its counters; Adopt makes a store of a snapshot's file. Check
-// examines a store that runs. All functions may be called from any goroutine; a Files is for one at
-// a time.
+// examines a running store. All functions may be called from any goroutine; a Files is for one at a
+// time.
 package rescue
 
 import (
@@ -44,7 +45,7 @@ import (
 // or a restore.
 const RevisionGap = 1 << 30
 
-// Options say what a start may use. The zero value is the default.
+// Options are the options of a start. The zero value is the default.
 type Options struct {
 	// OpenLog opens the log's two files, whose names begin with path. They must be there. The
 	// default is the files beside the store; tests have disks that break.
@@ -63,22 +64,22 @@ type Files struct {
 	File *os.File
 	// Counters are those of the file's last commit.
 	Counters format.Counters
-	// Log goes on behind Frames. It is nil if the log is damaged: see ReplaceLog.
+	// Log continues after Frames. It is nil if the log is damaged: see ReplaceLog.
 	Log *wal.Log
-	// Frames are what the log has and the file has not, in order, up to the first damage.
+	// Frames are the frames that the log has and the file lacks, in order, up to the first damage.
 	Frames []format.Frame
-	// State is what reading the log has met.
+	// State describes the log as it was read.
 	State wal.Found
 	// Repairs are those of this start, and earlier ones that were not reported, the oldest first.
 	Repairs []Repair
 
 	path     string
-	stamp    string // in the names of what is set aside
+	stamp    string // in the names of files that are set aside
 	logFiles wal.Files
 }
 
-// Open locks the store at path, which is made with its directory if it is not there, and makes it
-// sound. The error says what to do; the files are closed then.
+// Open locks the store at path and makes it sound. It creates a missing store with its directory.
+// The error says what to do; the files are closed then.
 func Open(path string, options Options) (*Files, error) {
 	o, err := begin(path, options)
 	if err != nil {
@@ -102,18 +103,18 @@ func (f *Files) Close() error {
 	return errors.Join(f.File.Close(), f.logFiles[0].Close(), f.logFiles[1].Close())
 }
 
-// opening is a start on its way.
+// opening is a start in progress.
 type opening struct {
 	path    string
 	options Options
 	// file is locked; image reads it.
 	file  *os.File
 	image format.Image
-	// stamp is in the names of what is set aside.
+	// stamp is in the names of files that are set aside.
 	stamp string
 	// repairs are those of this start, and earlier ones that were not reported.
 	repairs []Repair
-	// snapshotErr is why there is no snapshot that helps.
+	// snapshotErr is the reason why no snapshot can help.
 	snapshotErr error
 }
 
@@ -137,10 +138,12 @@ func begin(path string, options Options) (*opening, error) {
 	return o, nil
 }
 
-// maxRepairs bounds the repairs of one start. One makes a sound file, perhaps of an older format.
+// maxRepairs limits the repairs of one start. One repair makes a sound file, perhaps of an older
+// format.
 const maxRepairs = 3
 
-// makeSound returns what a sound file and its log have. It repairs the file first if it must.
+// makeSound returns the contents of a sound file and its log. It repairs the file first if
+// necessary.
 func (o *opening) makeSound() (*contents, *journal, error) {
 	for range maxRepairs {
 		now, commits, err := o.look(false)
@@ -166,9 +169,10 @@ func (o *opening) makeSound() (*contents, *journal, error) {
 	return nil, nil, format.Damagef("it is damaged again after each repair")
 }
 
-// verify returns the log of a file whose branches, index and leases are sound. After an unclean
-// stop, which alone can have left something half done, or half an hour without power, it reads all
-// of the file first. Without a log, the file is damaged or was rewritten in the current format.
+// verify returns the log of a file whose branches, index and leases are sound. It reads all of the
+// file first after an unclean stop, because only that can have left an incomplete write, or after
+// half an hour without power. Without a log, the file is damaged or was rewritten in the current
+// format.
 func (o *opening) verify(now *contents, newest format.Commit) (log *journal, rewritten bool, err error) {
 	if log, err = o.readLog(now); err != nil {
 		return nil, false, err

@@ -23,7 +23,7 @@ func (f *snapshotFile) close() {
 }
 
 // snapshot fetches the newest good snapshot and examines all of it. It returns nil if there is none
-// that can be used, and remembers why. The error is that there is no room for one.
+// that can be used, and remembers the reason. The error means that there is no room for one.
 func (o *opening) snapshot() (*snapshotFile, error) {
 	if o.options.Restore == nil {
 		return nil, nil
@@ -63,7 +63,7 @@ func (o *opening) snapshot() (*snapshotFile, error) {
 	return snap, nil
 }
 
-// restore makes a file of a snapshot and of what the log still has.
+// restore makes a file of a snapshot and of the frames that the log still has.
 func (o *opening) restore(now *contents, cause error) error {
 	snap, err := o.snapshot()
 	if err != nil {
@@ -99,8 +99,8 @@ func (o *opening) restore(now *contents, cause error) error {
 	return resetLog(logPath(o.path), next)
 }
 
-// copyAndApply puts all that c has into b, and of frames those that are newer. counters are those
-// of c with the log's sequence to go on with, and a ceiling above all revisions that are known.
+// copyAndApply puts all that c has into b, and those of frames that are newer. counters are those
+// of c with the log's sequence to continue with, and a ceiling above all revisions that are known.
 func (b *builder) copyAndApply(c *contents, counters format.Counters, frames []format.Frame) error {
 	if err := b.copyStore(c); err != nil {
 		return err
@@ -119,7 +119,7 @@ func (b *builder) copyAndApply(c *contents, counters format.Counters, frames []f
 	return nil
 }
 
-// apply does what a frame of the log says, to a store that may lack what came before the frame.
+// apply applies a frame of the log to a store that may lack the writes before the frame.
 func (b *builder) apply(f format.Frame) error {
 	for _, rec := range f.Records {
 		rec.Prev = 0
@@ -151,8 +151,8 @@ func (b *builder) apply(f format.Frame) error {
 	return nil
 }
 
-// refuse returns what to do about a store that cannot be repaired without losing what nobody would
-// know of.
+// refuse returns the error, with advice, for a store that cannot be repaired without losing data
+// whose loss could not be reported.
 func (o *opening) refuse(now *contents, cause error) error {
 	advice := "there is no snapshot; its files are left as they are: keep a copy, and move its folder away to begin with an empty cluster"
 	if o.snapshotErr != nil {
@@ -164,7 +164,7 @@ func (o *opening) refuse(now *contents, cause error) error {
 	return fmt.Errorf("%w: %s", &refusedError{cause}, advice)
 }
 
-// refusedError is damage that cannot be repaired. Its message says all that there is to say.
+// refusedError is damage that cannot be repaired. Its message is complete.
 type refusedError struct{ cause error }
 
 func (e *refusedError) Error() string { return "it cannot be repaired: " + e.cause.Error() }

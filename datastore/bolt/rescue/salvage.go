@@ -9,7 +9,7 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// salvage makes a file of the records that the index names, wherever they are; history is given up.
+// salvage makes a file of the records that the index names, wherever they are; the history is lost.
 // It returns false if records are missing and there is no snapshot to take them from.
 func (o *opening) salvage(now *contents, cause error) (bool, error) {
 	s, err := o.findRecords(now)
@@ -36,7 +36,7 @@ func (o *opening) salvage(now *contents, cause error) (bool, error) {
 type salvaged struct {
 	// rows are the index rows of living keys, by the revision of their record.
 	rows map[int64]row
-	// at says on which page, of which file, a record is.
+	// at is the page, and its file, that has a record.
 	at map[int64]place
 	// missing are the revisions of the records that were not found.
 	missing []int64
@@ -53,8 +53,8 @@ type place struct {
 	page uint64
 }
 
-// findRecords looks for records on every page of the file. Those that no tree leads to any more,
-// and old copies, are as good as others: each proves by its checksum that it is whole.
+// findRecords looks for records on every page of the file. Pages that no tree refers to any more,
+// and old copies, are as good as others: each record proves by its checksum that it is whole.
 func (o *opening) findRecords(c *contents) (*salvaged, error) {
 	s := &salvaged{rows: map[int64]row{}, at: map[int64]place{}}
 	newer, err := o.keysInLog(c)
@@ -87,7 +87,7 @@ func (o *opening) keysInLog(c *contents) (map[string]bool, error) {
 	return keys, nil
 }
 
-// search notes where records are, and which are missing.
+// search records the places of the records that it finds, and which are missing.
 func (s *salvaged) search(t *format.Tree) {
 	for id := uint64(2); id < t.Pages; id++ {
 		for _, rec := range t.Records(id) {
@@ -104,8 +104,8 @@ func (s *salvaged) search(t *format.Tree) {
 	}
 }
 
-// takeFrom takes what is missing from a sound snapshot, as it was then, and returns the keys of all
-// that was missing.
+// takeFrom takes the missing records from a sound snapshot, as they were then, and returns the keys
+// of all records that were missing.
 func (s *salvaged) takeFrom(snap *contents) []string {
 	lost := map[string]bool{}
 	var names []string

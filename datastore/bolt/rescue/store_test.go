@@ -52,7 +52,7 @@ func fill(t *testing.T, n int) string {
 	for i := range n {
 		create(t, s, fmt.Sprintf("/key/%03d", i), make([]byte, 3000))
 	}
-	for range 3 { // what is in the log is not needed any more
+	for range 3 { // so the log is not needed any more
 		_, err := s.Write(t.Context(), bolt.Write{Key: "/last"})
 		require.NoError(t, err)
 		require.NoError(t, s.Checkpoint(t.Context()))
@@ -92,7 +92,7 @@ func bucketOf(t *testing.T, tree *format.Tree, name string) (value []byte) {
 	return value
 }
 
-// pageOf returns where in the file the record of a revision is.
+// pageOf returns the offset in the file of the record of a revision.
 func pageOf(t *testing.T, path string, revision int64) int64 {
 	t.Helper()
 	image, commits := imageOf(t, path)
