@@ -150,7 +150,9 @@ func TestMigrateWhileLeasesEnd(t *testing.T) {
 	d, stop := serveConfig(t, cfg)
 	defer stop()
 	target := clientOf(t, d)
-	var granted []clientv3.LeaseID // in the order of the keys: one ends after the copy, one during it; the last is that of the pods
+	// In the order of the keys: one ends after the copy, one during it; the last is that of the
+	// pods.
+	var granted []clientv3.LeaseID
 	conn, err := grpc.NewClient(d.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(
 		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			err := invoke(ctx, method, req, reply, cc, opts...)

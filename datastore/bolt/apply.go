@@ -22,10 +22,10 @@ type writeTx struct {
 	events  []Event
 	// granted holds the leases that this transaction changes; a lease that ends is nil.
 	granted map[int64]*lease
-	// changed says that there is something to publish, durable that some of it must be on the disk
-	// before that, volatile that some need not.
+	// changed means that there is something to publish, durable that some of it must be on the disk
+	// before that, volatile that some need not be.
 	changed, durable, volatile bool
-	// overQuota says that the quota was exceeded when the transaction began.
+	// overQuota is true if the quota was exceeded when the transaction began.
 	overQuota bool
 	bytes     int
 }
@@ -141,7 +141,7 @@ func (t *writeTx) append(rec *format.Record, prev *KV) *KV {
 	return kv
 }
 
-// isVolatile says whether a key is kept in memory until the next checkpoint.
+// isVolatile reports whether a key is kept in memory until the next checkpoint.
 func (s *Store) isVolatile(key string) bool {
 	for _, prefix := range s.options.Volatile {
 		if strings.HasPrefix(key, prefix) {
@@ -151,8 +151,8 @@ func (s *Store) isVolatile(key string) bool {
 	return false
 }
 
-// frame returns what must be on the disk before the transaction is published. ceiling is the
-// store's.
+// frame returns the frame that must be on the disk before the transaction is published. ceiling is
+// the store's ceiling.
 func (t *writeTx) frame(ceiling int64) format.Frame {
 	f := format.Frame{Revision: t.revision, Compacted: t.compacted, Ceiling: ceiling, Leases: t.leaseRows()}
 	for _, rec := range t.records {

@@ -83,7 +83,7 @@ const (
 	GuardVersion
 )
 
-// holds says whether kv, which may be nil, fulfils g. A nil Guard always holds.
+// holds reports whether kv, which may be nil, fulfils g. A nil Guard always holds.
 func (g *Guard) holds(kv *KV) bool {
 	switch {
 	case g == nil:
@@ -129,7 +129,7 @@ type Write struct {
 type Result struct {
 	// Revision is that of the write, or the current one if nothing was written.
 	Revision int64
-	// OK says that the guard held.
+	// OK is true if the guard held.
 	OK bool
 	// KV is the version that was written; nil for a deletion and a refusal.
 	KV *KV
@@ -148,7 +148,7 @@ type Event struct {
 // allKeys, as the end of a range, means no end.
 const allKeys = "\x00"
 
-// inRange says whether key lies in [start, end). Without an end, only start itself does.
+// inRange reports whether key lies in [start, end). Without an end, only start itself does.
 func inRange(key, start, end string) bool {
 	switch end {
 	case "":

@@ -23,14 +23,14 @@ type checkpoint struct {
 	revision, compacted, ceiling int64
 	// sequence is the first sequence of the write-ahead log that the file will not have.
 	sequence uint64
-	// done is closed once err is final. An error says that there is no room; the layer is then
+	// done is closed once err is final. An error means that there is no room; the layer is then
 	// still needed.
 	done chan struct{}
 	err  error
-	// recovered says that the layer was read from the log, whose files must not be overwritten
-	// before.
+	// recovered is true if the layer was read from the log. The log's files must not be overwritten
+	// before the checkpoint is written.
 	recovered bool
-	// endsBurst says that a large burst ends with it: memory is given back afterwards.
+	// endsBurst is true if a large burst ends with it: memory is given back afterwards.
 	endsBurst bool
 }
 
@@ -40,8 +40,8 @@ func (s *Store) newest() *layer {
 	return s.layers[0]
 }
 
-// ensureRoom begins a new layer if the newest is full. It waits for the checkpoint before that one:
-// this is what slows down writers that are faster than the disk. Writer goroutine only.
+// ensureRoom begins a new layer if the newest is full. It waits for the checkpoint before that one,
+// which slows down writers that are faster than the disk. Writer goroutine only.
 func (s *Store) ensureRoom() error {
 	if first := s.pending != nil && s.pending.recovered; !first && s.wal.Used() < s.options.limit && int64(s.newest().size()) < s.options.limit {
 		return nil

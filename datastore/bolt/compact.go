@@ -9,10 +9,10 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// Compact gives up the history below revision: what was valid at revision, and all after it, stays.
-// It returns the current revision. Reads of older ones are refused from then on with ErrCompacted.
-// The newest layer is cleaned at once, the file with the next checkpoints: a compaction alone
-// writes nothing, and a crash may undo it.
+// Compact removes the history below revision: the versions that were valid at revision, and all
+// later ones, stay. It returns the current revision. From then on, reads at older revisions are
+// refused with ErrCompacted. The newest layer is cleaned at once, the file with the next
+// checkpoints: a compaction alone writes nothing, and a crash may undo it.
 func (s *Store) Compact(ctx context.Context, revision int64) (int64, error) {
 	res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
 		switch {
@@ -41,7 +41,7 @@ func (s *Store) compactNewest(revision int64) {
 	s.layers = append([]*layer{cleaned}, s.layers[1:]...)
 }
 
-// scrubStep is how many records of the log one transaction looks at.
+// scrubStep is how many records of the log one transaction reads.
 const scrubStep = 4096
 
 // finishScrub removes the compacted history that the last checkpoint left, until none is left or

@@ -110,8 +110,8 @@ func (s *Store) pendingCheckpoint(v *view) *checkpoint {
 	return &checkpoint{layer: all, revision: v.revision, compacted: v.compacted, ceiling: s.ceiling, sequence: s.wal.Seq() + 1}
 }
 
-// checkpointID says which checkpoint a file is of. The log's sequence alone does not: a checkpoint
-// of volatile keys begins none.
+// checkpointID identifies the last checkpoint in a file. The log's sequence alone does not: a
+// checkpoint of volatile keys begins none.
 type checkpointID struct{ sequence, revision, compacted int64 }
 
 func checkpointIDOf(meta *bbolt.Bucket) checkpointID {

@@ -33,7 +33,7 @@ type hub struct {
 	published int64
 	closed    bool
 	// timer sends the progress. A write arms it, or a watch that begins in the past, and it fires
-	// once: a store that nobody uses has none.
+	// once: an idle store has no timer.
 	timer *time.Timer
 }
 
@@ -192,9 +192,9 @@ func (s *Store) history(r Range, from int64) ([]Event, int64, error) {
 	return events, next, err
 }
 
-// hasHistory says whether the history from revision on is there. The record of the compacted
-// revision itself is kept, as in etcd, even if it is a deletion; but there is none if that revision
-// was skipped, as after a crash.
+// hasHistory reports whether the history from revision on exists. The record of the compacted
+// revision itself is kept, as in etcd, even if it is a deletion. No such record exists if that
+// revision was skipped, as after a crash.
 func (v *view) hasHistory(revision int64) (bool, error) {
 	if revision != v.compacted || revision <= format.FirstRevision {
 		return revision >= v.compacted, nil
@@ -240,7 +240,7 @@ func (v *view) walk(from int64, fn func(*format.Record) (bool, error)) error {
 // event returns the event that the writer published for rec.
 func (v *view) event(rec *format.Record, prevKV bool) (Event, error) {
 	e := Event{Deleted: rec.Deleted, KV: kvOf(rec)}
-	if !prevKV || rec.Prev == 0 || rec.Version == 1 || rec.Mod <= v.compacted { // what was before is compacted
+	if !prevKV || rec.Prev == 0 || rec.Version == 1 || rec.Mod <= v.compacted { // the version before is compacted
 		return e, nil
 	}
 	prev, err := v.record(rec.Prev)

@@ -63,7 +63,7 @@ func (s *Store) Revoke(ctx context.Context, id int64) (int64, error) {
 		done := false
 		res, err := s.submit(ctx, func(tx *writeTx) (answer, error) {
 			if tx.lease(id) == nil {
-				if done = true; begun { // somebody else ended the rest of it
+				if done = true; begun { // another request ended the rest of it
 					return tx.refuse(nil), nil
 				}
 				return tx.refuse(ErrLeaseNotFound), nil
@@ -134,7 +134,7 @@ const revokeBytes = 16 << 20
 // it removes some and returns false.
 func (t *writeTx) revoke(id int64) (done bool, err error) {
 	keys := t.store.leases.keysOf(id)
-	for _, e := range t.events { // what this transaction has attached is not in leases yet
+	for _, e := range t.events { // leases does not have the keys yet that this transaction has attached
 		if e.KV.Lease == id {
 			keys = append(keys, e.KV.Key)
 		}

@@ -36,7 +36,7 @@ type lease struct {
 	ends    time.Time
 	keys    map[string]struct{}
 	index   int // in the queue
-	// saved says that the lease is on the disk. Writer goroutine only.
+	// saved is true if the lease is on the disk. Writer goroutine only.
 	saved bool
 }
 
@@ -188,7 +188,8 @@ func (s *Store) expire() {
 	}
 }
 
-// revokeEnded ends leases in as few transactions as the writer can, and returns when to look again.
+// revokeEnded ends leases in as few transactions as the writer can, and returns when to check
+// again.
 func (s *Store) revokeEnded(ended []int64) (time.Duration, error) {
 	ctx := context.Background()
 	requests := make([]*request, len(ended))
@@ -197,7 +198,7 @@ func (s *Store) revokeEnded(ended []int64) (time.Duration, error) {
 			if l := tx.lease(id); l == nil || l.ends.After(tx.now) {
 				return answer{}, nil // revoked or renewed since
 			}
-			_, err := tx.revoke(id) // what is left ends in the next round
+			_, err := tx.revoke(id) // the rest ends in the next round
 			return answer{}, err
 		})
 		if err != nil {

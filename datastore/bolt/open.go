@@ -37,8 +37,8 @@ type Options struct {
 	// is there already is left as it is.
 	Above int64
 
-	// Tests have smaller layers than layerLimit, disks that break, and a look at the file before
-	// and after a checkpoint.
+	// For tests: layers smaller than layerLimit, disks that break, and hooks before and after a
+	// checkpoint.
 	limit        int64
 	openLog      func(path string) (wal.Files, error)
 	atCheckpoint func(done bool)
@@ -85,7 +85,7 @@ func Open(path string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// serve makes a Store of sound files, and puts into the file what only the log has.
+// serve makes a Store of sound files, and puts the writes that are only in the log into the file.
 func serve(path string, o Options, files *rescue.Files) (*Store, error) {
 	db, err := files.OpenDB()
 	if err != nil {
@@ -107,7 +107,8 @@ func serve(path string, o Options, files *rescue.Files) (*Store, error) {
 	return s, nil
 }
 
-// recover reads what the store keeps in memory, and puts into the file what only the log has.
+// recover reads the data that the store keeps in memory, and puts the writes that are only in the
+// log into the file.
 func (s *Store) recover(files *rescue.Files) error {
 	if err := s.db.View(s.loadLeases); err != nil {
 		return err
@@ -127,7 +128,8 @@ func (s *Store) recover(files *rescue.Files) error {
 	}
 	s.counters.logBytes.Store(s.wal.Size())
 	if files.State.Torn {
-		s.ceiling = max(s.revision.Load(), s.ceiling) + 2*volatileReserve // above what the lost frame may have promised
+		// Above all revisions that the lost frame may have promised.
+		s.ceiling = max(s.revision.Load(), s.ceiling) + 2*volatileReserve
 		files.NoteTorn()
 	}
 	if len(files.Frames) == 0 && s.ceiling == 0 && files.Counters.LogMarked == 1 {
@@ -168,8 +170,8 @@ func (s *Store) saveRecovered() error {
 	return s.firstCheckpoint()
 }
 
-// firstCheckpoint puts what only the log has into the file. Without room for that the store serves
-// reads: the log's files are still needed, so writes wait until there is room.
+// firstCheckpoint puts the writes that are only in the log into the file. Without room for that the
+// store serves reads: the log's files are still needed, so writes wait until there is room.
 func (s *Store) firstCheckpoint() error {
 	cp, err := s.newCheckpoint()
 	if err == nil {

@@ -18,8 +18,8 @@ const (
 	burstTime  = 10 * time.Second
 	// pause is how long no frame is written before a burst is over.
 	pause = time.Second
-	// worthCollecting is how many bytes of frames leave so much garbage that a collection, which
-	// looks at the process's whole heap, is cheap beside what the writes have cost.
+	// worthCollecting is how many bytes of frames leave enough garbage for a collection. A
+	// collection goes through the process's whole heap, and is then cheap compared to the writes.
 	worthCollecting = 4 << 20
 )
 
@@ -28,7 +28,7 @@ type burst struct {
 	// timer has fired or is stopped, unless armed.
 	timer *time.Timer
 	armed bool
-	// bytes were logged since start, the last of them at last. active says that they are a burst.
+	// bytes were logged since start, the last of them at last. active means that they are a burst.
 	start, last time.Time
 	bytes       int64
 	active      bool

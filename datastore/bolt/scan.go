@@ -40,7 +40,7 @@ func (f scanRow) mod() (mod int64, deleted bool, err error) {
 			return int64(n), f.bits[0]&format.FlagDeleted != 0, nil
 		}
 	}
-	h, err := f.header() // which says what is wrong
+	h, err := f.header() // the header has the error
 	return h.Mod, h.Deleted, err
 }
 
@@ -58,7 +58,7 @@ type scan struct {
 	passed    int
 }
 
-// scanCheck is how many keys a scan passes between two looks at its context.
+// scanCheck is how many keys a scan passes between two checks of its context.
 const scanCheck = 1024
 
 func (v *view) scan(ctx context.Context, key, end string, at int64) *scan {

@@ -17,15 +17,15 @@ type space struct {
 	// inFile is how many bytes of the file are in use. Free pages are used again, and the file
 	// never shrinks.
 	inFile atomic.Int64
-	// diskFull says that the disk refused the last write.
+	// diskFull is true if the disk refused the last write.
 	diskFull atomic.Bool
-	// reclaim says that something was given up whose space is needed.
+	// reclaim is true if data was deleted or compacted and its space is needed.
 	reclaim atomic.Bool
-	// overLogged says that the log has a line that the quota is exceeded. Writer goroutine only.
+	// overLogged is true if the log has a line that the quota is exceeded. Writer goroutine only.
 	overLogged bool
 }
 
-// measure finds out how much of the file is in use. No transaction may be writing.
+// measure computes how much of the file is in use. No transaction may be writing.
 func (s *Store) measure() error {
 	i, err := s.image()
 	if err != nil {
@@ -52,8 +52,7 @@ func (s *Store) image() (format.Image, error) {
 	return format.Image{File: s.space.file, Size: info.Size()}, nil
 }
 
-// checkQuota says whether writes must be refused, and logs when that changes. Writer goroutine
-// only.
+// checkQuota reports whether writes must be refused, and logs each change. Writer goroutine only.
 func (s *Store) checkQuota() bool {
 	over := s.overQuota()
 	if over != s.space.overLogged {
@@ -82,12 +81,13 @@ func (s *Store) used() int64 {
 
 func (s *Store) overQuota() bool { return s.used() > s.options.QuotaBytes }
 
-// NoSpace says whether writes are refused because the quota is exceeded or the disk is full. Either
-// ends by itself.
+// NoSpace reports whether writes are refused because the quota is exceeded or the disk is full.
+// Either ends by itself.
 func (s *Store) NoSpace() bool { return s.space.diskFull.Load() || s.overQuota() }
 
-// reclaimSpace removes what was given up over the quota from the file now. The next full layer
-// would do it, but there will be none while writes are refused. Writer goroutine only.
+// reclaimSpace removes data from the file at once that was deleted or compacted over the quota. The
+// next full layer would do it, but there will be none while writes are refused. Writer goroutine
+// only.
 func (s *Store) reclaimSpace() {
 	if !s.space.reclaim.Load() || s.pending != nil && !s.pending.isDone() {
 		return

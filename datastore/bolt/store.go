@@ -28,8 +28,8 @@ type Store struct {
 	damaged  atomic.Bool // damage was met
 	space    space
 
-	// For the writer alone, and for Close after it. ceiling is what the last frame of the log
-	// promised.
+	// For the writer alone, and for Close after it. ceiling is the ceiling that the last frame of
+	// the log has promised.
 	wal         *wal.Log
 	ceiling     int64
 	burst       burst
@@ -54,7 +54,7 @@ type Store struct {
 	failure error
 }
 
-// Close answers the requests that were taken, ends all watches, writes what is in memory to the
+// Close answers the requests that were accepted, ends all watches, writes all data in memory to the
 // file and closes it.
 func (s *Store) Close() error {
 	var err error

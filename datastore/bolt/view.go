@@ -13,9 +13,8 @@ import (
 	"github.com/mote-k8s/mote/datastore/bolt/format"
 )
 
-// view is the store at one moment: the layers in memory and, below them, the file. What is in both
-// is the same. Keep it open only for a short time: pages of the file that it can see are not used
-// again.
+// view is the store at one moment: the layers in memory and, below them, the file. Data in both is
+// the same. Keep it open only for a short time: pages of the file that it can see are not reused.
 type view struct {
 	tx              *bbolt.Tx
 	meta, log, keys *bbolt.Bucket

@@ -34,9 +34,9 @@ type Message struct {
 	Revision int64
 	// Events are in order, and shared with others: they must not be changed.
 	Events []Event
-	// Created says that this is the first message of a watch.
+	// Created marks the first message of a watch.
 	Created bool
-	// Ended says that this is the last message of a watch. Err says why, unless it was cancelled:
+	// Ended marks the last message of a watch. Err is the reason, nil if the watch was cancelled:
 	// ErrCompacted, or the error of a broken store.
 	Ended bool
 	Err   error
@@ -97,8 +97,8 @@ func (w *Watcher) Cancel(id int64) bool {
 	return watch != nil
 }
 
-// RequestProgress asks for one message that says how far all watches of w are. It is sent as soon
-// as none of them is behind.
+// RequestProgress requests one message with the revision that all watches of w have reached. It is
+// sent as soon as none of them is behind.
 func (w *Watcher) RequestProgress() {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()

@@ -27,7 +27,7 @@ type request struct {
 	err    error
 }
 
-// answer is the answer to a request. refusal goes to its caller; the transaction goes on.
+// answer is the answer to a request. refusal goes to its caller; the transaction continues.
 type answer struct {
 	Result
 	refusal error
@@ -78,7 +78,7 @@ func (s *Store) submit(ctx context.Context, apply func(*writeTx) (answer, error)
 	return s.wait(ctx, req)
 }
 
-// write is the writer: the only goroutine that changes what the store holds.
+// write is the writer: only this goroutine changes the store's contents.
 func (s *Store) write() {
 	defer close(s.written)
 	for {
@@ -227,8 +227,8 @@ func (s *Store) publish(tx *writeTx) {
 	}
 }
 
-// fail gives the store up. After a failed sync the page cache may claim what the disk does not
-// have: only the next Open reads what is really there.
+// fail stops the store. After a failed sync the page cache may claim to have data that the disk
+// does not have: only the next Open reads the true contents.
 func (s *Store) fail(err error) error {
 	s.failing.Do(func() {
 		s.failure = fmt.Errorf("commit to datastore %s: %w; check the disk, then start again", s.path, err)

@@ -1,4 +1,4 @@
-// Package testserver takes the place of the package of this name in k8s.io/apiserver, for the length of a
+// Package testserver replaces the package of this name in k8s.io/apiserver for the duration of a
 // test: its tests then run against mote's datastore instead of etcd. See TestKubernetes.
 package testserver
 
@@ -17,12 +17,12 @@ import (
 	"github.com/mote-k8s/mote/datastore"
 )
 
-// Config is what the tests change of etcd's configuration.
+// Config has the fields of etcd's configuration that the tests change.
 type Config struct {
 	WatchProgressNotifyInterval time.Duration
 }
 
-// NewTestConfig is for tests that change it.
+// NewTestConfig returns a configuration for tests that change it.
 func NewTestConfig(testing.TB) *Config { return &Config{} }
 
 // RunEtcd serves a new datastore until the test ends, and returns a client of it.
@@ -31,7 +31,7 @@ func RunEtcd(t testing.TB, cfg *Config) *kubernetes.Client {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	// The names of tests, and so of their folders, have commas, which end an address for gRPC.
+	// The names of tests, and so of their directories, have commas, which end an address for gRPC.
 	dir, err := os.MkdirTemp("", "store-")
 	if err != nil {
 		t.Fatal(err)
