@@ -31,8 +31,9 @@ type Config struct {
 	// when it finds damage that it cannot repair without a snapshot. Nil means that there is no
 	// snapshot.
 	Restore func() (file io.ReadCloser, name string, err error)
-	// ProgressInterval is how often a watch receives the current revision while nothing happens in
-	// its range. 0 means once a minute. A shorter interval wakes the apiserver for nothing.
+	// ProgressInterval is the time between two messages with the current revision to a watch, while
+	// nothing happens in its range. 0 means a minute. A shorter interval wakes the apiserver for
+	// nothing.
 	ProgressInterval time.Duration
 	// Volatile lists prefixes of keys that are kept in memory and written only at checkpoints and
 	// at a clean stop. After a crash these keys have the values of the last checkpoint. Nil means

@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	// reachTimeout is how long an external server may take to answer at start: long enough for a
+	// reachTimeout is the time in which an external server must answer at start: long enough for a
 	// machine that was switched on at the same time as this one.
 	reachTimeout = 2 * time.Minute
 	// reachInterval is the time between two probes.

@@ -21,10 +21,10 @@ const (
 	firstKey, endKey = "/", "0"
 	// markerKey is a key in a store that is not complete yet. No server starts on such a store.
 	markerKey = "mote/migration"
-	// migratePage is how many keys are read at once. With keys of the largest size a page has 150
-	// MiB.
+	// migratePage is the number of keys that are read at once. With keys of the largest size a page
+	// has 150 MiB.
 	migratePage = 100
-	// migrateWriters is how many writers run in parallel. More do not make any engine faster.
+	// migrateWriters is the number of parallel writers. More do not make any engine faster.
 	migrateWriters = 16
 )
 

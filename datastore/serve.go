@@ -26,8 +26,8 @@ const (
 	// minPing is the shortest interval between a client's pings: etcd's limit; the apiserver pings
 	// every 30 s.
 	minPing = 5 * time.Second
-	// stopTimeout is how long requests in flight may take at the end: one commit on a slow disk.
-	// Watches have ended by then, unless their client has stopped reading.
+	// stopTimeout is the time that requests in flight may take at the end: one commit on a slow
+	// disk. Watches have ended by then, unless their client has stopped reading.
 	stopTimeout = time.Second
 )
 

@@ -11,10 +11,10 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// layerLimit is how large the newest layer, or its part of the write-ahead log, may grow before it
-// is written to the file, in bytes. Twice this may be in memory, and in the log to be read after a
-// crash. The larger it is, the fewer pages of the file are written for each change; and a burst
-// that is smaller is over before its pages are written: see quiet.go.
+// layerLimit is the size in bytes at which the newest layer, or its part of the write-ahead log, is
+// written to the file. Twice this may be in memory, and in the log to be read after a crash. The
+// larger it is, the fewer pages of the file are written for each change; and a burst that is
+// smaller is over before its pages are written: see quiet.go.
 const layerLimit = 6 << 20
 
 // checkpoint is a layer on its way into the file, with the counters that go with it.
@@ -177,8 +177,8 @@ func (cp *checkpoint) put(db *bbolt.DB) error {
 	})
 }
 
-// logFill is how full bbolt leaves a page of the log when it splits the page: full, since revisions
-// only grow.
+// logFill is the share of a page of the log that bbolt fills when it splits the page: all of it,
+// since revisions only grow.
 const logFill = 1.0
 
 // Checkpoint writes all that is in memory to the file.

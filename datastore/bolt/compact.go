@@ -41,7 +41,7 @@ func (s *Store) compactNewest(revision int64) {
 	s.layers = append([]*layer{cleaned}, s.layers[1:]...)
 }
 
-// scrubStep is how many records of the log one transaction reads.
+// scrubStep is the number of records of the log that one transaction reads.
 const scrubStep = 4096
 
 // finishScrub removes the compacted history that the last checkpoint left, until none is left or

@@ -35,7 +35,7 @@ const (
 	treeDegree = 32
 	// recordOverhead is roughly how many bytes a record takes in a layer beside its key and value.
 	recordOverhead = 300
-	// leaseOverhead is how many bytes a changed lease takes.
+	// leaseOverhead is the size in bytes of a changed lease.
 	leaseOverhead = 64
 )
 

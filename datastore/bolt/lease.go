@@ -15,7 +15,7 @@ import (
 type Lease struct {
 	// ID is the lease's number; it is never 0.
 	ID int64
-	// TTL is how many seconds were granted, and Left how much of it is left.
+	// TTL is the number of seconds that were granted, and Left the number that remains.
 	TTL  int64
 	Left time.Duration
 	// Keys are those that end with the lease, in order.

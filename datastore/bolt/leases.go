@@ -14,7 +14,7 @@ const (
 	// expireBatch bounds how many leases end at once: after a long time without power all have
 	// ended, and the apiserver wants to write too.
 	expireBatch = 16
-	// expireRetry is how long to wait after a removal met a full disk.
+	// expireRetry is the wait after a removal has met a full disk.
 	expireRetry = 10 * time.Second
 )
 

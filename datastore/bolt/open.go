@@ -16,19 +16,19 @@ import (
 
 // Options are the settings that an operator may choose. The zero value is the default.
 type Options struct {
-	// ProgressInterval is how long a watch that wants progress may be behind the current revision
-	// while nothing happens in its range. The default is a minute. It must be well below the
-	// apiserver's five minutes between compactions, or idle watches could not be resumed; each time
-	// wakes the apiserver once for each resource.
+	// ProgressInterval limits how far behind the current revision a watch that wants progress may
+	// be while nothing happens in its range. The default is a minute. It must be well below the
+	// apiserver's five minutes between compactions, or idle watches could not be resumed. Each
+	// progress message wakes the apiserver once for each resource.
 	ProgressInterval time.Duration
 	// Volatile are prefixes of keys that are kept in memory, and written only at checkpoints and at
 	// a clean stop. After a crash they have the values of the last checkpoint, and watches end with
 	// ErrCompacted. Use it only for keys that their owner writes again anyway. The default is none.
 	Volatile []string
-	// QuotaBytes is how many bytes the store may hold, in used pages of the file and in memory that
-	// waits for it; 0 is 8 GiB. Over it, all writes are refused with ErrNoSpace except deletions,
-	// volatile writes and compactions. Too little stops the cluster from changing; too much may
-	// fill the disk.
+	// QuotaBytes limits the size of the store in bytes: used pages of the file and memory that
+	// waits for it. 0 means 8 GiB. Over it, all writes are refused with ErrNoSpace except
+	// deletions, volatile writes and compactions. A limit that is too small stops the cluster from
+	// changing; one that is too large may fill the disk.
 	QuotaBytes int64
 	// Restore returns the file of the newest good snapshot and its name. It is called if the file
 	// is so damaged that data would be lost. Nil, or no reader, means that there is none.

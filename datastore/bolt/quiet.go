@@ -16,10 +16,10 @@ const (
 	// A burst is at least burstBytes of frames within burstTime.
 	burstBytes = 128 << 10
 	burstTime  = 10 * time.Second
-	// pause is how long no frame is written before a burst is over.
+	// pause is the time without a frame after which a burst is over.
 	pause = time.Second
-	// worthCollecting is how many bytes of frames leave enough garbage for a collection. A
-	// collection goes through the process's whole heap, and is then cheap compared to the writes.
+	// worthCollecting is the number of bytes of frames that leave enough garbage for a collection.
+	// A collection goes through the process's whole heap, and is then cheap compared to the writes.
 	worthCollecting = 4 << 20
 )
 

@@ -11,7 +11,7 @@ type Query struct {
 	Key, End string
 	// Revision is the moment; 0 is now.
 	Revision int64
-	// Limit is how many keys to return at most; 0 is all.
+	// Limit is the largest number of keys to return; 0 means all.
 	Limit int64
 	// KeysOnly leaves the values out, CountOnly the keys too.
 	KeysOnly, CountOnly bool
@@ -23,7 +23,7 @@ type List struct {
 	Revision int64
 	// KVs are in the order of their keys. Scan leaves them out.
 	KVs []*KV
-	// Count is how many keys the range has, including those beyond the limit.
+	// Count is the number of keys in the range, including those beyond the limit.
 	Count int64
 }
 

@@ -58,7 +58,7 @@ type scan struct {
 	passed    int
 }
 
-// scanCheck is how many keys a scan passes between two checks of its context.
+// scanCheck is the number of keys that a scan passes between two checks of its context.
 const scanCheck = 1024
 
 func (v *view) scan(ctx context.Context, key, end string, at int64) *scan {

@@ -14,8 +14,8 @@ import (
 type space struct {
 	// file is the bbolt file, for reading its freelist.
 	file *os.File
-	// inFile is how many bytes of the file are in use. Free pages are used again, and the file
-	// never shrinks.
+	// inFile is the number of bytes of the file that are in use. Free pages are used again, and the
+	// file never shrinks.
 	inFile atomic.Int64
 	// diskFull is true if the disk refused the last write.
 	diskFull atomic.Bool

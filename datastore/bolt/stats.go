@@ -11,11 +11,10 @@ type Stats struct {
 	// Writes counts keys that were written or removed, Refusals requests for which there was no
 	// room.
 	Writes, Refusals int64
-	// Frames counts transactions that went to the log; Syncing is how long that took altogether.
+	// Frames counts transactions that went to the log; Syncing is their total time.
 	Frames  int64
 	Syncing time.Duration
-	// Checkpoints counts layers that went to the file; Checkpointing is how long that took
-	// altogether.
+	// Checkpoints counts layers that went to the file; Checkpointing is their total time.
 	Checkpoints   int64
 	Checkpointing time.Duration
 	// MemoryBytes is roughly the size of the layers, LogBytes the size of the log's two files, and

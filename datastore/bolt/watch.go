@@ -2,7 +2,7 @@ package bolt
 
 import "context"
 
-// queueBytes is how many bytes may wait for the client of a watcher. Events that do not fit are
+// queueBytes limits the bytes that wait for the client of a watcher. Events that do not fit are
 // read from the log once there is room again: a client that does not read costs no more than this.
 const queueBytes = 1 << 20
 

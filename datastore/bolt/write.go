@@ -163,8 +163,8 @@ func (s *Store) next(tx *writeTx, taken int) *request {
 	}
 }
 
-// volatileReserve is how many revisions are promised to volatile writes at once. A crash skips
-// those that are left.
+// volatileReserve is the number of revisions that are promised to volatile writes at once. A crash
+// skips those that are left.
 const volatileReserve = 10_000
 
 // keepPayload is the largest buffer that is kept for the next frame, in bytes.

@@ -34,7 +34,7 @@ const (
 	footerMagic  = "motesnap"
 	skippable    = 0x184D2A50 // RFC 8878, section 3.1.2
 	footerSize   = 4 + 4 + len(footerMagic) + 8 + sha256.Size
-	// window is how far back zstd looks. Both sides need this much memory.
+	// window is the distance in bytes that zstd looks back. Both sides need this much memory.
 	window = 1 << 20
 	// maxManifest limits how much is read because a file, which may be damaged, says so.
 	maxManifest = 16 << 20

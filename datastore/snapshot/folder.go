@@ -33,8 +33,8 @@ const (
 	checkFile = ".check"
 )
 
-// spare is how many bytes must stay free on the disk beside the snapshot itself, because other
-// programs need some too.
+// spare is the number of bytes that must stay free on the disk beside the snapshot itself, because
+// other programs need some too.
 const spare = 8 << 20
 
 var (

@@ -21,9 +21,9 @@ import (
 // planFile is the plan of a restore, in the datastore's directory.
 const planFile = "restore.json"
 
-// revisionGap is how far above the snapshot a restored store begins. It is more revisions than any
-// machine could write between the snapshot and the restore, and more than a repair from the same
-// snapshot has skipped there.
+// revisionGap is the distance between the snapshot's revision and the first of the restored store.
+// It is more revisions than any machine could write between the snapshot and the restore, and more
+// than a repair from the same snapshot has skipped there.
 const revisionGap = 2 * rescue.RevisionGap
 
 // Restored describes what a restore did.

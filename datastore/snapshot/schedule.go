@@ -13,15 +13,15 @@ type Timetable interface {
 }
 
 const (
-	// settle is how long after the start of the process a snapshot is taken that is overdue. By
-	// then the start has finished, and a machine that sets its clock from a network has done so.
+	// settle is the time from the start of the process to an overdue snapshot. By then the start
+	// has finished, and a machine that sets its clock from a network has done so.
 	settle = 5 * time.Minute
-	// doubt is how long after the start a snapshot is taken if the clock is before the newest
-	// snapshot and so cannot show whether one is due. A machine without a clock may never be up for
-	// as long as the timetable wants, and one that restarts often must not save at each start.
+	// doubt is the time from the start to a snapshot if the clock is before the newest snapshot and
+	// so cannot show whether one is due. A machine without a clock may never be up for as long as
+	// the timetable wants, and one that restarts often must not save at each start.
 	doubt = time.Hour
-	// slack is how far the clock may be behind the due time when the wait ends, because the clock
-	// is being adjusted.
+	// slack is the largest time that the clock may be behind the due time when the wait ends,
+	// because the clock is being adjusted.
 	slack = time.Minute
 )
 
@@ -32,7 +32,7 @@ type Schedule struct {
 	Source Source
 	Origin Origin
 	Timetable
-	// Keep is how many snapshots Prune keeps, at least 1.
+	// Keep is the number of snapshots that Prune keeps, at least 1.
 	Keep int
 }
 

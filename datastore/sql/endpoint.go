@@ -36,8 +36,8 @@ func (e Endpoint) String() string { return e.driver + " at " + e.where }
 func (e Endpoint) File() string { return e.path }
 
 // Parse checks and parses an endpoint: sqlite, sqlite:///FILE, postgres://, mysql:// or nats://.
-// file is where SQLite keeps its store if the endpoint names no file. Errors do not repeat the
-// endpoint, which may hold a password.
+// file is SQLite's file if the endpoint names none. Errors do not repeat the endpoint, which may
+// hold a password.
 func Parse(text, file string, files TLS) (Endpoint, error) {
 	scheme, rest, _ := strings.Cut(text, "://")
 	switch scheme {

@@ -34,11 +34,11 @@ import (
 
 // The values are kine's own defaults, which k3s has used for years.
 const (
-	// compactInterval is how often kine removes history; each time it removes the history before
-	// the last interval. It ignores compaction requests of the apiserver.
+	// compactInterval is the time between two compactions by kine; each removes the history before
+	// the last interval. kine ignores compaction requests of the apiserver.
 	compactInterval = 5 * time.Minute
 	compactTimeout  = 5 * time.Second
-	// compactRetain is how many revisions are kept in any case.
+	// compactRetain is the number of revisions that are kept in any case.
 	compactRetain = 1000
 	compactBatch  = 1000
 	pollBatch     = 500
@@ -55,7 +55,7 @@ const etcdVersion = "3.5.12"
 
 // Options are the settings that the etcd protocol server needs.
 type Options struct {
-	// ProgressInterval is how often watches receive the current revision.
+	// ProgressInterval is the time between two messages with the current revision to a watch.
 	ProgressInterval time.Duration
 }
 

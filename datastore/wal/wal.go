@@ -38,8 +38,8 @@ const (
 	// can skip damage.
 	headerSize = 24
 	align      = 8
-	// growth is how many bytes of a file are filled with zeros at once. The sync after that also
-	// has to write the file's new size and blocks; later syncs write only the frame.
+	// growth is the number of bytes of a file that are filled with zeros at once. The sync after
+	// that also has to write the file's new size and blocks; later syncs write only the frame.
 	growth = 256 << 10
 	// A mark shows that the log ends: a magic number (4 bytes), checksum of sequence number and
 	// offset (4).
@@ -55,7 +55,8 @@ var errTooLong = errors.New("frame of the write-ahead log is too long")
 // Files are the two files of a log.
 type Files [2]File
 
-// File is what a log needs of a file. Sync need not write metadata that reading does not need.
+// File has the operations on a file that a log needs. Sync need not write metadata that reading
+// does not need.
 type File interface {
 	io.ReaderAt
 	io.WriterAt

@@ -25,7 +25,7 @@ type Commit struct {
 	ID uint64
 	// Root is the root page of the bucket of buckets, and Freelist the first page of the freelist.
 	Root, Freelist uint64
-	// Pages is how many pages the file has, those that are free included.
+	// Pages is the number of pages of the file, free pages included.
 	Pages uint64
 }
 

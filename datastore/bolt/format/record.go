@@ -193,7 +193,7 @@ func (r *Record) OwnValue() []byte {
 type Lease struct {
 	// TTL is the time to live in seconds; in a frame, 0 means that the lease has ended.
 	TTL int64
-	// Ends is when the lease ends, in Unix seconds.
+	// Ends is the time of the lease's end, in Unix seconds.
 	Ends int64
 }
 

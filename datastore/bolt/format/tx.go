@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// mapSize is how much address space, not memory, bbolt maps at the start, in bytes. It maps the
-	// file anew when the file outgrows that, and then waits for every running read.
+	// mapSize is the amount of address space, not memory, that bbolt maps at the start, in bytes.
+	// It maps the file anew when the file outgrows that, and then waits for every running read.
 	mapSize = 64 << 20
 	// PageSize is the size of the file's pages in bytes. It is fixed, because every transaction
 	// writes some seven pages: on machines with pages of 16 or 64 KiB bbolt's default would wear
@@ -124,7 +124,7 @@ func options() *bbolt.Options {
 	}
 }
 
-// lockTimeout is how long bbolt waits for the lock of a file whose lock the caller holds already.
+// lockTimeout limits bbolt's wait for the lock of a file whose lock the caller holds already.
 const lockTimeout = time.Second
 
 // OpenDB opens a file that the caller has locked with flock(2). The database shares the lock and

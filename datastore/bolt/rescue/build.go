@@ -13,7 +13,7 @@ import (
 	"github.com/mote-k8s/mote/internal/durable"
 )
 
-// buildStep is how many bytes go into a new file in one transaction.
+// buildStep is the number of bytes that go into a new file in one transaction.
 const buildStep = 4 << 20
 
 // builder fills a new file, in transactions of some buildStep bytes.

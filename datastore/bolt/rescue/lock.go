@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// lockTimeout is how long Open waits for another process to release the file. A killed process
+	// lockTimeout limits Open's wait for another process to release the file. A killed process
 	// loses its lock at once; one that holds it longer than this is alive.
 	lockTimeout = time.Second
 	// lockPoll is the time between two tries.

@@ -40,9 +40,9 @@ import (
 	"github.com/mote-k8s/mote/datastore/wal"
 )
 
-// RevisionGap is how far revisions jump when it is not known how many were given out: more than
-// both files of the log can have promised, and than are given out between a snapshot and a repair
-// or a restore.
+// RevisionGap is the jump of revisions when it is unknown how many were given out. It is more than
+// both files of the log can have promised, and more than are given out between a snapshot and a
+// repair or a restore.
 const RevisionGap = 1 << 30
 
 // Options are the options of a start. The zero value is the default.
