@@ -21,7 +21,7 @@ const (
 	// pollInterval is the time between two checks of a condition that cannot be watched yet. It
 	// limits the error of the API-ready times; a refused connection costs some 50 us.
 	pollInterval = 5 * time.Millisecond
-	// podGrace is how many seconds a measured pod gets to end; its program ends at the first
+	// podGrace is the grace period of a measured pod in seconds; its program ends at the first
 	// signal.
 	podGrace = 1
 )

@@ -193,7 +193,7 @@ func (b *bench) watchIdle(ctx context.Context, into map[string]result) error {
 	return errors.Join(errs...)
 }
 
-// idlePods is how many pods run in the second reading of memory, as in the budget.
+// idlePods is the number of pods in the second reading of memory, as in the budget.
 const idlePods = 5
 
 // timeRuns measures the time of a whole throwaway cluster, from the command to its end.

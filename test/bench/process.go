@@ -119,8 +119,8 @@ type usage struct {
 	Over time.Duration
 	// CPU is the CPU time of all processes, by process name.
 	CPU map[string]time.Duration
-	// Written is how many bytes the processes wrote to file systems. Sectors is how many bytes
-	// reached the block device, journal included; 0 when the disk is shared.
+	// Written is the number of bytes that the processes wrote to file systems. Sectors is the
+	// number of bytes that reached the block device, journal included; 0 when the disk is shared.
 	Written, Sectors int64
 	// Wakeups are voluntary context switches.
 	Wakeups int64

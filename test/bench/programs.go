@@ -85,7 +85,7 @@ func (p *programs) stop() {
 	}
 }
 
-// stopTimeout is how long a program may take to end by itself: the kubelet's and apiserver's own
+// stopTimeout is the time in which a program must end by itself: the kubelet's and apiserver's own
 // limits are well below.
 const stopTimeout = 20 * time.Second
 

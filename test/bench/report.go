@@ -183,7 +183,7 @@ func (o options) writeWear(w io.Writer, m measured) {
 	}
 }
 
-// wearRows is how many files are listed.
+// wearRows is the number of files that are listed.
 const wearRows = 12
 
 func processCells(r result) [][]string {

@@ -18,9 +18,9 @@ import (
 const (
 	// resource is the prefix of the keys that are measured; the watch covers all of it.
 	resource = "/registry/pods/"
-	// keysOfNamespace is how many keys a namespace has.
+	// keysOfNamespace is the number of keys of a namespace.
 	keysOfNamespace = 100
-	// loaders is how many clients fill a store.
+	// loaders is the number of clients that fill a store.
 	loaders = 64
 )
 

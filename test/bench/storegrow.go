@@ -21,8 +21,8 @@ type growthResult struct {
 	// The time of a request: creates are by loaders, updates by many clients at once, all others by
 	// one.
 	create, update, get, list, count time.Duration
-	// written is how many bytes the disk got for each key; disk is how many bytes the files occupy
-	// at the end.
+	// written is the number of bytes that the disk got for each key; disk is the number of bytes
+	// that the files occupy at the end.
 	written, disk float64
 	// full and read are the additional memory of the server compared to the empty store: after the
 	// writes, and after a restart and a list of everything.
@@ -82,7 +82,7 @@ func (b *storeBench) expected(e engine, keys int) time.Duration {
 	return 0
 }
 
-// calm is how long a server is left idle before its memory is read.
+// calm is the time that a server is left idle before its memory is read.
 const calm = 2 * time.Second
 
 func (b *storeBench) growOne(ctx context.Context, e engine, keys, size int) (r growthResult, err error) {
@@ -152,7 +152,7 @@ func (r *growthResult) ask(ctx context.Context, b *bed) error {
 	return nil
 }
 
-// restarts is how often a start is timed.
+// restarts is the number of timed starts.
 const restarts = 3
 
 func (r *growthResult) restart(ctx context.Context, b *bed) error {

@@ -22,7 +22,8 @@ type request struct {
 	etcd, kine float64
 }
 
-// many is how many clients a burst has, and freshKeys how many keys they create, change and remove.
+// many is the number of clients of a burst, and freshKeys the number of keys that they create,
+// change and remove.
 const (
 	many      = 16
 	freshKeys = 2000
@@ -127,8 +128,8 @@ type requestResult struct {
 	trials map[string][]trialOfRequests // by engine
 }
 
-// aftermath is how long a server is left idle after a burst of writes. Work that it defers until
-// then counts as its own cost, and does not slow down the server that is measured next.
+// aftermath is the time that a server is left idle after a burst of writes. Work that it defers
+// until then counts as its own cost, and does not slow down the server that is measured next.
 const aftermath = 1500 * time.Millisecond
 
 // measure sends the requests and waits until the watch has received their events.

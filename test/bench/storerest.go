@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// restTime is how long the servers are watched while they get no requests.
+// restTime is the time over which the servers are watched while they get no requests.
 const restTime = 10 * time.Second
 
 // restResult is the activity of a server, with a watch open, while it gets no requests.

@@ -34,11 +34,11 @@ type trial struct {
 	MoteArgs []string
 	// FirstPod creates a pod as soon as the API accepts one and measures its time from the start.
 	FirstPod bool
-	// Pods is how many pods are created and timed, one after another.
+	// Pods is the number of pods that are created and timed, one after another.
 	Pods int
 	// Warm stops the cluster and starts it again on the same data.
 	Warm bool
-	// Settle is how long the cluster is left idle before Idle, the time over which usage is
+	// Settle is the time that the cluster is left idle before Idle, the time over which usage is
 	// measured. IdlePods pods are then started and memory is read again. 0 leaves a step out.
 	Settle, Idle time.Duration
 	IdlePods     int

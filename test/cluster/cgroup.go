@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// groupTimeout is how long the kernel may take to release a group whose processes were killed.
+// groupTimeout is the time in which the kernel must release a group whose processes were killed.
 const groupTimeout = 20 * time.Second
 
 // makeGroups makes a group for a new host at the root of each hierarchy and returns their

@@ -25,10 +25,10 @@ import (
 )
 
 const (
-	// ReadyTimeout is how long a server may take until its node is Ready: 3 s alone on an idle
+	// ReadyTimeout is the time in which the node of a server must be Ready: 3 s alone on an idle
 	// machine, but the tests share two cores with their own builds.
 	ReadyTimeout = 2 * time.Minute
-	// StopTimeout is how long a server may take to end after SIGTERM.
+	// StopTimeout is the time in which a server must end after SIGTERM.
 	StopTimeout = time.Minute
 	// Kubeconfig is the path of the admin kubeconfig in a host.
 	Kubeconfig = "/var/lib/mote/kubeconfig"

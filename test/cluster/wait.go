@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// pollInterval is how often a condition without notification is checked.
+// pollInterval is the time between two checks of a condition that has no notification.
 const pollInterval = 100 * time.Millisecond
 
 // Wait checks a condition until it returns nil. After the timeout the test fails with what, which

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// quiet is how long the process may take to give back the resources that it took for the specs:
-	// the garbage collector runs at least every two minutes.
+	// quiet is the time in which the process must give back the resources that it took for the
+	// specs: the garbage collector runs at least every two minutes.
 	quiet = 3 * time.Minute
-	// drained is how long the last namespaces may take to end.
+	// drained is the time in which the last namespaces must end.
 	drained = 10 * time.Minute
 	sampled = 5 * time.Second
 )

@@ -17,7 +17,8 @@ import (
 	"github.com/mote-k8s/mote/test/cluster"
 )
 
-// writers is how many clients write at once, so that some requests are always under way at a kill.
+// writers is the number of concurrent clients, so that some requests are always under way at a
+// kill.
 const writers = 8
 
 // record has the writes that the servers have acknowledged. It lives in the test, outside all

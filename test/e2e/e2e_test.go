@@ -71,10 +71,10 @@ func waitTrouble(t *testing.T, h *cluster.Host, part string, told bool) {
 	})
 }
 
-// allowedErrors is how many lines of ERROR the log of a healthy run may have on a busy machine. The
-// errors of upstream's components depend on how far apart they start. internal/logging/expected.go
-// has a row for each known line, and a new one should get a row. On a quiet machine there is none;
-// without the rows there are 20.
+// allowedErrors is the number of lines of ERROR that the log of a healthy run may have on a busy
+// machine. The errors of upstream's components depend on how far apart they start.
+// internal/logging/expected.go has a row for each known line, and a new one should get a row. On a
+// quiet machine there is none; without the rows there are 20.
 const allowedErrors = 8
 
 // wantNoErrors checks that the log of a server has almost no errors, and few warnings, when its run

@@ -16,7 +16,7 @@ import (
 	"github.com/mote-k8s/mote/test/features"
 )
 
-// flood is how many connections a pod tries to hold on each port.
+// flood is the number of connections that a pod tries to hold on each port.
 const flood = 2000
 
 // testIdleConnections holds idle connections from a pod without credentials, while all others must

@@ -30,7 +30,7 @@ const (
 	lockup      = kernelPanic + ": softlockup"
 	// stuck is the watchdog's first message.
 	stuck = "watchdog: BUG: soft lockup"
-	// maxLockups is how many lockups in one test the emulator may cause; more are a bug.
+	// maxLockups is the number of lockups that the emulator may cause in one test; more are a bug.
 	maxLockups = 2
 	// banner and prompt are those of a fresh shell.
 	banner = "built-in shell (ash)"

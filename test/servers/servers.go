@@ -105,8 +105,8 @@ type Server struct {
 	cmd   *exec.Cmd
 }
 
-// serve starts a server. It does not wait until the server answers, because mote's wait is what is
-// tested.
+// serve starts a server. It does not wait until the server answers, because mote's own wait is
+// under test.
 func (p Place) serve(t testing.TB, user string, stop syscall.Signal, args ...string) *Server {
 	t.Helper()
 	s := &Server{place: p, user: user, log: filepath.Join(p.Dir, filepath.Base(args[0])+".log"), args: args, stop: stop}

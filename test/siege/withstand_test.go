@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	// calmTime is how long the quiet figures are measured.
+	// calmTime is the time over which the quiet figures are measured.
 	calmTime = 30 * time.Second
 	// slower is the largest factor by which an attack may raise the 99th percentile of a quiet
 	// time. The value of the flag floor is allowed in any case: mote is not responsible for the
 	// time that the attackers take on the machine's cores.
 	slower = 5
-	// moreMemory is how many bytes the process may take beyond its usage before the attack.
+	// moreMemory is the number of bytes that the process may take beyond its usage before the
+	// attack.
 	moreMemory = 100 << 20
 	// returnTime is the time in which the process must give everything back. Of each resource it
 	// may keep a little more than before: caches that had not been used, connections that are kept.
