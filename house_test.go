@@ -373,6 +373,21 @@ func TestCommentsAreWrapped(t *testing.T) {
 	}
 }
 
+// TestCommentsNameThings bans openings that describe a thing by a question or by a word of our own
+// instead of the field's noun (docs/contributing/style.md).
+func TestCommentsNameThings(t *testing.T) {
+	fset := token.NewFileSet()
+	banned := regexp.MustCompile(`^// ?[\w.]+ ((is|are) (what|who|how|where|whether|which)|tells|judges)\b`)
+	for _, file := range sources(t, fset) {
+		for _, group := range file.ast.Comments {
+			if first := group.List[0]; banned.MatchString(first.Text) {
+				t.Errorf("%s: %q: begin with the name and a verb: \"returns\", \"reports whether\", \"is the number of\"",
+					fset.Position(first.Pos()), first.Text)
+			}
+		}
+	}
+}
+
 // TestPackagesFitInAHead keeps packages small enough to know: at most 25 files and 40 exported
 // names. An exception names its reason.
 func TestPackagesFitInAHead(t *testing.T) {

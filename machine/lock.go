@@ -134,8 +134,8 @@ func checkSpace(dir string) error {
 	return nil
 }
 
-// dying is how long a lock can survive the end of a killed mote: a child that mote was just
-// starting holds its files until it executes another program.
+// dying is the time for which a lock can survive the end of a killed mote: a child that mote was
+// just starting holds its files until it executes another program.
 const dying = 5 * time.Second
 
 // Holder returns the process ID of the mote that runs on the data directory, or 0.

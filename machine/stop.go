@@ -14,8 +14,8 @@ import (
 	"github.com/mote-k8s/mote/agent"
 )
 
-// stopPatience is how long stop waits for an orderly end before it reports that it still waits. The
-// group gives one component 10 s to stop, and components stop one after the other.
+// stopPatience is the time that stop gives an orderly end before it reports that it still waits.
+// The group gives one component 10 s to stop, and components stop one after the other.
 const stopPatience = 60 * time.Second
 
 func (m *Machine) Stop(ctx context.Context, all bool) error {

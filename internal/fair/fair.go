@@ -33,7 +33,7 @@ type Config struct {
 	// Component is the log's component for refusals; Work is the plural of the refused work, such
 	// as "queries".
 	Component, Work string
-	// Running is how many pieces of work compute at once.
+	// Running is the number of pieces of work that compute at once.
 	Running int
 	// Total and PerSource limit the weight of work under way.
 	Total, PerSource int64
@@ -68,7 +68,7 @@ type source struct {
 	waiting queue[*Work]
 }
 
-// maxSpare is how many sources without work are kept for reuse.
+// maxSpare is the number of sources without work that are kept for reuse.
 const maxSpare = 64
 
 // New makes a gate.

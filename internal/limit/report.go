@@ -14,7 +14,7 @@ import (
 const (
 	// logInterval is the minimum time between two log lines of one listener.
 	logInterval = time.Minute
-	// recent is how long Trouble shows a refusal.
+	// recent is the time for which Trouble shows a refusal.
 	recent = 2 * time.Minute
 )
 

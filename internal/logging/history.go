@@ -15,7 +15,7 @@ const (
 	// historySize is the maximum size of each of the two files. They are usually in a tmpfs and
 	// cost memory: at level info a start writes some 24 KB and a quiet day next to nothing.
 	historySize = 1 << 20
-	// earlySize is how many bytes are kept until Open.
+	// earlySize is the number of bytes that are kept until Open.
 	earlySize = 64 << 10
 )
 

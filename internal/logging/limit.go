@@ -10,12 +10,12 @@ import (
 const (
 	// limitWindow is the interval at which the count of a repeated line is written.
 	limitWindow = time.Minute
-	// limitBurst is how many lines of one kind are written in its first window. A burst of failures
-	// of different objects shows several of them.
+	// limitBurst is the number of lines of one kind that are written in its first window. A burst
+	// of failures of different objects shows several of them.
 	limitBurst = 10
 	// limitKinds bounds the memory: each kind keeps its last record, some 500 bytes.
 	limitKinds = 512
-	// classSize is how many bytes of a message or error determine its kind.
+	// classSize is the number of bytes of a message or error that determine its kind.
 	classSize = 160
 )
 

@@ -31,9 +31,9 @@ import (
 func Levels() []string  { return []string{"debug", "info", "warn", "error"} }
 func Formats() []string { return []string{"text", "json"} }
 
-// startGrace is how long after Started the lines of a start are still expected: kube-proxy and the
-// garbage collector make their first rounds a few seconds after they are ready, on a slow machine
-// many seconds.
+// startGrace is the time after Started in which the lines of a start are still expected: kube-proxy
+// and the garbage collector make their first rounds a few seconds after they are ready, on a slow
+// machine many seconds.
 const startGrace = time.Minute
 
 // Log is the log of the process.

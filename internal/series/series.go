@@ -31,8 +31,8 @@ const (
 	maxScrapes = 3
 	// scrapeTimeout is Prometheus' own default.
 	scrapeTimeout = 10 * time.Second
-	// fresh is how long collected metrics are reused. Collecting runs the collectors of all
-	// components, and a client may ask without pause.
+	// fresh is the time for which collected metrics are reused. Collecting runs the collectors of
+	// all components, and a client may ask without pause.
 	fresh = 2 * time.Second
 )
 

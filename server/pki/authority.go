@@ -25,8 +25,8 @@ import (
 	"github.com/mote-k8s/mote/internal/regular"
 )
 
-// leafLifetime is how long a leaf is valid. It is renewed when a third of that time is left, so on
-// a machine that always runs a leaf is valid for at least four more months.
+// leafLifetime is the time for which a leaf is valid. It is renewed when a third of that time is
+// left, so on a machine that always runs a leaf is valid for at least four more months.
 const leafLifetime = 365 * 24 * time.Hour
 
 // Limits of the validity of certificates. A machine without a clock boots in 1970, so no

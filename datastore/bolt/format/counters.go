@@ -7,9 +7,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Counters are what the meta bucket holds: each a big-endian 64-bit number. The bucket is so small
-// that bbolt keeps it inside the root page, which every transaction writes anyway: changing it is
-// free.
+// Counters holds the numbers in the meta bucket, each a big-endian 64-bit number. The bucket is so
+// small that bbolt keeps it inside the root page, which every transaction writes anyway: changing
+// it is free.
 type Counters struct {
 	// Format is the version of the layout.
 	Format int64

@@ -50,8 +50,8 @@ func debianSource(source, version, builtUsing string) (string, string) {
 	return source, version
 }
 
-// commonLicense is how a Debian copyright file refers to a licence's text. The licences of manuals
-// are left out: no manual is in the file.
+// commonLicense matches a Debian copyright file's reference to a licence's text. The licences of
+// manuals are left out: no manual is in the file.
 var commonLicense = regexp.MustCompile(`/usr/share/common-licenses/((?:L?GPL|Apache|BSD|MPL)[-0-9.]*[0-9]?)`)
 
 // addCopyright adds a Debian copyright file and the licence texts that it refers to.

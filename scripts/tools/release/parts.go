@@ -86,7 +86,7 @@ func check(all []*part) ([]*part, error) {
 	return all, errors.Join(errs...)
 }
 
-// goPackage is what "go list -json" prints of a package.
+// goPackage holds the fields of a package that "go list -json" prints.
 type goPackage struct {
 	ImportPath string
 	Dir        string
