@@ -15,6 +15,8 @@ type assault struct {
 	args        []string
 	pods        int
 	manifest    string                   // instead of args
+	before      func(*testing.T, *scene) // a preparation that the attack needs
+	dies        bool                     // its pods cannot report their counts
 	after       func(*testing.T, *scene) // an additional condition at the end
 }
 
@@ -49,9 +51,9 @@ func assaults() []assault {
 		{name: "forward", about: "100 forwarded ports with a large page each, never read", args: attack("forward", []string{"-host", "yard", "-count", "100"})},
 		{name: "watches", about: "5,000 watches with a pod's token", args: attack("watches", []string{"-count", "5000"})},
 		{name: "writes", about: "ConfigMaps of 10 kB and Events at full speed with a pod's token", args: attack("writes", []string{"-count", "64"}), after: clearWrites},
-		{name: "pulls", about: "images of a hostile registry: endless layer, decompression bomb, wrong digest", manifest: pulls, after: nothingPulled},
-		{name: "fork-bomb", about: "a fork bomb in a pod without limits", args: attack("fork-bomb", nil)},
-		{name: "memory-hog", about: "a pod without limits that takes all memory", args: attack("memory-hog", nil)},
+		{name: "pulls", about: "images of a hostile registry: endless layer, decompression bomb, wrong digest", manifest: pulls, before: startRegistry, after: nothingPulled},
+		{name: "fork-bomb", about: "a fork bomb in a pod without limits", args: attack("fork-bomb", nil), dies: true},
+		{name: "memory-hog", about: "a pod without limits that takes all memory", args: attack("memory-hog", nil), dies: true},
 	}
 }
 
@@ -79,17 +81,23 @@ spec:
 	return out.String()
 }
 
-// pulls tries to pull the images of a registry on the node's loopback, where containerd needs no
-// TLS.
-const pulls = `
+// hostileRegistry is on the node's loopback, where containerd needs no TLS.
+const hostileRegistry = `
 apiVersion: v1
 kind: Pod
 metadata: {name: registry, namespace: siege, labels: {siege: attack}}
 spec:
   hostNetwork: true
   terminationGracePeriodSeconds: 1
-  containers: [{name: registry, image: "localhost/test/besieger:1", command: [/program, registry]}]
----
+  containers:
+  - name: registry
+    image: localhost/test/besieger:1
+    command: [/program, registry]
+    readinessProbe: {tcpSocket: {host: 127.0.0.1, port: 5001}, periodSeconds: 1}
+`
+
+// pulls asks for the images of the hostile registry.
+const pulls = `
 apiVersion: v1
 kind: Pod
 metadata: {name: endless, namespace: siege, labels: {siege: attack}}
@@ -118,9 +126,22 @@ func clearWrites(t *testing.T, s *scene) {
 	}
 }
 
+// startRegistry runs the hostile registry and waits until it serves.
+func startRegistry(t *testing.T, s *scene) {
+	s.h.Apply(t, hostileRegistry)
+	s.h.Kubectl(t, "wait", "-n", "siege", "--for=condition=Ready", "pod/registry", "--timeout="+podTimeout.String())
+}
+
 // nothingPulled checks that the node has no image of the hostile registry. The disk space of its
 // layers is freed with the pulls.
 func nothingPulled(t *testing.T, s *scene) {
+	for _, image := range []string{"bomb", "digest"} {
+		events := s.h.Kubectl(t, "get", "events", "-n", "siege", "--field-selector=reason=Failed,involvedObject.name="+image,
+			"-o", "jsonpath={.items[*].message}")
+		if !strings.Contains(events, "Failed to pull image") || strings.Contains(events, "connection refused") {
+			t.Errorf("the registry was not asked for %s: %s", image, events)
+		}
+	}
 	if list := s.h.Run(t, "mote", "image", "list"); strings.Contains(list, "127.0.0.1:5001") {
 		t.Errorf("an image of the hostile registry stayed:\n%s", list)
 	}

@@ -64,7 +64,8 @@ func TestSiege(t *testing.T) {
 		}
 		t.Run(a.name, func(t *testing.T) { s.withstand(t, a, last) })
 	}
-	if page := flag.Lookup("page").Value.String(); page != "" && !t.Failed() {
+	// RUN may have left out attacks: the page is of all.
+	if page := flag.Lookup("page").Value.String(); page != "" && !t.Failed() && len(s.rows) == len(table) {
 		s.write(t, page, last)
 	}
 }

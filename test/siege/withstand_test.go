@@ -61,6 +61,9 @@ func (s *scene) withstand(t *testing.T, a assault, last time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if a.before != nil {
+		a.before(t, s)
+	}
 	s.measure(t)
 	peak := s.peak(t)
 	s.h.Apply(t, a.manifestOf(last))
@@ -73,6 +76,9 @@ func (s *scene) withstand(t *testing.T, a assault, last time.Duration) {
 		a.after(t, s)
 	}
 	t.Logf("attackers: %s", r.pressure)
+	if r.pressure == "" && a.manifest == "" && !a.dies {
+		t.Errorf("the attackers reported nothing, so nothing shows that there was an attack")
+	}
 	s.compare(t, r)
 	cluster.Wait(t, returnTime, "memory, goroutines and descriptors to be given back", func() error {
 		r.left, err = s.look(t.Context())
@@ -117,7 +123,13 @@ func (s *scene) pressure(t *testing.T, a assault) string {
 	if a.manifest != "" {
 		return ""
 	}
-	return strings.TrimSpace(s.h.Kubectl(t, "logs", "-n", "siege", "-l", "siege=attack", "--tail=1"))
+	var counts []string
+	for line := range strings.Lines(s.h.Kubectl(t, "logs", "-n", "siege", "-l", "siege=attack", "--tail=20")) {
+		if strings.HasPrefix(line, `{"attack"`) {
+			counts = append(counts, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(counts, " ")
 }
 
 func (s *scene) compare(t *testing.T, r row) {
