@@ -60,7 +60,7 @@ func (b *storeBench) grow(ctx context.Context) error {
 				if e.name == "mote" || ctx.Err() != nil {
 					return err
 				}
-				b.beyond = append(b.beyond, err.Error()) // an engine's limit is a result
+				b.beyond = append(b.beyond, err.Error()) // another engine's limit is a result
 				b.say("%v", err)
 				continue
 			}

@@ -182,7 +182,7 @@ func testStop(t *testing.T, s *cluster.Server) {
 	if got := h.Kubectl(t, "get", "pod", "box", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"); got != "0" {
 		t.Errorf("box was started again %s times", got)
 	}
-	// Its components become ready one after the other.
+	// mote's components become ready one after the other.
 	cluster.Wait(t, podTimeout, "mote status to be content", func() error {
 		if r := h.Try(t, nil, "mote", "status"); r.Code != 0 {
 			return fmt.Errorf("%s%s", r.Stdout, r.Stderr)
