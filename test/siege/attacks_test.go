@@ -135,13 +135,6 @@ func startRegistry(t *testing.T, s *scene) {
 // nothingPulled checks that the node has no image of the hostile registry. The disk space of its
 // layers is freed with the pulls.
 func nothingPulled(t *testing.T, s *scene) {
-	for _, image := range []string{"bomb", "digest"} {
-		events := s.h.Kubectl(t, "get", "events", "-n", "siege", "--field-selector=reason=Failed,involvedObject.name="+image,
-			"-o", "jsonpath={.items[*].message}")
-		if !strings.Contains(events, "Failed to pull image") || strings.Contains(events, "connection refused") {
-			t.Errorf("the registry was not asked for %s: %s", image, events)
-		}
-	}
 	if list := s.h.Run(t, "mote", "image", "list"); strings.Contains(list, "127.0.0.1:5001") {
 		t.Errorf("an image of the hostile registry stayed:\n%s", list)
 	}
