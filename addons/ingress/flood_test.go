@@ -351,7 +351,8 @@ func (p pipeDeadline) SetReadDeadline(at time.Time) error { return p.conn.SetRea
 // refused, or reach the pod in one form.
 func TestSmuggling(t *testing.T) {
 	l := newLab(t)
-	// A request that is refused in its body may reach the backend after its answer, so each has a number.
+	// A request that is refused in its body may reach the backend after its answer, so each has a
+	// number.
 	var seen sync.Map // number of the request: text
 	var asked sync.Map
 	l.lead("web", "", server(t, func(w http.ResponseWriter, r *http.Request) {
