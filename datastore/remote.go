@@ -93,7 +93,7 @@ func (r remote) probe(ctx context.Context) error {
 	for _, u := range r.urls {
 		version, err := r.ask(ctx, u)
 		if err == nil {
-			return judge(u.Host, version)
+			return warnIfOld(u.Host, version)
 		}
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", u.Host, err))
 	}
@@ -121,8 +121,8 @@ func (r remote) ask(ctx context.Context, u *url.URL) (string, error) {
 	return status.GetVersion(), err
 }
 
-// judge logs a warning about an etcd version that lacks features which the apiserver can use.
-func judge(host, text string) error {
+// warnIfOld logs a warning about an etcd version that lacks features which the apiserver can use.
+func warnIfOld(host, text string) error {
 	version, err := semver.ParseTolerant(text)
 	if err != nil {
 		return fmt.Errorf("%s has version %q: %w", host, text, err)

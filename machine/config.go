@@ -7,7 +7,6 @@ import (
 	"github.com/mote-k8s/mote/addons/api"
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/agent/payload"
-	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/server"
 	"github.com/mote-k8s/mote/server/pki"
 )
@@ -15,7 +14,7 @@ import (
 // bridge is the name of the pod network's interface.
 const bridge = "mote0"
 
-func (m *Machine) payloadRoot() string { return layout.Data(m.DataDir).Payload() }
+func (m *Machine) payloadRoot() string { return m.data().Payload() }
 
 // serverURL returns the URL at which the node reaches the apiserver: on loopback, unless the
 // apiserver listens only on another address.
@@ -31,7 +30,7 @@ func (m *Machine) serverURL() string {
 }
 
 func (m *Machine) credentialsDir() string {
-	return layout.Data(m.DataDir).Credentials()
+	return m.data().Credentials()
 }
 
 // nodeIP returns the node's address in the cluster: the one from the settings, or else the
@@ -74,7 +73,7 @@ func (m *Machine) agentConfig() agent.Config {
 
 // addonsConfig returns the configuration of the enabled addons.
 func (m *Machine) addonsConfig() addons.Config {
-	client, metrics := pki.Addons(layout.Data(m.DataDir)), pki.MetricsServer(layout.Data(m.DataDir))
+	client, metrics := pki.Addons(m.data()), pki.MetricsServer(m.data())
 	var metricsAddress netip.Addr
 	if m.ExposeMetrics == "on" {
 		metricsAddress = m.MetricsAddress()
@@ -106,7 +105,7 @@ func (m *Machine) addonsConfig() addons.Config {
 		ManifestsDir:     m.ManifestsDir,
 		// The pods' file comes first: it names the servers behind a stub resolver on loopback. The
 		// stub itself is used if there is nothing else.
-		ResolvConfs:     []string{layout.Data(m.DataDir).ResolvConf(), "/etc/resolv.conf"},
+		ResolvConfs:     []string{m.data().ResolvConf(), "/etc/resolv.conf"},
 		MetricsCertFile: metrics.CertFile,
 		MetricsKeyFile:  metrics.KeyFile,
 

@@ -12,6 +12,7 @@ package machine
 import (
 	"io"
 
+	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
@@ -49,3 +50,6 @@ func (m *Machine) with(change func(*settings.Settings)) *Machine {
 	change(&s)
 	return &Machine{&s, m.env}
 }
+
+// data returns the layout of the data directory.
+func (m *Machine) data() layout.Data { return layout.Data(m.DataDir) }

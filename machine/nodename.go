@@ -12,7 +12,6 @@ import (
 	"syscall"
 
 	"github.com/mote-k8s/mote/internal/durable"
-	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/regular"
 	"github.com/mote-k8s/mote/machine/settings"
 )
@@ -26,7 +25,7 @@ const namelessHost = "mote"
 
 // nodeNameFile returns the path of the file with the name of the node that owns the data directory.
 // A user may edit it while mote is stopped, to rename the node.
-func (m *Machine) nodeNameFile() string { return layout.Data(m.DataDir).NodeName() }
+func (m *Machine) nodeNameFile() string { return m.data().NodeName() }
 
 // Named returns m with the name of its node. A data directory belongs to one node for good: pods,
 // volumes and leases refer to its name. So the name in the data directory comes first, then the

@@ -69,7 +69,7 @@ func (m *Machine) remove(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find own file: %w", err)
 	}
-	steps, data := m.env.Steps, layout.Data(m.DataDir)
+	steps, data := m.env.Steps, m.data()
 	for _, step := range []struct {
 		what string
 		do   func() error
@@ -147,7 +147,7 @@ func (m *Machine) writePlan() error {
 	err := m.tryWritePlan()
 	if errors.Is(err, syscall.ENOSPC) {
 		// Every start unpacks these programs again, so they may be removed before the plan exists.
-		if err := os.RemoveAll(layout.Data(m.DataDir).Payload()); err != nil {
+		if err := os.RemoveAll(m.data().Payload()); err != nil {
 			return fmt.Errorf("make room for the plan of the reset: %w", err)
 		}
 		err = m.tryWritePlan()
@@ -163,7 +163,7 @@ func (m *Machine) tryWritePlan() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(layout.Data(m.DataDir).ResetPlan(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(m.data().ResetPlan(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (m *Machine) tryWritePlan() error {
 
 // resumed returns m with the directories of an interrupted reset, if there was one.
 func (m *Machine) resumed() (*Machine, error) {
-	data, err := os.ReadFile(layout.Data(m.DataDir).ResetPlan())
+	data, err := os.ReadFile(m.data().ResetPlan())
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
 	}

@@ -20,13 +20,12 @@ import (
 	"github.com/mote-k8s/mote/agent"
 	"github.com/mote-k8s/mote/datastore"
 	"github.com/mote-k8s/mote/datastore/snapshot"
-	"github.com/mote-k8s/mote/internal/layout"
 	"github.com/mote-k8s/mote/internal/version"
 	"github.com/mote-k8s/mote/machine/settings"
 )
 
 // StoreDir returns the directory of the datastore's files, in the data directory.
-func (m *Machine) StoreDir() string { return layout.Data(m.DataDir).Datastore() }
+func (m *Machine) StoreDir() string { return m.data().Datastore() }
 
 // OwnEngine reports whether the cluster's state is in mote's own engine.
 func (m *Machine) OwnEngine() bool {
@@ -34,7 +33,7 @@ func (m *Machine) OwnEngine() bool {
 }
 
 // StorePath returns the path of the file of mote's own engine.
-func (m *Machine) StorePath() string { return layout.Data(m.DataDir).State() }
+func (m *Machine) StorePath() string { return m.data().State() }
 
 // newStore returns the datastore that the settings describe. It registers its metrics in the
 // registry of the process, which kube-apiserver serves.
@@ -77,7 +76,7 @@ func (m *Machine) StoreConfig() datastore.Config {
 		QuotaBytes: m.DatastoreQuota,
 		Volatile:   m.volatile(),
 		Restore: func() (io.ReadCloser, string, error) {
-			cluster, err := snapshot.Fingerprint(layout.Data(m.DataDir).Server())
+			cluster, err := snapshot.Fingerprint(m.data().Server())
 			if err != nil {
 				return nil, "", err
 			}
@@ -202,7 +201,7 @@ func (m *Machine) resumeRestore() error {
 func (m *Machine) SnapshotOrigin() snapshot.Origin {
 	v := version.Get()
 	return snapshot.Origin{
-		ServerDir: layout.Data(m.DataDir).Server(), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: m.NodeNameOf(), Recipients: m.SnapshotRecipients,
+		ServerDir: m.data().Server(), Mote: v.Mote, Kubernetes: v.Kubernetes, Node: m.NodeNameOf(), Recipients: m.SnapshotRecipients,
 	}
 }
 

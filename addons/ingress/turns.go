@@ -71,7 +71,9 @@ func (c *turnConn) Read(p []byte) (int, error) {
 		n, err := c.Conn.Read(p)
 		if !c.started && n > 0 {
 			c.started = true
-			c.turns.Store(bytes.HasPrefix(p[:n], []byte(prefaceStart)))
+			if bytes.HasPrefix(p[:n], []byte(prefaceStart)) {
+				c.turns.Store(true)
+			}
 		}
 		return n, err
 	}

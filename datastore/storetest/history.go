@@ -158,7 +158,7 @@ func (h *History) Check(t testing.TB) {
 	t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	require.Equal(t, porcupine.Ok, judge(h.operations), "no order of these explains them: %+v", h.operations)
+	require.Equal(t, porcupine.Ok, linearizable(h.operations), "no order of these explains them: %+v", h.operations)
 	h.checkRevisions(t)
 }
 
@@ -172,10 +172,10 @@ func (h *History) CheckChanges(t testing.TB) {
 		r := o.Output.(reply)
 		return !r.done && !r.unknown
 	})
-	require.Equal(t, porcupine.Ok, judge(made), "no order of these explains them: %+v", made)
+	require.Equal(t, porcupine.Ok, linearizable(made), "no order of these explains them: %+v", made)
 }
 
-func judge(history []porcupine.Operation) porcupine.CheckResult {
+func linearizable(history []porcupine.Operation) porcupine.CheckResult {
 	model := porcupine.NondeterministicModel{Partition: byKey, Init: func() []any { return []any{keyState{}} }, Step: step}
 	return porcupine.CheckOperationsTimeout(model.ToModel(), history, checkTimeout)
 }

@@ -51,7 +51,7 @@ func TestHistoryIsJudged(t *testing.T) {
 				}
 				history = append(history, one)
 			}
-			require.Equal(t, test.want, judge(history))
+			require.Equal(t, test.want, linearizable(history))
 		})
 	}
 }

@@ -55,22 +55,22 @@ type some struct {
 	all       prometheus.Gatherer
 	component Component
 
-	mu       sync.Mutex // guards the fields below; held while collecting
-	gathered bool       // families and err are fresh
-	families []*dto.MetricFamily
-	err      error
-	unowned  map[string]bool // families that were logged
+	mu        sync.Mutex // guards the fields below; held while collecting
+	collected bool       // families and err are fresh
+	families  []*dto.MetricFamily
+	err       error
+	unowned   map[string]bool // families that were logged
 }
 
 // Gather implements prometheus.Gatherer.
 func (s *some) Gather() ([]*dto.MetricFamily, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gathered {
+	if s.collected {
 		return s.families, s.err
 	}
 	all, err := s.all.Gather()
-	s.families, s.err, s.gathered = nil, err, true
+	s.families, s.err, s.collected = nil, err, true
 	for _, family := range all {
 		if own := only(s.component, family); own != nil {
 			s.families = append(s.families, own)
@@ -85,7 +85,7 @@ func (s *some) Gather() ([]*dto.MetricFamily, error) {
 func (s *some) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.families, s.err, s.gathered = nil, nil, false
+	s.families, s.err, s.collected = nil, nil, false
 }
 
 // report logs a family that no component owns, once. The caller holds mu.

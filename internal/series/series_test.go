@@ -96,9 +96,9 @@ func TestEverySeriesHasOneEndpoint(t *testing.T) {
 // without pause, and that the collected metrics are dropped later.
 func TestGatheringIsRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gathered, name := 0, "coredns_x"
+		collected, name := 0, "coredns_x"
 		only := Of(prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
-			gathered++
+			collected++
 			return []*dto.MetricFamily{{Name: &name}}, nil
 		}), CoreDNS)
 		gather := func() {
@@ -109,12 +109,12 @@ func TestGatheringIsRare(t *testing.T) {
 		for range 100 {
 			gather()
 		}
-		require.Equal(t, 1, gathered)
+		require.Equal(t, 1, collected)
 		time.Sleep(fresh) // on the clock of synctest
 		synctest.Wait()
 		require.Nil(t, only.(*some).families)
 		gather()
-		require.Equal(t, 2, gathered)
+		require.Equal(t, 2, collected)
 	})
 }
 
